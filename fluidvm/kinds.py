@@ -1,0 +1,332 @@
+"""
+Kinds of argument: type, unit, range, pattern, and what the words about them are.
+
+A kind stands in a declaration as C{Annotated[int, Int("amount of memory", unit="MiB", low=16)]}. It checks a value that came
+over the wire, collects the ids of objects that the value names, and describes itself for help and reference.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Annotated, Any, ClassVar, NamedTuple, NoReturn
+
+from fluidvm.faults import InvalidParams
+from fluidvm.xmlvalue import INT_HIGH, INT_LOW, carries
+
+
+class Reference(NamedTuple):
+    """An object that an argument names: its type, its id, and the argument's dotted path."""
+
+    type: str
+    id: int
+    path: str
+
+
+References = list[Reference]
+
+# What a wrong value's type is called in a fault: the names of the wire, not Python's.
+_WIRE_NAMES: dict[type, str] = {
+    bool: "boolean", int: "int", str: "string", float: "double", datetime: "dateTime.iso8601",
+    bytes: "base64", list: "array", dict: "struct",
+}  # fmt: skip
+
+
+def wire_name(value: object) -> str:
+    """Name the XML-RPC type of a parsed value."""
+    return _WIRE_NAMES.get(type(value), type(value).__name__)
+
+
+def refuse(path: str, why: str) -> NoReturn:
+    """Raise the fault for a value that isn't what its declaration says."""
+    raise InvalidParams(f"{path}: {why}.")
+
+
+@dataclass(frozen=True)
+class Kind:
+    """
+    What every kind has.
+
+    @ivar words: what the value means, as a noun phrase.
+    """
+
+    words: str
+
+    wire: ClassVar[str]
+    python: ClassVar[type]
+    secret: ClassVar[bool] = False
+
+    def check(self, value: Any, path: str, found: References) -> Any:
+        """
+        Check one value.
+
+        @param value: as parsed from the wire.
+        @param path: the argument's name, dotted for what lies inside a struct.
+        @param found: gets every object that the value names.
+        @return: the value to use.
+        @raise InvalidParams: names C{path} and what is wrong.
+        """
+        if type(value) is not self.python:
+            refuse(path, f"wants {self.article()}, not {wire_name(value)}")
+        return self.accept(value, path, found)
+
+    def accept(self, value: Any, path: str, found: References) -> Any:
+        """Check a value whose type is right."""
+        return value
+
+    def article(self) -> str:
+        return ("an " if self.wire[0] in "aeiou" else "a ") + self.wire
+
+    def bounds(self) -> str:
+        """The rest of the description: range, pattern, choices; empty where there is none."""
+        return ""
+
+    def describe(self) -> str:
+        """One line for help and reference."""
+        rest = self.bounds()
+        return f"{self.wire}: {self.words}" + (f" ({rest})" if rest else "")
+
+
+@dataclass(frozen=True)
+class Int(Kind):
+    """A whole number within a range."""
+
+    unit: str = ""
+    low: int = INT_LOW
+    high: int = INT_HIGH
+
+    wire = "int"
+    python = int
+
+    def accept(self, value: int, path: str, found: References) -> int:
+        if not self.low <= value <= self.high:
+            refuse(path, f"{value} is out of range: {self.bounds()}")
+        return value
+
+    def bounds(self) -> str:
+        return f"{self.low} to {self.high}" + (f" {self.unit}" if self.unit else "")
+
+
+@dataclass(frozen=True)
+class Double(Kind):
+    """A number within a range; an int is taken as well."""
+
+    unit: str = ""
+    low: float = 0.0
+    high: float = 1e9
+
+    wire = "double"
+    python = float
+
+    def check(self, value: Any, path: str, found: References) -> float:
+        if type(value) is int:
+            value = float(value)
+        return super().check(value, path, found)  # type: ignore[no-any-return]
+
+    def accept(self, value: float, path: str, found: References) -> float:
+        if not self.low <= value <= self.high:
+            refuse(path, f"{value:g} is out of range: {self.bounds()}")
+        return value
+
+    def bounds(self) -> str:
+        return f"{self.low:g} to {self.high:g}" + (f" {self.unit}" if self.unit else "")
+
+
+@dataclass(frozen=True)
+class Serial(Kind):
+    """A place in the change log: an int, or a double once it has outgrown 32 bits."""
+
+    wire = "int"
+    python = int
+
+    def check(self, value: Any, path: str, found: References) -> int:
+        if type(value) is float and value.is_integer():
+            value = int(value)
+        return super().check(value, path, found)  # type: ignore[no-any-return]
+
+    def accept(self, value: int, path: str, found: References) -> int:
+        if not 0 <= value < 2**53:
+            refuse(path, f"{value} is no serial")
+        return value
+
+
+@dataclass(frozen=True)
+class Bool(Kind):
+    """True or false."""
+
+    wire = "boolean"
+    python = bool
+
+
+@dataclass(frozen=True)
+class Text(Kind):
+    """
+    A string.
+
+    @ivar longest: in characters.
+    @ivar pattern: what the whole string must match; what it means is in C{rule}.
+    """
+
+    longest: int = 255
+    pattern: str = ""
+    rule: str = ""
+
+    wire = "string"
+    python = str
+
+    def accept(self, value: str, path: str, found: References) -> str:
+        if len(value) > self.longest:
+            refuse(path, f"is longer than {self.longest} characters")
+        if self.pattern and re.fullmatch(self.pattern, value) is None:
+            refuse(path, f"wants {self.rule}")
+        return value
+
+    def bounds(self) -> str:
+        return f"{self.rule or 'text'}, at most {self.longest} characters"
+
+
+@dataclass(frozen=True)
+class Secret(Text):
+    """A string that is never logged, stored or listed; hashed before a task that carries it is queued."""
+
+    secret = True
+
+    def accept(self, value: str, path: str, found: References) -> str:
+        if not value:
+            refuse(path, "must not be empty")
+        return super().accept(value, path, found)
+
+
+@dataclass(frozen=True)
+class Choice(Kind):
+    """One of a few words."""
+
+    choices: tuple[str, ...] = ()
+
+    wire = "string"
+    python = str
+
+    def accept(self, value: str, path: str, found: References) -> str:
+        if value not in self.choices:
+            refuse(path, f"wants {self.bounds()}")
+        return value
+
+    def bounds(self) -> str:
+        return "one of " + ", ".join(self.choices)
+
+
+@dataclass(frozen=True)
+class Id(Kind):
+    """
+    The id of an object.
+
+    @ivar type: which type of object, as C{ping} names it.
+    @ivar owned: whether the caller must be allowed to see the object (compute nodes may be named by anyone).
+    """
+
+    type: str = ""
+    owned: bool = True
+
+    wire = "int"
+    python = int
+
+    def accept(self, value: int, path: str, found: References) -> int:
+        if not INT_LOW <= value <= INT_HIGH:
+            refuse(path, f"{value} is out of range: an id has 32 bits")
+        found.append(Reference(self.type, value, path))
+        return value
+
+
+@dataclass(frozen=True)
+class Array(Kind):
+    """A list of values of one kind."""
+
+    of: Kind = field(default_factory=lambda: Text(""))
+    longest: int = 64
+    unique: bool = False
+
+    wire = "array"
+    python = list
+
+    def accept(self, value: list[Any], path: str, found: References) -> list[Any]:
+        if len(value) > self.longest:
+            refuse(path, f"has more than {self.longest} members")
+        checked = [self.of.check(member, f"{path}[{place}]", found) for place, member in enumerate(value)]
+        if self.unique and len(set(map(str, checked))) != len(checked):
+            refuse(path, "has a member twice")
+        return checked
+
+    def bounds(self) -> str:
+        return f"of {self.of.describe()}; at most {self.longest}"
+
+
+@dataclass(frozen=True)
+class Struct(Kind):
+    """
+    A struct of named fields, or one of free keys where C{fields} is C{None}.
+
+    @ivar required: the keys that must be there.
+    @ivar either: groups of keys of which at most one may be there.
+    """
+
+    fields: Mapping[str, Kind] | None = None
+    required: tuple[str, ...] = ()
+    either: tuple[tuple[str, ...], ...] = ()
+
+    wire = "struct"
+    python = dict
+
+    def accept(self, value: dict[str, Any], path: str, found: References) -> dict[str, Any]:
+        if self.fields is None:
+            return value
+        for key in value:
+            if key not in self.fields:
+                known = ", ".join(self.fields) or "none"
+                shown = key[:60] if carries(key) else "?"
+                refuse(f"{path}.{shown}", f"is not known; known keys: {known}")
+        for key in self.required:
+            if key not in value:
+                refuse(f"{path}.{key}", "is missing")
+        for group in self.either:
+            given = [key for key in group if key in value]
+            if len(given) > 1:
+                refuse(f"{path}.{given[1]}", f"can't be given together with {given[0]}")
+        return {key: self.fields[key].check(member, f"{path}.{key}", found) for key, member in value.items()}
+
+    def bounds(self) -> str:
+        if self.fields is None:
+            return "any keys"
+        return ", ".join(key + ("" if key in self.required else "?") for key in self.fields)
+
+
+# The pattern is strict because names reach paths, argument vectors and XML documents.
+NAME_PATTERN = r"[A-Za-z0-9][A-Za-z0-9._-]{0,62}"
+NAME_RULE = "1 to 63 letters, digits, dots, dashes and underscores, the first a letter or digit"
+
+
+def named(words: str) -> Text:
+    """A name's kind, with the words of what it names."""
+    return Text(words, longest=63, pattern=NAME_PATTERN, rule=NAME_RULE)
+
+
+Name = Annotated[str, named("a name")]
+MiB = Annotated[int, Int("amount of memory", unit="MiB", low=16, high=16 * 1024 * 1024)]
+Vcpus = Annotated[int, Int("number of virtual CPUs", low=1, high=1024)]
+DiskMiB = Annotated[int, Int("size of a disk", unit="MiB", low=1, high=INT_HIGH)]
+Password = Annotated[str, Secret("a password", longest=1024)]
+Description = Annotated[str, Text("free text", longest=4096)]
+VmId = Annotated[int, Id("id of a VM", type="vm")]
+DiskId = Annotated[int, Id("id of a disk", type="disk")]
+UserId = Annotated[int, Id("id of a user", type="user")]
+NodeId = Annotated[int, Id("id of a compute node", type="compute_node")]
+ContextId = Annotated[int, Id("number of an execution context (EC)", type="execution_context")]
+Seconds = Annotated[int, Int("time to wait", unit="s", low=0, high=86400)]
+Filter = Annotated[
+    dict[str, Any],
+    Struct(
+        "which objects: equality on any returned field, and `fields` (array of names: only these), `limit` (int), "
+        "`after` (the last id of the page before)"
+    ),
+]

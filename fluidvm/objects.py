@@ -1,0 +1,166 @@
+"""
+The objects that FluidVM keeps: frozen values and their wire form.
+
+Field by field as the wire contract lists them; what can be derived from other objects is passed to L{wire} by the inventory.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+from fluidvm.xmlvalue import moment
+
+ROLES = ("admin", "user", "auditor")
+
+
+@dataclass(frozen=True, slots=True)
+class User:
+    """Somebody who may log in. The password's hash stays in the store."""
+
+    TYPE: ClassVar[str] = "user"
+
+    id: int
+    name: str
+    role: str
+    enabled: bool
+    full_name: str
+    email: str
+    created: float
+    last_login: float | None = None
+
+    @property
+    def owner(self) -> int:
+        """A user sees itself."""
+        return self.id
+
+    def wire(self, related: Mapping[str, Any]) -> dict[str, Any]:
+        """As C{get_user} gives it."""
+        return {
+            "id": self.id, "name": self.name, "role": self.role, "enabled": self.enabled,
+            "full_name": self.full_name, "email": self.email, "created": moment(self.created),
+            "last_login": None if self.last_login is None else moment(self.last_login),
+        }  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True)
+class ComputeNode:
+    """
+    A hypervisor host.
+
+    C{state} (C{connecting}, C{online}, C{offline}), C{reason} and what the host says of itself are as last seen.
+
+    @ivar options: what its driver was told; not on the wire.
+    """
+
+    TYPE: ClassVar[str] = "compute_node"
+    HIDDEN: ClassVar[tuple[str, ...]] = ("address", "reason")  # from plain users
+
+    id: int
+    name: str
+    driver: str
+    address: str
+    mode: str
+    state: str
+    reason: str
+    labels: tuple[str, ...]
+    options: Mapping[str, Any]
+    vcpus: int
+    memory: int
+    driver_version: str
+    hypervisor_version: str
+    created: float
+
+    @property
+    def owner(self) -> None:
+        """Nobody's: everyone may see it."""
+        return None
+
+    def wire(self, related: Mapping[str, Any]) -> dict[str, Any]:
+        """As C{get_compute_node} gives it to administrators and auditors."""
+        return {
+            "id": self.id, "name": self.name, "driver": self.driver, "address": self.address, "mode": self.mode,
+            "state": self.state, "reason": self.reason or None, "labels": self.labels, "vcpus": self.vcpus,
+            "memory": self.memory, "vcpus_used": related["vcpus_used"], "memory_used": related["memory_used"],
+            "vms": related["vms"], "driver_version": self.driver_version or None,
+            "hypervisor_version": self.hypervisor_version or None, "created": moment(self.created),
+        }  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True)
+class VM:
+    """A virtual machine. Memory in MiB; C{uuid} is its identity on the hypervisor."""
+
+    TYPE: ClassVar[str] = "vm"
+
+    id: int
+    name: str
+    owner: int
+    state: str
+    uuid: str
+    compute_node: int
+    driver: str
+    vcpus: int
+    max_vcpus: int
+    memory: int
+    max_memory: int
+    interfaces: tuple[Mapping[str, Any], ...]
+    description: str
+    tags: tuple[str, ...]
+    autostart: bool
+    boot: Mapping[str, Any]
+    created: float
+
+    @property
+    def domain_name(self) -> str:
+        """What the hypervisor calls it: unique on a host that several owners or servers share."""
+        return f"{self.name}-{self.uuid[:8]}"
+
+    def wire(self, related: Mapping[str, Any]) -> dict[str, Any]:
+        """As C{get_vm} gives it."""
+        return {
+            "id": self.id, "name": self.name, "owner": self.owner, "state": self.state, "uuid": self.uuid,
+            "compute_node": self.compute_node, "driver": self.driver, "vcpus": self.vcpus, "max_vcpus": self.max_vcpus,
+            "memory": self.memory, "max_memory": self.max_memory, "disks": related["disks"],
+            "interfaces": list(self.interfaces), "description": self.description, "tags": self.tags,
+            "autostart": self.autostart, "boot": dict(self.boot), "snapshots": 0, "created": moment(self.created),
+        }  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True)
+class Disk:
+    """
+    A volume on a compute node's storage pool. Size in MiB.
+
+    @ivar volume: its name in the pool, durable before the hypervisor is asked.
+    @ivar vm: the VM it is attached to, as C{target}; C{None} when detached.
+    """
+
+    TYPE: ClassVar[str] = "disk"
+
+    id: int
+    name: str
+    owner: int
+    state: str
+    size: int
+    format: str
+    compute_node: int
+    pool: str
+    volume: str
+    path: str
+    vm: int | None
+    target: str | None
+    created: float
+
+    def wire(self, related: Mapping[str, Any]) -> dict[str, Any]:
+        """As C{get_disk} gives it."""
+        return {
+            "id": self.id, "name": self.name, "owner": self.owner, "state": self.state, "size": self.size,
+            "format": self.format, "compute_node": self.compute_node, "pool": self.pool, "path": self.path or None,
+            "vm": self.vm, "target": self.target, "created": moment(self.created),
+        }  # fmt: skip
+
+
+Object = User | ComputeNode | VM | Disk
+OBJECT_TYPES: dict[str, type[Object]] = {cls.TYPE: cls for cls in (User, ComputeNode, VM, Disk)}
