@@ -8,9 +8,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from datetime import datetime
 from typing import Any, ClassVar
 
 from fluidvm.xmlvalue import moment
+
+Fields = Mapping[str, type]
+"""The keys of an object's wire form, in order, and the type of each."""
 
 ROLES = ("admin", "user", "auditor")
 
@@ -20,6 +24,10 @@ class User:
     """Somebody who may log in. The password's hash stays in the store."""
 
     TYPE: ClassVar[str] = "user"
+    FIELDS: ClassVar[Fields] = {
+        "id": int, "name": str, "role": str, "enabled": bool, "full_name": str, "email": str, "created": datetime,
+        "last_login": datetime,
+    }  # fmt: skip
 
     id: int
     name: str
@@ -55,6 +63,11 @@ class ComputeNode:
     """
 
     TYPE: ClassVar[str] = "compute_node"
+    FIELDS: ClassVar[Fields] = {
+        "id": int, "name": str, "driver": str, "address": str, "mode": str, "state": str, "reason": str, "labels": list,
+        "vcpus": int, "memory": int, "vcpus_used": int, "memory_used": int, "vms": int, "driver_version": str,
+        "hypervisor_version": str, "created": datetime,
+    }  # fmt: skip
     HIDDEN: ClassVar[tuple[str, ...]] = ("address", "reason")  # from plain users
 
     id: int
@@ -81,7 +94,7 @@ class ComputeNode:
         """As C{get_compute_node} gives it to administrators and auditors."""
         return {
             "id": self.id, "name": self.name, "driver": self.driver, "address": self.address, "mode": self.mode,
-            "state": self.state, "reason": self.reason or None, "labels": self.labels, "vcpus": self.vcpus,
+            "state": self.state, "reason": self.reason or None, "labels": list(self.labels), "vcpus": self.vcpus,
             "memory": self.memory, "vcpus_used": related["vcpus_used"], "memory_used": related["memory_used"],
             "vms": related["vms"], "driver_version": self.driver_version or None,
             "hypervisor_version": self.hypervisor_version or None, "created": moment(self.created),
@@ -93,6 +106,11 @@ class VM:
     """A virtual machine. Memory in MiB; C{uuid} is its identity on the hypervisor."""
 
     TYPE: ClassVar[str] = "vm"
+    FIELDS: ClassVar[Fields] = {
+        "id": int, "name": str, "owner": int, "state": str, "uuid": str, "compute_node": int, "driver": str, "vcpus": int,
+        "max_vcpus": int, "memory": int, "max_memory": int, "disks": list, "interfaces": list, "description": str,
+        "tags": list, "autostart": bool, "boot": dict, "snapshots": int, "created": datetime,
+    }  # fmt: skip
 
     id: int
     name: str
@@ -123,7 +141,7 @@ class VM:
             "id": self.id, "name": self.name, "owner": self.owner, "state": self.state, "uuid": self.uuid,
             "compute_node": self.compute_node, "driver": self.driver, "vcpus": self.vcpus, "max_vcpus": self.max_vcpus,
             "memory": self.memory, "max_memory": self.max_memory, "disks": related["disks"],
-            "interfaces": list(self.interfaces), "description": self.description, "tags": self.tags,
+            "interfaces": list(self.interfaces), "description": self.description, "tags": list(self.tags),
             "autostart": self.autostart, "boot": dict(self.boot), "snapshots": 0, "created": moment(self.created),
         }  # fmt: skip
 
@@ -138,6 +156,10 @@ class Disk:
     """
 
     TYPE: ClassVar[str] = "disk"
+    FIELDS: ClassVar[Fields] = {
+        "id": int, "name": str, "owner": int, "state": str, "size": int, "format": str, "compute_node": int, "pool": str,
+        "path": str, "vm": int, "target": str, "created": datetime,
+    }  # fmt: skip
 
     id: int
     name: str

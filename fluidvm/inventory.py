@@ -1,0 +1,298 @@
+"""
+What is so now: every object in memory, with indexes and its rendered wire form.
+
+Loaded at start, changed only by committed transactions; queries read nothing else.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import replace
+from typing import Any, TypeVar, cast
+
+from sortedcontainers import SortedDict
+from sqlalchemy import Connection
+from sqlalchemy.exc import IntegrityError
+from twisted.internet.defer import Deferred
+from twisted.logger import Logger
+from twisted.python.failure import Failure
+
+from fluidvm.change_log import WINDOW, ChangeLog
+from fluidvm.faults import Conflict, NotFound
+from fluidvm.objects import OBJECT_TYPES, VM, ComputeNode, Disk, Object, User
+from fluidvm.store import objects as stored
+from fluidvm.store.database import Database
+from fluidvm.store.objects import Change, ChangeRow, Create, Delete, Update
+from fluidvm.xmlvalue import Rendered, render
+
+O = TypeVar("O", bound=Object)  # noqa: E741
+Write = tuple[Callable[..., Any], tuple[Any, ...]]
+"""A store function to call in the same transaction, and its arguments after the connection."""
+
+WORDS = {"vm": "VM", "disk": "disk", "compute_node": "compute node", "user": "user", "execution_context": "execution context"}
+"""What a type is called in a sentence."""
+
+
+class Entry:
+    """An object and its wire form, made when it is first asked for."""
+
+    __slots__ = ("_full", "_public", "_wire", "object")
+
+    def __init__(self, thing: Object) -> None:
+        self.object = thing
+        self.forget()
+
+    def forget(self) -> None:
+        """Something that the wire form tells has changed."""
+        self._wire: dict[str, Any] | None = None
+        self._full: Rendered | None = None
+        self._public: Rendered | None = None
+
+    def wire(self, inventory: Inventory) -> dict[str, Any]:
+        """The wire form as a struct without absent keys."""
+        if self._wire is None:
+            shown = self.object.wire(inventory.related(self.object))
+            self._wire = {key: value for key, value in shown.items() if value is not None}
+        return self._wire
+
+    def full(self, inventory: Inventory) -> Rendered:
+        """The wire form as bytes."""
+        if self._full is None:
+            self._full = Rendered(render(self.wire(inventory)))
+        return self._full
+
+    def public(self, inventory: Inventory) -> Rendered:
+        """The wire form as bytes, without what plain users don't see."""
+        hidden = getattr(self.object, "HIDDEN", None)
+        if hidden is None:
+            return self.full(inventory)
+        if self._public is None:
+            wire = self.wire(inventory)
+            self._public = Rendered(render({key: value for key, value in wire.items() if key not in hidden}))
+        return self._public
+
+
+class Inventory:
+    """
+    All objects.
+
+    @param database: where changes go first.
+    @ivar log: the newest changes.
+    """
+
+    _log = Logger()
+
+    def __init__(self, database: Database) -> None:
+        self.log = ChangeLog()
+        self._database = database
+        self._entries: dict[str, SortedDict] = {name: SortedDict() for name in OBJECT_TYPES}
+        self._owned: dict[tuple[str, int], SortedDict] = {}
+        self._names: dict[tuple[str, int | None, str], int] = {}
+        self._uuids: dict[str, int] = {}
+        self._disks_of: dict[int, set[int]] = {}
+        self._vms_on: dict[int, set[int]] = {}
+        self._last_ids: dict[str, int] = {}
+        self._listeners: list[Callable[[list[ChangeRow]], None]] = []
+
+    def load(self, connection: Connection) -> None:
+        """Read everything from the store. Blocks: called before the reactor runs."""
+        with connection.begin():
+            for thing in stored.load(connection):
+                self._add(thing)
+            self.log.load(stored.load_changes(connection, WINDOW))
+            self._last_ids = stored.load_counters(connection)
+        for name, entries in self._entries.items():
+            if entries:
+                self._last_ids[name] = max(self._last_ids.get(name, 0), entries.peekitem()[0])
+
+    def listen(self, callback: Callable[[list[ChangeRow]], None]) -> None:
+        """Call C{callback} with the change log's new lines after each commit."""
+        self._listeners.append(callback)
+
+    # reading
+
+    def find(self, cls: type[O], id: int) -> O | None:
+        """Give the object of a type with an id, or C{None}."""
+        entry = self._entries[cls.TYPE].get(id)
+        return None if entry is None else entry.object  # type: ignore[no-any-return]
+
+    def get(self, cls: type[O], id: int) -> O:
+        """
+        Give the object of a type with an id.
+
+        @raise NotFound: there is none.
+        """
+        thing = self.find(cls, id)
+        if thing is None:
+            raise missing(cls.TYPE, id)
+        return thing
+
+    def all(self, cls: type[O]) -> Iterable[O]:
+        """Give every object of a type, in the order of the ids."""
+        return [entry.object for entry in self._entries[cls.TYPE].values()]
+
+    def named(self, cls: type[O], name: str, owner: int | None = None) -> O | None:
+        """Give the object with a name; VMs and disks have their names per owner."""
+        id = self._names.get((cls.TYPE, owner, name))
+        return None if id is None else self.find(cls, id)
+
+    def vm_of(self, uuid: str) -> VM | None:
+        """Give the VM with a UUID."""
+        id = self._uuids.get(uuid)
+        return None if id is None else self.find(VM, id)
+
+    def disks_of(self, vm: int) -> list[Disk]:
+        """Give a VM's disks in the order of their targets."""
+        found = [cast(Disk, self._entries["disk"][id].object) for id in self._disks_of.get(vm, ())]
+        return sorted(found, key=lambda disk: (len(disk.target or ""), disk.target or ""))
+
+    def vms_on(self, node: int) -> list[VM]:
+        """Give the VMs of a compute node, in the order of the ids."""
+        return [self._entries["vm"][id].object for id in sorted(self._vms_on.get(node, ()))]
+
+    def related(self, thing: Object) -> Mapping[str, Any]:
+        """What an object's wire form tells of others."""
+        if isinstance(thing, VM):
+            return {"disks": [disk.id for disk in self.disks_of(thing.id)]}
+        if isinstance(thing, ComputeNode):
+            vms = self.vms_on(thing.id)
+            return {
+                "vms": len(vms),
+                "vcpus_used": sum(vm.vcpus for vm in vms),
+                "memory_used": sum(vm.memory for vm in vms),
+            }
+        return {}
+
+    def visible(self, type_name: str, id: int, viewer: User) -> Entry | None:
+        """Give an object's entry if a user may see it."""
+        entry: Entry | None = self._entries[type_name].get(id)
+        if entry is None:
+            return None
+        owner = entry.object.owner
+        if owner is None or owner == viewer.id or viewer.role != "user":
+            return entry
+        return None
+
+    def shown(self, type_name: str, viewer: User, after: int = 0) -> Iterable[Entry]:
+        """Give the entries of a type that a user may see, in the order of the ids, those after one id."""
+        if viewer.role == "user" and type_name != "compute_node":
+            entries = self._owned.get((type_name, viewer.id), {})
+        else:
+            entries = self._entries[type_name]
+        if after:
+            return (entries[id] for id in entries.irange(after, inclusive=(False, False)))  # type: ignore[union-attr]
+        return entries.values()  # type: ignore[no-any-return]
+
+    # writing
+
+    def next_id(self, type_name: str) -> int:
+        """Reserve an id; it is taken for good with the first commit after."""
+        id = self._last_ids.get(type_name, 0) + 1
+        self._last_ids[type_name] = id
+        return id
+
+    def last_ids(self) -> dict[str, int]:
+        """The highest id of each type that was given out."""
+        return dict(self._last_ids)
+
+    def commit(self, changes: Sequence[Change], also: Sequence[Write] = ()) -> Deferred[list[Any]]:
+        """
+        Make changes durable, then true here: one transaction.
+
+        @param also: more to write in it.
+        @return: fires with what the functions of C{also} returned.
+        @raise Conflict: a name is taken.
+        @raise Unavailable: the store failed; nothing has changed.
+        """
+        owned = [(change, self._owner(change)) for change in changes]
+        done = self._database.run(_transaction, owned, also)
+        return done.addCallbacks(self._committed, _translate, (changes,))
+
+    def _owner(self, change: Change) -> int | None:
+        if isinstance(change, Create):
+            return change.object.owner
+        if isinstance(change, Update | Delete):
+            entry = self._entries[change.type].get(change.id)
+            return None if entry is None else entry.object.owner  # type: ignore[no-any-return]
+        return change.owner
+
+    def _committed(self, outcome: tuple[list[ChangeRow], list[Any]], changes: Sequence[Change]) -> list[Any]:
+        rows, results = outcome
+        for change in changes:
+            if isinstance(change, Create):
+                self._add(change.object)
+            elif isinstance(change, Update):
+                entry = self._entries[change.type].get(change.id)
+                if entry is not None:
+                    changed = replace(entry.object, **change.fields)
+                    self._remove(entry.object)
+                    self._add(changed)
+            elif isinstance(change, Delete):
+                entry = self._entries[change.type].get(change.id)
+                if entry is not None:
+                    self._remove(entry.object)
+        self.log.add(rows)
+        for listener in self._listeners:
+            try:
+                listener(rows)
+            except Exception:
+                self._log.failure("A listener for changes failed")
+        return results
+
+    def _add(self, thing: Object) -> None:
+        entry = Entry(thing)
+        self._entries[thing.TYPE][thing.id] = entry
+        if thing.owner is not None:
+            self._owned.setdefault((thing.TYPE, thing.owner), SortedDict())[thing.id] = entry
+        self._names[_name_key(thing)] = thing.id
+        if isinstance(thing, VM):
+            self._uuids[thing.uuid] = thing.id
+            self._vms_on.setdefault(thing.compute_node, set()).add(thing.id)
+        elif isinstance(thing, Disk) and thing.vm is not None:
+            self._disks_of.setdefault(thing.vm, set()).add(thing.id)
+        self._forget_related(thing)
+
+    def _remove(self, thing: Object) -> None:
+        del self._entries[thing.TYPE][thing.id]
+        if thing.owner is not None:
+            del self._owned[thing.TYPE, thing.owner][thing.id]
+        del self._names[_name_key(thing)]
+        if isinstance(thing, VM):
+            del self._uuids[thing.uuid]
+            self._vms_on[thing.compute_node].discard(thing.id)
+        elif isinstance(thing, Disk) and thing.vm is not None:
+            self._disks_of[thing.vm].discard(thing.id)
+        self._forget_related(thing)
+
+    def _forget_related(self, thing: Object) -> None:
+        if isinstance(thing, VM):
+            related = self._entries["compute_node"].get(thing.compute_node)
+        elif isinstance(thing, Disk) and thing.vm is not None:
+            related = self._entries["vm"].get(thing.vm)
+        else:
+            return
+        if related is not None:
+            related.forget()
+
+
+def _name_key(thing: Object) -> tuple[str, int | None, str]:
+    return (thing.TYPE, thing.owner if isinstance(thing, VM | Disk) else None, thing.name)
+
+
+def missing(type_name: str, id: int) -> NotFound:
+    """The fault for an object that isn't there, or that the caller may not see: the same words."""
+    return NotFound(f"There is no {WORDS[type_name]} {id}.")
+
+
+def _transaction(
+    connection: Connection, changes: Sequence[tuple[Change, int | None]], also: Sequence[Write]
+) -> tuple[list[ChangeRow], list[Any]]:
+    results = [function(connection, *args) for function, args in also]
+    return stored.write(connection, changes), results
+
+
+def _translate(failure: Failure) -> Failure:
+    # Names are checked before; this is the last fence, for two that were checked at the same time.
+    if failure.check(IntegrityError):
+        return Failure(Conflict("Another object has this name, or refers to this one."))
+    return failure

@@ -1,0 +1,1 @@
+"""The schema's numbered steps, run by Alembic at start."""

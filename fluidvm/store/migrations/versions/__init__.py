@@ -1,0 +1,1 @@
+"""One module a step, `NNNN_what.py`; never changed once released."""

@@ -1,0 +1,152 @@
+"""Objects in their tables, and what the change log says of them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, fields
+from typing import Any, NamedTuple
+
+from sqlalchemy import Connection, Table, delete, func, insert, select, update
+
+from fluidvm.objects import OBJECT_TYPES, ComputeNode, Object
+from fluidvm.store import schema
+
+TABLES: dict[str, Table] = {
+    "user": schema.users,
+    "compute_node": schema.compute_nodes,
+    "vm": schema.vms,
+    "disk": schema.disks,
+}
+# In the order in which rows may refer to each other.
+LOAD_ORDER = ("user", "compute_node", "vm", "disk")
+
+
+class ChangeRow(NamedTuple):
+    """One line of the change log. C{owner} is who may see it beside administrators; C{None}: everyone."""
+
+    serial: int
+    type: str
+    id: int
+    change: str
+    owner: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class Create:
+    """A new object. C{extra}: columns that the object doesn't show, such as a password's hash."""
+
+    object: Object
+    extra: Mapping[str, Any] | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Update:
+    """Some fields of an object have new values; forgotten if the object is gone."""
+
+    type: str
+    id: int
+    fields: Mapping[str, Any]
+    extra: Mapping[str, Any] | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Delete:
+    """An object is gone."""
+
+    type: str
+    id: int
+
+
+@dataclass(frozen=True, slots=True)
+class Mention:
+    """A change of something that keeps its own tables, such as an execution context."""
+
+    type: str
+    id: int
+    change: str
+    owner: int | None
+
+
+Change = Create | Update | Delete | Mention
+
+
+def write(connection: Connection, changes: Sequence[tuple[Change, int | None]]) -> list[ChangeRow]:
+    """
+    Store changes and log them.
+
+    @param changes: each with its object's owner, for the log.
+    @return: the log's new lines; fewer than the changes where an object was gone.
+    """
+    rows: list[ChangeRow] = []
+    for change, owner in changes:
+        if isinstance(change, Create):
+            thing = change.object
+            _insert(connection, thing, change.extra or {})
+            row = (thing.TYPE, thing.id, "created", owner)
+        elif isinstance(change, Update):
+            columns = _columns(change.type, change.fields) | dict(change.extra or {})
+            table = TABLES[change.type]
+            if columns and not connection.execute(update(table).where(table.c.id == change.id), columns).rowcount:
+                continue
+            row = (change.type, change.id, "updated", owner)
+        elif isinstance(change, Delete):
+            table = TABLES[change.type]
+            if not connection.execute(delete(table).where(table.c.id == change.id)).rowcount:
+                continue
+            row = (change.type, change.id, "deleted", owner)
+        else:
+            row = (change.type, change.id, change.change, change.owner)
+        result = connection.execute(_LOG, dict(zip(("type", "id", "change", "owner"), row, strict=True)))
+        rows.append(ChangeRow(result.inserted_primary_key[0], *row))
+    return rows
+
+
+_LOG = insert(schema.changes)
+# Not stored: true only while the server runs.
+_VOLATILE = {"compute_node": {"state", "reason"}}
+
+
+def _columns(type_name: str, values: Mapping[str, Any]) -> dict[str, Any]:
+    volatile = _VOLATILE.get(type_name, set())
+    return {
+        key: list(value) if isinstance(value, tuple) else value for key, value in values.items() if key not in volatile
+    }
+
+
+def _insert(connection: Connection, thing: Object, extra: Mapping[str, Any]) -> None:
+    values = {field.name: getattr(thing, field.name) for field in fields(thing)}
+    connection.execute(insert(TABLES[thing.TYPE]), _columns(thing.TYPE, values) | dict(extra))
+
+
+def load(connection: Connection) -> Iterable[Object]:
+    """Read every object, those that others refer to first."""
+    for type_name in LOAD_ORDER:
+        cls = OBJECT_TYPES[type_name]
+        names = {field.name for field in fields(cls)}
+        for row in connection.execute(select(TABLES[type_name]).order_by("id")).mappings():
+            values = {key: tuple(value) if isinstance(value, list) else value for key, value in row.items() if key in names}
+            if cls is ComputeNode:
+                values |= {"state": "connecting", "reason": ""}
+            yield cls(**values)
+
+
+def load_changes(connection: Connection, most: int) -> list[ChangeRow]:
+    """Read the newest lines of the change log, oldest first, and forget those before them."""
+    newest = connection.execute(select(func.max(schema.changes.c.serial))).scalar() or 0
+    connection.execute(delete(schema.changes).where(schema.changes.c.serial <= newest - most))
+    rows = connection.execute(select(schema.changes).order_by(schema.changes.c.serial))
+    return [ChangeRow(*row) for row in rows]
+
+
+def load_counters(connection: Connection) -> dict[str, int]:
+    """Read the last id that was ever given out durably, per type."""
+    return {row.type: row.last for row in connection.execute(select(schema.id_counters))}
+
+
+def save_counters(connection: Connection, counters: Mapping[str, int]) -> None:
+    """Remember that ids up to these are taken."""
+    table = schema.id_counters
+    for type_name, last in counters.items():
+        changed = connection.execute(update(table).where(table.c.type == type_name, table.c.last < last), {"last": last})
+        if not changed.rowcount and not connection.execute(select(table.c.last).where(table.c.type == type_name)).first():
+            connection.execute(insert(table), {"type": type_name, "last": last})

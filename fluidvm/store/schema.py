@@ -1,0 +1,61 @@
+"""The tables as queries name them. Types and constraints are the migrations' matter."""
+
+from __future__ import annotations
+
+from sqlalchemy import JSON, Boolean, Column, Float, Integer, MetaData, String, Table
+
+metadata = MetaData()
+
+users = Table(
+    "users", metadata,
+    Column("id", Integer, primary_key=True), Column("name", String), Column("role", String), Column("enabled", Boolean),
+    Column("full_name", String), Column("email", String), Column("created", Float), Column("last_login", Float),
+    Column("password_hash", String),
+)  # fmt: skip
+
+compute_nodes = Table(
+    "compute_nodes", metadata,
+    Column("id", Integer, primary_key=True), Column("name", String), Column("driver", String), Column("address", String),
+    Column("mode", String), Column("labels", JSON), Column("options", JSON), Column("vcpus", Integer),
+    Column("memory", Integer), Column("driver_version", String), Column("hypervisor_version", String),
+    Column("created", Float),
+)  # fmt: skip
+
+vms = Table(
+    "vms", metadata,
+    Column("id", Integer, primary_key=True), Column("name", String), Column("owner", Integer), Column("state", String),
+    Column("uuid", String), Column("compute_node", Integer), Column("driver", String), Column("vcpus", Integer),
+    Column("max_vcpus", Integer), Column("memory", Integer), Column("max_memory", Integer), Column("interfaces", JSON),
+    Column("description", String), Column("tags", JSON), Column("autostart", Boolean), Column("boot", JSON),
+    Column("created", Float),
+)  # fmt: skip
+
+disks = Table(
+    "disks", metadata,
+    Column("id", Integer, primary_key=True), Column("name", String), Column("owner", Integer), Column("state", String),
+    Column("size", Integer), Column("format", String), Column("compute_node", Integer), Column("pool", String),
+    Column("volume", String), Column("path", String), Column("vm", Integer), Column("target", String),
+    Column("created", Float),
+)  # fmt: skip
+
+contexts = Table(
+    "contexts", metadata,
+    Column("id", Integer, primary_key=True), Column("owner", Integer), Column("on_error", String),
+    Column("created", Float), Column("started", Float), Column("finished", Float),
+)  # fmt: skip
+
+tasks = Table(
+    "tasks", metadata,
+    Column("context", Integer, primary_key=True), Column("position", Integer, primary_key=True), Column("method", String),
+    Column("target_type", String), Column("target", Integer), Column("arguments", JSON), Column("started", Float),
+    Column("finished", Float), Column("code", Integer), Column("error", String), Column("result", JSON),
+    Column("memo", JSON),
+)  # fmt: skip
+
+changes = Table(
+    "changes", metadata,
+    Column("serial", Integer, primary_key=True), Column("type", String), Column("id", Integer), Column("change", String),
+    Column("owner", Integer),
+)  # fmt: skip
+
+id_counters = Table("id_counters", metadata, Column("type", String, primary_key=True), Column("last", Integer))
