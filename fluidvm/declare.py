@@ -1,0 +1,179 @@
+"""
+An API method declared once: the function is the declaration.
+
+Its name is the method's, its C{Annotated} parameters are the kinds, its docstring the help. Dispatch, validation, C{system.*},
+the reference and the command line read L{METHODS}.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from enum import Enum
+from typing import Any, TypeVar, get_type_hints
+
+from fluidvm.faults import InvalidParams
+from fluidvm.kinds import Int, Kind, References
+from fluidvm.objects import ROLES
+
+F = TypeVar("F", bound=Callable[..., Any])
+Early = Callable[..., None]
+
+COOKIE = Int("the number that authenticate returned")
+WORKERS = ("admin", "user")
+"""The roles that may change things."""
+
+
+class AfterCrash(Enum):
+    """What becomes of a task that was under way when the server died."""
+
+    RUN_AGAIN = "it runs again; a repetition does no harm"
+    LOOK = "the hypervisor is asked what is so, then it is completed or run"
+    REPORT = "it ends with an error that says that it was interrupted"
+
+
+@dataclass(frozen=True)
+class Parameter:
+    """One argument after the cookie."""
+
+    name: str
+    kind: Kind
+    optional: bool
+
+
+@dataclass(frozen=True)
+class Method:
+    """
+    A declared method.
+
+    @ivar task: whether it queues a task; else it answers at once.
+    @ivar returns: the XML-RPC type of its answer.
+    @ivar anonymous: whether it can be called without a cookie.
+    @ivar target: the type of object that the task acts on: its first argument, or what it creates.
+    @ivar creates: whether the task makes its target.
+    @ivar early: checks beyond the kinds, when a task is queued: called with the call and the arguments.
+    """
+
+    name: str
+    function: Callable[..., Any]
+    parameters: tuple[Parameter, ...]
+    help: str
+    returns: str
+    roles: tuple[str, ...]
+    task: bool
+    anonymous: bool = False
+    target: str = ""
+    creates: bool = False
+    after_crash: AfterCrash = AfterCrash.RUN_AGAIN
+    early: Early | None = None
+
+    @property
+    def required(self) -> int:
+        """How many arguments there must be, without the cookie."""
+        return sum(not parameter.optional for parameter in self.parameters)
+
+    def check(self, given: Sequence[Any]) -> tuple[list[Any], References]:
+        """
+        Check arguments after the cookie.
+
+        @return: the values to use, and the objects that they name.
+        @raise InvalidParams: names the argument.
+        """
+        if not self.required <= len(given) <= len(self.parameters):
+            raise InvalidParams(f"{self.name}: wants {self.usage()}; got {len(given) + (not self.anonymous)} arguments.")
+        found: References = []
+        values = [
+            parameter.kind.check(value, parameter.name, found)
+            for parameter, value in zip(self.parameters, given, strict=False)
+        ]
+        return values, found
+
+    def usage(self) -> str:
+        """The arguments by name: C{set_vm_memory(cookie, vm, memory)}."""
+        names = [] if self.anonymous else ["cookie"]
+        shown = ", ".join(names + [parameter.name for parameter in self.parameters[: self.required]])
+        rest = "".join(f"[, {parameter.name}" for parameter in self.parameters[self.required :])
+        return f"{self.name}({shown}{rest}{']' * rest.count('[')})"
+
+    def signatures(self) -> list[list[str]]:
+        """What C{system.methodSignature} tells: one list of types per number of arguments."""
+        types = [] if self.anonymous else [COOKIE.wire]
+        types += [parameter.kind.wire for parameter in self.parameters]
+        least = len(types) - (len(self.parameters) - self.required)
+        return [[self.returns, *types[:count]] for count in range(least, len(types) + 1)]
+
+    def describe(self) -> str:
+        """What C{system.methodHelp} tells."""
+        lines = [self.usage(), "", self.help, ""]
+        lines += [
+            f"{parameter.name}{' (optional)' if parameter.optional else ''}: {parameter.kind.describe()}"
+            for parameter in self.parameters
+        ]
+        if self.task:
+            lines.append(f"A task: runs after commit_tasks. Returns the {self.target.replace('_', ' ')}'s id.")
+        if self.roles != ROLES and not self.anonymous:
+            lines.append(f"Roles: {', '.join(self.roles)}.")
+        return "\n".join(lines).strip()
+
+
+METHODS: dict[str, Method] = {}
+"""Every declared method by name; filled when C{fluidvm.api} is imported."""
+
+
+def query(returns: str, *, roles: tuple[str, ...] = ROLES, anonymous: bool = False) -> Callable[[F], F]:
+    """
+    Declare a method that answers at once.
+
+    The function takes an L{fluidvm.call.Call}, then the arguments; it may be a coroutine function.
+
+    @param returns: the XML-RPC type of the answer.
+    """
+
+    def declare(function: F) -> F:
+        _add(function, returns=returns, roles=roles, task=False, anonymous=anonymous)
+        return function
+
+    return declare
+
+
+def task(
+    target: str,
+    *,
+    creates: bool = False,
+    roles: tuple[str, ...] = WORKERS,
+    after_crash: AfterCrash = AfterCrash.RUN_AGAIN,
+    early: Early | None = None,
+) -> Callable[[F], F]:
+    """
+    Declare a method that queues a task.
+
+    The function is a coroutine function; it takes an L{fluidvm.engine.job.Job}, then the arguments, runs after
+    C{commit_tasks}, and returns the task's result (C{None}: none). The parameters are L{Method}'s attributes.
+    """
+
+    def declare(function: F) -> F:
+        _add(
+            function, returns="int", roles=roles, task=True, target=target, creates=creates, after_crash=after_crash,
+            early=early,
+        )  # fmt: skip
+        return function
+
+    return declare
+
+
+def _add(function: Callable[..., Any], **attributes: Any) -> None:
+    hints = get_type_hints(function, include_extras=True)
+    parameters = []
+    for parameter in list(inspect.signature(function).parameters.values())[1:]:
+        kinds = [item for item in getattr(hints[parameter.name], "__metadata__", ()) if isinstance(item, Kind)]
+        if len(kinds) != 1:
+            raise TypeError(f"{function.__name__}: parameter {parameter.name} is declared without a kind")
+        optional = parameter.default is not inspect.Parameter.empty
+        parameters.append(Parameter(parameter.name, kinds[0], optional))
+    name = function.__name__
+    if name in METHODS:
+        raise TypeError(f"{name} is declared twice")
+    METHODS[name] = Method(
+        name=name, function=function, parameters=tuple(parameters), help=inspect.getdoc(function) or "", **attributes
+    )

@@ -1,0 +1,167 @@
+"""Sessions: cookies made, found, expired; each one's pending tasks and its place in the change log."""
+
+from __future__ import annotations
+
+import secrets
+from collections import OrderedDict
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+from twisted.internet.interfaces import IDelayedCall, IReactorTime
+
+from fluidvm.declare import Method
+from fluidvm.faults import NotLoggedIn, TooLarge
+
+MOST_PENDING = 1000
+"""How many tasks one session may have pending."""
+
+
+@dataclass(frozen=True, slots=True)
+class PendingTask:
+    """A task that was called and not committed. C{target} is the id of the object that it acts on."""
+
+    method: Method
+    target: int
+    arguments: tuple[Any, ...]
+
+
+@dataclass(slots=True)
+class Session:
+    """
+    One login.
+
+    @ivar id: its number for listings; not the cookie.
+    @ivar serial: how much of the change log C{ping} has told.
+    @ivar wall_created: seconds since the epoch; the other times are the clock's.
+    """
+
+    id: int
+    cookie: int
+    user: int
+    address: str
+    serial: int
+    wall_created: float
+    wall_last_ping: float
+    expires: float
+    pending: list[PendingTask] = field(default_factory=list)
+    promised: set[tuple[str, int]] = field(default_factory=set)
+
+    def queue(self, task: PendingTask) -> None:
+        """
+        Add a pending task.
+
+        @raise TooLarge: there are too many.
+        """
+        self.admit()
+        self.pending.append(task)
+        if task.method.creates:
+            self.promised.add((task.method.target, task.target))
+
+    def admit(self) -> None:
+        """Refuse one more pending task when there are too many."""
+        if len(self.pending) >= MOST_PENDING:
+            raise TooLarge(f"{MOST_PENDING} tasks are pending already: commit_tasks or discard_tasks first.")
+
+    def take(self) -> list[PendingTask]:
+        """Empty the list of pending tasks and give it."""
+        taken, self.pending = self.pending, []
+        self.promised = set()
+        return taken
+
+    def put_back(self, tasks: list[PendingTask]) -> None:
+        """Undo L{take}, before what was queued since."""
+        self.pending[:0] = tasks
+        self.promised.update((task.method.target, task.target) for task in tasks if task.method.creates)
+
+
+class Sessions:
+    """
+    All sessions of this server.
+
+    @param clock: the time that sessions expire by.
+    @param timeout: seconds without a ping after which a session ends.
+    @param any_call: every call counts as a ping.
+    @param wall_clock: seconds since the epoch.
+    """
+
+    def __init__(self, clock: IReactorTime, timeout: float, any_call: bool, wall_clock: Callable[[], float]) -> None:
+        self.timeout = timeout
+        self._clock = clock
+        self._any_call = any_call
+        self._wall_clock = wall_clock
+        # The one that expires first comes first: every session lives equally long after its last ping.
+        self._by_cookie: OrderedDict[int, Session] = OrderedDict()
+        self._last_id = 0
+        self._sweep: IDelayedCall | None = None
+
+    def __len__(self) -> int:
+        return len(self._by_cookie)
+
+    def open(self, user: int, address: str, serial: int) -> Session:
+        """
+        Make a session.
+
+        @param serial: the change log's newest.
+        @return: with a fresh cookie: random over the whole signed 32-bit range, not 0, not in use.
+        """
+        cookie = 0
+        while cookie == 0 or cookie in self._by_cookie:
+            cookie = secrets.randbits(32) - 2**31
+        self._last_id += 1
+        now = self._wall_clock()
+        session = Session(
+            self._last_id, cookie, user, address, serial, now, now, self._clock.seconds() + self.timeout
+        )  # fmt: skip
+        self._by_cookie[cookie] = session
+        self._schedule()
+        return session
+
+    def find(self, cookie: int, address: str) -> Session:
+        """
+        Give the session of a cookie.
+
+        @raise NotLoggedIn: unknown, expired or from another address: the same words.
+        """
+        session = self._by_cookie.get(cookie)
+        if session is None or session.address != address or session.expires <= self._clock.seconds():
+            raise NotLoggedIn("You are not logged in: authenticate again.")
+        if self._any_call:
+            self.touch(session)
+        return session
+
+    def touch(self, session: Session) -> None:
+        """The session's client is alive."""
+        session.expires = self._clock.seconds() + self.timeout
+        session.wall_last_ping = self._wall_clock()
+        self._by_cookie.move_to_end(session.cookie)
+
+    def close(self, session: Session) -> None:
+        """End a session; its pending tasks are dropped."""
+        session.take()
+        self._by_cookie.pop(session.cookie, None)
+
+    def close_user(self, user: int) -> None:
+        """End every session of a user."""
+        for session in [session for session in self._by_cookie.values() if session.user == user]:
+            self.close(session)
+
+    def stop(self) -> None:
+        """End all sessions."""
+        if self._sweep is not None and self._sweep.active():
+            self._sweep.cancel()
+        self._by_cookie.clear()
+
+    def _schedule(self) -> None:
+        if self._by_cookie and (self._sweep is None or not self._sweep.active()):
+            first = next(iter(self._by_cookie.values()))
+            self._sweep = self._clock.callLater(max(0.0, first.expires - self._clock.seconds()), self._expire)
+
+    def _expire(self) -> None:
+        now = self._clock.seconds()
+        while self._by_cookie:
+            first = next(iter(self._by_cookie.values()))
+            if first.expires > now:
+                break
+            self.close(first)
+        self._schedule()
