@@ -208,6 +208,13 @@ class Inventory:
         done = self._database.run(_transaction, owned, also)
         return done.addCallbacks(self._committed, _translate, (changes,))
 
+    def amend(self, type_name: str, id: int, **fields: Any) -> None:
+        """Take on new values of fields that aren't worth a line in the change log, such as a login's time."""
+        entry = self._entries[type_name].get(id)
+        if entry is not None:
+            entry.object = replace(entry.object, **fields)
+            entry.forget()
+
     def _owner(self, change: Change) -> int | None:
         if isinstance(change, Create):
             return change.object.owner

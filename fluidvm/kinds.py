@@ -189,13 +189,19 @@ class Text(Kind):
 
 @dataclass(frozen=True)
 class Secret(Text):
-    """A string that is never logged, stored or listed; hashed before a task that carries it is queued."""
+    """
+    A string that is never logged, stored or listed; hashed before a task that carries it is queued.
+
+    @ivar least: in characters.
+    """
+
+    least: int = 0
 
     secret = True
 
     def accept(self, value: str, path: str, found: References) -> str:
-        if not value:
-            refuse(path, "must not be empty")
+        if len(value) < self.least:
+            refuse(path, f"is shorter than {self.least} characters")
         return super().accept(value, path, found)
 
 
@@ -315,7 +321,7 @@ Name = Annotated[str, named("a name")]
 MiB = Annotated[int, Int("amount of memory", unit="MiB", low=16, high=16 * 1024 * 1024)]
 Vcpus = Annotated[int, Int("number of virtual CPUs", low=1, high=1024)]
 DiskMiB = Annotated[int, Int("size of a disk", unit="MiB", low=1, high=INT_HIGH)]
-Password = Annotated[str, Secret("a password", longest=1024)]
+Password = Annotated[str, Secret("the new password", longest=1024, least=1)]
 Description = Annotated[str, Text("free text", longest=4096)]
 VmId = Annotated[int, Id("id of a VM", type="vm")]
 DiskId = Annotated[int, Id("id of a disk", type="disk")]
@@ -323,10 +329,36 @@ UserId = Annotated[int, Id("id of a user", type="user")]
 NodeId = Annotated[int, Id("id of a compute node", type="compute_node")]
 ContextId = Annotated[int, Id("number of an execution context (EC)", type="execution_context")]
 Seconds = Annotated[int, Int("time to wait", unit="s", low=0, high=86400)]
-Filter = Annotated[
-    dict[str, Any],
-    Struct(
-        "which objects: equality on any returned field, and `fields` (array of names: only these), `limit` (int), "
-        "`after` (the last id of the page before)"
-    ),
-]
+
+
+@dataclass(frozen=True)
+class Plain(Kind):
+    """Any value of one wire type, to compare with."""
+
+    type: type = str
+
+    def check(self, value: Any, path: str, found: References) -> Any:
+        if type(value) is not self.type:
+            refuse(path, f"wants {_WIRE_NAMES[self.type]}, not {wire_name(value)}")
+        return value
+
+    wire = "any"
+    python = object
+
+
+def filter_of(fields: Mapping[str, type]) -> Struct:
+    """
+    The filter of a list method.
+
+    @param fields: the keys of what it lists, and their types.
+    """
+    return Struct(
+        "which objects: equality on any returned field; `fields`: only these; `limit` and `after` (the last id of the page "
+        "before): a page",
+        fields={name: Plain("equal to this", type=kind) for name, kind in fields.items()}
+        | {
+            "fields": Array("only these fields", of=Choice("a field", choices=tuple(fields)), longest=len(fields)),
+            "limit": Int("at most so many", low=0),
+            "after": Int("only what follows this id"),
+        },
+    )

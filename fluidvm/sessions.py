@@ -19,11 +19,17 @@ MOST_PENDING = 1000
 
 @dataclass(frozen=True, slots=True)
 class PendingTask:
-    """A task that was called and not committed. C{target} is the id of the object that it acts on."""
+    """
+    A task that was called and not committed.
+
+    @ivar target: the id of the object that it acts on.
+    @ivar claims: type and id of every object that no other task may touch meanwhile.
+    """
 
     method: Method
     target: int
     arguments: tuple[Any, ...]
+    claims: frozenset[tuple[str, int]]
 
 
 @dataclass(slots=True)

@@ -62,6 +62,8 @@ class Database:
         self._connection: Connection | None = None
         self._queue: SimpleQueue[_Work | None] = SimpleQueue()
         self._thread: Thread | None = None
+        self.trouble = ""
+        """Why the last transaction failed; empty: it didn't."""
 
     def open(self) -> Connection:
         """
@@ -136,8 +138,9 @@ class Database:
                         results.append(Failure())
         except SQLAlchemyError as error:
             # The whole transaction is gone, also what its functions did well.
-            unavailable = Failure(Unavailable(f"The store failed: {sentence(error)}."))
-            results = [unavailable] * len(group)
+            self.trouble = sentence(error)
+            return [Failure(Unavailable(f"The store failed: {self.trouble}."))] * len(group)
+        self.trouble = ""
         return results
 
 

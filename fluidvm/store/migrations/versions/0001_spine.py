@@ -92,6 +92,7 @@ def upgrade() -> None:
         sa.Column("target_type", sa.String(32), nullable=False),
         sa.Column("target", sa.Integer, nullable=False),
         sa.Column("arguments", sa.JSON, nullable=False),
+        sa.Column("claims", sa.JSON, nullable=False),
         sa.Column("started", sa.Float),
         sa.Column("finished", sa.Float),
         sa.Column("code", sa.Integer, nullable=False),

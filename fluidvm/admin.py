@@ -1,0 +1,71 @@
+"""The first start's user admin."""
+
+from __future__ import annotations
+
+import os
+import secrets
+from collections.abc import Callable
+from pathlib import Path
+
+from sqlalchemy import Connection, func, select
+from twisted.logger import Logger
+
+from fluidvm.objects import User
+from fluidvm.store import schema
+from fluidvm.store.objects import Create, save_counters, write
+
+_log = Logger()
+VARIABLE = "FLUIDVM_ADMIN_PASSWORD"
+
+
+class PasswordError(Exception):
+    """The administrator's password can't be read or written, in one sentence."""
+
+
+def ensure_admin(
+    connection: Connection, hash: Callable[[str], str], now: float, password_file: Path | None, state: Path
+) -> None:
+    """
+    Make the user admin if there are no users yet.
+
+    Its password comes from the file, else from C{FLUIDVM_ADMIN_PASSWORD}, else it is random, and written to the state
+    directory's file C{admin-password} (0600).
+
+    @param now: seconds since the epoch.
+    @raise PasswordError: a file can't be read or written, or is empty.
+    """
+    given = os.environ.pop(VARIABLE, "")  # not for the children
+    with connection.begin():
+        if connection.execute(select(func.count()).select_from(schema.users)).scalar():
+            return
+        password = _read(password_file) if password_file is not None else given
+        if not password:
+            password = _invent(state / "admin-password")
+        admin = User(id=1, name="admin", role="admin", enabled=True, full_name="", email="", created=now)
+        write(connection, [(Create(admin, {"password_hash": hash(password)}), admin.id)])
+        save_counters(connection, {"user": admin.id})
+
+
+def _read(path: Path) -> str:
+    try:
+        password = path.read_text().rstrip("\r\n")
+    except (OSError, UnicodeDecodeError) as error:
+        raise PasswordError(f"admin password file {path}: {getattr(error, 'strerror', error)}") from None
+    if not password:
+        raise PasswordError(f"admin password file {path}: is empty")
+    return password
+
+
+def _invent(path: Path) -> str:
+    password = secrets.token_urlsafe(18)
+    try:
+        # Left by a start that failed before the user was stored: of no use, and perhaps not 0600.
+        path.unlink(missing_ok=True)
+        with os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:
+            file.write(password + "\n")
+            file.flush()
+            os.fsync(file.fileno())
+    except OSError as error:
+        raise PasswordError(f"admin password file {path}: {error.strerror}") from None
+    _log.info("The user admin has been made; its password is in {path}", path=str(path))
+    return password

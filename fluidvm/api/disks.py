@@ -1,0 +1,145 @@
+"""Disks: made, read, deleted."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Annotated, Any
+from uuid import uuid4
+
+from fluidvm.api.listing import list_objects, show
+from fluidvm.api.placing import free_name, may_own, owner_of, place
+from fluidvm.call import Call
+from fluidvm.declare import query, task
+from fluidvm.driver import IDisks, NoSuchThing
+from fluidvm.engine.job import Job
+from fluidvm.faults import Conflict, InvalidParams
+from fluidvm.kinds import DiskId, Id, Int, Struct, Text, filter_of, named
+from fluidvm.objects import VM, ComputeNode, Disk
+from fluidvm.store.objects import Create, Delete, Update
+from fluidvm.xmlvalue import Rendered
+
+DEFAULT_POOL = "default"
+
+DiskSpec = Annotated[
+    dict[str, Any],
+    Struct(
+        "the disk",
+        fields={
+            "name": named("its name, unique among its owner's disks"),
+            "size": Int("what the guest sees", unit="MiB", low=1),
+            "compute_node": Id("where; default: placed", type="compute_node"),
+            "pool": named("the storage pool; default: default"),
+            "format": Text("qcow2, raw...; default: the driver's first", longest=16, pattern="[a-z0-9]+", rule="letters, digits"),
+            "owner": Id("whose it is; default: the caller's", type="user"),
+        },
+        required=("name", "size"),
+    ),
+]
+DiskFilter = Annotated[dict[str, Any], filter_of(Disk.FIELDS)]
+
+
+def new_disk(
+    job: Job, spec: dict[str, Any], name: str, owner: int, node: ComputeNode, id: int | None = None, **attached: Any
+) -> Disk:
+    """
+    Decide all of a new disk before the hypervisor is asked.
+
+    @param spec: C{size}, and perhaps C{pool} and C{format}.
+    @param id: default: a new one.
+    @param attached: C{vm} and C{target}, where it is made together with a VM.
+    @raise InvalidParams: the node's driver doesn't know the format.
+    """
+    formats = job.nodes.formats(node.id)
+    format = spec.get("format", formats[0])
+    if format not in formats:
+        raise InvalidParams(f"spec.format: {format} is none of {', '.join(formats)}, what compute node {node.name} has.")
+    return Disk(
+        id=job.inventory.next_id("disk") if id is None else id, name=name, owner=owner, state="creating",
+        size=spec["size"], format=format, compute_node=node.id, pool=spec.get("pool", DEFAULT_POOL),
+        volume=f"{name}-{uuid4().hex[:12]}", path="", vm=attached.get("vm"), target=attached.get("target"),
+        created=job.wall_clock(),
+    )  # fmt: skip
+
+
+async def make_volume(job: Job, disk: Disk, progress: Callable[[int], None]) -> Disk:
+    """Make a disk's volume; gives the disk as it is then, and notes it."""
+    connection = await job.connection(disk.compute_node, IDisks)
+    volume = await connection.create_volume(disk.pool, disk.volume, disk.size, disk.format, progress)
+    fields = {"state": "ready", "path": volume.path, "size": volume.size}
+    job.put(Update("disk", disk.id, fields))
+    return replace(disk, **fields)
+
+
+async def delete_volume(job: Job, disk: Disk) -> None:
+    """Remove a disk's volume; one that is gone, with its pool or without, is fine."""
+    connection = await job.connection(disk.compute_node, IDisks)
+    try:
+        await connection.delete_volume(disk.pool, disk.volume)
+    except NoSuchThing:
+        pass
+
+
+def check_attachable(disk: Disk, vm: VM) -> None:
+    """@raise Conflict: the disk is in use, isn't ready, or is elsewhere."""
+    if disk.vm is not None:
+        raise Conflict(f"Disk {disk.name} is attached to VM {disk.vm}: detach it first.")
+    if disk.state != "ready":
+        raise Conflict(f"Disk {disk.name} is {disk.state}.")
+    if disk.compute_node != vm.compute_node:
+        raise Conflict(f"Disk {disk.name} is on compute node {disk.compute_node}, VM {vm.name} on {vm.compute_node}.")
+
+
+def _check_spec(call: Call, spec: dict[str, Any]) -> None:
+    may_own(call, spec)
+    free_name(call.inventory, Disk, spec["name"], spec.get("owner", call.user.id))
+
+
+@task("disk", creates=True, early=_check_spec)
+async def create_disk(job: Job, spec: DiskSpec) -> None:
+    """Make an empty disk, detached. Its record is durable before the hypervisor is asked; if that fails, nothing is left."""
+    disk = job.inventory.find(Disk, job.target)
+    if disk is None:
+        owner = owner_of(job, spec)
+        free_name(job.inventory, Disk, spec["name"], owner)
+        node = place(job, spec, memory=0, ability=IDisks)
+        await job.connection(node.id, IDisks)
+        disk = new_disk(job, spec, spec["name"], owner, node, id=job.target)
+        job.put(Create(disk))
+        await job.flush()
+    try:
+        await make_volume(job, disk, job.progress)
+    except Exception:
+        try:
+            await delete_volume(job, disk)
+        except Exception as error:
+            # The record stays and says so: forgetting it would orphan what may be there.
+            job.put(Update("disk", disk.id, {"state": "missing"}))
+            job.status(f"cleaning up failed: {error}")
+        else:
+            job.put(Delete("disk", disk.id))
+        raise
+
+
+@task("disk")
+async def delete_disk(job: Job, disk: DiskId) -> None:
+    """Delete a detached disk and its bytes."""
+    record = job.inventory.get(Disk, disk)
+    if record.vm is not None:
+        raise Conflict(f"Disk {record.name} is attached to VM {record.vm}: detach it first.")
+    await delete_volume(job, record)
+    job.put(Delete("disk", disk))
+
+
+@query("struct")
+def get_disk(call: Call, disk: DiskId) -> Rendered:
+    """Tell about a disk as it is now."""
+    entry = call.inventory.visible("disk", disk, call.user)
+    assert entry is not None
+    return show(call, entry)
+
+
+@query("array")
+def list_disks(call: Call, filter: DiskFilter = {}) -> Rendered:  # noqa: B006
+    """List the disks that the caller may see."""
+    return list_objects(call, "disk", filter)

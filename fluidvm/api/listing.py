@@ -1,0 +1,71 @@
+"""Lists: filtered, cut to fields, in pages."""
+
+from __future__ import annotations
+
+from itertools import islice
+from typing import Any
+
+from fluidvm.call import Call
+from fluidvm.inventory import Entry
+from fluidvm.kinds import INT_HIGH
+from fluidvm.xmlvalue import Rendered, render
+
+_OPEN, _CLOSE = b"<value><array><data>", b"</data></array></value>"
+_PAGING = ("fields", "limit", "after")
+
+
+def show(call: Call, entry: Entry) -> Rendered:
+    """One object, as the caller may see it."""
+    if call.user.role == "user":
+        return entry.public(call.inventory)
+    return entry.full(call.inventory)
+
+
+def list_objects(call: Call, type_name: str, wanted: dict[str, Any]) -> Rendered:
+    """
+    The objects of a type that the caller may see.
+
+    @param wanted: a checked filter.
+    """
+    inventory, viewer = call.inventory, call.user
+    entries = inventory.shown(type_name, viewer, wanted.get("after", 0))
+    limit = wanted.get("limit", INT_HIGH)
+    equal = {key: value for key, value in wanted.items() if key not in _PAGING}
+    fields = wanted.get("fields")
+    if viewer.role == "user":
+        if equal or fields is not None:
+            return _select(call, entries, equal, fields, limit)
+        parts = [entry.public(inventory) for entry in islice(entries, limit)]
+    else:
+        if equal or fields is not None:
+            return _select(call, entries, equal, fields, limit)
+        parts = [entry.full(inventory) for entry in islice(entries, limit)]
+    return Rendered(_OPEN + b"".join(parts) + _CLOSE)
+
+
+def _select(call: Call, entries: Any, equal: dict[str, Any], fields: list[str] | None, limit: int) -> Rendered:
+    inventory = call.inventory
+    parts: list[bytes] = []
+    for entry in entries:
+        if len(parts) >= limit:
+            break
+        wire = entry.wire(inventory)
+        hidden = getattr(entry.object, "HIDDEN", ()) if call.user.role == "user" else ()
+        if any(key in hidden or wire.get(key) != value for key, value in equal.items()):
+            continue
+        if fields is None:
+            parts.append(show(call, entry))
+        else:
+            parts.append(render({key: wire[key] for key in fields if key in wire and key not in hidden}))
+    return Rendered(_OPEN + b"".join(parts) + _CLOSE)
+
+
+def keep(wire: dict[str, Any], wanted: dict[str, Any]) -> bool:
+    """Tell whether a struct has the values that a filter asks for."""
+    return all(wire.get(key) == value for key, value in wanted.items() if key not in _PAGING)
+
+
+def cut(wire: dict[str, Any], wanted: dict[str, Any]) -> dict[str, Any]:
+    """Leave only the fields that a filter asks for."""
+    fields = wanted.get("fields")
+    return wire if fields is None else {key: wire[key] for key in fields if wire.get(key) is not None}

@@ -1,0 +1,63 @@
+"""What making a VM and making a disk share: whose it is, what it is called, where it goes."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from fluidvm.call import Call
+from fluidvm.driver import Interface
+from fluidvm.engine import placement
+from fluidvm.engine.job import Job
+from fluidvm.faults import Conflict, Forbidden, Unavailable
+from fluidvm.inventory import WORDS, Inventory
+from fluidvm.objects import VM, ComputeNode, Disk, User
+
+
+def may_own(call: Call, spec: dict[str, Any]) -> None:
+    """
+    Check at the time of the call whose the object will be.
+
+    @raise Forbidden: a plain user makes something for somebody else.
+    """
+    if spec.get("owner", call.user.id) != call.user.id and call.user.role != "admin":
+        raise Forbidden("spec.owner: only an administrator makes things for others.")
+
+
+def owner_of(job: Job, spec: dict[str, Any]) -> int:
+    """Whose the object will be. @raise NotFound: that user is gone."""
+    return job.inventory.get(User, spec.get("owner", job.actor)).id
+
+
+def free_name(inventory: Inventory, cls: type[VM] | type[Disk], name: str, owner: int) -> None:
+    """@raise Conflict: the owner has one of this name already."""
+    if inventory.named(cls, name, owner) is not None:
+        raise Conflict(f"There is a {WORDS[cls.TYPE]} {name} already.")
+
+
+def place(job: Job, spec: dict[str, Any], *, memory: int, ability: type[Interface]) -> ComputeNode:
+    """
+    Decide on which compute node a new object goes.
+
+    @param memory: MiB that the node must have free.
+    @param ability: what its driver must be able to do.
+    @raise Conflict: the node that is named takes nothing new.
+    @raise Unavailable: none fits; says why.
+    """
+    named = spec.get("compute_node")
+    if named is not None:
+        node = job.inventory.get(ComputeNode, named)
+        if node.mode != "active":
+            raise Conflict(f"Compute node {node.name} is in mode {node.mode}.")
+        return node
+
+    def used(node: ComputeNode) -> tuple[int, int]:
+        vms = job.inventory.vms_on(node.id)
+        return sum(vm.vcpus for vm in vms), sum(vm.memory for vm in vms)
+
+    chosen, reasons = placement.choose(
+        job.inventory.all(ComputeNode), used=used, able=lambda node: job.nodes.provides(node.id, ability), memory=memory,
+        driver=spec.get("driver"), labels=spec.get("labels", ()),
+    )  # fmt: skip
+    if chosen is None:
+        raise Unavailable(f"No compute node fits ({'; '.join(reasons) or 'there is none'}).")
+    return chosen

@@ -1,0 +1,117 @@
+"""Committing tasks and watching their execution contexts."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+from twisted.internet.defer import TimeoutError
+
+from fluidvm.api.listing import cut, keep
+from fluidvm.call import Call
+from fluidvm.declare import query
+from fluidvm.engine.contexts import Context
+from fluidvm.kinds import INT_HIGH, Choice, ContextId, Double, Struct, filter_of
+
+CommitOptions = Annotated[
+    dict[str, Any],
+    Struct(
+        "how to run the tasks",
+        fields={"on_error": Choice("what a failed task does to those after it", choices=("continue", "stop"))},
+    ),
+]
+ContextFilter = Annotated[dict[str, Any], filter_of(Context.FIELDS)]
+LONGEST_WAIT = 25.0
+PAGE = 200
+
+
+@query("int")
+async def commit_tasks(call: Call, options: CommitOptions = {}) -> int:  # noqa: B006
+    """Move all pending tasks into a new execution context, durably, and start it. Returns its number (EC)."""
+    taken = call.session.take()
+    try:
+        return await call.engine.commit(call.user.id, taken, options.get("on_error", "continue"))
+    except BaseException:
+        call.session.put_back(taken)
+        raise
+
+
+@query("array")
+def get_pending_tasks(call: Call) -> list[dict[str, Any]]:
+    """List the session's uncommitted tasks in order: structs of task (1 is the first), method, target_type and target."""
+    return [
+        {"task": place, "method": task.method.name, "target_type": task.method.target, "target": task.target}
+        for place, task in enumerate(call.session.pending, 1)
+    ]
+
+
+@query("int")
+def discard_tasks(call: Call) -> int:
+    """Drop the session's uncommitted tasks. Returns how many there were."""
+    return len(call.session.take())
+
+
+@query("array")
+async def get_task_state(call: Call, ec: ContextId) -> list[int]:
+    """Tell each task's state: 0 complete (well or badly), 1 queued or executing."""
+    return (await call.engine.find(ec, call.user)).states()
+
+
+@query("array")
+async def get_task_progress(call: Call, ec: ContextId) -> list[int]:
+    """Tell each task's progress: 0 not begun, 1 to 99 under way, 100 complete. It never goes down."""
+    return (await call.engine.find(ec, call.user)).progress()
+
+
+@query("string")
+async def get_status(call: Call, ec: ContextId) -> str:
+    """Tell in words what an execution context is doing now; empty if no task says."""
+    return (await call.engine.find(ec, call.user)).status
+
+
+@query("array")
+async def get_errors(call: Call, ec: ContextId) -> list[str]:
+    """Tell each task's error; an empty string: none."""
+    return (await call.engine.find(ec, call.user)).errors()
+
+
+@query("array")
+async def get_results(call: Call, ec: ContextId) -> list[Any]:
+    """Tell what each task yielded; an empty string: nothing, or nothing yet."""
+    return (await call.engine.find(ec, call.user)).results()
+
+
+@query("struct")
+async def get_execution_context(call: Call, ec: ContextId) -> dict[str, Any]:
+    """Tell all about an execution context in one call."""
+    return (await call.engine.find(ec, call.user)).wire()
+
+
+@query("array")
+async def list_execution_contexts(call: Call, filter: ContextFilter = {}) -> list[dict[str, Any]]:  # noqa: B006
+    """List the execution contexts that the caller may see, newest first."""
+    found: list[dict[str, Any]] = []
+    limit, before = filter.get("limit", INT_HIGH), filter.get("after")
+    while len(found) < limit:
+        page = await call.engine.page(call.user, before, PAGE)
+        for context in page:
+            wire = context.wire()
+            if keep(wire, filter):
+                found.append(cut(wire, filter))
+        if len(page) < PAGE:
+            break
+        before = page[-1].row.id
+    return found[:limit]
+
+
+@query("boolean")
+async def wait_for_tasks(
+    call: Call, ec: ContextId, timeout: Annotated[float, Double("how long", unit="s", low=0, high=LONGEST_WAIT)]
+) -> bool:
+    """Answer as soon as all tasks of an execution context are complete (true), or after the time-out (false)."""
+    context = await call.engine.find(ec, call.user)
+    if not context.complete and timeout > 0:
+        try:
+            await call.later(timeout, call.engine.wait(context))
+        except TimeoutError:
+            pass
+    return context.complete

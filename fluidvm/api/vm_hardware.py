@@ -1,0 +1,91 @@
+"""Changing what a VM has: memory, virtual CPUs, disks."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+from fluidvm.api.disks import check_attachable
+from fluidvm.declare import task
+from fluidvm.driver import DomainDisk, DomainState, IDisks, ILiveResize
+from fluidvm.engine.job import Job
+from fluidvm.faults import Conflict
+from fluidvm.kinds import DiskId, MiB, Struct, Text, Vcpus, VmId
+from fluidvm.objects import VM, Disk
+from fluidvm.store.objects import Update
+
+AttachOptions = Annotated[
+    dict[str, Any],
+    Struct(
+        "how to attach it",
+        fields={"target": Text("the device's name; default: the next free", longest=3, pattern="vd[a-x]", rule="vda to vdx")},
+    ),
+]
+TARGETS = tuple(f"vd{letter}" for letter in "abcdefghijklmnopqrstuvwx")
+
+
+async def _resize(job: Job, vm: int, stopped: str, live: str, amount: int) -> None:
+    record = job.inventory.get(VM, vm)
+    connection: Any = await job.connection(record.compute_node)
+    state = (await job.domain(record.compute_node, record.uuid)).state
+    if state in (DomainState.STOPPED, DomainState.CRASHED):
+        await getattr(connection, stopped)(record.uuid, amount)
+    elif state is DomainState.RUNNING and job.nodes.provides(record.compute_node, ILiveResize):
+        await getattr(connection, live)(record.uuid, amount)
+    else:
+        raise Conflict(f"VM {record.name} is {state}: this needs a stop.")
+    info = await job.domain(record.compute_node, record.uuid)
+    fields = {
+        "vcpus": info.vcpus, "max_vcpus": info.max_vcpus, "memory": info.memory, "max_memory": info.max_memory,
+    }  # fmt: skip
+    job.put(Update("vm", vm, fields))
+
+
+@task("vm")
+async def set_vm_memory(job: Job, vm: VmId, memory: MiB) -> None:
+    """
+    Give a VM another amount of memory.
+
+    A running one has it at once, up to its max_memory and where its driver and guest can; else the task fails and says that
+    it needs a stop.
+    """
+    await _resize(job, vm, "set_memory", "resize_memory", memory)
+
+
+@task("vm")
+async def set_vm_vcpus(job: Job, vm: VmId, vcpus: Vcpus) -> None:
+    """
+    Give a VM another number of virtual CPUs.
+
+    A running one has them at once, up to its max_vcpus and where its driver and guest can; else the task fails and says that
+    it needs a stop.
+    """
+    await _resize(job, vm, "set_vcpus", "resize_vcpus", vcpus)
+
+
+@task("vm")
+async def attach_disk(job: Job, vm: VmId, disk: DiskId, options: AttachOptions = {}) -> None:  # noqa: B006
+    """Give a VM a disk: at once if it runs, and for its next starts."""
+    record, volume = job.inventory.get(VM, vm), job.inventory.get(Disk, disk)
+    taken = {other.target for other in job.inventory.disks_of(vm)}
+    if volume.vm == vm:
+        raise Conflict(f"Disk {volume.name} is attached to VM {record.name} already.")
+    check_attachable(volume, record)
+    target = options.get("target") or next((name for name in TARGETS if name not in taken), None)
+    if target is None or target in taken:
+        raise Conflict(f"VM {record.name} has no free target{f' {target}' if target else ''} for a disk.")
+    connection = await job.connection(record.compute_node, IDisks)
+    await connection.attach_disk(record.uuid, DomainDisk(volume.path, volume.format, target))
+    job.put(Update("disk", disk, {"vm": vm, "target": target}), Update("vm", vm, {}))
+
+
+@task("vm")
+async def detach_disk(job: Job, vm: VmId, disk: DiskId) -> None:
+    """Take a disk from a VM: at once if it runs, when its guest lets go, and for its next starts. The disk stays."""
+    record, volume = job.inventory.get(VM, vm), job.inventory.get(Disk, disk)
+    if volume.vm != vm or volume.target is None:
+        raise Conflict(f"Disk {volume.name} isn't attached to VM {record.name}.")
+    connection = await job.connection(record.compute_node, IDisks)
+    await connection.detach_disk(record.uuid, volume.target)
+    job.put(Update("disk", disk, {"vm": None, "target": None}), Update("vm", vm, {}))
+
+

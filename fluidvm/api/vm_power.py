@@ -1,0 +1,107 @@
+"""Starting and stopping VMs."""
+
+from __future__ import annotations
+
+from contextlib import suppress
+from typing import Annotated, NoReturn
+
+from fluidvm.declare import AfterCrash, task
+from fluidvm.driver import DomainState
+from fluidvm.engine.job import Job
+from fluidvm.kinds import Int, VmId
+from fluidvm.objects import VM
+from fluidvm.store.objects import Update
+
+SHUTDOWN_TIMEOUT = 60
+
+
+async def _settle(job: Job, vm: VM) -> None:
+    """Note what the hypervisor says that the VM is now."""
+    info = await job.domain(vm.compute_node, vm.uuid)
+    job.put(Update("vm", vm.id, {"state": str(info.state)}))
+
+
+async def _settle_after(job: Job, vm: VM, failed: Exception) -> NoReturn:
+    """Note what the VM is after a failure, where that can be told, and raise the failure on."""
+    with suppress(Exception):
+        await _settle(job, vm)
+    raise failed
+
+
+async def _ask(job: Job, vm: int, verb: str) -> VM:
+    """Have the hypervisor do one thing to a VM, and note what came of it."""
+    record = job.inventory.get(VM, vm)
+    connection = await job.connection(record.compute_node)
+    await getattr(connection, verb)(record.uuid)
+    await _settle(job, record)
+    return record
+
+
+async def _mark(job: Job, vm: VM, state: str) -> None:
+    """Show that something that takes its time is under way."""
+    job.put(Update("vm", vm.id, {"state": state}))
+    await job.flush()
+
+
+@task("vm")
+async def start_vm(job: Job, vm: VmId) -> None:
+    """Boot a VM. One that runs is left as it is."""
+    record = job.inventory.get(VM, vm)
+    connection = await job.connection(record.compute_node)
+    if record.state == "running" and (await job.domain(record.compute_node, record.uuid)).state is DomainState.RUNNING:
+        return
+    await _mark(job, record, "starting")
+    job.status(f"starting {record.name}")
+    try:
+        await connection.start(record.uuid)
+    except Exception as failed:
+        await _settle_after(job, record, failed)
+    await _settle(job, record)
+
+
+@task("vm")
+async def shutdown_vm(
+    job: Job,
+    vm: VmId,
+    timeout: Annotated[int, Int("how long the guest may take", unit="s", low=1, high=3600)] = SHUTDOWN_TIMEOUT,
+) -> None:
+    """Ask the guest to shut down, and wait for it. One that doesn't obey in time runs on, and the task fails saying so."""
+    record = job.inventory.get(VM, vm)
+    connection = await job.connection(record.compute_node)
+    await connection.shutdown(record.uuid)
+    await _mark(job, record, "stopping")
+    job.status(f"waiting for {record.name} to shut down")
+    try:
+        await job.until_state(
+            record.compute_node, record.uuid, DomainState.STOPPED, timeout,
+            f"VM {record.name} didn't shut down within {timeout} s; its guest doesn't obey: stop_vm pulls the plug.",
+        )  # fmt: skip
+    except Exception as failed:
+        await _settle_after(job, record, failed)
+    await _settle(job, record)
+
+
+@task("vm")
+async def stop_vm(job: Job, vm: VmId) -> None:
+    """Pull a VM's plug. One that is stopped is left as it is."""
+    await _ask(job, vm, "stop")
+
+
+@task("vm", after_crash=AfterCrash.REPORT)
+async def reboot_vm(job: Job, vm: VmId) -> None:
+    """Ask the guest to reboot; doesn't wait for it to be back."""
+    await _ask(job, vm, "reboot")
+
+
+@task("vm")
+async def pause_vm(job: Job, vm: VmId) -> None:
+    """Freeze a running VM in memory."""
+    await _ask(job, vm, "pause")
+
+
+@task("vm")
+async def resume_vm(job: Job, vm: VmId) -> None:
+    """Let a paused VM go on."""
+    await _ask(job, vm, "resume")
+
+

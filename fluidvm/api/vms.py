@@ -1,0 +1,245 @@
+"""VMs: made, read, deleted."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+from uuid import uuid4
+
+from fluidvm.api.disks import check_attachable, delete_volume, make_volume, new_disk
+from fluidvm.api.listing import list_objects, show
+from fluidvm.api.placing import free_name, may_own, owner_of, place
+from fluidvm.call import Call
+from fluidvm.declare import query, task
+from fluidvm.driver import Boot, DomainDisk, DomainSpec, DomainState, IConnection, IDisks, NoSuchThing
+from fluidvm.engine.job import Job
+from fluidvm.faults import Conflict, Forbidden, InvalidParams
+from fluidvm.kinds import (
+    NAME_PATTERN,
+    NAME_RULE,
+    Array,
+    Bool,
+    Choice,
+    Id,
+    Int,
+    Struct,
+    Text,
+    VmId,
+    filter_of,
+    named,
+)  # fmt: skip
+from fluidvm.objects import VM, ComputeNode, Disk
+from fluidvm.store.objects import Create, Delete, Update
+from fluidvm.xmlvalue import Rendered
+
+MEMORY_HIGH = 16 * 1024 * 1024
+HostPath = Text(
+    "a file of the compute node",
+    longest=1024,
+    pattern=r"(/(?!\.\.?(/|$))[A-Za-z0-9._+-]+)+",
+    rule="an absolute path of letters, digits and ._+-",
+)
+NewDisk = Struct(
+    "a new disk (size), or one that there is (disk)",
+    fields={
+        "size": Int("how big the new disk is", unit="MiB", low=1),
+        "disk": Id("a detached disk on the same compute node", type="disk"),
+        "pool": named("the storage pool; default: default"),
+        "format": Text("the new disk's format", longest=16, pattern=r"[a-z0-9]+", rule="letters and digits"),
+    },
+    either=(("size", "disk"), ("disk", "pool"), ("disk", "format")),
+)
+BootKind = Struct(
+    "what it boots: a kernel of the compute node's, or its devices in order",
+    fields={
+        "kernel": HostPath,
+        "initrd": HostPath,
+        "cmdline": Text("the kernel's command line", longest=2048, pattern=r"[\x20-\x7e]*", rule="printable ASCII"),
+        "order": Array("first wins", of=Choice("a device", choices=("disk", "network", "cdrom")), longest=3, unique=True),
+    },
+    either=(("kernel", "order"), ("initrd", "order"), ("cmdline", "order")),
+)
+VmSpec = Annotated[
+    dict[str, Any],
+    Struct(
+        "the VM",
+        fields={
+            "name": named("its name, unique among its owner's VMs"),
+            "vcpus": Int("virtual CPUs; default: 1", low=1, high=1024),
+            "max_vcpus": Int("how many it can have while it runs; default: vcpus", low=1, high=1024),
+            "memory": Int("memory; default: 512", unit="MiB", low=16, high=MEMORY_HIGH),
+            "max_memory": Int("how much it can have while it runs; default: memory", unit="MiB", low=16, high=MEMORY_HIGH),
+            "disks": Array("its disks: vda, vdb...", of=NewDisk, longest=24),
+            "compute_node": Id("where; default: placed", type="compute_node"),
+            "driver": Text("placed on a node of this driver", longest=63, pattern=NAME_PATTERN, rule=NAME_RULE),
+            "labels": Array("placed on a node with all of these", of=named("a label")),
+            "owner": Id("whose it is; default: the caller's", type="user"),
+            "description": Text("for people", longest=4096),
+            "tags": Array("words to find it by", of=named("a tag"), unique=True),
+            "autostart": Bool("whether the host starts it when the host starts"),
+            "boot": BootKind,
+        },
+        required=("name",),
+        either=(("compute_node", "driver"), ("compute_node", "labels")),
+    ),
+]
+DeleteOptions = Annotated[
+    dict[str, Any],
+    Struct("what to keep", fields={"keep_disks": Bool("detach its disks instead of deleting them")}),
+]
+VmFilter = Annotated[dict[str, Any], filter_of(VM.FIELDS)]
+
+
+def _check_spec(call: Call, spec: dict[str, Any]) -> None:
+    may_own(call, spec)
+    free_name(call.inventory, VM, spec["name"], spec.get("owner", call.user.id))
+    if spec.get("vcpus", 1) > spec.get("max_vcpus", 1024):
+        raise InvalidParams("spec.max_vcpus: is less than vcpus.")
+    if spec.get("memory", 512) > spec.get("max_memory", MEMORY_HIGH):
+        raise InvalidParams("spec.max_memory: is less than memory.")
+    for number, disk in enumerate(spec.get("disks", ())):
+        if "size" not in disk and "disk" not in disk:
+            raise InvalidParams(f"spec.disks[{number}].size: is missing.")
+    boot = spec.get("boot", {})
+    if ("initrd" in boot or "cmdline" in boot) and "kernel" not in boot:
+        raise InvalidParams("spec.boot.kernel: is missing.")
+
+
+def _check_boot(job: Job, node: ComputeNode, boot: dict[str, Any]) -> None:
+    """A kernel's bytes reach the guest: what a plain user may name, the administrator has to have allowed."""
+    if job.user().role == "admin":
+        return
+    allowed = node.options.get("boot_dirs", ())
+    for key in ("kernel", "initrd"):
+        path = boot.get(key)
+        if path is not None and not any(path.startswith(directory + "/") for directory in allowed):
+            raise Forbidden(f"spec.boot.{key}: {path} is in none of the boot_dirs of compute node {node.name}.")
+
+
+@task("vm", creates=True, early=_check_spec)
+async def create_vm(job: Job, spec: VmSpec) -> None:
+    """
+    Make a VM, stopped, with its disks.
+
+    Its record and its disks' are durable before the hypervisor is asked; if anything fails, what was made is removed.
+    """
+    vm = job.inventory.find(VM, job.target)
+    if vm is None:
+        vm = await _plan(job, spec)
+    try:
+        connection = await job.connection(vm.compute_node)
+        disks = job.inventory.disks_of(vm.id)
+        attached = []
+        for number, disk in enumerate(disks):
+            job.status(f"creating disk {disk.name}")
+            if disk.state == "creating":
+                disk = await make_volume(job, disk, lambda percentage: None)
+            attached.append(DomainDisk(disk.path, disk.format, str(disk.target)))
+            job.progress(90 * (number + 1) // len(disks))
+        job.status(f"defining {vm.name}")
+        await connection.define_domain(
+            DomainSpec(
+                uuid=vm.uuid, name=vm.domain_name, vcpus=vm.vcpus, max_vcpus=vm.max_vcpus, memory=vm.memory,
+                max_memory=vm.max_memory, disks=tuple(attached), boot=_boot(vm), autostart=vm.autostart,
+            )
+        )  # fmt: skip
+    except Exception:
+        job.take_facts()
+        await _undo(job, vm, spec)
+        raise
+    job.put(Update("vm", vm.id, {"state": "stopped"}))
+
+
+async def _plan(job: Job, spec: dict[str, Any]) -> VM:
+    """Decide everything and make it durable: where, the UUID, the volumes' names."""
+    owner = owner_of(job, spec)
+    free_name(job.inventory, VM, spec["name"], owner)
+    wanted = spec.get("disks", [])
+    memory, vcpus = spec.get("memory", 512), spec.get("vcpus", 1)
+    node = place(job, spec, memory=memory, ability=IDisks if wanted else IConnection)
+    await job.connection(node.id, IDisks if wanted else IConnection)
+    boot = spec.get("boot", {})
+    _check_boot(job, node, boot)
+    vm = VM(
+        id=job.target, name=spec["name"], owner=owner, state="creating", uuid=str(uuid4()), compute_node=node.id,
+        driver=node.driver, vcpus=vcpus, max_vcpus=spec.get("max_vcpus", vcpus), memory=memory,
+        max_memory=spec.get("max_memory", memory), interfaces=(), description=spec.get("description", ""),
+        tags=tuple(spec.get("tags", ())), autostart=spec.get("autostart", False), boot=boot, created=job.wall_clock(),
+    )  # fmt: skip
+    job.put(Create(vm))
+    for number, disk in enumerate(wanted):
+        target = "vd" + "abcdefghijklmnopqrstuvwx"[number]
+        if "disk" in disk:
+            there = job.inventory.get(Disk, disk["disk"])
+            check_attachable(there, vm)
+            job.put(Update("disk", there.id, {"vm": vm.id, "target": target}))
+        else:
+            name = f"{vm.name[:50]}-{target}"
+            free_name(job.inventory, Disk, name, owner)
+            job.put(Create(new_disk(job, disk, name, owner, node, vm=vm.id, target=target)))
+    await job.flush()
+    return vm
+
+
+def _boot(vm: VM) -> Boot:
+    boot = vm.boot
+    return Boot(
+        boot.get("kernel", ""), boot.get("initrd", ""), boot.get("cmdline", ""), tuple(boot.get("order", ("disk",)))
+    )
+
+
+async def _undo(job: Job, vm: VM, spec: dict[str, Any]) -> None:
+    """Remove what a failed creation has made, on the hypervisor and here."""
+    given = {disk["disk"] for disk in spec.get("disks", ()) if "disk" in disk}
+    try:
+        connection = await job.connection(vm.compute_node)
+        await connection.undefine_domain(vm.uuid)
+        for disk in job.inventory.disks_of(vm.id):
+            if disk.id not in given:
+                await delete_volume(job, disk)
+    except Exception as error:
+        # The record stays and says so: forgetting it would orphan what may be there.
+        job.put(Update("vm", vm.id, {"state": "missing"}))
+        job.status(f"cleaning up failed: {error}")
+        return
+    for disk in job.inventory.disks_of(vm.id):
+        if disk.id in given:
+            job.put(Update("disk", disk.id, {"vm": None, "target": None}))
+        else:
+            job.put(Delete("disk", disk.id))
+    job.put(Delete("vm", vm.id))
+
+
+@task("vm")
+async def delete_vm(job: Job, vm: VmId, options: DeleteOptions = {}) -> None:  # noqa: B006
+    """Delete a stopped VM and its disks, or with keep_disks detach them."""
+    record = job.inventory.get(VM, vm)
+    connection = await job.connection(record.compute_node)
+    try:
+        info = await connection.get_domain(record.uuid)
+        if info.state not in (DomainState.STOPPED, DomainState.CRASHED):
+            raise Conflict(f"VM {record.name} is {info.state}: stop it first.")
+    except NoSuchThing:
+        pass  # gone behind our back, or by an interrupted run of this task: the rest is still to do
+    await connection.undefine_domain(record.uuid)
+    for disk in job.inventory.disks_of(vm):
+        if options.get("keep_disks"):
+            job.put(Update("disk", disk.id, {"vm": None, "target": None}))
+        else:
+            job.status(f"deleting disk {disk.name}")
+            await delete_volume(job, disk)
+            job.put(Delete("disk", disk.id))
+    job.put(Delete("vm", vm))
+
+
+@query("struct")
+def get_vm(call: Call, vm: VmId) -> Rendered:
+    """Tell about a VM as it is now."""
+    entry = call.inventory.visible("vm", vm, call.user)
+    assert entry is not None
+    return show(call, entry)
+
+
+@query("array")
+def list_vms(call: Call, filter: VmFilter = {}) -> Rendered:  # noqa: B006
+    """List the VMs that the caller may see."""
+    return list_objects(call, "vm", filter)

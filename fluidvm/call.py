@@ -1,0 +1,103 @@
+"""What an API method that answers at once has in its hands, and which objects a call may name."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TypeVar
+
+from twisted.internet.defer import Deferred
+
+from fluidvm.declare import Method
+from fluidvm.engine.contexts import Engine
+from fluidvm.engine.job import Resources
+from fluidvm.faults import Forbidden, NotLoggedIn
+from fluidvm.inventory import Inventory, missing
+from fluidvm.kinds import Reference, References
+from fluidvm.logins import Logins
+from fluidvm.objects import User
+from fluidvm.sessions import Session
+from fluidvm.store.database import Database
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Services:
+    """What the API stands on: one of each per server."""
+
+    resources: Resources
+    database: Database
+    engine: Engine
+    logins: Logins
+
+
+class Call:
+    """
+    One call under way.
+
+    @ivar address: the client's.
+    """
+
+    __slots__ = ("_session", "_user", "address", "services")
+
+    def __init__(self, services: Services, address: str, session: Session | None = None, user: User | None = None) -> None:
+        self.services = services
+        self.address = address
+        self._session = session
+        self._user = user
+
+    @property
+    def session(self) -> Session:
+        """The caller's session. @raise NotLoggedIn: it is anonymous."""
+        if self._session is None:
+            raise NotLoggedIn("You are not logged in: authenticate first.")
+        return self._session
+
+    @property
+    def user(self) -> User:
+        """The caller. @raise NotLoggedIn: it is anonymous."""
+        if self._user is None:
+            raise NotLoggedIn("You are not logged in: authenticate first.")
+        return self._user
+
+    @property
+    def inventory(self) -> Inventory:
+        """All objects."""
+        return self.services.resources.inventory
+
+    @property
+    def engine(self) -> Engine:
+        """The execution contexts."""
+        return self.services.engine
+
+    def admit(self, method: Method, references: References) -> None:
+        """
+        Check that the caller may use the objects that a call names.
+
+        A task may name what an earlier task of the same session, or a committed one, will make.
+
+        @raise NotFound: it isn't there, or the caller may not see it: no difference.
+        @raise Forbidden: the caller may see it, but not change it.
+        """
+        for reference in references:
+            if reference.type == "execution_context":
+                continue  # not kept in the inventory: the engine looks
+            if method.task and self._promised(reference):
+                continue
+            entry = self.inventory.visible(reference.type, reference.id, self.user)
+            if entry is None:
+                raise missing(reference.type, reference.id)
+            owner = entry.object.owner
+            if method.task and owner is not None and owner != self.user.id and self.user.role != "admin":
+                raise Forbidden(f"{method.name}: {reference.path} is another user's.")
+
+    def _promised(self, reference: Reference) -> bool:
+        key = (reference.type, reference.id)
+        if key in self.session.promised:
+            return True
+        owner = self.engine.promised_to(key)
+        return owner is not None and (owner == self.user.id or self.user.role == "admin")
+
+    def later(self, seconds: float, waiting: Deferred[T]) -> Deferred[T]:
+        """Give a Deferred up to C{seconds} before it fails with C{TimeoutError}."""
+        return waiting.addTimeout(seconds, self.services.resources.clock)

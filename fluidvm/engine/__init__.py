@@ -1,0 +1,1 @@
+"""Execution contexts: committed tasks, run in order, durably."""

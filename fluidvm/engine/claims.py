@@ -1,0 +1,67 @@
+"""Claims: no two tasks touch the same object at once."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterable
+
+from twisted.internet.defer import Deferred
+
+Key = tuple[str, int]
+"""An object's type and id."""
+
+
+class Claim:
+    """What one task holds, or waits for."""
+
+    __slots__ = ("blocked", "granted", "keys")
+
+    def __init__(self, keys: frozenset[Key], granted: Deferred[Claim]) -> None:
+        self.keys = keys
+        self.granted = granted
+        self.blocked = 0
+
+
+class Claims:
+    """
+    Who holds which objects.
+
+    A claim queues for all its objects at once, in one step, and is granted when it is first for each of them. So claims of
+    the same object are granted in the order in which they were made, nobody holds one object while waiting for another (no
+    deadlock), and who touches other objects never waits.
+    """
+
+    def __init__(self) -> None:
+        self._queues: dict[Key, deque[Claim]] = {}
+
+    def take(self, keys: Iterable[Key]) -> Deferred[Claim]:
+        """Queue for objects. Fires with the claim once it holds them all; cancelling gives the place up."""
+        claim = Claim(frozenset(keys), Deferred(lambda _: self.release(claim)))
+        for key in claim.keys:
+            queue = self._queues.setdefault(key, deque())
+            if queue:
+                claim.blocked += 1
+            queue.append(claim)
+        if not claim.blocked:
+            claim.granted.callback(claim)
+        return claim.granted
+
+    def release(self, claim: Claim) -> None:
+        """Let go of everything; the next in line are granted."""
+        following = []
+        for key in claim.keys:
+            queue = self._queues[key]
+            first = queue[0] is claim
+            queue.remove(claim)
+            if not queue:
+                del self._queues[key]
+            elif first:
+                queue[0].blocked -= 1
+                if not queue[0].blocked:
+                    following.append(queue[0])
+        for next_claim in following:
+            next_claim.granted.callback(next_claim)
+
+    def held(self, key: Key) -> bool:
+        """Tell whether a task holds an object or waits for it."""
+        return key in self._queues

@@ -1,0 +1,136 @@
+"""What a task's body has in its hands."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+from twisted.internet.defer import Deferred
+from twisted.internet.interfaces import IReactorTime
+from twisted.internet.task import deferLater
+
+from fluidvm.driver import DomainInfo, DomainState, IConnection, Interface, NoSuchThing
+from fluidvm.driver_loader import DriverLoader
+from fluidvm.faults import Conflict, NotFound
+from fluidvm.inventory import Inventory, Write
+from fluidvm.node_watch import Nodes
+from fluidvm.objects import User
+from fluidvm.sessions import Sessions
+from fluidvm.store.objects import Change
+
+A = TypeVar("A")
+POLL = 0.25
+"""Seconds between two looks at a domain that is awaited."""
+
+
+@dataclass(frozen=True)
+class Resources:
+    """What tasks work with: one of each per server."""
+
+    clock: IReactorTime
+    wall_clock: Callable[[], float]
+    inventory: Inventory
+    nodes: Nodes
+    drivers: DriverLoader
+    sessions: Sessions
+
+
+class Job:
+    """
+    One task under way.
+
+    @ivar target: the id of the object that the task acts on.
+    @ivar actor: the id of the user who committed it.
+    @ivar memo: what the body remembers durably, for its recovery.
+    """
+
+    def __init__(
+        self,
+        resources: Resources,
+        target: int,
+        actor: int,
+        memo: dict[str, Any],
+        save_memo: Callable[[dict[str, Any]], Write],
+        on_progress: Callable[[int], None],
+        on_status: Callable[[str], None],
+    ) -> None:
+        self.target = target
+        self.actor = actor
+        self.memo = memo
+        self.clock = resources.clock
+        self.wall_clock = resources.wall_clock
+        self.inventory = resources.inventory
+        self.nodes = resources.nodes
+        self.drivers = resources.drivers
+        self.sessions = resources.sessions
+        self.progress = on_progress
+        self.status = on_status
+        self._save_memo = save_memo
+        self._facts: list[Change] = []
+
+    def put(self, *facts: Change) -> None:
+        """
+        Note what has become true.
+
+        It is stored with the task's outcome, good or bad, in one transaction: so note a thing after it is so.
+        """
+        self._facts.extend(facts)
+
+    def take_facts(self) -> list[Change]:
+        """Give what was noted and not stored, and forget it."""
+        facts, self._facts = self._facts, []
+        return facts
+
+    async def flush(self) -> None:
+        """Make what was noted durable now, and the memo with it: before the hypervisor is asked for something new."""
+        await self.inventory.commit(self.take_facts(), [self._save_memo(self.memo)])
+
+    def user(self) -> User:
+        """
+        Give the user who committed the task.
+
+        @raise NotFound: it was deleted.
+        """
+        return self.inventory.get(User, self.actor)
+
+    async def connection(self, node: int, ability: type[Interface] = IConnection) -> Any:
+        """
+        Give a compute node's connection; waits while it is being made.
+
+        @param ability: the interface that it must provide.
+        @raise Unavailable: the node isn't online.
+        @raise Unsupported: its hypervisor can't do it.
+        """
+        return await self.nodes.connection(node, ability)
+
+    def pause(self, seconds: float) -> Deferred[None]:
+        """Wait."""
+        return deferLater(self.clock, seconds, lambda: None)
+
+    async def domain(self, node: int, uuid: str) -> DomainInfo:
+        """
+        Ask a compute node what a domain is now.
+
+        @raise NotFound: it isn't there any more.
+        """
+        try:
+            info: DomainInfo = await (await self.connection(node)).get_domain(uuid)
+        except NoSuchThing as gone:
+            raise NotFound(f"The domain is gone from its compute node: {gone}") from None
+        return info
+
+    async def until_state(self, node: int, uuid: str, state: DomainState, timeout: float, otherwise: str) -> None:
+        """
+        Wait until a domain is in a state.
+
+        @param timeout: seconds.
+        @raise Conflict: it isn't in time; C{otherwise} are its words.
+        """
+        deadline = self.clock.seconds() + timeout
+        while (await self.domain(node, uuid)).state is not state:
+            left = deadline - self.clock.seconds()
+            if left <= 0:
+                raise Conflict(otherwise)
+            self.progress(int(100 * (1 - left / timeout)))
+            await self.pause(min(POLL, left))

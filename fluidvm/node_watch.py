@@ -1,0 +1,321 @@
+"""
+One watched connection per compute node: connecting, online, offline.
+
+What the hypervisor tells, by its events or when it is listed, goes into the store and the inventory.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any, TypeVar
+
+from twisted.internet.defer import CancelledError, Deferred, TimeoutError
+from twisted.internet.interfaces import IDelayedCall, IReactorTime
+from twisted.internet.threads import deferToThreadPool
+from twisted.logger import Logger
+from twisted.python.threadpool import ThreadPool
+
+from fluidvm.driver import DomainInfo, DomainState, DriverError, IConnection, IDisks, IEvents, Interface
+from fluidvm.driver_loader import BrokenDriver, DriverLoader, UnknownDriver
+from fluidvm.faults import Unavailable, Unsupported
+from fluidvm.inventory import Inventory, missing
+from fluidvm.objects import VM, ComputeNode
+from fluidvm.store.objects import Change, Update
+
+T = TypeVar("T")
+CONNECT_TIMEOUT = 30.0
+FIRST_RETRY, LONGEST_RETRY = 1.0, 60.0
+POLL_INTERVAL = 10.0
+"""Seconds between two listings of a node whose driver has no events."""
+OURS = ("creating", "starting", "stopping", "migrating")
+"""States that a task under way has set: the task itself will say what came of it."""
+
+
+class Host:
+    """What a driver is lent for one node. Provides L{fluidvm.driver.DriverHost}."""
+
+    def __init__(self, reactor: Any, clock: IReactorTime, node: str, state_dir: Path) -> None:
+        self.clock = clock
+        self.node = node
+        self.state_dir = state_dir
+        self._reactor = reactor
+        self._pool = ThreadPool(0, 1, f"node {node}")
+
+    def run(self, function: Callable[..., T], *args: Any) -> Deferred[T]:
+        """Call a blocking function in the node's thread."""
+        if not self._pool.started:
+            self._pool.start()
+        return deferToThreadPool(self._reactor, self._pool, function, *args)
+
+    def call_in_reactor(self, function: Callable[..., Any], *args: Any) -> None:
+        """Call a function in the reactor's thread."""
+        self._reactor.callFromThread(function, *args)
+
+    def stop(self) -> None:
+        """End the thread, without waiting for a call that hangs."""
+        if self._pool.started:
+            for _ in self._pool.threads:
+                self._pool.stopAWorker()
+
+
+class NodeWatch:
+    """
+    One node's connection.
+
+    @param busy: tells whether a task holds a VM.
+    """
+
+    _log = Logger()
+
+    def __init__(
+        self, node: ComputeNode, drivers: DriverLoader, inventory: Inventory, host: Host, busy: Callable[[int], bool]
+    ) -> None:
+        self._id = node.id
+        self._driver = node.driver
+        self._address = node.address
+        self._options = node.options
+        self._drivers = drivers
+        self._inventory = inventory
+        self._host = host
+        self._busy = busy
+        self._connection: Any = None
+        self._attempt: Deferred[None] | None = None
+        self._waiting: list[Deferred[None]] = []
+        self._retry: IDelayedCall | None = None
+        self._delay = FIRST_RETRY
+        self._stopped = False
+
+    def start(self) -> None:
+        """Begin to connect."""
+        self._attempt = Deferred.fromCoroutine(self._connect())
+        self._attempt.addErrback(lambda failure: self._log.failure("Watching {node} failed", failure, node=self._host.node))
+
+    async def stop(self) -> None:
+        """Let go of the node."""
+        self._stopped = True
+        if self._retry is not None and self._retry.active():
+            self._retry.cancel()
+        if self._attempt is not None:
+            self._attempt.cancel()
+        connection, self._connection = self._connection, None
+        if connection is not None:
+            await connection.close()
+        self._wake()
+        self._host.stop()
+
+    def settled(self) -> Deferred[None]:
+        """Fires when the node isn't connecting: at once, or after the attempt under way."""
+        waiter: Deferred[None] = Deferred(self._waiting.remove)
+        if self._retry is None and self._connection is None and not self._stopped:
+            self._waiting.append(waiter)
+        else:
+            waiter.callback(None)
+        return waiter
+
+    @property
+    def connection(self) -> Any:
+        """The connection; C{None} while there is none."""
+        return self._connection
+
+    async def _connect(self) -> None:
+        self._retry = None
+        connection = None
+        try:
+            driver = self._drivers.get(self._driver)
+            opening = driver.connect(self._address, self._options, self._host)
+            connection = await opening.addTimeout(CONNECT_TIMEOUT, self._host.clock)
+            if not self._stopped:
+                await self._welcome(connection)
+                return
+            reason = ""
+        except CancelledError:
+            return
+        except TimeoutError:
+            reason = f"no answer within {CONNECT_TIMEOUT:g} s"
+        except (DriverError, UnknownDriver, BrokenDriver, Unavailable) as error:
+            reason = str(error)
+        except Exception as error:
+            self._log.failure("Driver {driver} failed to connect {node}", driver=self._driver, node=self._host.node)
+            reason = f"driver {self._driver} failed: {error}"
+        if connection is not None:
+            self._connection = None
+            await connection.close()
+        await self._offline(reason)
+
+    async def _welcome(self, connection: Any) -> None:
+        connection.on_lost(lambda reason: self._lost(connection, reason))
+        if IEvents.providedBy(connection):
+            # Before the listing, so that nothing that happens in between is missed.
+            connection.subscribe(lambda uuid, state: self._event(connection, uuid, state))
+        info = await connection.host_info()
+        domains = await connection.list_domains()
+        fields = {
+            "state": "online", "reason": "", "vcpus": info.vcpus, "memory": info.memory,
+            "driver_version": info.driver_version, "hypervisor_version": info.hypervisor_version,
+        }  # fmt: skip
+        self._connection = connection
+        self._delay = FIRST_RETRY
+        await self._inventory.commit([Update("compute_node", self._id, fields), *self._differences(domains)])
+        self._log.info("Compute node {node} is online", node=self._host.node)
+        self._wake()
+        if not IEvents.providedBy(connection):
+            self._host.clock.callLater(POLL_INTERVAL, self._poll, connection)
+
+    def _wake(self) -> None:
+        waiting, self._waiting = self._waiting, []
+        for waiter in waiting:
+            waiter.callback(None)
+
+    async def _offline(self, reason: str) -> None:
+        if self._stopped:
+            return
+        self._log.warn("Compute node {node} is offline: {reason}", node=self._host.node, reason=reason)
+        self._retry = self._host.clock.callLater(self._delay, self.start)
+        self._delay = min(LONGEST_RETRY, 2 * self._delay)
+        changes: list[Change] = []
+        node = self._inventory.find(ComputeNode, self._id)
+        if node is not None and (node.state, node.reason) != ("offline", reason):
+            changes.append(Update("compute_node", self._id, {"state": "offline", "reason": reason}))
+        changes += [
+            Update("vm", vm.id, {"state": "unknown"})
+            for vm in self._inventory.vms_on(self._id)
+            if vm.state not in (*OURS, "unknown")
+        ]
+        try:
+            await self._inventory.commit(changes)
+        finally:
+            self._wake()
+
+    def _lost(self, connection: Any, reason: str) -> None:
+        if connection is self._connection:
+            self._connection = None
+            self._background(self._offline(reason), "noting a lost connection")
+            self._background(connection.close(), "closing a lost connection")
+
+    def _event(self, connection: Any, uuid: str, state: DomainState | None) -> None:
+        if connection is not self._connection:
+            return
+        vm = self._inventory.vm_of(uuid)
+        if vm is None:
+            return
+        if vm.state in OURS or (state is None and self._busy(vm.id)):
+            return
+        shown = "missing" if state is None else str(state)
+        if vm.state != shown:
+            self._background(self._inventory.commit([Update("vm", vm.id, {"state": shown})]), "noting an event")
+
+    def _poll(self, connection: Any) -> None:
+        async def poll() -> None:
+            domains = await connection.list_domains()
+            if connection is self._connection:
+                await self._inventory.commit(self._differences(domains))
+                self._host.clock.callLater(POLL_INTERVAL, self._poll, connection)
+
+        if connection is self._connection:
+            self._background(Deferred.fromCoroutine(poll()), "polling")
+
+    def _differences(self, domains: Iterable[DomainInfo]) -> list[Change]:
+        real = {domain.uuid: domain for domain in domains}
+        changes: list[Change] = []
+        for vm in self._inventory.vms_on(self._id):
+            if self._busy(vm.id) or vm.state == "creating":
+                continue
+            domain = real.get(vm.uuid)
+            if domain is None:
+                fields: dict[str, Any] = {"state": "missing"}
+            else:
+                fields = {
+                    "state": str(domain.state), "vcpus": domain.vcpus, "max_vcpus": domain.max_vcpus,
+                    "memory": domain.memory, "max_memory": domain.max_memory,
+                }  # fmt: skip
+            changed = {key: value for key, value in fields.items() if getattr(vm, key) != value}
+            if changed:
+                changes.append(Update("vm", vm.id, changed))
+        return changes
+
+    def _background(self, work: Any, what: str) -> None:
+        done = work if isinstance(work, Deferred) else Deferred.fromCoroutine(work)
+        done.addErrback(self._report, what)
+
+    def _report(self, failure: Any, what: str) -> None:
+        if failure.check(DriverError, Unavailable) is None:
+            self._log.failure("Compute node {node}: {what} failed", failure, node=self._host.node, what=what)
+
+
+class Nodes:
+    """
+    All watched nodes.
+
+    @param reactor: the real one, for threads.
+    @param clock: the time.
+    @param state_dir: where each node's driver may keep a directory.
+    """
+
+    def __init__(
+        self, reactor: Any, clock: IReactorTime, drivers: DriverLoader, inventory: Inventory, state_dir: Path
+    ) -> None:
+        self._reactor = reactor
+        self._clock = clock
+        self._drivers = drivers
+        self._inventory = inventory
+        self._state_dir = state_dir
+        self._watches: dict[int, NodeWatch] = {}
+        self.busy: Callable[[int], bool] = lambda vm: False
+        """Tells whether a task holds a VM; the engine sets it."""
+
+    def start(self) -> None:
+        """Watch every node of the inventory."""
+        for node in self._inventory.all(ComputeNode):
+            self.watch(node)
+
+    def watch(self, node: ComputeNode) -> Deferred[None]:
+        """Watch a new node. Fires when the first attempt to connect has ended, well or badly."""
+        host = Host(self._reactor, self._clock, node.name, self._state_dir / f"node-{node.id}")
+        watch = NodeWatch(node, self._drivers, self._inventory, host, lambda vm: self.busy(vm))
+        self._watches[node.id] = watch
+        watch.start()
+        return watch.settled()
+
+    async def stop(self) -> None:
+        """Let go of all nodes."""
+        watches, self._watches = self._watches, {}
+        for watch in watches.values():
+            await watch.stop()
+
+    async def connection(self, id: int, ability: type[Interface] = IConnection) -> Any:
+        """
+        Give a node's connection; waits while it is being made.
+
+        @param ability: what it must provide.
+        @raise NotFound: no such node.
+        @raise Unavailable: it is offline.
+        @raise Unsupported: it can't do it. The one place that says so.
+        """
+        watch = self._watches.get(id)
+        if watch is None:
+            raise missing("compute_node", id)
+        await watch.settled()
+        node = self._inventory.get(ComputeNode, id)
+        if watch.connection is None:
+            raise Unavailable(f"Compute node {node.name} is offline: {node.reason or 'connection lost'}.")
+        if not ability.providedBy(watch.connection):
+            raise Unsupported(f"Compute node {node.name}: driver {node.driver} can't do that ({ability.__name__[1:]}).")
+        return watch.connection
+
+    def provides(self, id: int, ability: type[Interface]) -> bool:
+        """Tell whether a node is online and its driver can do something."""
+        watch = self._watches.get(id)
+        return watch is not None and watch.connection is not None and bool(ability.providedBy(watch.connection))
+
+    def formats(self, id: int) -> tuple[str, ...]:
+        """
+        Tell a node's disk formats, the default one first.
+
+        @raise Unavailable: it is offline.
+        """
+        watch = self._watches.get(id)
+        if watch is None or not IDisks.providedBy(watch.connection):
+            raise Unavailable(f"Compute node {id} went offline.")
+        formats: tuple[str, ...] = watch.connection.formats
+        return formats

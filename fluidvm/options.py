@@ -1,0 +1,169 @@
+"""What the command line and the configuration file say: data only."""
+
+from __future__ import annotations
+
+import os
+import tomllib
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from twisted.python import usage
+
+DEFAULT_HTTP = "tcp:8000:interface=127.0.0.1"
+
+
+@dataclass(frozen=True)
+class Settings:
+    """
+    How the server runs.
+
+    @ivar session_timeout: seconds.
+    @ivar max_request: bytes of one request's body.
+    """
+
+    state: Path
+    database: str
+    http: tuple[str, ...]
+    https: tuple[str, ...]
+    tls_cert: Path | None
+    tls_key: Path | None
+    session_timeout: int
+    keepalive: str
+    admin_password_file: Path | None
+    max_request: int
+    connections_per_address: int
+    access_log: bool
+
+
+def default_state() -> Path:
+    """Where the state lies when nobody says: C{/var/lib/fluidvm} for root, else by the XDG base directory specification."""
+    if os.geteuid() == 0:
+        return Path("/var/lib/fluidvm")
+    base = os.environ.get("XDG_STATE_HOME", "")
+    # The specification: a relative path is invalid and to be ignored.
+    return (Path(base) if base.startswith("/") else Path.home() / ".local/state") / "fluidvm"
+
+
+class Options(usage.Options):  # type: ignore[misc]
+    """The options of C{twistd fluidvm}."""
+
+    synopsis = "Usage: twistd [twistd's options] fluidvm [options]"
+    longdesc = (
+        "The FluidVM management server: XML-RPC clients log in, queue tasks for virtual machines, commit them, and watch "
+        "them run on the hypervisor hosts. Example: twistd --nodaemon fluidvm --state ./state. The first start makes the "
+        "user admin and says where its password is."
+    )
+    optParameters = [
+        ["state", None, None, "Directory for everything the server remembers "
+         "[default: /var/lib/fluidvm as root, else $XDG_STATE_HOME/fluidvm]"],
+        ["database", None, None, "sqlite:///PATH or postgresql://USER@HOST/NAME [default: SQLite in the state directory]"],
+        ["tls-cert", None, None, "PEM file: certificate for --https, followed by its chain"],
+        ["tls-key", None, None, "PEM file: key of the certificate"],
+        ["session-timeout", None, None, "Seconds without a ping after which a client is logged out [default: 30]"],
+        ["keepalive", None, None, "What keeps a client logged in: ping or any-call [default: ping]"],
+        ["config", None, None, "TOML file with these options by the same names; the command line wins"],
+        ["admin-password-file", None, None, "File with the password that the user admin gets at the first start "
+         "[default: $FLUIDVM_ADMIN_PASSWORD, else a random one in the state directory's file admin-password]"],
+        ["max-request", None, None, "Bytes that one request may have [default: 1048576]"],
+        ["connections-per-address", None, None, "Connections that one client address may have open [default: 1000]"],
+    ]  # fmt: skip
+    optFlags = [["access-log", None, "Log a line for every request"]]
+    compData = usage.Completions(
+        optActions={
+            "state": usage.CompleteDirs(), "config": usage.CompleteFiles("*.toml"), "tls-cert": usage.CompleteFiles("*.pem"),
+            "tls-key": usage.CompleteFiles("*.pem"), "admin-password-file": usage.CompleteFiles(),
+        }
+    )  # fmt: skip
+
+    def __init__(self) -> None:
+        super().__init__()
+        self["http"] = []
+        self["https"] = []
+
+    def opt_http(self, endpoint: str) -> None:
+        """Listen for HTTP on a Twisted endpoint; can be repeated [default, without --https: tcp:8000:interface=127.0.0.1]"""
+        self["http"].append(endpoint)
+
+    def opt_https(self, endpoint: str) -> None:
+        """Listen for HTTPS on a Twisted endpoint, such as tcp:8443; can be repeated; wants --tls-cert and --tls-key"""
+        self["https"].append(endpoint)
+
+    def parseOptions(self, options: Any = None) -> None:
+        """Parse; a mistake ends the program with one line instead of a page of help."""
+        try:
+            super().parseOptions(options)
+        except usage.UsageError as error:
+            raise SystemExit(f"fluidvm: {error} (twistd fluidvm --help lists the options)") from None
+
+    def postOptions(self) -> None:
+        """Take in the configuration file and check everything."""
+        self.settings = self._settle(_read_config(self["config"]) if self["config"] else {})
+
+    def _settle(self, config: dict[str, Any]) -> Settings:
+        known = {row[0] for row in self.optParameters if row[0] != "config"} | {"http", "https", "access-log"}
+        for name in config:
+            if name not in known:
+                raise usage.UsageError(f"{self['config']}: {name} is no option")
+
+        def one(name: str, default: Any = None) -> Any:
+            return self[name] if self[name] is not None else config.get(name, default)
+
+        def path(name: str, default: Path | None = None) -> Path | None:
+            value = one(name)
+            if value is None:
+                return default
+            if not isinstance(value, str) or not value:
+                raise usage.UsageError(f"--{name}: wants a path")
+            return Path(value).absolute()
+
+        def number(name: str, default: int, low: int, high: int) -> int:
+            value = one(name, default)
+            try:
+                found = int(value) if isinstance(value, str) else value
+            except ValueError:
+                found = None
+            if type(found) is not int or not low <= found <= high:
+                raise usage.UsageError(f"--{name}: wants a whole number from {low} to {high}, not {value}")
+            return found
+
+        def many(name: str) -> tuple[str, ...]:
+            value = self[name] or config.get(name, [])
+            value = [value] if isinstance(value, str) else value
+            if not isinstance(value, list) or not all(isinstance(item, str) for item in value):
+                raise usage.UsageError(f"--{name}: wants endpoints")
+            return tuple(value)
+
+        state = path("state", default_state())
+        assert state is not None
+        database = one("database", f"sqlite:///{state / 'fluidvm.db'}")
+        keepalive = one("keepalive", "ping")
+        if keepalive not in ("ping", "any-call"):
+            raise usage.UsageError(f"--keepalive: wants ping or any-call, not {keepalive}")
+        if not isinstance(database, str):
+            raise usage.UsageError("--database: wants a URL")
+        access_log = bool(self["access-log"]) or config.get("access-log", False)
+        if not isinstance(access_log, bool):
+            raise usage.UsageError("--access-log: wants true or false")
+        http, https = many("http"), many("https")
+        cert, key = path("tls-cert"), path("tls-key")
+        if https and (cert is None or key is None):
+            raise usage.UsageError("--https wants --tls-cert and --tls-key")
+        if not http and not https:
+            http = (DEFAULT_HTTP,)
+        return Settings(
+            state=state, database=database, http=http, https=https, tls_cert=cert, tls_key=key,
+            session_timeout=number("session-timeout", 30, 1, 86400), keepalive=keepalive,
+            admin_password_file=path("admin-password-file"), max_request=number("max-request", 2**20, 1024, 2**26),
+            connections_per_address=number("connections-per-address", 1000, 1, 1000000), access_log=access_log,
+        )  # fmt: skip
+
+
+def _read_config(name: str) -> dict[str, Any]:
+    try:
+        with Path(name).open("rb") as file:
+            return tomllib.load(file)
+    except OSError as error:
+        raise usage.UsageError(f"{name}: {error.strerror}") from None
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise usage.UsageError(f"{name}: {error}") from None

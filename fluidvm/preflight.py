@@ -1,0 +1,83 @@
+"""
+What can be found wrong before the daemon forks is found here: each mistake ends the start with one line on the terminal.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+from pathlib import Path
+from typing import IO
+
+from twisted.internet.endpoints import serverFromString
+from twisted.internet.error import CannotListenError
+from twisted.internet.protocol import Factory
+from twisted.internet.selectreactor import SelectReactor
+from twisted.python.failure import Failure
+
+from fluidvm.options import Settings
+from fluidvm.store.database import DatabaseError, connect, parse_url
+from fluidvm.wire.tls import TLSError, server_options
+
+
+class StartError(Exception):
+    """The server can't start, in one sentence."""
+
+
+def check(settings: Settings) -> IO[str]:
+    """
+    Check everything that the start will need.
+
+    @return: the state directory's lock: held as long as it is open, over a fork.
+    @raise StartError: says what is wrong.
+    """
+    lock = _claim_state(settings.state)
+    try:
+        if settings.tls_cert is not None and settings.tls_key is not None:
+            server_options(settings.tls_cert, settings.tls_key)
+        if settings.admin_password_file is not None and not os.access(settings.admin_password_file, os.R_OK):
+            raise StartError(f"admin password file {settings.admin_password_file}: can't be read")
+        for endpoint in (*settings.http, *settings.https):
+            _try_endpoint(endpoint)
+        engine, connection = connect(parse_url(settings.database))
+        connection.close()
+        engine.dispose()
+    except (DatabaseError, TLSError) as error:
+        raise StartError(str(error)) from None
+    return lock
+
+
+def _claim_state(state: Path) -> IO[str]:
+    try:
+        state.mkdir(mode=0o700, parents=True, exist_ok=True)
+        lock = os.fdopen(os.open(state / "lock", os.O_RDWR | os.O_CREAT, 0o600), "r+")
+    except OSError as error:
+        raise StartError(f"state directory {state}: {error.strerror}") from None
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        lock.close()
+        raise StartError(f"state directory {state}: another server uses it") from None
+    return lock
+
+
+def _try_endpoint(description: str) -> None:
+    """Listen for a moment, on a reactor of its own: the real one can't let go of a port before it runs."""
+    reactor = SelectReactor()
+    outcome: list[object] = []
+    try:
+        endpoint = serverFromString(reactor, description)
+    except (ValueError, TypeError, KeyError, IndexError, OSError) as error:
+        raise StartError(f"endpoint {description}: {error or 'is none'}") from None
+    endpoint.listen(Factory()).addBoth(outcome.append)
+    if outcome and isinstance(outcome[0], Failure):
+        error = outcome[0].value
+        why = error.socketError.strerror if isinstance(error, CannotListenError) else error
+        raise StartError(f"endpoint {description}: can't listen: {why}")
+    for port in outcome:
+        done: list[object] = []
+        port.stopListening().addBoth(done.append)  # type: ignore[attr-defined]
+        while not done:
+            reactor.runUntilCurrent()
+            reactor.doIteration(0)
+    reactor.removeAll()

@@ -1,0 +1,155 @@
+"""From settings to a running server: what is built, opened and stopped, and in which order."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from typing import Any
+
+from twisted.application.service import Service
+from twisted.internet.defer import Deferred
+from twisted.internet.endpoints import serverFromString, wrapServerTLS
+from twisted.internet.error import CannotListenError
+from twisted.internet.interfaces import IListeningPort, IReactorTime
+from twisted.logger import Logger
+from twisted.python.failure import Failure
+
+from fluidvm.admin import PasswordError, ensure_admin
+from fluidvm.call import Services
+from fluidvm.driver_loader import DriverLoader
+from fluidvm.engine.contexts import Engine
+from fluidvm.engine.job import Resources
+from fluidvm.inventory import Inventory
+from fluidvm.logins import Logins
+from fluidvm.node_watch import Nodes
+from fluidvm.options import Options, Settings
+from fluidvm.preflight import StartError, check
+from fluidvm.sessions import Sessions
+from fluidvm.store.database import Database, DatabaseError
+from fluidvm.wire.dispatch import Dispatcher
+from fluidvm.wire.site import make_site
+from fluidvm.wire.tls import server_options
+
+__all__ = ["Options", "Server", "makeService"]
+
+PATIENCE = 10.0
+"""Seconds that tasks under way have to reach their end when the server stops."""
+
+
+class Server(Service):  # type: ignore[misc]
+    """
+    The whole server.
+
+    @param settings: how it runs.
+    @param reactor: for ports and threads.
+    @param clock: the time; default: the reactor's.
+    @param wall_clock: seconds since the epoch.
+    """
+
+    _log = Logger()
+
+    def __init__(
+        self, settings: Settings, reactor: Any, clock: IReactorTime | None = None, wall_clock: Callable[[], float] = time.time
+    ) -> None:
+        self.ports: list[IListeningPort] = []
+        self._settings = settings
+        self._reactor = reactor
+        self._wall_clock = wall_clock
+        clock = reactor if clock is None else clock
+        drivers = DriverLoader()
+        self._database = Database(settings.database, reactor)
+        self._inventory = Inventory(self._database)
+        self._logins = Logins(reactor, clock)
+        self._sessions = Sessions(clock, settings.session_timeout, settings.keepalive == "any-call", wall_clock)
+        self._nodes = Nodes(reactor, clock, drivers, self._inventory, settings.state)
+        resources = Resources(clock, wall_clock, self._inventory, self._nodes, drivers, self._sessions)
+        self._engine = Engine(resources)
+        self._nodes.busy = lambda vm: self._engine.claims.held(("vm", vm))
+        services = Services(resources, self._database, self._engine, self._logins)
+        self._site = make_site(
+            Dispatcher(services), self.health, reactor=reactor, max_request=settings.max_request,
+            connections_per_address=settings.connections_per_address, access_log=settings.access_log,
+        )  # fmt: skip
+
+    def health(self) -> tuple[bool, dict[str, Any]]:
+        """Tell whether the server can serve, and if not, why."""
+        reasons = []
+        if not self.running:
+            reasons.append("the server is starting or stopping")
+        if self._database.trouble:
+            reasons.append(f"the store fails: {self._database.trouble}")
+        return not reasons, {"status": "failing" if reasons else "ok", "reasons": reasons}
+
+    def privilegedStartService(self) -> None:
+        """Open the ports. @raise StartError: one can't be opened."""
+        settings = self._settings
+        for description in settings.http:
+            self._listen(serverFromString(self._reactor, description), description)
+        if settings.https:
+            assert settings.tls_cert is not None and settings.tls_key is not None
+            tls = server_options(settings.tls_cert, settings.tls_key)
+            for description in settings.https:
+                self._listen(wrapServerTLS(tls, serverFromString(self._reactor, description)), description)
+
+    def _listen(self, endpoint: Any, description: str) -> None:
+        failed: list[Failure] = []
+        endpoint.listen(self._site).addCallbacks(self.ports.append, failed.append)
+        if failed:
+            if failed[0].check(CannotListenError):
+                raise StartError(f"endpoint {description}: can't listen: {failed[0].value.socketError.strerror}")
+            raise StartError(f"endpoint {description}: {failed[0].getErrorMessage()}")
+
+    def startService(self) -> None:
+        """Open the store, load what it holds, and go on with it. @raise StartError: the store can't be used."""
+        settings = self._settings
+        try:
+            connection = self._database.open()
+            ensure_admin(
+                connection, self._logins.hash_now, self._wall_clock(), settings.admin_password_file, settings.state
+            )
+        except (DatabaseError, PasswordError) as error:
+            raise StartError(str(error)) from None
+        self._inventory.load(connection)
+        self._engine.load(connection)
+        self._logins.start()
+        self._nodes.start()
+        self._engine.start()
+        super().startService()
+        for port in self.ports:
+            self._log.info("FluidVM answers on {address}", address=port.getHost())
+
+    def stopService(self) -> Deferred[None]:
+        """Stop in order: listeners, tasks, sessions, nodes, store. Fires when all is stopped."""
+        super().stopService()
+        return Deferred.fromCoroutine(self._stop())
+
+    async def _stop(self) -> None:
+        for port in self.ports:
+            await _done(port.stopListening())
+        await self._engine.stop(PATIENCE)
+        self._sessions.stop()
+        await self._nodes.stop()
+        self._logins.stop()
+        await self._database.close()
+
+
+async def _done(stopping: Any) -> None:
+    if stopping is not None:
+        await stopping
+
+
+def makeService(options: Options) -> Server:
+    """
+    Build the server that the options describe; nothing runs yet.
+
+    Ends the program with one line if it couldn't start.
+    """
+    from twisted.internet import reactor
+
+    try:
+        lock = check(options.settings)
+    except StartError as error:
+        raise SystemExit(f"fluidvm: {error}") from None
+    server = Server(options.settings, reactor)
+    server.lock = lock  # held as long as the server lives
+    return server

@@ -1,0 +1,112 @@
+"""Execution contexts and their tasks in the store."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from sqlalchemy import Connection, Row, insert, select, update
+
+from fluidvm.store.schema import contexts, tasks
+
+
+@dataclass(slots=True)
+class StoredTask:
+    """A row of C{tasks}."""
+
+    method: str
+    target_type: str
+    target: int
+    arguments: list[Any]
+    claims: list[tuple[str, int]]
+    started: float | None
+    finished: float | None
+    code: int
+    error: str
+    result: Any
+    memo: dict[str, Any]
+
+
+@dataclass(slots=True)
+class StoredContext:
+    """A row of C{contexts}, with its tasks in order."""
+
+    id: int
+    owner: int
+    on_error: str
+    created: float
+    started: float | None
+    finished: float | None
+    tasks: list[StoredTask]
+
+
+_TASK_COLUMNS = tuple(StoredTask.__slots__)
+
+
+def add(connection: Connection, context: StoredContext) -> None:
+    """Store a new context and its tasks."""
+    connection.execute(
+        insert(contexts),
+        {
+            "id": context.id, "owner": context.owner, "on_error": context.on_error, "created": context.created,
+            "started": context.started, "finished": context.finished,
+        },  # fmt: skip
+    )
+    if context.tasks:
+        rows = [
+            {name: getattr(task, name) for name in _TASK_COLUMNS} | {"context": context.id, "position": position}
+            for position, task in enumerate(context.tasks)
+        ]
+        connection.execute(insert(tasks), rows)
+
+
+def save_task(connection: Connection, context: int, position: int, values: dict[str, Any]) -> None:
+    """Store new values of a task's columns."""
+    where = (tasks.c.context == context) & (tasks.c.position == position)
+    connection.execute(update(tasks).where(where), values)
+
+
+def save_context(connection: Connection, context: int, values: dict[str, Any]) -> None:
+    """Store new values of a context's columns."""
+    connection.execute(update(contexts).where(contexts.c.id == context), values)
+
+
+def load_unfinished(connection: Connection) -> list[StoredContext]:
+    """Read every context that isn't complete, oldest first."""
+    return _with_tasks(
+        connection, connection.execute(select(contexts).where(contexts.c.finished.is_(None)).order_by(contexts.c.id)).all()
+    )
+
+
+def load_one(connection: Connection, id: int) -> StoredContext | None:
+    """Read one context; C{None}: there is none."""
+    found = _with_tasks(connection, connection.execute(select(contexts).where(contexts.c.id == id)).all())
+    return found[0] if found else None
+
+
+def load_page(connection: Connection, owner: int | None, before: int | None, limit: int) -> list[StoredContext]:
+    """
+    Read contexts, newest first.
+
+    @param owner: only this user's; C{None}: everyone's.
+    @param before: only those with a lower id; C{None}: from the newest.
+    """
+    wanted = select(contexts).order_by(contexts.c.id.desc()).limit(limit)
+    if owner is not None:
+        wanted = wanted.where(contexts.c.owner == owner)
+    if before is not None:
+        wanted = wanted.where(contexts.c.id < before)
+    return _with_tasks(connection, connection.execute(wanted).all())
+
+
+def _with_tasks(connection: Connection, rows: Sequence[Row[Any]]) -> list[StoredContext]:
+    found = {row.id: StoredContext(*row, tasks=[]) for row in rows}
+    wanted = (
+        select(tasks.c.context, *(tasks.c[name] for name in _TASK_COLUMNS))
+        .where(tasks.c.context.in_(list(found)))
+        .order_by(tasks.c.context, tasks.c.position)
+    )
+    for context, *values in connection.execute(wanted):
+        found[context].tasks.append(StoredTask(*values))
+    return list(found.values())

@@ -1,0 +1,209 @@
+"""From a call's bytes to its answer's: parse, cookie, role, arguments, objects, then the method. Knows no HTTP."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+from twisted.internet.defer import Deferred
+
+from fluidvm import api
+from fluidvm.call import Call, Services
+from fluidvm.declare import METHODS, Method
+from fluidvm.engine.outcome import fault_of
+from fluidvm.faults import ApiFault, Forbidden, InvalidParams, InvalidRequest, NoSuchMethod, NotLoggedIn
+from fluidvm.kinds import Int, wire_name
+from fluidvm.objects import User
+from fluidvm.sessions import PendingTask
+from fluidvm.wire.peer import Peer
+from fluidvm.wire.xmlrpc import parse_call, render_answer, render_fault
+from fluidvm.xmlvalue import Rendered, render
+
+LONGEST_BOXCAR = 1000
+CLAIMED = ("vm", "disk")
+"""Types of object that a task that names them keeps others from."""
+
+assert api  # importing it declares the methods
+
+
+class Dispatcher:
+    """
+    Answers calls.
+
+    @param services: what the API stands on.
+    """
+
+    def __init__(self, services: Services) -> None:
+        self._services = services
+        self._system: dict[str, Callable[..., Any]] = {
+            "system.listMethods": self._list_methods,
+            "system.methodHelp": self._method_help,
+            "system.methodSignature": self._method_signature,
+        }
+
+    def dispatch(self, body: bytes, peer: Peer) -> bytes | Deferred[bytes]:
+        """
+        Answer one request.
+
+        @param body: the request's.
+        @return: a C{methodResponse} document; the Deferred never fails.
+        """
+        try:
+            name, arguments = parse_call(body)
+            if name == "system.multicall":
+                return Deferred.fromCoroutine(self._multicall(arguments, peer))
+            value = self._call(name, arguments, peer)
+            if inspect.isawaitable(value):
+                return Deferred.fromCoroutine(self._answer_later(name, value))
+            return render_answer(value)
+        except Exception as error:
+            return _fault(error, "reading a call")
+
+    async def _answer_later(self, name: str, value: Awaitable[Any]) -> bytes:
+        try:
+            return render_answer(await value)
+        except Exception as error:
+            return _fault(error, name)
+
+    def _call(self, name: str, arguments: list[Any], peer: Peer) -> Any:
+        """Call one method: gives its answer, or something to await for it."""
+        method = METHODS.get(name)
+        if method is None:
+            system = self._system.get(name)
+            if system is None:
+                raise NoSuchMethod(f"There is no method {name}; system.listMethods lists them.")
+            return system(*arguments)
+        try:
+            if method.anonymous:
+                values, _ = method.check(arguments)
+                return method.function(Call(self._services, peer.address), *values)
+            call = self._admit(method, arguments, peer)
+            values, references = method.check(arguments[1:])
+            call.admit(method, references)
+            if method.task:
+                return self._queue(call, method, values, references)
+            return method.function(call, *values)
+        except ApiFault:
+            raise
+        except Exception as error:
+            raise fault_of(error, name) from None
+
+    def _admit(self, method: Method, arguments: list[Any], peer: Peer) -> Call:
+        """Who calls, and whether its role may: before anything else is said about the call."""
+        if not arguments:
+            raise InvalidParams(f"{method.name}: wants {method.usage()}; got 0 arguments.")
+        cookie = arguments[0]
+        if type(cookie) is not int:
+            raise InvalidParams(f"cookie: wants an int, not {wire_name(cookie)}.")
+        resources = self._services.resources
+        session = resources.sessions.find(cookie, peer.address)
+        user = resources.inventory.find(User, session.user)
+        if user is None or not user.enabled:
+            resources.sessions.close(session)
+            raise NotLoggedIn("You are not logged in: authenticate again.")
+        if user.role not in method.roles:
+            raise Forbidden(f"{method.name} is for {' and '.join(method.roles)}s, not for {user.role}s.")
+        return Call(self._services, peer.address, session, user)
+
+    def _queue(self, call: Call, method: Method, values: list[Any], references: Any) -> Any:
+        call.session.admit()
+        if method.early is not None:
+            method.early(call, *values)
+        if any(parameter.kind.secret for parameter in method.parameters):
+            return self._queue_secret(call, method, values, references)
+        return self._queued(call, method, values, references)
+
+    async def _queue_secret(self, call: Call, method: Method, values: list[Any], references: Any) -> int:
+        # Pending tasks are listed and committed ones stored: neither may hold a password.
+        for place, parameter in enumerate(method.parameters[: len(values)]):
+            if parameter.kind.secret:
+                values[place] = await self._services.logins.hash(values[place])
+        return self._queued(call, method, values, references)
+
+    def _queued(self, call: Call, method: Method, values: list[Any], references: Any) -> int:
+        target = call.inventory.next_id(method.target) if method.creates else references[0].id
+        claims = {(reference.type, reference.id) for reference in references if reference.type in CLAIMED}
+        claims.add((method.target, target))
+        call.session.queue(PendingTask(method, target, tuple(values), frozenset(claims)))
+        return int(target)
+
+    # system.*
+
+    def _list_methods(self, *given: Any) -> list[str]:
+        _count("system.listMethods()", given, 0)
+        return sorted([*METHODS, *self._system, "system.multicall"])
+
+    def _method_help(self, *given: Any) -> str:
+        _count("system.methodHelp(name)", given, 1)
+        method = self._named(given[0])
+        return _SYSTEM_HELP[given[0]] if method is None else method.describe()
+
+    def _method_signature(self, *given: Any) -> list[list[str]]:
+        _count("system.methodSignature(name)", given, 1)
+        method = self._named(given[0])
+        return _SYSTEM_SIGNATURES[given[0]] if method is None else method.signatures()
+
+    def _named(self, name: Any) -> Method | None:
+        if type(name) is not str:
+            raise InvalidParams(f"name: wants a string, not {wire_name(name)}.")
+        if name not in METHODS and name not in _SYSTEM_HELP:
+            raise NoSuchMethod(f"There is no method {name}; system.listMethods lists them.")
+        return METHODS.get(name)
+
+    async def _multicall(self, arguments: list[Any], peer: Peer) -> bytes:
+        try:
+            _count("system.multicall(calls)", arguments, 1)
+            calls = arguments[0]
+            if type(calls) is not list:
+                raise InvalidParams(f"calls: wants an array, not {wire_name(calls)}.")
+            Int("calls", high=LONGEST_BOXCAR).check(len(calls), "the number of calls", [])
+            answers = [await self._boxcar(call, peer) for call in calls]
+            return render_answer(Rendered(b"<value><array><data>" + b"".join(answers) + b"</data></array></value>"))
+        except Exception as error:
+            return _fault(error, "system.multicall")
+
+    async def _boxcar(self, call: Any, peer: Peer) -> bytes:
+        name = "system.multicall"
+        try:
+            if type(call) is not dict or set(call) - {"methodName", "params"}:
+                raise InvalidRequest("A call in a boxcar is a struct of methodName and params.")
+            name, arguments = call.get("methodName"), call.get("params", [])
+            if type(name) is not str or type(arguments) is not list:
+                raise InvalidRequest("A call in a boxcar has a string methodName and an array params.")
+            if name == "system.multicall":
+                raise InvalidRequest("A boxcar can't hold another one.")
+            value = self._call(name, arguments, peer)
+            if inspect.isawaitable(value):
+                value = await value
+            return b"<value><array><data>" + render(value) + b"</data></array></value>"
+        except Exception as error:
+            fault = fault_of(error, str(name))
+            return render({"faultCode": fault.faultCode, "faultString": fault.faultString})
+
+
+_SYSTEM_HELP = {
+    "system.listMethods": "system.listMethods()\n\nList the names of all methods.",
+    "system.methodHelp": "system.methodHelp(name)\n\nTell what a method does, and its arguments.",
+    "system.methodSignature": "system.methodSignature(name)\n\n"
+    "List a method's signatures: arrays of types, the answer's first, one for each number of arguments.",
+    "system.multicall": "system.multicall(calls)\n\n"
+    "Run several calls in order: structs of methodName and params. Returns for each an array of its one answer, or the "
+    "fault's struct.",
+}
+_SYSTEM_SIGNATURES = {
+    "system.listMethods": [["array"]],
+    "system.methodHelp": [["string", "string"]],
+    "system.methodSignature": [["array", "string"]],
+    "system.multicall": [["array", "array"]],
+}
+
+
+def _count(usage: str, given: Any, wanted: int) -> None:
+    if len(given) != wanted:
+        raise InvalidParams(f"{usage}: wants {wanted} arguments, got {len(given)}.")
+
+
+def _fault(error: Exception, what: str) -> bytes:
+    fault = fault_of(error, what)
+    return render_fault(fault.faultCode, fault.faultString)
