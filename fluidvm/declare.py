@@ -1,8 +1,8 @@
 """
 An API method declared once: the function is the declaration.
 
-Its name is the method's, its C{Annotated} parameters are the kinds, its docstring the help. Dispatch, validation, C{system.*},
-the reference and the command line read L{METHODS}.
+Its name is the method's, its C{Annotated} parameters are the kinds, its docstring the help. Dispatch, validation,
+C{system.*}, the reference and the command line read L{METHODS}.
 """
 
 from __future__ import annotations

@@ -25,9 +25,35 @@ from zope.interface import Attribute, Interface
 from fluidvm.kinds import NAME_PATTERN, Array, Bool, Choice, Double, Int, Kind, Struct, Text
 
 __all__ = [
-    "NAME_PATTERN", "AlreadyThere", "Array", "Bool", "Boot", "Choice", "Double", "DomainDisk", "DomainInfo", "DomainSpec",
-    "DomainState", "DriverError", "DriverHost", "HostInfo", "IConnection", "IDisks", "IDriver", "IEvents", "ILiveResize",
-    "Int", "Interface", "Kind", "NoSuchThing", "Progress", "Struct", "Text", "Unreachable", "Unsupported", "Volume",
+    "NAME_PATTERN",
+    "AlreadyThere",
+    "Array",
+    "Bool",
+    "Boot",
+    "Choice",
+    "DomainDisk",
+    "DomainInfo",
+    "DomainSpec",
+    "DomainState",
+    "Double",
+    "DriverError",
+    "DriverHost",
+    "HostInfo",
+    "IConnection",
+    "IDisks",
+    "IDriver",
+    "IEvents",
+    "ILiveResize",
+    "Int",
+    "Interface",
+    "Kind",
+    "NoSuchThing",
+    "Progress",
+    "Struct",
+    "Text",
+    "Unreachable",
+    "Unsupported",
+    "Volume",
     "WrongState",
 ]  # fmt: skip
 
@@ -312,7 +338,8 @@ class IConnection(Interface):
         """
         Ask a guest to reboot; doesn't wait for it.
 
-        After success the guest has been asked and the domain stays running. After failure it hasn't. A repetition asks again.
+        After success the guest has been asked and the domain stays running. After failure it hasn't. A repetition asks
+        again.
 
         @raise NoSuchThing: no such domain.
         @raise WrongState: it isn't running.
@@ -384,8 +411,8 @@ class ILiveResize(Interface):
 
         @param vcpus: at most the domain's maximum.
         @raise NoSuchThing: no such domain.
-        @raise WrongState: it isn't running, C{vcpus} is over its maximum, or the guest doesn't let CPUs go; the sentence says
-            that it needs a stop.
+        @raise WrongState: it isn't running, C{vcpus} is over its maximum, or the guest doesn't let CPUs go; the sentence
+            says that it needs a stop.
         """
 
 
@@ -441,8 +468,8 @@ class IDisks(Interface):
         """
         Take a disk from a domain, at once if it runs, and from its definition; the volume stays.
 
-        After success L{get_domain} doesn't tell the disk and the guest has let go of it. After failure (the guest doesn't let
-        go in time) it is as before. A repetition (no such target) succeeds.
+        After success L{get_domain} doesn't tell the disk and the guest has let go of it. After failure (the guest doesn't
+        let go in time) it is as before. A repetition (no such target) succeeds.
 
         @raise NoSuchThing: no such domain.
         @raise WrongState: the guest doesn't let go, or the domain's state allows no change.

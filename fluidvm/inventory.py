@@ -29,7 +29,9 @@ O = TypeVar("O", bound=Object)  # noqa: E741
 Write = tuple[Callable[..., Any], tuple[Any, ...]]
 """A store function to call in the same transaction, and its arguments after the connection."""
 
-WORDS = {"vm": "VM", "disk": "disk", "compute_node": "compute node", "user": "user", "execution_context": "execution context"}
+WORDS = {
+    "vm": "VM", "disk": "disk", "compute_node": "compute node", "user": "user", "execution_context": "execution context",
+}  # fmt: skip
 """What a type is called in a sentence."""
 
 

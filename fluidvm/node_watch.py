@@ -20,7 +20,7 @@ from fluidvm.driver import DomainInfo, DomainState, DriverError, IConnection, ID
 from fluidvm.driver_loader import BrokenDriver, DriverLoader, UnknownDriver
 from fluidvm.faults import Unavailable, Unsupported
 from fluidvm.inventory import Inventory, missing
-from fluidvm.objects import VM, ComputeNode
+from fluidvm.objects import ComputeNode
 from fluidvm.store.objects import Change, Update
 
 T = TypeVar("T")

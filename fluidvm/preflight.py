@@ -71,8 +71,8 @@ def _try_endpoint(description: str) -> None:
         raise StartError(f"endpoint {description}: {error or 'is none'}") from None
     endpoint.listen(Factory()).addBoth(outcome.append)
     if outcome and isinstance(outcome[0], Failure):
-        error = outcome[0].value
-        why = error.socketError.strerror if isinstance(error, CannotListenError) else error
+        failed = outcome[0].value
+        why = failed.socketError.strerror if isinstance(failed, CannotListenError) else failed
         raise StartError(f"endpoint {description}: can't listen: {why}")
     for port in outcome:
         done: list[object] = []

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from typing import Any
+from typing import IO, Any
 
 from twisted.application.service import Service
 from twisted.internet.defer import Deferred
@@ -44,13 +44,20 @@ class Server(Service):  # type: ignore[misc]
     @param reactor: for ports and threads.
     @param clock: the time; default: the reactor's.
     @param wall_clock: seconds since the epoch.
+    @param lock: the state directory's, held until the server has stopped.
     """
 
     _log = Logger()
 
     def __init__(
-        self, settings: Settings, reactor: Any, clock: IReactorTime | None = None, wall_clock: Callable[[], float] = time.time
+        self,
+        settings: Settings,
+        reactor: Any,
+        clock: IReactorTime | None = None,
+        wall_clock: Callable[[], float] = time.time,
+        lock: IO[str] | None = None,
     ) -> None:
+        self._lock = lock
         self.ports: list[IListeningPort] = []
         self._settings = settings
         self._reactor = reactor
@@ -95,9 +102,9 @@ class Server(Service):  # type: ignore[misc]
         failed: list[Failure] = []
         endpoint.listen(self._site).addCallbacks(self.ports.append, failed.append)
         if failed:
-            if failed[0].check(CannotListenError):
-                raise StartError(f"endpoint {description}: can't listen: {failed[0].value.socketError.strerror}")
-            raise StartError(f"endpoint {description}: {failed[0].getErrorMessage()}")
+            error = failed[0].value
+            why = error.socketError.strerror if isinstance(error, CannotListenError) else error
+            raise StartError(f"endpoint {description}: can't listen: {why}")
 
     def startService(self) -> None:
         """Open the store, load what it holds, and go on with it. @raise StartError: the store can't be used."""
@@ -131,6 +138,8 @@ class Server(Service):  # type: ignore[misc]
         await self._nodes.stop()
         self._logins.stop()
         await self._database.close()
+        if self._lock is not None:
+            self._lock.close()
 
 
 async def _done(stopping: Any) -> None:
@@ -150,6 +159,4 @@ def makeService(options: Options) -> Server:
         lock = check(options.settings)
     except StartError as error:
         raise SystemExit(f"fluidvm: {error}") from None
-    server = Server(options.settings, reactor)
-    server.lock = lock  # held as long as the server lives
-    return server
+    return Server(options.settings, reactor, lock=lock)

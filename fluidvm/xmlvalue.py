@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import base64
 import re
-from datetime import datetime, timezone
+from datetime import UTC, datetime
 from decimal import Decimal
 from typing import Any
 
@@ -52,7 +52,7 @@ def moment(value: float) -> datetime:
 
     @param value: seconds since the epoch.
     """
-    return datetime.fromtimestamp(int(value), timezone.utc)
+    return datetime.fromtimestamp(int(value), UTC)
 
 
 def render(value: Any) -> bytes:
@@ -99,9 +99,10 @@ def _render(value: Any, put: Any) -> None:
         put(b"<value><double>" + _double(value) + b"</double></value>")
     elif kind is datetime:
         if value.tzinfo is not None:
-            value = value.astimezone(timezone.utc)
-        stamp = "%04d%02d%02dT%02d:%02d:%02d" % value.timetuple()[:6]
-        put(b"<value><dateTime.iso8601>" + stamp.encode() + b"</dateTime.iso8601></value>")
+            value = value.astimezone(UTC)
+        # Not strftime: its %Y leaves out the leading zeros of early years.
+        stamp = b"%04d%02d%02dT%02d:%02d:%02d" % value.timetuple()[:6]
+        put(b"<value><dateTime.iso8601>" + stamp + b"</dateTime.iso8601></value>")
     elif kind is bytes:
         put(b"<value><base64>" + base64.b64encode(value) + b"</base64></value>")
     elif isinstance(value, str):  # StrEnum members and the like

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import replace
 from typing import Annotated, Any
 from uuid import uuid4
@@ -30,7 +31,7 @@ DiskSpec = Annotated[
             "size": Int("what the guest sees", unit="MiB", low=1),
             "compute_node": Id("where; default: placed", type="compute_node"),
             "pool": named("the storage pool; default: default"),
-            "format": Text("qcow2, raw...; default: the driver's first", longest=16, pattern="[a-z0-9]+", rule="letters, digits"),
+            "format": Text("qcow2, raw...; default: the driver's first", longest=16, pattern="[a-z0-9]+", rule="a word"),
             "owner": Id("whose it is; default: the caller's", type="user"),
         },
         required=("name", "size"),
@@ -74,10 +75,8 @@ async def make_volume(job: Job, disk: Disk, progress: Callable[[int], None]) -> 
 async def delete_volume(job: Job, disk: Disk) -> None:
     """Remove a disk's volume; one that is gone, with its pool or without, is fine."""
     connection = await job.connection(disk.compute_node, IDisks)
-    try:
+    with suppress(NoSuchThing):
         await connection.delete_volume(disk.pool, disk.volume)
-    except NoSuchThing:
-        pass
 
 
 def check_attachable(disk: Disk, vm: VM) -> None:
@@ -97,7 +96,7 @@ def _check_spec(call: Call, spec: dict[str, Any]) -> None:
 
 @task("disk", creates=True, early=_check_spec)
 async def create_disk(job: Job, spec: DiskSpec) -> None:
-    """Make an empty disk, detached. Its record is durable before the hypervisor is asked; if that fails, nothing is left."""
+    """Make an empty disk, detached. Its record is durable before the hypervisor is asked; if that fails nothing is left."""
     disk = job.inventory.find(Disk, job.target)
     if disk is None:
         owner = owner_of(job, spec)

@@ -7,8 +7,7 @@ from typing import Any
 
 from fluidvm.call import Call
 from fluidvm.inventory import Entry
-from fluidvm.kinds import INT_HIGH
-from fluidvm.xmlvalue import Rendered, render
+from fluidvm.xmlvalue import INT_HIGH, Rendered, render
 
 _OPEN, _CLOSE = b"<value><array><data>", b"</data></array></value>"
 _PAGING = ("fields", "limit", "after")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from typing import Annotated, Any
 
 from twisted.internet.defer import TimeoutError
@@ -10,7 +11,8 @@ from fluidvm.api.listing import cut, keep
 from fluidvm.call import Call
 from fluidvm.declare import query
 from fluidvm.engine.contexts import Context
-from fluidvm.kinds import INT_HIGH, Choice, ContextId, Double, Struct, filter_of
+from fluidvm.kinds import Choice, ContextId, Double, Struct, filter_of
+from fluidvm.xmlvalue import INT_HIGH
 
 CommitOptions = Annotated[
     dict[str, Any],
@@ -110,8 +112,6 @@ async def wait_for_tasks(
     """Answer as soon as all tasks of an execution context are complete (true), or after the time-out (false)."""
     context = await call.engine.find(ec, call.user)
     if not context.complete and timeout > 0:
-        try:
+        with suppress(TimeoutError):
             await call.later(timeout, call.engine.wait(context))
-        except TimeoutError:
-            pass
     return context.complete

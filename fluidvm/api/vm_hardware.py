@@ -17,7 +17,7 @@ AttachOptions = Annotated[
     dict[str, Any],
     Struct(
         "how to attach it",
-        fields={"target": Text("the device's name; default: the next free", longest=3, pattern="vd[a-x]", rule="vda to vdx")},
+        fields={"target": Text("the device; default: the next free", longest=3, pattern="vd[a-x]", rule="vda to vdx")},
     ),
 ]
 TARGETS = tuple(f"vd{letter}" for letter in "abcdefghijklmnopqrstuvwx")

@@ -9,12 +9,10 @@ from typing import Any, ClassVar
 
 from sqlalchemy import Connection
 from twisted.internet.defer import CancelledError, Deferred
-from twisted.internet.interfaces import IDelayedCall
 from twisted.internet.task import deferLater
 from twisted.logger import Logger
 
 from fluidvm.declare import METHODS, AfterCrash
-from fluidvm.driver import DriverError
 from fluidvm.engine.claims import Claims, Key
 from fluidvm.engine.job import Job, Resources
 from fluidvm.engine.outcome import fault_of
@@ -95,6 +93,11 @@ class Context:
         }  # fmt: skip
 
 
+def _cancel(chains: Sequence[Deferred[None]]) -> None:
+    for chain in chains:
+        chain.cancel()
+
+
 def _moment(value: float | None) -> Any:
     return None if value is None else moment(value)
 
@@ -140,7 +143,7 @@ class Engine:
             self._wake(context)
         chains = list(self._chains.values())
         # A chain that waits for another's claim is let go by it or cut off with it.
-        impatience = self._resources.clock.callLater(patience, lambda: [chain.cancel() for chain in chains])
+        impatience = self._resources.clock.callLater(patience, _cancel, chains)
         for chain in chains:
             await chain
         if impatience.active():
@@ -161,8 +164,9 @@ class Engine:
         now = self._resources.wall_clock()
         rows = [
             StoredTask(
-                task.method.name, task.method.target, task.target, list(task.arguments), list(task.claims), None, None, 0, "",
-                "", {},
+                method=task.method.name, target_type=task.method.target, target=task.target,
+                arguments=list(task.arguments), claims=list(task.claims), started=None, finished=None, code=0, error="",
+                result="", memo={},
             )
             for task in pending
         ]  # fmt: skip
@@ -248,12 +252,13 @@ class Engine:
         claim = await self.claims.take((type_name, id) for type_name, id in task.row.claims)
         try:
             if method.after_crash is AfterCrash.REPORT and task.row.started is not None:
-                fault = Unavailable(f"The server was interrupted during {method.name}: check what came of it.")
-                await self._finish(context, place, fault, "", [])
+                interrupted = Unavailable(f"The server was interrupted during {method.name}: check what came of it.")
+                await self._finish(context, place, interrupted, "", [])
                 return
             await self._begin(context, place, task, method.after_crash)
             job = self._job(context, place, task)
-            fault, result = None, None
+            fault: ApiFault | None = None
+            result = None
             try:
                 result = await method.function(job, *task.row.arguments)
             except CancelledError:
@@ -288,9 +293,7 @@ class Engine:
         progress(1)
         return Job(self._resources, task.row.target, context.row.owner, task.row.memo, save_memo, progress, status)
 
-    async def _finish(
-        self, context: Context, place: int, fault: ApiFault | None, result: Any, facts: list[Change]
-    ) -> None:
+    async def _finish(self, context: Context, place: int, fault: ApiFault | None, result: Any, facts: list[Change]) -> None:
         task = context.tasks[place]
         row, now = task.row, self._resources.wall_clock()
         outcome = {

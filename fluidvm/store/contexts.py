@@ -46,13 +46,7 @@ _TASK_COLUMNS = tuple(StoredTask.__slots__)
 
 def add(connection: Connection, context: StoredContext) -> None:
     """Store a new context and its tasks."""
-    connection.execute(
-        insert(contexts),
-        {
-            "id": context.id, "owner": context.owner, "on_error": context.on_error, "created": context.created,
-            "started": context.started, "finished": context.finished,
-        },  # fmt: skip
-    )
+    connection.execute(insert(contexts), {column.name: getattr(context, column.name) for column in contexts.c})
     if context.tasks:
         rows = [
             {name: getattr(task, name) for name in _TASK_COLUMNS} | {"context": context.id, "position": position}
@@ -101,7 +95,7 @@ def load_page(connection: Connection, owner: int | None, before: int | None, lim
 
 
 def _with_tasks(connection: Connection, rows: Sequence[Row[Any]]) -> list[StoredContext]:
-    found = {row.id: StoredContext(*row, tasks=[]) for row in rows}
+    found = {row.id: StoredContext(**row._mapping, tasks=[]) for row in rows}
     wanted = (
         select(tasks.c.context, *(tasks.c[name] for name in _TASK_COLUMNS))
         .where(tasks.c.context.in_(list(found)))

@@ -97,7 +97,7 @@ def write(connection: Connection, changes: Sequence[tuple[Change, int | None]]) 
         else:
             row = (change.type, change.id, change.change, change.owner)
         result = connection.execute(_LOG, dict(zip(("type", "id", "change", "owner"), row, strict=True)))
-        rows.append(ChangeRow(result.inserted_primary_key[0], *row))
+        rows.append(ChangeRow(result.inserted_primary_key[0], *row))  # type: ignore[index]
     return rows
 
 
@@ -127,7 +127,7 @@ def load(connection: Connection) -> Iterable[Object]:
             values = {key: tuple(value) if isinstance(value, list) else value for key, value in row.items() if key in names}
             if cls is ComputeNode:
                 values |= {"state": "connecting", "reason": ""}
-            yield cls(**values)
+            yield cls(**values)  # type: ignore[arg-type]
 
 
 def load_changes(connection: Connection, most: int) -> list[ChangeRow]:

@@ -47,7 +47,8 @@ contexts = Table(
 tasks = Table(
     "tasks", metadata,
     Column("context", Integer, primary_key=True), Column("position", Integer, primary_key=True), Column("method", String),
-    Column("target_type", String), Column("target", Integer), Column("arguments", JSON), Column("claims", JSON), Column("started", Float),
+    Column("target_type", String), Column("target", Integer), Column("arguments", JSON), Column("claims", JSON),
+    Column("started", Float),
     Column("finished", Float), Column("code", Integer), Column("error", String), Column("result", JSON),
     Column("memo", JSON),
 )  # fmt: skip
