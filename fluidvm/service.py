@@ -73,8 +73,9 @@ class Server(Service):  # type: ignore[misc]
         self._engine = Engine(resources)
         self._nodes.busy = lambda vm: self._engine.claims.held(("vm", vm))
         services = Services(resources, self._database, self._engine, self._logins)
+        self.dispatcher = Dispatcher(services)
         self._site = make_site(
-            Dispatcher(services), self.health, reactor=reactor, max_request=settings.max_request,
+            self.dispatcher, self.health, reactor=reactor, max_request=settings.max_request,
             connections_per_address=settings.connections_per_address, access_log=settings.access_log,
         )  # fmt: skip
 
