@@ -1,0 +1,138 @@
+#!/bin/bash
+# Run a private libvirt host, for tests and demos:
+#
+#     lab/host.sh DIR [--no-kvm] [--share-net] [--tcp PORT] [--number N]
+#
+# libvirtd and its guests run in mount, UTS, IPC, PID and network namespaces of their own, over a copy-on-write /etc and
+# /var and an empty /run: nothing of them is seen outside DIR, and all of it is gone when this process is (kill -9 too, and
+# when the process that started it ends). It stays in the foreground; stop it with Ctrl-C, or from elsewhere with
+#
+#     kill -9 $(cat DIR/host.pid)
+#
+# Connect with qemu+unix:///system?socket=DIR/libvirt-sock once that works; the socket is there a little earlier.
+# DIR is the same inside: what guests shall use lies in it, or anywhere outside /etc, /var and /run.
+#
+#     --no-kvm      hide /dev/kvm
+#     --share-net   keep the caller's network: for hosts that migrate guests to each other, under one `unshare -n`
+#     --tcp PORT    listen on 127.0.0.1 as well, without a password
+#     --number N    1 to 99, another one for each host that shares a network: keeps their ports apart
+set -euo pipefail
+
+say() { echo "host.sh: $*" >&2; }
+missing=()
+want() { command -v "$1" >/dev/null || missing+=("$2"); }
+
+dir='' kvm=1 net=--net tcp='' number=1
+while [ $# -gt 0 ]; do
+    case "$1" in
+        --no-kvm) kvm='' ;;
+        --share-net) net='' ;;
+        --tcp) tcp=$2; shift ;;
+        --number) number=$2; shift ;;
+        -*) say "unknown option $1"; exit 2 ;;
+        *) dir=$1 ;;
+    esac
+    shift
+done
+[ -n "$dir" ] || { say "usage: host.sh DIR [--no-kvm] [--share-net] [--tcp PORT] [--number N]"; exit 2; }
+[ "$(id -u)" = 0 ] || { say "must be root, for the namespaces"; exit 1; }
+want libvirtd libvirt-daemon
+want qemu-system-x86_64 qemu-system-x86
+want qemu-img qemu-utils
+want unshare util-linux
+want setpriv util-linux
+want ip iproute2
+[ -e /usr/lib/x86_64-linux-gnu/libvirt/connection-driver/libvirt_driver_qemu.so ] ||
+    missing+=(libvirt-daemon-driver-qemu)
+[ ${#missing[@]} = 0 ] || { say "missing; install: apt-get install ${missing[*]}"; exit 1; }
+
+mkdir -p "$dir"
+dir=$(cd "$dir" && pwd -P)
+case "$dir/" in /etc/*|/var/*|/run/*|/dev/*|/proc/*) say "$dir wouldn't be seen inside; take one in /tmp"; exit 1 ;; esac
+[ ${#dir} -le 80 ] || { say "$dir is too long for the path of a socket"; exit 1; }
+# Held by every process of the host: free again when the last one is gone.
+exec 9>"$dir/.lock"
+flock -w 5 9 || { say "a host runs in $dir already"; exit 1; }
+rm -rf "$dir"/libvirt-sock* "$dir"/libvirt-admin-sock "$dir"/private
+mkdir -p "$dir/private"
+echo $$ > "$dir/host.pid"
+
+cat > "$dir/qemu.conf" <<C
+user = "root"
+group = "root"
+dynamic_ownership = 0
+remember_owner = 0
+security_driver = "none"
+namespaces = []
+cgroup_controllers = []
+stdio_handler = "file"
+remote_display_port_min = $((5900 + number * 100))
+remote_display_port_max = $((5999 + number * 100))
+remote_websocket_port_min = $((15700 + number * 50))
+remote_websocket_port_max = $((15749 + number * 50))
+migration_port_min = $((49152 + number * 100))
+migration_port_max = $((49251 + number * 100))
+C
+# Hosts that migrate to each other must not have one UUID, which they would take from the machine's firmware.
+cat > "$dir/libvirtd.conf" <<C
+unix_sock_dir = "$dir"
+auth_unix_ro = "none"
+auth_unix_rw = "none"
+unix_sock_ro_perms = "0700"
+unix_sock_rw_perms = "0700"
+listen_tcp = $([ -n "$tcp" ] && echo 1 || echo 0)
+listen_tls = 0
+listen_addr = "127.0.0.1"
+tcp_port = "${tcp:-16509}"
+auth_tcp = "none"
+host_uuid = "$(cat /proc/sys/kernel/random/uuid)"
+max_clients = 500
+log_outputs = "3:file:$dir/libvirtd.log"
+C
+
+# Each process of the chain is killed with the one before it: the caller, this one, the namespace's first, all the others.
+# shellcheck disable=SC2016
+exec setpriv --pdeathsig KILL unshare --mount --uts --ipc --pid $net --fork --kill-child --mount-proc \
+    --propagation private /bin/bash -c '
+set -euo pipefail
+dir=$1 kvm=$2 net=$3 tcp=$4 number=$5 own=$1/private
+trap "exit 0" INT TERM
+mount -t tmpfs -o mode=700 fluidvm-lab "$own"
+for part in etc var; do
+    mkdir -p "$own/$part/up" "$own/$part/work"
+    mount -t overlay fluidvm-lab -o "lowerdir=/$part,upperdir=$own/$part/up,workdir=$own/$part/work" "/$part"
+done
+mount -t tmpfs -o mode=755 fluidvm-lab /run
+if [ -z "$kvm" ]; then
+    # Covering /dev/kvm by another device instead makes libvirt probe QEMU anew at each call, for seconds.
+    mkdir "$own/dev" "$own/dev/pts" "$own/dev/shm" "$own/dev/net"
+    for name in null zero full random urandom tty ptmx net/tun loop-control; do
+        if [ -e "/dev/$name" ]; then cp -a "/dev/$name" "$own/dev/$name"; fi
+    done
+    ln -s /proc/self/fd "$own/dev/fd"
+    mount --rbind /dev/pts "$own/dev/pts"
+    mount --bind "$own/dev" /dev
+fi
+hostname "fluidvm-lab-$number"
+if [ -n "$net" ]; then ip link set lo up; fi
+# libvirt wants to know this account even where the guests run as another.
+if ! grep -q ^libvirt-qemu: /etc/passwd; then
+    echo "libvirt-qemu:x:64055:64055::/nonexistent:/usr/sbin/nologin" >> /etc/passwd
+    echo "libvirt-qemu:x:64055:" >> /etc/group
+fi
+rm -rf /etc/libvirt /var/lib/libvirt
+mkdir -p /etc/libvirt /var/log/libvirt /var/lib/libvirt /var/cache/libvirt
+cp "$dir/qemu.conf" /etc/libvirt/qemu.conf
+# The first process stays a shell, for libvirt waits for processes that only this one can reap. A daemon that ends comes
+# back, as under systemd; its guests live on meanwhile.
+failures=0
+while [ "$failures" -lt 3 ]; do
+    rm -f /run/libvirtd.pid
+    began=$SECONDS
+    libvirtd ${tcp:+--listen} --config "$dir/libvirtd.conf" --pid-file /run/libvirtd.pid & wait $! || true
+    if [ $((SECONDS - began)) -lt 3 ]; then failures=$((failures + 1)); fi
+    sleep 1
+done
+echo "host.sh: libvirtd does not stay up; see $dir/libvirtd.log" >&2
+exit 1
+' _ "$dir" "$kvm" "$net" "$tcp" "$number"
