@@ -1,0 +1,1 @@
+"""What travels: XML-RPC documents, the HTTP front they come through, and the dispatch between."""

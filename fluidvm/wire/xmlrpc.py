@@ -1,0 +1,264 @@
+"""
+XML-RPC documents (U{http://xmlrpc.com/spec.md}): a call's bytes to its name and arguments, an answer to its bytes.
+
+The reader takes what the specification has and nothing else. It is a table of states driven by expat, so neither nesting nor
+length can exhaust the stack, and what a call may cost is bounded by its length.
+"""
+
+from __future__ import annotations
+
+import binascii
+import re
+from collections.abc import Callable
+from datetime import UTC, datetime
+from typing import Any
+from xml.parsers import expat
+
+from fluidvm.faults import InvalidRequest, ParseError
+from fluidvm.xmlvalue import Rendered, render
+
+DEEPEST = 64
+"""How many arrays and structs may lie inside each other."""
+
+MOST_VALUES = 200_000
+"""How many C{<value>} elements a call may have."""
+
+_BLANK = " \t\r\n"  # XML 1.0, section 2.3; str.isspace() knows many more
+_NAME = re.compile(r"[A-Za-z0-9_.:/]{1,255}")
+_INT = re.compile(r"[+-]?[0-9]{1,32}")
+_DOUBLE = re.compile(r"[+-]?(?:[0-9]{1,400}(?:\.[0-9]{0,400})?|\.[0-9]{1,400})(?:[eE][+-]?[0-9]{1,4})?")
+_MOMENT = re.compile(r"([0-9]{4})(-?)([0-9]{2})\2([0-9]{2})T([0-9]{2}):([0-9]{2}):([0-9]{2})Z?")
+
+
+def _integer(text: str) -> int:
+    if _INT.fullmatch(text) is None:
+        raise ValueError("an int is digits, at most 32, with or without a sign")
+    return int(text)
+
+
+def _boolean(text: str) -> bool:
+    if text not in ("0", "1"):
+        raise ValueError("a boolean is 0 or 1")
+    return text == "1"
+
+
+def _double(text: str) -> float:
+    if _DOUBLE.fullmatch(text) is None:
+        raise ValueError("a double is a decimal number")
+    number = float(text)
+    if number in (float("inf"), float("-inf")):
+        raise ValueError("this double is too large")
+    return number
+
+
+def _moment(text: str) -> datetime:
+    found = _MOMENT.fullmatch(text)
+    if found is None:
+        raise ValueError("a dateTime.iso8601 is YYYYMMDDTHH:MM:SS, in UTC")
+    year, _, month, day, hour, minute, second = found.groups()
+    try:
+        return datetime(int(year), int(month), int(day), int(hour), int(minute), int(second), tzinfo=UTC)
+    except ValueError:
+        raise ValueError("there is no such dateTime.iso8601") from None
+
+
+_NO_BLANKS = {ord(character): None for character in _BLANK}
+
+
+def _base64(text: str) -> bytes:
+    try:
+        return binascii.a2b_base64(text.translate(_NO_BLANKS), strict_mode=True)
+    except ValueError:
+        raise ValueError("this is no base64") from None
+
+
+_SCALARS: dict[str, Callable[[str], Any]] = {
+    "int": _integer, "i4": _integer, "string": str, "boolean": _boolean, "double": _double,
+    "dateTime.iso8601": _moment, "base64": _base64,
+}  # fmt: skip
+
+# The grammar: for each state, which elements may begin, the state inside of them, and the state after them. A state is named
+# by the element it is in and what that element has already.
+_GRAMMAR: dict[str, dict[str, tuple[str, str]]] = {
+    "": {"methodCall": ("methodCall", "whole")},
+    "methodCall": {"methodName": ("methodName", "methodCall named")},
+    "methodCall named": {"params": ("params", "methodCall whole")},
+    "params": {"param": ("param", "params")},
+    "param": {"value": ("value", "param whole")},
+    "value": {kind: (kind, "value whole") for kind in (*_SCALARS, "array", "struct")},
+    "array": {"data": ("data", "array whole")},
+    "data": {"value": ("value", "data")},
+    "struct": {"member": ("member", "struct")},
+    "member": {"name": ("name", "member named")},
+    "member named": {"value": ("value", "member whole")},
+}
+
+# States in which the element can't end yet.
+_LACKS = {
+    "methodCall": "a methodCall has no methodName",
+    "param": "a param has no value",
+    "array": "an array has no data",
+    "member": "a member has no name",
+    "member named": "a member has no value",
+}
+
+_TEXTUAL = frozenset([*_SCALARS, "methodName", "name", "value"])
+
+
+class _Reader:
+    """What expat calls while it reads one document."""
+
+    __slots__ = ("_containers", "_left", "_parser", "_result", "_stack", "_state", "_text", "arguments", "name", "wrong")
+
+    def __init__(self, parser: expat.XMLParserType) -> None:
+        self.name = ""
+        self.arguments: list[Any] = []
+        self.wrong: str | None = None
+        self._parser = parser
+        self._state = ""
+        self._stack: list[str] = []
+        self._text: list[str] = []
+        # The arrays and structs that are open, each with the member name that waits for its value.
+        self._containers: list[list[Any]] = []
+        self._result: Any = None
+        self._left = MOST_VALUES
+        parser.buffer_text = True
+        parser.StartElementHandler = self._begins
+        parser.EndElementHandler = self._ends
+        parser.CharacterDataHandler = self._text.append
+        parser.StartDoctypeDeclHandler = self._doctype
+
+    def _refuse(self, why: str) -> None:
+        # The rest is only read to learn whether it is well-formed, which decides between the two faults.
+        self.wrong = why
+        self._parser.StartElementHandler = self._parser.EndElementHandler = self._parser.CharacterDataHandler = None
+
+    def _doctype(self, *_: object) -> None:
+        # At once, before any entity is declared: what entities expand to has no bound.
+        raise InvalidRequest("This is no XML-RPC call: it has a document type declaration.")
+
+    def _begins(self, tag: str, attributes: dict[str, str]) -> None:
+        if self._text:
+            if "".join(self._text).strip(_BLANK):
+                return self._refuse(f"text stands before <{tag[:40]}>")
+            self._text.clear()
+        states = _GRAMMAR.get(self._state, {}).get(tag)
+        if states is None:
+            return self._refuse(self._misplaced(tag))
+        # Some libraries declare namespaces of extensions in every call; any other attribute means something that the
+        # specification doesn't know.
+        if attributes and not all(name.partition(":")[0] == "xmlns" for name in attributes):
+            return self._refuse(f"<{tag}> has an attribute")
+        self._state = states[0]
+        self._stack.append(states[1])
+        if tag == "value":
+            self._left -= 1
+            if self._left < 0:
+                return self._refuse(f"it has more than {MOST_VALUES} values")
+        elif tag == "array" or tag == "struct":
+            if len(self._containers) == DEEPEST:
+                return self._refuse(f"it is nested deeper than {DEEPEST} levels")
+            self._containers.append([[] if tag == "array" else {}, None])
+        return None
+
+    def _misplaced(self, tag: str) -> str:
+        element, _, has = self._state.partition(" ")
+        if not element:
+            return f"it is a <{tag[:40]}>, not a <methodCall>"
+        if element == "value" and not has:
+            return f"there is no type {tag[:40]}"
+        return f"<{tag[:40]}> can't stand there in <{element}>"
+
+    def _ends(self, tag: str) -> None:
+        state = self._state
+        text = ""
+        if self._text:
+            text = "".join(self._text)
+            self._text.clear()
+            if state not in _TEXTUAL and text.strip(_BLANK):
+                return self._refuse(f"text stands in <{tag}>")
+        self._state = after = self._stack.pop()
+        convert = _SCALARS.get(state)
+        if convert is not None:
+            try:
+                self._result = convert(text)
+            except ValueError as error:
+                return self._refuse(str(error))
+        elif tag == "value":
+            result = text if state == "value" else self._result
+            if after == "param whole":
+                self.arguments.append(result)
+            elif after == "data":
+                self._containers[-1][0].append(result)
+            else:
+                struct, name = self._containers[-1]
+                struct[name] = result
+        elif state in _LACKS:
+            return self._refuse(_LACKS[state])
+        elif tag == "name":
+            container = self._containers[-1]
+            if text in container[0]:
+                return self._refuse(f"a struct has two members named {text[:40]}")
+            container[1] = text
+        elif tag == "array" or tag == "struct":
+            self._result = self._containers.pop()[0]
+        elif tag == "methodName":
+            if _NAME.fullmatch(text) is None:
+                return self._refuse("its methodName isn't 1 to 255 of the characters A-Z a-z 0-9 _ . : /")
+            self.name = text
+        return None
+
+
+def parse_call(body: bytes) -> tuple[str, list[Any]]:
+    """
+    Read a call.
+
+    @param body: the document.
+    @return: the method's name, and its arguments: C{int} (of any size up to 32 digits), C{bool}, C{str}, C{float}, C{bytes},
+        C{datetime} (UTC), C{list} and C{dict}.
+    @raise ParseError: it is no well-formed XML.
+    @raise InvalidRequest: it is, but no XML-RPC call.
+    """
+    parser = expat.ParserCreate()
+    reader = _Reader(parser)
+    try:
+        parser.Parse(body, True)
+    except expat.ExpatError as error:
+        raise ParseError(
+            f"The request is no well-formed XML: {expat.ErrorString(error.code)} "
+            f"(line {error.lineno}, column {error.offset + 1})."
+        ) from None
+    except (LookupError, ValueError):  # the XML declaration names an encoding that isn't there or isn't for text
+        raise ParseError("The request is no well-formed XML: its encoding isn't known.") from None
+    if reader.wrong is not None:
+        raise InvalidRequest(f"This is no XML-RPC call: {reader.wrong}.")
+    return reader.name, reader.arguments
+
+
+_ANSWER = b"<?xml version='1.0'?>\n<methodResponse><params><param>"
+_ANSWER_END = b"</param></params></methodResponse>\n"
+_FAULT = b"<?xml version='1.0'?>\n<methodResponse><fault>"
+_FAULT_END = b"</fault></methodResponse>\n"
+
+
+def render_answer(value: Any) -> bytes:
+    """
+    Write a method's answer.
+
+    @param value: what L{fluidvm.xmlvalue.render} takes.
+    @return: the C{methodResponse} document.
+    @raise TypeError: the value has no XML-RPC type.
+    @raise OverflowError: a number is out of the range of its XML-RPC type.
+    """
+    return b"".join((_ANSWER, value if type(value) is Rendered else render(value), _ANSWER_END))
+
+
+def render_fault(code: int, text: str) -> bytes:
+    """
+    Write a fault.
+
+    @param code: its number.
+    @param text: one sentence for a person.
+    @return: the C{methodResponse} document.
+    """
+    return b"".join((_FAULT, render({"faultCode": code, "faultString": text}), _FAULT_END))
