@@ -1,0 +1,255 @@
+"""
+The demo: a real guest, from the wire to QEMU.
+
+    lab/demo.py demo STATE     boots a guest through a FluidVM server of its own, shows it, and takes all down
+    lab/demo.py serve STATE    leaves such a server running until Ctrl-C, for a person
+
+Runs the server as a person would (twistd) and speaks to it as any client does (xmlrpc.client).
+"""
+
+from __future__ import annotations
+
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+import xmlrpc.client
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import Any
+
+LAB = Path(__file__).resolve().parent
+
+
+def say(words: str) -> None:
+    print(f"== {words}", flush=True)
+
+
+@contextmanager
+def process(command: list[str], log: Path, patience: float = 30) -> Iterator[subprocess.Popen[bytes]]:
+    """Run a program beside this one; it ends with the block."""
+    with log.open("wb") as output:
+        running = subprocess.Popen(command, stdout=output, stderr=subprocess.STDOUT, stdin=subprocess.DEVNULL)
+        try:
+            yield running
+        finally:
+            running.terminate()
+            try:
+                running.wait(patience)
+            except subprocess.TimeoutExpired:
+                running.kill()
+                running.wait()
+
+
+def wait_for(what: str, running: subprocess.Popen[bytes], log: Path, ready: Any, patience: float = 60) -> None:
+    """Wait until a program is of use."""
+    deadline = time.monotonic() + patience
+    while not ready():
+        if running.poll() is not None or time.monotonic() > deadline:
+            raise SystemExit(f"{what} doesn't come up; its log:\n{log.read_text(errors='replace')}")
+        time.sleep(0.1)
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port
+
+
+@contextmanager
+def libvirt_host(directory: Path) -> Iterator[str]:
+    """A private libvirt host; gives its URI."""
+    import libvirt
+
+    libvirt.registerErrorHandler(lambda context, error: None, None)
+    uri = f"qemu+unix:///system?socket={directory}/libvirt-sock"
+
+    def answers() -> bool:
+        try:
+            libvirt.open(uri).close()
+        except libvirt.libvirtError:
+            return False
+        return True
+
+    directory.mkdir()
+    log = directory / "host.log"
+    with process([str(LAB / "host.sh"), str(directory)], log, patience=5) as running:
+        wait_for("The libvirt host", running, log, answers)
+        yield uri
+
+
+@contextmanager
+def server(state: Path, port: int) -> Iterator[xmlrpc.client.ServerProxy]:
+    """A FluidVM server; gives a client's proxy for it."""
+    state.mkdir(parents=True)
+    log = state / "server.log"
+    url = f"http://127.0.0.1:{port}/RPC2"
+    command = [
+        str(Path(sys.executable).with_name("twistd")), "--nodaemon", "--pidfile=", "fluidvm", "--state", str(state),
+        "--http", f"tcp:{port}:interface=127.0.0.1", "--keepalive", "any-call",
+    ]  # fmt: skip
+    proxy = xmlrpc.client.ServerProxy(url)
+
+    def answers() -> bool:
+        try:
+            return bool(proxy.system.listMethods())
+        except OSError:
+            return False
+
+    with process(command, log) as running:
+        wait_for("The server", running, log, answers)
+        yield proxy
+
+
+def log_in(proxy: xmlrpc.client.ServerProxy, state: Path) -> Any:
+    return proxy.authenticate("admin", (state / "admin-password").read_text().strip())
+
+
+def add_node(proxy: Any, cookie: Any, uri: str, runtime: Path) -> Any:
+    """Add the libvirt host as a compute node, and wait for it."""
+    for name in ("volumes", "consoles"):
+        (runtime / name).mkdir()
+    options = {"pool_path": f"{runtime}/volumes", "console_log_dir": f"{runtime}/consoles"}
+    node = proxy.add_compute_node(cookie, "local", "kvm", uri, options)
+    watch(proxy, cookie, proxy.commit_tasks(cookie))
+    found = proxy.get_compute_node(cookie, node)
+    if found["state"] != "online":
+        raise SystemExit(f"The compute node is {found['state']}: {found['reason']}")
+    say(f"compute node {found['name']}: {found['vcpus']} CPUs, {found['memory']} MiB, {found['hypervisor_version']}")
+    return node
+
+
+def watch(proxy: Any, cookie: Any, ec: int) -> None:
+    """Show an execution context's tasks while they run; ends the program if one failed."""
+    shown: list[Any] = []
+    while True:
+        done = proxy.wait_for_tasks(cookie, ec, 0.2)
+        now = [proxy.get_task_progress(cookie, ec), proxy.get_status(cookie, ec)]
+        if now != shown:
+            print(f"   EC {ec}: progress {now[0]} {now[1]}", flush=True)
+            shown = now
+        if done:
+            break
+    errors = [error for error in proxy.get_errors(cookie, ec) if error]
+    if errors:
+        raise SystemExit(f"A task failed: {'; '.join(errors)}")
+
+
+def follow(console: Path, stop: threading.Event) -> None:
+    """Print what a guest says on its serial console."""
+    position = 0
+    while True:
+        last = stop.is_set()
+        if console.exists():
+            with console.open("rb") as file:
+                file.seek(position)
+                lines, _, rest = file.read().rpartition(b"\n")
+                position = file.tell() - len(rest)
+            for line in lines.decode(errors="replace").splitlines():
+                if line.strip():
+                    print(f"   | {line.strip()[:150]}", flush=True)
+        if last:
+            return
+        time.sleep(0.1)
+
+
+def demo(state: Path, stack: ExitStack) -> None:
+    runtime = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="fluidvm-")))
+    prepare_guest(state, runtime)
+    say("starting a private libvirt host")
+    uri = stack.enter_context(libvirt_host(runtime / "host"))
+    say("starting the server: twistd fluidvm")
+    proxy: Any = stack.enter_context(server(state / "demo", free_port()))
+    stack.callback(shutil.rmtree, state / "demo", True)
+    cookie = log_in(proxy, state / "demo")
+    say("logged in as admin; adding the host as a compute node")
+    node = add_node(proxy, cookie, uri, runtime)
+
+    say("one batch: a disk, a VM, the disk attached, the VM started")
+    disk = proxy.create_disk(cookie, {"name": "data", "size": 64, "compute_node": node})
+    boot = {
+        "kernel": f"{runtime}/guest/vmlinuz", "initrd": f"{runtime}/guest/initrd.gz", "cmdline": "console=ttyS0",
+    }  # fmt: skip
+    vm = proxy.create_vm(cookie, {"name": "demo", "memory": 128, "vcpus": 1, "compute_node": node, "boot": boot})
+    proxy.attach_disk(cookie, vm, disk)
+    proxy.start_vm(cookie, vm)
+    ec = proxy.commit_tasks(cookie)
+    watch(proxy, cookie, ec)
+    found = proxy.get_vm(cookie, vm)
+    say(f"VM {found['name']} is {found['state']}; its serial console:")
+    console = runtime / "consoles" / f"{found['uuid']}.log"
+    up = threading.Event()
+    reader = threading.Thread(target=follow, args=(console, up))
+    reader.start()
+    deadline = time.monotonic() + 120
+    try:
+        while b"GUEST-UP" not in (console.read_bytes() if console.exists() else b""):
+            if time.monotonic() > deadline:
+                raise SystemExit("The guest didn't come up within 120 s.")
+            time.sleep(0.2)
+    finally:
+        up.set()
+        reader.join()
+
+    say("what changed since the login, as ping tells it: " + ", ".join(f"{c['type']} {c['id']}" for c in proxy.ping(cookie)))
+    say("shutting the guest down, deleting VM and disk")
+    proxy.shutdown_vm(cookie, vm)
+    proxy.delete_vm(cookie, vm)
+    watch(proxy, cookie, proxy.commit_tasks(cookie))
+    left = proxy.list_vms(cookie) + proxy.list_disks(cookie) + list((runtime / "volumes").iterdir())
+    if left:
+        raise SystemExit(f"Something is left: {left}")
+    proxy.logout(cookie)
+    say("stopping server and host")
+
+
+def serve(state: Path, stack: ExitStack) -> None:
+    runtime = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="fluidvm-")))
+    prepare_guest(state, runtime)
+    uri = stack.enter_context(libvirt_host(runtime / "host"))
+    directory = state / "serve"
+    shutil.rmtree(directory, ignore_errors=True)
+    proxy: Any = stack.enter_context(server(directory, 8000))
+    cookie = log_in(proxy, directory)
+    add_node(proxy, cookie, uri, runtime)
+    proxy.logout(cookie)
+    say("the server answers on http://127.0.0.1:8000/RPC2 until Ctrl-C")
+    say(f"user admin, password in {directory}/admin-password")
+    say(f"guest to boot: kernel {runtime}/guest/vmlinuz, initrd {runtime}/guest/initrd.gz")
+    say(f"serial consoles: {runtime}/consoles/UUID.log; log: {directory}/server.log")
+    signal.pause()
+
+
+def prepare_guest(state: Path, runtime: Path) -> None:
+    """Build the guest, and put it where the host sees it."""
+    say("building the guest (Debian's cloud kernel and busybox), unless it is there")
+    subprocess.run([str(LAB / "guest.sh"), str(state / "guest")], check=True)
+    (runtime / "guest").mkdir()
+    for name in ("vmlinuz", "initrd.gz"):
+        shutil.copy(state / "guest" / name, runtime / "guest")
+
+
+def interrupted(number: int, frame: object) -> None:
+    raise KeyboardInterrupt
+
+
+def main() -> None:
+    signal.signal(signal.SIGTERM, interrupted)
+    what, state = sys.argv[1], Path(sys.argv[2]).resolve()
+    shutil.rmtree(state / "demo", ignore_errors=True)
+    try:
+        with ExitStack() as stack:
+            {"demo": demo, "serve": serve}[what](state, stack)
+    except KeyboardInterrupt:
+        say("stopped")
+    say("done")
+
+
+if __name__ == "__main__":
+    main()

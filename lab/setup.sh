@@ -1,0 +1,48 @@
+#!/bin/bash
+# Install what is missing for `make demo` or `make test` on Debian 12 or later:
+#
+#     lab/setup.sh demo|test STATE
+#
+# Debian packages (as root, or with sudo), and a Python environment in STATE/venv.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+purpose=$1 state=$2
+python=${PYTHON:-python3}
+
+say() { echo "== $*"; }
+
+# For libvirt-python's compilation, the private libvirt host, and the guest.
+packages=(gcc pkg-config libvirt-dev python3-dev python3-venv
+    libvirt-daemon libvirt-daemon-driver-qemu libvirt-clients qemu-system-x86 qemu-utils iproute2 util-linux
+    busybox-static cpio lz4 xz-utils zstd e2fsprogs binutils)
+[ "$purpose" = demo ] || packages+=(openssl git)
+
+missing=()
+for package in "${packages[@]}"; do
+    [ "$(dpkg-query -W -f '${db:Status-Status}' "$package" 2>/dev/null)" = installed ] || missing+=("$package")
+done
+root() { if [ "$(id -u)" = 0 ]; then "$@"; else sudo "$@"; fi; }
+if [ ${#missing[@]} -gt 0 ]; then
+    say "installing with apt-get: ${missing[*]}"
+    root apt-get update -qq
+    root env DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends "${missing[@]}" >/dev/null
+elif ! apt-cache show linux-image-cloud-amd64 >/dev/null 2>&1; then
+    say "reading apt's package lists"
+    root apt-get update -qq
+fi
+
+"$python" -c 'import sys; sys.exit(sys.version_info < (3, 11))' ||
+    { echo "setup.sh: $python is older than 3.11; name another one: make $purpose PYTHON=..." >&2; exit 1; }
+
+mkdir -p "$state"
+if ! "$state/venv/bin/python" -c '' 2>/dev/null; then
+    say "making a Python environment in $state/venv"
+    "$python" -m venv --clear "$state/venv"
+fi
+if [ "$purpose" = demo ]; then wanted=(-e '.[libvirt]') mark=pyproject.toml; else wanted=(tox) mark=tox.ini; fi
+stamp="$state/venv/.$purpose-$(sha256sum "$mark" setup.py | sha256sum | cut -c1-16)"
+if [ ! -e "$stamp" ]; then
+    say "installing with pip: ${wanted[*]}"
+    "$state/venv/bin/pip" install -q --disable-pip-version-check "${wanted[@]}"
+    touch "$stamp"
+fi
