@@ -40,6 +40,10 @@ class Server(Service):  # type: ignore[misc]
     """
     The whole server.
 
+    @ivar dispatcher: answers calls.
+    @ivar inventory: all objects.
+    @ivar sessions: all sessions.
+    @ivar ports: where it listens.
     @param settings: how it runs.
     @param reactor: for ports and threads.
     @param clock: the time; default: the reactor's.
@@ -65,11 +69,11 @@ class Server(Service):  # type: ignore[misc]
         clock = reactor if clock is None else clock
         drivers = DriverLoader()
         self._database = Database(settings.database, reactor)
-        self._inventory = Inventory(self._database)
+        self.inventory = Inventory(self._database)
         self._logins = Logins(reactor, clock)
-        self._sessions = Sessions(clock, settings.session_timeout, settings.keepalive == "any-call", wall_clock)
-        self._nodes = Nodes(reactor, clock, drivers, self._inventory, settings.state)
-        resources = Resources(clock, wall_clock, self._inventory, self._nodes, drivers, self._sessions)
+        self.sessions = Sessions(clock, settings.session_timeout, settings.keepalive == "any-call", wall_clock)
+        self._nodes = Nodes(reactor, clock, drivers, self.inventory, settings.state)
+        resources = Resources(clock, wall_clock, self.inventory, self._nodes, drivers, self.sessions)
         self._engine = Engine(resources)
         self._nodes.busy = lambda vm: self._engine.claims.held(("vm", vm))
         services = Services(resources, self._database, self._engine, self._logins)
@@ -117,7 +121,7 @@ class Server(Service):  # type: ignore[misc]
             )
         except (DatabaseError, PasswordError) as error:
             raise StartError(str(error)) from None
-        self._inventory.load(connection)
+        self.inventory.load(connection)
         self._engine.load(connection)
         self._logins.start()
         self._nodes.start()
@@ -135,7 +139,7 @@ class Server(Service):  # type: ignore[misc]
         for port in self.ports:
             await _done(port.stopListening())
         await self._engine.stop(PATIENCE)
-        self._sessions.stop()
+        self.sessions.stop()
         await self._nodes.stop()
         self._logins.stop()
         await self._database.close()
