@@ -1,0 +1,96 @@
+"""
+Writes the reference from the declarations: C{python -m fluidvm.reference docs}.
+
+C{docs/reference.md} has every method, C{docs/abilities.md} what each driver can do. A test compares them with the code.
+"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+from fluidvm import api
+from fluidvm.declare import METHODS, Method
+from fluidvm.driver import ABILITIES
+from fluidvm.driver_loader import DriverLoader
+from fluidvm.kinds import Kind, Struct
+from fluidvm.objects import OBJECT_TYPES, ROLES
+
+assert api  # importing it declares the methods
+
+_HEAD = "<!-- written by `python -m fluidvm.reference docs`; a test compares it with the code -->\n"
+
+
+def methods() -> str:
+    """The text of C{docs/reference.md}."""
+    parts = ["# Every method\n", _HEAD]
+    for title, tasks in (("Queries", False), ("Tasks", True)):
+        chosen = [method for _, method in sorted(METHODS.items()) if method.task is tasks]
+        parts.append(f"## {title}\n")
+        parts += [_method(method) for method in chosen]
+    parts.append("## Objects\n")
+    for name, cls in OBJECT_TYPES.items():
+        fields = ", ".join(f"`{field}`" for field in cls.FIELDS)
+        parts.append(f"**{name}**: {fields}\n")
+    return "\n".join(parts)
+
+
+def _method(method: Method) -> str:
+    lines = [f"### {method.name}\n", f"`{method.usage()}` returns {method.returns}.\n", method.help + "\n"]
+    for parameter in method.parameters:
+        optional = " (optional)" if parameter.optional else ""
+        lines.append(f"- `{parameter.name}`{optional}: {parameter.kind.wire}: {parameter.kind.words}{_bounds(parameter.kind)}")
+        lines += _fields(parameter.kind)
+    if method.parameters:
+        lines.append("")
+    notes = []
+    if method.roles != ROLES and not method.anonymous:
+        notes.append(f"Roles: {', '.join(method.roles)}.")
+    if method.task:
+        notes.append(f"Found under way after a crash: {method.after_crash.value}.")
+    if notes:
+        lines.append(" ".join(notes) + "\n")
+    return "\n".join(lines)
+
+
+def _bounds(kind: Kind) -> str:
+    if isinstance(kind, Struct):
+        return ""
+    return f" ({kind.bounds()})" if kind.bounds() else ""
+
+
+def _fields(kind: Kind) -> list[str]:
+    if not isinstance(kind, Struct) or kind.fields is None or "after" in kind.fields:
+        return []  # free keys; a filter's are the fields of what it lists
+    return [
+        f"  - `{key}`{'' if key in kind.required else ' (optional)'}: {member.wire}: {member.words}{_bounds(member)}"
+        for key, member in kind.fields.items()
+    ]
+
+
+def abilities() -> str:
+    """The text of C{docs/abilities.md}."""
+    loader = DriverLoader()
+    drivers = {name: loader.get(name) for name in sorted(loader.names())}
+    parts = ["# What each driver can do\n", _HEAD, f"| | {' | '.join(drivers)} |", "| --- |" + " --- |" * len(drivers)]
+    for ability in ABILITIES:
+        meaning = (ability.__doc__ or "").strip().splitlines()[0]
+        marks = ["yes" if ability.implementedBy(driver.connection) else "" for driver in drivers.values()]
+        parts.append(f"| {ability.__name__[1:]}: {meaning} | {' | '.join(marks)} |")
+    parts.append("")
+    for name, driver in drivers.items():
+        parts.append(f"## Options of {name}\n\n{driver.summary}\n")
+        parts += [line[2:] for line in _fields(driver.options)]
+        parts.append("")
+    return "\n".join(parts)
+
+
+def main() -> None:
+    """Write both files into the directory that is named."""
+    directory = Path(sys.argv[1])
+    (directory / "reference.md").write_text(methods())
+    (directory / "abilities.md").write_text(abilities())
+
+
+if __name__ == "__main__":
+    main()
