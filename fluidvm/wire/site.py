@@ -1,0 +1,250 @@
+"""The HTTP front: XML-RPC at C{/RPC2}, the server's health at C{/health}, nothing else."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections import Counter
+from collections.abc import Callable
+from typing import Any, Protocol
+
+from twisted.internet.defer import Deferred
+from twisted.internet.interfaces import IDelayedCall, IReactorTime
+from twisted.logger import Logger
+from twisted.python.failure import Failure
+from twisted.web import http, resource, server, xmlrpc
+
+from fluidvm.engine.outcome import fault_of
+from fluidvm.faults import TooLarge
+from fluidvm.wire.channel import PLAIN, Bounds, Channel, Request, text
+from fluidvm.wire.peer import Peer
+from fluidvm.wire.xmlrpc import render_fault
+
+XML = b"text/xml"
+SWEEP = 1.0
+"""Seconds between two looks at the deadlines."""
+
+Health = Callable[[], tuple[bool, dict[str, Any]]]
+
+
+class IDispatch(Protocol):
+    """What answers calls."""
+
+    def dispatch(self, body: bytes, peer: Peer) -> bytes | Deferred[bytes]:
+        """Answer one document with one document, at once or later."""
+
+
+class Calls(xmlrpc.XMLRPC):  # type: ignore[misc]
+    """
+    XML-RPC calls. They are parsed, checked and answered by the dispatcher, none by the base class.
+
+    @param dispatcher: answers the bodies.
+    """
+
+    def __init__(self, dispatcher: IDispatch, bounds: Bounds) -> None:
+        super().__init__()
+        self._dispatcher = dispatcher
+        self._too_large = TooLarge(
+            f"The request is over the limit of {bounds.max_request} bytes: send fewer or smaller calls."
+        )
+
+    def render(self, request: Request) -> int:
+        if request.method != b"POST":
+            request.answer(405, PLAIN, b"Calls come by POST.\n", b"Allow: POST\r\n")
+        # RFC 7303 registers both types; the specification names the first.
+        elif text(request, b"Content-Type") not in ("", "text/xml", "application/xml"):
+            request.answer(415, PLAIN, b"A call's Content-Type is text/xml.\n")
+        elif text(request, b"Content-Encoding") not in ("", "identity"):
+            request.answer(415, PLAIN, b"A call has no Content-Encoding.\n", b"Accept-Encoding: identity\r\n")
+        elif request.too_large:
+            request.answer(200, XML, _document(self._too_large))
+        else:
+            answer = self.call(bytes(request.body), request.channel.peer)
+            request.body = b""
+            if isinstance(answer, Deferred):
+                # Not cancelled when the client goes: what it asked for may be half done, and it may ask again for the
+                # outcome. The longest query waits for 25 s.
+                answer.addCallback(lambda document: request.answer(200, XML, document))
+                answer.addErrback(lambda failure: self._log.failure("An answer was lost", failure))
+            else:
+                request.answer(200, XML, answer)
+        return server.NOT_DONE_YET
+
+    def call(self, body: bytes, peer: Peer) -> bytes | Deferred[bytes]:
+        """
+        Answer one call.
+
+        @return: the document; the Deferred never fails.
+        """
+        try:
+            answer = self._dispatcher.dispatch(body, peer)
+        except Exception as error:
+            return _document(error)
+        return answer.addErrback(_failed) if isinstance(answer, Deferred) else answer
+
+
+def _document(error: Exception) -> bytes:
+    fault = fault_of(error, "a call")
+    return render_fault(fault.faultCode, fault.faultString)
+
+
+def _failed(failure: Failure) -> bytes:
+    error = failure.value
+    return _document(error if isinstance(error, Exception) else RuntimeError(repr(error)))
+
+
+class HealthReport(resource.Resource):  # type: ignore[misc]
+    """
+    Whether the server can serve: 200 or 503, and a JSON object with the reasons.
+
+    @param health: tells it.
+    """
+
+    isLeaf = True
+    _log = Logger()
+
+    def __init__(self, health: Health) -> None:
+        super().__init__()
+        self._health = health
+
+    def render(self, request: Request) -> int:
+        if request.method not in (b"GET", b"HEAD"):
+            request.answer(405, PLAIN, b"Health is asked for by GET.\n", b"Allow: GET, HEAD\r\n")
+            return server.NOT_DONE_YET
+        try:
+            well, report = self._health()
+            body = json.dumps(report).encode() + b"\n"
+        except Exception:
+            self._log.failure("The server can't tell its health")
+            well, body = False, b'{"status": "failing", "reasons": ["the server can\'t tell its health"]}\n'
+        request.answer(200 if well else 503, b"application/json", body)
+        return server.NOT_DONE_YET
+
+
+class Site(server.Site):  # type: ignore[misc]
+    """
+    The factory of connections. It counts them, and ends those that are past their deadline.
+
+    @ivar resources: what lies at which path.
+    @ivar headers: the header lines that all answers have.
+    @ivar stopped: no port listens any more; connections end with the answer under way.
+    @ivar seconds: the time that deadlines are in.
+    """
+
+    protocol = Channel  # type: ignore[assignment]
+    requestFactory = Request
+    timeOut = None
+    _log = Logger()
+
+    def __init__(self, resources: dict[bytes, resource.Resource], bounds: Bounds, reactor: Any, access_log: bool) -> None:
+        super().__init__(resource.Resource(), reactor=reactor, timeout=None)
+        self.resources = resources
+        self.bounds = bounds
+        self.stopped = False
+        self.seconds: Callable[[], float] = self.reactor.seconds
+        self._access_log = access_log
+        self._channels: dict[Channel, None] = {}
+        self._by_address: Counter[str] = Counter()
+        self._sweeping: IDelayedCall | None = None
+        self._date()
+
+    def _date(self) -> None:
+        self.headers = (
+            b"Server: FluidVM\r\nDate: %s\r\nX-Content-Type-Options: nosniff\r\nCache-Control: no-store\r\n"
+            % http.datetimeToString(time.time())
+        )
+
+    def acceptableProtocols(self) -> list[bytes]:
+        """What TLS may negotiate: not HTTP/2, whose connections would have none of the bounds."""
+        return [b"http/1.1"]
+
+    # The base class keeps a log file and a timer for its date.
+
+    def startFactory(self) -> None:
+        self.stopped = False
+
+    def stopFactory(self) -> None:
+        self.stopped = True
+        for channel in tuple(self._channels):
+            channel.finish_up()
+
+    def log(self, request: http.Request) -> None:
+        """Nothing: see L{served}."""
+
+    def served(self, peer: Peer, method: bytes, path: bytes, code: int, size: int) -> None:
+        """Note an answer that has been written. @param size: of its body, in bytes."""
+        if self._access_log:
+            self._log.info(
+                "{address} {method} {path} {code} {size}",
+                address=peer.address, method=method.decode("latin-1"), path=path.decode("latin-1"), code=code, size=size,
+            )  # fmt: skip
+
+    @property
+    def connections(self) -> int:
+        """How many connections are open."""
+        return len(self._channels)
+
+    def connections_of(self, address: str) -> int:
+        """How many connections a client address has open."""
+        return self._by_address[address]
+
+    def admit(self, channel: Channel, address: str) -> bool:
+        """Count a new connection. @return: whether it may stay; if not, it isn't counted."""
+        bounds = self.bounds
+        if len(self._channels) >= bounds.connections or self._by_address[address] >= bounds.connections_per_address:
+            self._log.warn("Refused a connection from {address}: too many are open", address=address)
+            return False
+        self._channels[channel] = None
+        self._by_address[address] += 1
+        if self._sweeping is None:
+            self._date()
+            self._sweeping = self.reactor.callLater(SWEEP, self._sweep)
+        return True
+
+    def forget(self, channel: Channel, address: str) -> None:
+        """Count a connection out."""
+        if self._channels.pop(channel, self) is self:
+            return
+        self._by_address[address] -= 1
+        if not self._by_address[address]:
+            del self._by_address[address]
+        if not self._channels and self._sweeping is not None:
+            self._sweeping.cancel()
+            self._sweeping = None
+
+    def _sweep(self) -> None:
+        self._sweeping = self.reactor.callLater(SWEEP, self._sweep)
+        self._date()
+        now = self.seconds()
+        for channel in [channel for channel in self._channels if channel.deadline <= now]:
+            channel.expire()
+
+
+def make_site(
+    dispatcher: IDispatch,
+    health: Health,
+    *,
+    reactor: IReactorTime | None = None,
+    max_request: int = Bounds.max_request,
+    connections: int = Bounds.connections,
+    connections_per_address: int = Bounds.connections_per_address,
+    header_time: float = Bounds.header_time,
+    body_time: float = Bounds.body_time,
+    idle_time: float = Bounds.idle_time,
+    send_time: float = Bounds.send_time,
+    access_log: bool = False,
+) -> Site:
+    """
+    Make the factory to listen with.
+
+    @param dispatcher: answers the bodies of calls.
+    @param health: tells whether the server can serve, and an object for JSON that says why not.
+    @param reactor: the clock; default: the global reactor.
+    @param access_log: log a line for every answer.
+
+    The other parameters are those of L{Bounds}.
+    """
+    bounds = Bounds(
+        max_request, connections, connections_per_address, header_time, body_time, idle_time, send_time
+    )  # fmt: skip
+    return Site({b"/RPC2": Calls(dispatcher, bounds), b"/health": HealthReport(health)}, bounds, reactor, access_log)
