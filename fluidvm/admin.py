@@ -38,7 +38,7 @@ def ensure_admin(
     with connection.begin():
         if connection.execute(select(func.count()).select_from(schema.users)).scalar():
             return
-        password = _read(password_file) if password_file is not None else given
+        password = read_password(password_file) if password_file is not None else given
         if not password:
             password = _invent(state / "admin-password")
         admin = User(id=1, name="admin", role="admin", enabled=True, full_name="", email="", created=now)
@@ -46,7 +46,8 @@ def ensure_admin(
         save_counters(connection, {"user": admin.id})
 
 
-def _read(path: Path) -> str:
+def read_password(path: Path) -> str:
+    """Read a file that holds a password. @raise PasswordError: it can't be read, or is empty."""
     try:
         password = path.read_text().rstrip("\r\n")
     except (OSError, UnicodeDecodeError) as error:

@@ -15,6 +15,7 @@ from twisted.internet.protocol import Factory
 from twisted.internet.selectreactor import SelectReactor
 from twisted.python.failure import Failure
 
+from fluidvm.admin import PasswordError, read_password
 from fluidvm.options import Settings
 from fluidvm.store.database import DatabaseError, connect, parse_url
 from fluidvm.wire.tls import TLSError, server_options
@@ -35,14 +36,14 @@ def check(settings: Settings) -> IO[str]:
     try:
         if settings.tls_cert is not None and settings.tls_key is not None:
             server_options(settings.tls_cert, settings.tls_key)
-        if settings.admin_password_file is not None and not os.access(settings.admin_password_file, os.R_OK):
-            raise StartError(f"admin password file {settings.admin_password_file}: can't be read")
+        if settings.admin_password_file is not None:
+            read_password(settings.admin_password_file)
         for endpoint in (*settings.http, *settings.https):
             _try_endpoint(endpoint)
         engine, connection = connect(parse_url(settings.database))
         connection.close()
         engine.dispose()
-    except (DatabaseError, TLSError) as error:
+    except (DatabaseError, PasswordError, TLSError) as error:
         raise StartError(str(error)) from None
     return lock
 
@@ -61,6 +62,15 @@ def _claim_state(state: Path) -> IO[str]:
     return lock
 
 
+class _Trial(Factory):
+    """Names itself in the log's lines about the ports."""
+
+    noisy = False
+
+    def logPrefix(self) -> str:
+        return "A trial of the endpoint"
+
+
 def _try_endpoint(description: str) -> None:
     """Listen for a moment, on a reactor of its own: the real one can't let go of a port before it runs."""
     reactor = SelectReactor()
@@ -69,7 +79,7 @@ def _try_endpoint(description: str) -> None:
         endpoint = serverFromString(reactor, description)
     except (ValueError, TypeError, KeyError, IndexError, OSError) as error:
         raise StartError(f"endpoint {description}: {error or 'is none'}") from None
-    endpoint.listen(Factory()).addBoth(outcome.append)
+    endpoint.listen(_Trial()).addBoth(outcome.append)
     if outcome and isinstance(outcome[0], Failure):
         failed = outcome[0].value
         why = failed.socketError.strerror if isinstance(failed, CannotListenError) else failed

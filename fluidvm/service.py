@@ -49,6 +49,7 @@ class Server(Service):  # type: ignore[misc]
     @param clock: the time; default: the reactor's.
     @param wall_clock: seconds since the epoch.
     @param lock: the state directory's, held until the server has stopped.
+    @param fail: makes what is raised when the start fails.
     """
 
     _log = Logger()
@@ -60,7 +61,9 @@ class Server(Service):  # type: ignore[misc]
         clock: IReactorTime | None = None,
         wall_clock: Callable[[], float] = time.time,
         lock: IO[str] | None = None,
+        fail: Callable[[str], BaseException] = StartError,
     ) -> None:
+        self._fail = fail
         self._lock = lock
         self.ports: list[IListeningPort] = []
         self._settings = settings
@@ -93,7 +96,7 @@ class Server(Service):  # type: ignore[misc]
         return not reasons, {"status": "failing" if reasons else "ok", "reasons": reasons}
 
     def privilegedStartService(self) -> None:
-        """Open the ports. @raise StartError: one can't be opened."""
+        """Open the ports. Fails if one can't be opened."""
         settings = self._settings
         for description in settings.http:
             self._listen(serverFromString(self._reactor, description), description)
@@ -109,10 +112,10 @@ class Server(Service):  # type: ignore[misc]
         if failed:
             error = failed[0].value
             why = error.socketError.strerror if isinstance(error, CannotListenError) else error
-            raise StartError(f"endpoint {description}: can't listen: {why}")
+            raise self._fail(f"endpoint {description}: can't listen: {why}")
 
     def startService(self) -> None:
-        """Open the store, load what it holds, and go on with it. @raise StartError: the store can't be used."""
+        """Open the store, load what it holds, and go on with it. Fails if the store can't be used."""
         settings = self._settings
         try:
             connection = self._database.open()
@@ -120,7 +123,7 @@ class Server(Service):  # type: ignore[misc]
                 connection, self._logins.hash_now, self._wall_clock(), settings.admin_password_file, settings.state
             )
         except (DatabaseError, PasswordError) as error:
-            raise StartError(str(error)) from None
+            raise self._fail(str(error)) from None
         self.inventory.load(connection)
         self._engine.load(connection)
         self._logins.start()
@@ -164,4 +167,8 @@ def makeService(options: Options) -> Server:
         lock = check(options.settings)
     except StartError as error:
         raise SystemExit(f"fluidvm: {error}") from None
+    twistd = options.parent or {}
+    if twistd.get("nodaemon"):
+        return Server(options.settings, reactor, lock=lock, fail=lambda text: SystemExit(f"fluidvm: {text}"))
+    # A daemon's parent tells the terminal of exceptions only.
     return Server(options.settings, reactor, lock=lock)

@@ -35,13 +35,14 @@ class ProcessCase(SynchronousTestCase):
         self.directory = Path(self.mktemp()).absolute()
         self.directory.mkdir()
         self.state = self.directory / "state"
+        self.pid = self.directory / "pid"
         self.port = free_port()
         self.environment = {
             name: value for name, value in os.environ.items() if name not in ("FLUIDVM_ADMIN_PASSWORD", "XDG_STATE_HOME")
         }
 
     def command(self, *options: str, daemon: bool = False, http: bool = True) -> list[str]:
-        head = [str(TWISTD), f"--pidfile={self.directory}/pid"]
+        head = [str(TWISTD), f"--pidfile={self.pid}"]
         head += [f"--logfile={self.directory}/log"] if daemon else ["--nodaemon"]
         listen = ["--http", f"tcp:{self.port}:interface=127.0.0.1"] if http else []
         return [*head, "fluidvm", "--state", str(self.state), *listen, *options]
@@ -109,7 +110,7 @@ class StartTests(ProcessCase):
         proxy.authenticate("admin", "from the environment")
         self.assertFalse((self.state / "admin-password").exists())
         server.terminate()
-        self.assertEqual(server.wait(PATIENCE), 0)
+        self.assertEqual(server.wait(PATIENCE), -signal.SIGTERM)  # twistd ends by the signal that ended it
         self.state = self.directory / "other"
         (self.directory / "secret").write_text("from a file\n")
         self.start("--admin-password-file", str(self.directory / "secret"))
@@ -118,7 +119,7 @@ class StartTests(ProcessCase):
     def test_daemon(self) -> None:
         done = self.run_to_end(self.command(daemon=True))
         self.assertEqual((done.returncode, done.stdout, done.stderr), (0, "", ""))
-        pid = int((self.directory / "pid").read_text())
+        pid = int(self.pid.read_text())
         try:
             deadline = time.monotonic() + PATIENCE
             while time.monotonic() < deadline:
@@ -131,7 +132,7 @@ class StartTests(ProcessCase):
                 self.fail("no answer")
         finally:
             os.kill(pid, signal.SIGTERM)
-            while (self.directory / "pid").exists() and time.monotonic() < deadline:
+            while self.pid.exists() and time.monotonic() < deadline:
                 time.sleep(0.05)
 
     def test_health_and_help(self) -> None:
@@ -167,7 +168,7 @@ class RefusalTests(ProcessCase):
             self.assertEqual(len(lines), 1, lines)
             self.assertTrue(lines[0].startswith("fluidvm: "), lines)
             self.assertIn(words, lines[0])
-            self.assertFalse((self.directory / "pid").exists())
+            self.assertFalse(self.pid.exists())
 
     def test_wrong_options(self) -> None:
         self.refused("--wings", "--wings", "2")
@@ -214,6 +215,7 @@ class RefusalTests(ProcessCase):
     def test_a_state_directory_in_use(self) -> None:
         self.start()
         self.port = free_port()
+        self.pid = self.directory / "another-pid"
         self.refused("another server")
 
     def file(self, name: str, content: str) -> str:

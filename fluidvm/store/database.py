@@ -138,7 +138,7 @@ class Database:
                         results.append(Failure())
         except SQLAlchemyError as error:
             # The whole transaction is gone, also what its functions did well.
-            self.trouble = sentence(error)
+            self.trouble = sentence(_first(error))
             return [Failure(Unavailable(f"The store failed: {self.trouble}."))] * len(group)
         self.trouble = ""
         return results
@@ -147,6 +147,17 @@ class Database:
 def _deliver(group: list[_Work], results: list[Any]) -> None:
     for work, result in zip(group, results, strict=True):
         work.done.callback(result)  # a Failure starts the errbacks
+
+
+def _first(error: BaseException) -> SQLAlchemyError:
+    """What went wrong first: when SQLite rolls back by itself, the end of the savepoint fails as well."""
+    first, link = error, error.__context__
+    while link is not None:
+        if isinstance(link, SQLAlchemyError):
+            first = link
+        link = link.__context__
+    assert isinstance(first, SQLAlchemyError)
+    return first
 
 
 def sentence(error: Exception) -> str:
