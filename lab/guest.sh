@@ -121,7 +121,7 @@ GRUB
 grub/usr/bin/grub-mkimage -d grub/usr/lib/grub/i386-pc -O i386-pc -p '(hd0,msdos1)/boot/grub' -o core.img \
     biosdisk part_msdos ext2 linux normal serial terminal echo boot
 mib=$(( ($(du -sk part | cut -f1) + 4095) / 1024 + 4 ))
-/sbin/mke2fs -q -t ext2 -d part part.img "${mib}M"
+/sbin/mke2fs -q -t ext2 -d part part.img "${mib}M" >/dev/null
 python3 - "$mib" <<'PY'
 import struct, sys
 from pathlib import Path

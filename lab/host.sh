@@ -103,6 +103,7 @@ for part in etc var; do
     mount -t overlay fluidvm-lab -o "lowerdir=/$part,upperdir=$own/$part/up,workdir=$own/$part/work" "/$part"
 done
 mount -t tmpfs -o mode=755 fluidvm-lab /run
+mkdir -p /run/lock
 if [ -z "$kvm" ]; then
     # Covering /dev/kvm by another device instead makes libvirt probe QEMU anew at each call, for seconds.
     mkdir "$own/dev" "$own/dev/pts" "$own/dev/shm" "$own/dev/net"

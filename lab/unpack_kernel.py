@@ -26,7 +26,7 @@ def unpack(image: bytes) -> bytes:
     sectors = image[0x1F1] or 4
     offset, length = struct.unpack_from("<II", image, 0x248)
     payload = image[(sectors + 1) * 512 + offset :][:length]
-    # The last four bytes of a payload are its unpacked size, which the tools take for trash: so errors are told by the result.
+    # A payload's last four bytes are its unpacked size, which lz4 may still complain about: errors are told by the result.
     if payload.startswith(b"\xfd7zXZ\0"):
         return lzma.LZMADecompressor().decompress(payload)
     if payload.startswith(b"\x1f\x8b"):

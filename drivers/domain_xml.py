@@ -1,0 +1,287 @@
+"""
+libvirt's domain definitions, written and read.
+
+The format: U{https://libvirt.org/formatdomain.html}. Documents are built as trees, never as text, so that no name or command
+line can become markup.
+"""
+
+from __future__ import annotations
+
+import re
+import uuid as uuids
+from dataclasses import dataclass
+from xml.etree import ElementTree
+from xml.etree.ElementTree import Element, SubElement
+
+from fluidvm.driver import DomainDisk, DomainSpec, DriverError
+
+NAMESPACE = "https://fluidvm.org/xmlns/domain/1"
+"""Of the metadata element that marks FluidVM's own domains."""
+
+PROBE_PREFIX = "fluidvm-probe-"
+"""What the names of the short-lived domains begin with that prove an accelerator."""
+
+_BOOT_DEVICES = {"disk": "hd", "network": "network", "cdrom": "cdrom"}
+# What XML 1.0 can't carry, in any spelling (https://www.w3.org/TR/xml/#charsets).
+_NOT_XML = re.compile("[^\t\n\r\u0020-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
+_UNITS = {"b": 1, "bytes": 1, "kb": 1000, "k": 1024, "kib": 1024, "mb": 10**6, "m": 2**20, "mib": 2**20,
+          "gb": 10**9, "g": 2**30, "gib": 2**30, "tb": 10**12, "t": 2**40, "tib": 2**40}  # fmt: skip
+
+ElementTree.register_namespace("fluidvm", NAMESPACE)
+
+
+@dataclass(frozen=True)
+class Platform:
+    """
+    What a domain runs on; a hypervisor's own part of a definition.
+
+    @ivar kind: libvirt's domain type: C{kvm}, C{qemu}.
+    @ivar machine: QEMU's machine type.
+    @ivar console_log: absolute path of the file that gets what the serial console says; empty: none.
+    """
+
+    kind: str
+    machine: str = "pc"
+    console_log: str = ""
+
+
+@dataclass(frozen=True)
+class Description:
+    """What a definition says. Memory in MiB."""
+
+    uuid: str
+    name: str
+    vcpus: int
+    max_vcpus: int
+    memory: int
+    max_memory: int
+    disks: tuple[DomainDisk, ...]
+    kernel: str
+    initrd: str
+
+
+def _text(parent: Element, tag: str, text: str, **attributes: str) -> Element:
+    if _NOT_XML.search(text):
+        raise DriverError(f"A domain's {tag} holds a character that its definition can't: {text!r}.")
+    element = SubElement(parent, tag, attributes)
+    element.text = text
+    return element
+
+
+def _attributes(parent: Element, tag: str, **attributes: str) -> Element:
+    for name, text in attributes.items():
+        if _NOT_XML.search(text):
+            raise DriverError(f"A domain's {tag} {name} holds a character that its definition can't: {text!r}.")
+    return SubElement(parent, tag, attributes)
+
+
+def _disk(parent: Element | None, disk: DomainDisk) -> Element:
+    element = Element("disk", type="file", device="disk")
+    _attributes(element, "driver", name="qemu", type=disk.format)
+    _attributes(element, "source", file=disk.path)
+    _attributes(element, "target", dev=disk.target, bus="virtio")
+    if parent is not None:
+        parent.append(element)
+    return element
+
+
+def disk_xml(disk: DomainDisk) -> str:
+    """
+    Write one disk, as attaching wants it.
+
+    @raise DriverError: a value can't stand in XML.
+    """
+    return ElementTree.tostring(_disk(None, disk), encoding="unicode")
+
+
+def domain_xml(spec: DomainSpec, platform: Platform) -> str:
+    """
+    Write a definition.
+
+    @raise DriverError: a value can't stand in XML, or the UUID is none.
+    """
+    try:
+        uuid = str(uuids.UUID(spec.uuid))
+    except ValueError:
+        raise DriverError(f"{spec.uuid!r} is no UUID.") from None
+    domain = Element("domain", type=platform.kind)
+    _text(domain, "name", spec.name)
+    _text(domain, "uuid", uuid)
+    SubElement(SubElement(domain, "metadata"), f"{{{NAMESPACE}}}domain")
+    _text(domain, "memory", str(max(spec.memory, spec.max_memory)), unit="MiB")
+    _text(domain, "currentMemory", str(spec.memory), unit="MiB")
+    _text(domain, "vcpu", str(max(spec.vcpus, spec.max_vcpus)), placement="static", current=str(spec.vcpus))
+    _boot(domain, spec, platform)
+    features = SubElement(domain, "features")
+    SubElement(features, "acpi")
+    SubElement(features, "apic")
+    _text(domain, "on_poweroff", "destroy")
+    _text(domain, "on_reboot", "restart")
+    _text(domain, "on_crash", "destroy")
+    devices = SubElement(domain, "devices")
+    SubElement(devices, "controller", type="usb", model="none")
+    if "q35" in platform.machine:
+        # Nothing can be plugged into PCI Express's root itself; each hot-plugged device wants a port that is there.
+        SubElement(devices, "controller", type="pci", model="pcie-root")
+        for _ in range(len(spec.disks) + 16):
+            SubElement(devices, "controller", type="pci", model="pcie-root-port")
+    for disk in spec.disks:
+        _disk(devices, disk)
+    serial = SubElement(devices, "serial", type="pty")
+    if platform.console_log:
+        _attributes(serial, "log", file=platform.console_log, append="on")
+    SubElement(serial, "target", port="0")
+    SubElement(devices, "memballoon", model="virtio")
+    return ElementTree.tostring(domain, encoding="unicode")
+
+
+def _boot(domain: Element, spec: DomainSpec, platform: Platform) -> None:
+    boot = SubElement(domain, "os")
+    _text(boot, "type", "hvm", machine=platform.machine)
+    if spec.boot.kernel:
+        _text(boot, "kernel", spec.boot.kernel)
+        if spec.boot.initrd:
+            _text(boot, "initrd", spec.boot.initrd)
+        if spec.boot.cmdline:
+            _text(boot, "cmdline", spec.boot.cmdline)
+        return
+    for device in spec.boot.order:
+        if device not in _BOOT_DEVICES:
+            raise DriverError(f"Domain {spec.name}: can't boot from {device!r}, only from {', '.join(_BOOT_DEVICES)}.")
+        SubElement(boot, "boot", dev=_BOOT_DEVICES[device])
+
+
+def probe_xml(name: str, platform: Platform, kernel: str, initrd: str) -> str:
+    """
+    Write a domain that ends by itself if its CPU runs: without a kernel its firmware finds nothing to boot and reboots; a
+    kernel without a root panics and reboots. Rebooting ends it.
+
+    @param name: begins with L{PROBE_PREFIX}.
+    @param kernel: absolute path on the host; empty: the firmware alone.
+    @param initrd: absolute path on the host; empty: none. One that starts a system makes the probe fail.
+    """
+    domain = Element("domain", type=platform.kind)
+    _text(domain, "name", name)
+    _text(domain, "memory", "128" if kernel else "32", unit="MiB")
+    _text(domain, "vcpu", "1")
+    boot = SubElement(domain, "os")
+    _text(boot, "type", "hvm", machine=platform.machine)
+    if kernel:
+        _text(boot, "kernel", kernel)
+        if initrd:
+            _text(boot, "initrd", initrd)
+        # A negative time-out is "reboot at once" (Linux's Documentation/admin-guide/kernel-parameters.txt).
+        _text(boot, "cmdline", "panic=-1")
+    else:
+        SubElement(boot, "boot", dev="hd")
+        SubElement(boot, "bios", rebootTimeout="0")
+    features = SubElement(domain, "features")
+    SubElement(features, "acpi")
+    SubElement(features, "apic")
+    for action in ("on_poweroff", "on_reboot", "on_crash"):
+        _text(domain, action, "destroy")
+    devices = SubElement(domain, "devices")
+    SubElement(devices, "controller", type="usb", model="none")
+    SubElement(devices, "memballoon", model="none")
+    return ElementTree.tostring(domain, encoding="unicode")
+
+
+def _amount(element: Element | None) -> int:
+    """A sized element's bytes; libvirt writes KiB where no unit is."""
+    if element is None or not element.text:
+        return 0
+    return int(element.text) * _UNITS[element.get("unit", "KiB").lower()]
+
+
+def _mib(size: int) -> int:
+    return -(-size // 2**20)
+
+
+def parse_domain(text: str) -> Description:
+    """
+    Read a definition as libvirt gives it, of anyone's domain.
+
+    Disks without a source (empty CD drives) and those that are no disks are left out.
+    """
+    domain = ElementTree.fromstring(text)  # noqa: S314 - libvirtd is trusted: it is root on that host
+    maximum = _amount(domain.find("memory"))
+    current = _amount(domain.find("currentMemory")) or maximum
+    vcpu = domain.find("vcpu")
+    most = int(vcpu.text or "1") if vcpu is not None else 1
+    disks = []
+    for element in domain.iterfind("devices/disk[@device='disk']"):
+        source, target, driver = element.find("source"), element.find("target"), element.find("driver")
+        if source is None or target is None:
+            continue
+        path = source.get("file") or source.get("dev") or source.get("name") or source.get("volume") or ""
+        disks.append(DomainDisk(path, "raw" if driver is None else driver.get("type", "raw"), target.get("dev", "")))
+    return Description(
+        uuid=domain.findtext("uuid", ""),
+        name=domain.findtext("name", ""),
+        vcpus=int(vcpu.get("current", most)) if vcpu is not None else most,
+        max_vcpus=most,
+        memory=_mib(current),
+        max_memory=_mib(maximum),
+        disks=tuple(disks),
+        kernel=domain.findtext("os/kernel", ""),
+        initrd=domain.findtext("os/initrd", ""),
+    )
+
+
+def pool_xml(name: str, path: str) -> str:
+    """Write a storage pool that is a directory (U{https://libvirt.org/formatstorage.html})."""
+    pool = Element("pool", type="dir")
+    _text(pool, "name", name)
+    _text(SubElement(pool, "target"), "path", path)
+    return ElementTree.tostring(pool, encoding="unicode")
+
+
+def volume_xml(name: str, size: int, format: str) -> str:
+    """
+    Write an empty volume, which takes space as it is written to.
+
+    @param size: MiB.
+    """
+    volume = Element("volume")
+    _text(volume, "name", name)
+    _text(volume, "capacity", str(size), unit="MiB")
+    _text(volume, "allocation", "0")
+    target = SubElement(volume, "target")
+    SubElement(target, "format", type=format)
+    return ElementTree.tostring(volume, encoding="unicode")
+
+
+def parse_volume(text: str) -> tuple[str, str, str, int]:
+    """
+    Read a volume.
+
+    @return: name, path, format and size in MiB, rounded up.
+    """
+    volume = ElementTree.fromstring(text)  # noqa: S314 - as above
+    kind = volume.find("target/format")
+    return (
+        volume.findtext("name", ""),
+        volume.findtext("target/path", ""),
+        "raw" if kind is None else kind.get("type", "raw"),
+        _mib(_amount_in_bytes(volume.find("capacity"))),
+    )
+
+
+def _amount_in_bytes(element: Element | None) -> int:
+    """As L{_amount}, but where no unit is, it is bytes."""
+    if element is None or not element.text:
+        return 0
+    return int(element.text) * _UNITS[element.get("unit", "bytes").lower()]
+
+
+def parse_pool_path(text: str) -> str:
+    """Read the path that a pool's volumes are in."""
+    return ElementTree.fromstring(text).findtext("target/path", "")  # noqa: S314 - as above
+
+
+def parse_domain_kinds(text: str) -> set[str]:
+    """Read from a host's capabilities which domain types it says it has for its own architecture."""
+    capabilities = ElementTree.fromstring(text)  # noqa: S314 - as above
+    own = capabilities.findtext("host/cpu/arch", "")
+    return {kind.get("type", "") for arch in capabilities.iterfind("guest/arch") if arch.get("name") == own
+            for kind in arch.iterfind("domain")}  # fmt: skip

@@ -1,0 +1,210 @@
+"""QEMU/KVM through libvirt: what is KVM's own."""
+
+from __future__ import annotations
+
+import uuid as uuids
+from collections.abc import Mapping
+from typing import Any
+
+import libvirt
+from twisted.internet.defer import CancelledError, Deferred, DeferredLock
+from zope.interface import implementer
+
+from fluidvm.driver import NAME_PATTERN, Choice, DriverError, DriverHost, IDriver, Struct, Text, Unreachable
+
+from .domain_xml import PROBE_PREFIX, Platform, parse_domain_kinds, probe_xml
+from .libvirt_connection import check_uri, open_connection, verb
+from .libvirt_disks import LibvirtDisks
+from .libvirt_errors import code_of
+from .libvirt_resize import LibvirtResize
+
+DEFAULT_URI = "qemu:///system"
+PATH = r"/[^\x00-\x1f\x7f<>\"']*"
+PROBE_POLL = 0.05
+FIRMWARE_LIMIT = 2.0
+"""
+Seconds that KVM has for the firmware's run, if emulation isn't slower still.
+
+Real KVM takes a fraction of a second, as emulation does; a KVM that is itself emulated took 3.5 s, and ran no Linux.
+"""
+KERNEL_LIMIT = 10.0
+"""Seconds that KVM has for a kernel's run to its panic. Emulation takes 1.5 s."""
+
+
+def _path(words: str) -> Text:
+    return Text(words, longest=1024, pattern=PATH, rule="an absolute path on the host")
+
+
+class KvmConnection(LibvirtResize, LibvirtDisks):
+    """A QEMU/KVM host."""
+
+    hypervisor = "QEMU"
+
+    def __init__(self, connection: Any, uri: str, options: Mapping[str, Any], host: DriverHost) -> None:
+        super().__init__(connection, uri, options, host)
+        self._accelerator: tuple[str, str] | None = None
+        self._probing = DeferredLock()
+
+    async def platform(self, uuid: str) -> Platform:
+        kind, _ = await self.accelerator()
+        directory = self._options.get("console_log_dir", "").rstrip("/")
+        log = f"{directory}/{uuids.UUID(uuid)}.log" if directory and _is_uuid(uuid) else ""
+        return Platform(kind, self._machine, log)
+
+    async def version(self) -> str:
+        _, words = await self.accelerator()
+        return f"{await super().version()} ({words})"
+
+    @property
+    def _machine(self) -> str:
+        return str(self._options.get("machine", "pc"))
+
+    async def accelerator(self) -> tuple[str, str]:
+        """
+        What domains run on here; found out once for each connection.
+
+        @return: libvirt's domain type, and words for people about why.
+        """
+        wanted = self._options.get("accelerator", "auto")
+        if wanted == "kvm":
+            return "kvm", "KVM"
+        if wanted == "emulate":
+            return "qemu", "emulation"
+        await self._probing.acquire()
+        try:
+            if self._accelerator is None:
+                self._accelerator = await self._prove()
+            return self._accelerator
+        finally:
+            self._probing.release()
+
+    async def _prove(self) -> tuple[str, str]:
+        kinds = parse_domain_kinds(await self._call("the host's capabilities", self._connection.getCapabilities))
+        if "kvm" not in kinds:
+            return "qemu", "emulation: the host has no KVM"
+        kernel = self._options.get("probe_kernel", "")
+        what, least = ("a kernel", KERNEL_LIMIT) if kernel else ("the firmware", FIRMWARE_LIMIT)
+        # How long emulation takes tells how busy the host is.
+        emulated = await self._probe("qemu", 6 * least)
+        if emulated is None:
+            raise DriverError(f"{self._uri}: QEMU didn't run {what} within {6 * least:g} s, emulated; nothing runs there.")
+        limit = max(least, 4 * emulated)
+        if await self._probe("kvm", limit) is None:
+            return "qemu", f"emulation: KVM didn't run {what} within {limit:.0f} s"
+        return "kvm", f"KVM, which ran {what}"
+
+    async def _probe(self, kind: str, limit: float) -> float | None:
+        """
+        Run a domain that ends by itself if its CPU works.
+
+        @param limit: in seconds.
+        @return: the seconds that it ran; C{None} when it failed or didn't end.
+        """
+        name = f"{PROBE_PREFIX}{uuids.uuid4()}"
+        options = self._options
+        text = probe_xml(
+            name, Platform(kind, self._machine), options.get("probe_kernel", ""), options.get("probe_initrd", "")
+        )
+
+        def begin() -> Any:
+            try:
+                # It must not outlive this connection.
+                return self._connection.createXML(text, libvirt.VIR_DOMAIN_START_AUTODESTROY)
+            except libvirt.libvirtError:
+                if not self._alive() or kind == "qemu":
+                    raise
+                return None
+
+        domain = await self._call(f"proof of {kind}", begin)
+        if domain is None:
+            return None
+        began = self._seconds()
+        try:
+            while True:
+                going = await self._call(f"proof of {kind}", _do_goes_on, domain)
+                took = self._seconds() - began
+                if going is not True:
+                    return took if going is None else None
+                if took > limit:
+                    return None
+                await self._wait(PROBE_POLL)
+        finally:
+            # Also when the waiting is cancelled; not awaited then, for a cancelled coroutine should end.
+            removing = Deferred.fromCoroutine(self._call("end of the proof", _do_remove, domain))
+            removing.addErrback(lambda failure: failure.trap(DriverError, CancelledError))
+            await removing
+
+
+def _do_goes_on(domain: Any) -> bool | None:
+    """Whether a probe runs: C{None} when it has ended by itself, false when it got stuck."""
+    try:
+        state, _ = domain.state()
+    except libvirt.libvirtError as error:
+        if code_of(error) == libvirt.VIR_ERR_NO_DOMAIN:
+            return None
+        raise
+    return state not in (libvirt.VIR_DOMAIN_PAUSED, libvirt.VIR_DOMAIN_CRASHED)
+
+
+def _do_remove(domain: Any) -> None:
+    try:
+        domain.destroy()
+    except libvirt.libvirtError as error:
+        if code_of(error) not in (libvirt.VIR_ERR_NO_DOMAIN, libvirt.VIR_ERR_OPERATION_INVALID):
+            raise
+
+
+def _is_uuid(text: str) -> bool:
+    try:
+        uuids.UUID(text)
+    except ValueError:
+        return False
+    return True
+
+
+@implementer(IDriver)
+class KvmDriver:
+    """QEMU/KVM through libvirt."""
+
+    name = "kvm"
+    summary = "QEMU/KVM hosts through libvirt"
+    connection = KvmConnection
+    options = Struct(
+        "how a KVM host is used",
+        {
+            "accelerator": Choice(
+                "what runs the guests; auto takes KVM if it is proven to run one, else emulation",
+                choices=("auto", "kvm", "emulate"),
+            ),
+            "machine": Text(
+                "QEMU's machine type, pc if not given", longest=64, pattern=r"[a-z][a-z0-9.-]{0,63}", rule="e.g. pc or q35"
+            ),
+            "pool": Text(
+                "the storage pool that pool_path makes, default if not given", longest=63, pattern=NAME_PATTERN,
+                rule="letters, digits, dots, dashes and underscores",
+            ),
+            "pool_path": _path("a directory to be a storage pool, made if it isn't there"),
+            "console_log_dir": _path("a directory that gets what each guest's serial console says, in UUID.log"),
+            "probe_kernel": _path("a Linux kernel, for auto to prove KVM by: stronger than the firmware alone"),
+            "probe_initrd": _path("an initrd for probe_kernel, if that needs one to panic"),
+        },
+    )  # fmt: skip
+
+    def check_address(self, address: str) -> None:
+        check_uri(address, DEFAULT_URI, ("qemu",))
+
+    @verb
+    async def connect(self, address: str, options: Mapping[str, Any], host: DriverHost) -> KvmConnection:
+        try:
+            uri = check_uri(address, DEFAULT_URI, ("qemu",))
+        except ValueError as error:
+            raise Unreachable(f"{address}: {error}.") from None
+        connection = KvmConnection(await open_connection(uri, host), uri, options, host)
+        try:
+            await connection.prepare()
+            if "pool_path" in options:
+                await connection.ensure_pool(options.get("pool", "default"), options["pool_path"])
+        except (DriverError, CancelledError):
+            await connection.close()
+            raise
+        return connection

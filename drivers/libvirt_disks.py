@@ -1,0 +1,236 @@
+"""Volumes in libvirt's storage pools, and domains that get and lose them as disks."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import PurePosixPath
+from typing import Any
+
+import libvirt
+from zope.interface import implementer
+
+from fluidvm.driver import (
+    AlreadyThere,
+    DomainDisk,
+    DomainState,
+    DriverError,
+    IDisks,
+    NoSuchThing,
+    Progress,
+    Unsupported,
+    Volume,
+    WrongState,
+)
+
+from .domain_xml import disk_xml, parse_domain, parse_pool_path, parse_volume, pool_xml, volume_xml
+from .libvirt_connection import verb
+from .libvirt_domains import LibvirtDomains
+from .libvirt_errors import code_of
+
+LET_GO = 15.0
+"""Seconds that a guest has to let go of a disk."""
+
+_LIVE = libvirt.VIR_DOMAIN_AFFECT_LIVE
+_CONFIG = libvirt.VIR_DOMAIN_AFFECT_CONFIG
+_INACTIVE = libvirt.VIR_DOMAIN_XML_INACTIVE
+
+
+@implementer(IDisks)
+class LibvirtDisks(LibvirtDomains):
+    """A host with storage pools."""
+
+    formats = ("qcow2", "raw")
+
+    async def ensure_pool(self, name: str, path: str) -> None:
+        """
+        Make a directory a storage pool, unless it is one, and start it.
+
+        @param path: absolute path on the host.
+        @raise DriverError: a pool of that name is elsewhere.
+        """
+        await self._call(f"storage pool {name}", self._do_ensure_pool, name, path)
+
+    def _do_ensure_pool(self, name: str, path: str) -> None:
+        try:
+            pool = self._connection.storagePoolLookupByName(name)
+        except libvirt.libvirtError as error:
+            if code_of(error) != libvirt.VIR_ERR_NO_STORAGE_POOL:
+                raise
+            pool = self._connection.storagePoolDefineXML(pool_xml(name, path))
+            pool.build()
+            pool.setAutostart(1)
+        there = parse_pool_path(pool.XMLDesc())
+        if PurePosixPath(there) != PurePosixPath(path):
+            raise DriverError(f"Storage pool {name} is at {there}, not at {path}.")
+        if not pool.isActive():
+            pool.create()
+
+    def _do_pool(self, name: str) -> Any:
+        try:
+            pool = self._connection.storagePoolLookupByName(name)
+        except libvirt.libvirtError as error:
+            if code_of(error) == libvirt.VIR_ERR_NO_STORAGE_POOL:
+                raise NoSuchThing(f"The host has no storage pool {name}.") from error
+            raise
+        if not pool.isActive():
+            pool.create()
+        # libvirt lists what it saw last; others write to pools as well.
+        pool.refresh()
+        return pool
+
+    def _do_volume(self, pool: Any, name: str) -> Any:
+        """A volume, or C{None}."""
+        try:
+            return pool.storageVolLookupByName(name)
+        except libvirt.libvirtError as error:
+            if code_of(error) == libvirt.VIR_ERR_NO_STORAGE_VOL:
+                return None
+            raise
+
+    @verb
+    async def list_volumes(self, pool: str) -> Sequence[Volume]:
+        def act() -> Sequence[Volume]:
+            found = []
+            for volume in self._do_pool(pool).listAllVolumes():
+                try:
+                    found.append(_describe(pool, volume))
+                except libvirt.libvirtError as error:
+                    if code_of(error) != libvirt.VIR_ERR_NO_STORAGE_VOL:
+                        raise
+            return found
+
+        return await self._call(f"volumes of storage pool {pool}", act)
+
+    @verb
+    async def create_volume(self, pool: str, name: str, size: int, format: str, progress: Progress) -> Volume:
+        if format not in self.formats:
+            raise Unsupported(f"Volume {name}: the format is one of {', '.join(self.formats)}, not {format}.")
+        made = await self._call(f"volume {name} in storage pool {pool}", self._do_create, pool, name, size, format)
+        progress(100)
+        return made
+
+    def _do_create(self, pool_name: str, name: str, size: int, format: str) -> Volume:
+        pool = self._do_pool(pool_name)
+        volume = self._do_volume(pool, name)
+        if volume is None:
+            volume = pool.createXML(volume_xml(name, size, format))
+        made = _describe(pool_name, volume)
+        if (made.size, made.format) != (size, format):
+            raise AlreadyThere(
+                f"Storage pool {pool_name} has a volume {name} already, of {made.size} MiB in format {made.format}."
+            )
+        return made
+
+    @verb
+    async def delete_volume(self, pool: str, name: str) -> None:
+        def act() -> None:
+            volume = self._do_volume(self._do_pool(pool), name)
+            if volume is not None:
+                volume.delete()
+
+        await self._call(f"volume {name} in storage pool {pool}", act)
+
+    def _do_exists(self, path: str) -> bool | None:
+        known = super()._do_exists(path)
+        if known is not None:
+            return known
+        for pool in self._connection.listAllStoragePools(libvirt.VIR_CONNECT_LIST_STORAGE_POOLS_ACTIVE):
+            if PurePosixPath(parse_pool_path(pool.XMLDesc())) == PurePosixPath(path).parent:
+                pool.refresh()
+                return self._do_volume(pool, PurePosixPath(path).name) is not None
+        return None
+
+    @verb
+    async def attach_disk(self, uuid: str, disk: DomainDisk) -> None:
+        await self._call(f"disk {disk.target} of domain {uuid}", self._do_attach, uuid, disk)
+
+    def _do_attach(self, uuid: str, disk: DomainDisk) -> None:
+        domain = self._do_changeable(uuid)
+        flags = 0
+        for flag, look in _places(domain):
+            described = parse_domain(domain.XMLDesc(look))
+            there = next((other for other in described.disks if other.target == disk.target), None)
+            if there is None:
+                flags |= flag
+            elif there != disk:
+                raise AlreadyThere(f"Domain {described.name} has {there.path} as its disk {disk.target}.")
+        if not flags:
+            return
+        if self._do_exists(disk.path) is False:
+            raise NoSuchThing(f"{disk.path} isn't on the host.")
+        domain.attachDeviceFlags(disk_xml(disk), flags)
+
+    def _do_changeable(self, uuid: str) -> Any:
+        domain = self._do_find(uuid)
+        state = self._do_state(domain)
+        if state not in (DomainState.STOPPED, DomainState.RUNNING, DomainState.PAUSED) and domain.isActive():
+            raise WrongState(f"Domain {domain.name()} is {state}; its disks can be changed when it runs or is stopped.")
+        if state is DomainState.SAVED:
+            raise WrongState(f"Domain {domain.name()} is saved; its disks can be changed when it runs or is stopped.")
+        return domain
+
+    @verb
+    async def detach_disk(self, uuid: str, target: str) -> None:
+        subject = f"disk {target} of domain {uuid}"
+        if await self._call(subject, self._do_begin_detach, uuid, target):
+            deadline = self._seconds() + LET_GO
+            while await self._call(subject, self._do_attached, uuid, target):
+                if self._seconds() >= deadline:
+                    raise WrongState(
+                        f"The guest of domain {uuid} didn't let go of disk {target} within {LET_GO:g} s; stop it first."
+                    )
+                await self._wait()
+        await self._call(subject, self._do_end_detach, uuid, target)
+
+    def _do_attached(self, uuid: str, target: str) -> bool:
+        return _find_disk(self._do_find(uuid).XMLDesc(0), target) is not None
+
+    def _do_begin_detach(self, uuid: str, target: str) -> bool:
+        """Ask the guest to let go. Gives whether there is something to wait for."""
+        domain = self._do_changeable(uuid)
+        disk = _find_disk(domain.XMLDesc(0), target)
+        if not domain.isActive() or disk is None:
+            return False
+        if self._do_state(domain) is not DomainState.RUNNING:
+            raise WrongState(f"Domain {domain.name()} is paused; its guest can let go of a disk when it runs.")
+        try:
+            domain.detachDeviceFlags(disk_xml(disk), _LIVE)
+        except libvirt.libvirtError as error:
+            # Asked before, and still being done: wait for that.
+            if not self._alive() or not domain.isActive() or code_of(error) == libvirt.VIR_ERR_OPERATION_INVALID:
+                raise
+            self._log.info("Domain {uuid}, disk {target}: {error}", uuid=uuid, target=target, error=error)
+        return True
+
+    def _do_end_detach(self, uuid: str, target: str) -> None:
+        domain = self._do_find(uuid)
+        if not domain.isPersistent():
+            return
+        disk = _find_disk(domain.XMLDesc(_INACTIVE), target)
+        if disk is None:
+            return
+        try:
+            domain.detachDeviceFlags(disk_xml(disk), _CONFIG)
+        except libvirt.libvirtError:
+            if domain.isActive() and self._alive():
+                domain.attachDeviceFlags(disk_xml(disk), _LIVE)
+            raise
+
+
+def _places(domain: Any) -> list[tuple[int, int]]:
+    """Where a domain's devices stand: the flag that changes them there, and the one that shows them."""
+    places = []
+    if domain.isActive():
+        places.append((_LIVE, 0))
+    if domain.isPersistent():
+        places.append((_CONFIG, _INACTIVE))
+    return places
+
+
+def _find_disk(definition: str, target: str) -> DomainDisk | None:
+    return next((disk for disk in parse_domain(definition).disks if disk.target == target), None)
+
+
+def _describe(pool: str, volume: Any) -> Volume:
+    name, path, format, size = parse_volume(volume.XMLDesc())
+    return Volume(pool, name, path, format, size)

@@ -1,0 +1,287 @@
+"""The core of every driver, through libvirt: domains, what they are and what can be done with them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import libvirt
+from zope.interface import implementer
+
+from fluidvm.driver import (
+    AlreadyThere,
+    DomainInfo,
+    DomainSpec,
+    DomainState,
+    HostInfo,
+    IConnection,
+    NoSuchThing,
+    WrongState,
+)
+
+from .domain_xml import PROBE_PREFIX, Platform, domain_xml, parse_domain
+from .libvirt_connection import LibvirtConnection, dotted, verb
+from .libvirt_errors import code_of
+
+UNDEFINE = (
+    libvirt.VIR_DOMAIN_UNDEFINE_MANAGED_SAVE
+    | libvirt.VIR_DOMAIN_UNDEFINE_SNAPSHOTS_METADATA
+    | libvirt.VIR_DOMAIN_UNDEFINE_CHECKPOINTS_METADATA
+    | libvirt.VIR_DOMAIN_UNDEFINE_NVRAM
+)
+_CONFIG = libvirt.VIR_DOMAIN_AFFECT_CONFIG
+_INACTIVE = libvirt.VIR_DOMAIN_XML_INACTIVE
+
+
+@implementer(IConnection)
+class LibvirtDomains(LibvirtConnection):
+    """A host's domains."""
+
+    hypervisor = "libvirt"
+
+    # What a hypervisor adds.
+
+    async def platform(self, uuid: str) -> Platform:
+        """What a domain is to run on here."""
+        raise NotImplementedError
+
+    async def version(self) -> str:
+        """The hypervisor's name and version, and what else is to be known about it."""
+        number = await self._call("the host's version", self._connection.getVersion)
+        return f"{self.hypervisor} {dotted(number)}"
+
+    # Asking.
+
+    @verb
+    async def host_info(self) -> HostInfo:
+        version = await self.version()
+
+        def ask() -> HostInfo:
+            _model, memory, vcpus, *_ = self._connection.getInfo()
+            return HostInfo(vcpus, memory, version, f"libvirt {dotted(self._connection.getLibVersion())}")
+
+        return await self._call("the host's description", ask)
+
+    @verb
+    async def list_domains(self) -> Sequence[DomainInfo]:
+        return await self._call("the list of domains", self._do_list)
+
+    def _do_list(self) -> Sequence[DomainInfo]:
+        found = []
+        for domain in self._connection.listAllDomains(0):
+            if domain.name().startswith(PROBE_PREFIX):
+                continue
+            try:
+                found.append(self._do_describe(domain))
+            except libvirt.libvirtError as error:
+                # It went between the listing and this look.
+                if code_of(error) != libvirt.VIR_ERR_NO_DOMAIN:
+                    raise
+        return found
+
+    @verb
+    async def get_domain(self, uuid: str) -> DomainInfo:
+        return await self._call(f"domain {uuid}", lambda: self._do_describe(self._do_find(uuid)))
+
+    def _do_describe(self, domain: Any) -> DomainInfo:
+        described = parse_domain(domain.XMLDesc(0))
+        persistent = bool(domain.isPersistent())
+        memory = described.memory
+        if persistent and domain.isActive():
+            # A running one's own shows where the guest's balloon is, which at boot isn't yet where it was told to be.
+            memory = min(parse_domain(domain.XMLDesc(_INACTIVE)).memory, described.max_memory)
+        return DomainInfo(
+            uuid=described.uuid,
+            name=described.name,
+            state=self._do_state(domain),
+            vcpus=described.vcpus,
+            max_vcpus=described.max_vcpus,
+            memory=memory,
+            max_memory=described.max_memory,
+            disks=described.disks,
+            autostart=persistent and bool(domain.autostart()),
+        )
+
+    # Defining.
+
+    @verb
+    async def define_domain(self, spec: DomainSpec) -> None:
+        text = domain_xml(spec, await self.platform(spec.uuid))
+        await self._call(f"definition of domain {spec.name}", self._do_define, spec, text)
+
+    def _do_define(self, spec: DomainSpec, text: str) -> None:
+        before = None
+        for domain in self._connection.listAllDomains(0):
+            same = domain.UUIDString() == spec.uuid.lower()
+            if same and (domain.isActive() or domain.hasManagedSaveImage(0)):
+                raise WrongState(f"Domain {spec.name} is {self._do_state(domain)}; it can be defined anew when stopped.")
+            if same:
+                before = domain.XMLDesc(libvirt.VIR_DOMAIN_XML_INACTIVE | libvirt.VIR_DOMAIN_XML_SECURE)
+            elif domain.name() == spec.name:
+                raise AlreadyThere(f"Another domain, {domain.UUIDString()}, has the name {spec.name}.")
+        if before is not None and parse_domain(before).name != spec.name:
+            # libvirt takes another name for another domain; renaming is a step of its own.
+            self._do_find(spec.uuid).rename(spec.name, 0)
+        defined = None
+        try:
+            defined = self._connection.defineXML(text)
+            defined.setAutostart(1 if spec.autostart else 0)
+        except libvirt.libvirtError:
+            if before is not None:
+                if parse_domain(before).name != spec.name:
+                    self._do_find(spec.uuid).rename(parse_domain(before).name, 0)
+                self._connection.defineXML(before)
+            elif defined is not None:
+                defined.undefineFlags(UNDEFINE)
+            raise
+
+    @verb
+    async def undefine_domain(self, uuid: str) -> None:
+        await self._call(f"removal of domain {uuid}", self._do_undefine, uuid)
+
+    def _do_undefine(self, uuid: str) -> None:
+        try:
+            domain = self._do_find(uuid)
+        except NoSuchThing:
+            return
+        if domain.isActive():
+            raise WrongState(f"Domain {domain.name()} is {self._do_state(domain)}; it can be removed when stopped.")
+        domain.undefineFlags(UNDEFINE)
+
+    # Power.
+
+    async def _power(self, what: str, uuid: str, function: Callable[[Any, DomainState], None]) -> None:
+        def act() -> None:
+            domain = self._do_find(uuid)
+            function(domain, self._do_state(domain))
+
+        await self._call(f"{what} of domain {uuid}", act)
+
+    @verb
+    async def start(self, uuid: str) -> None:
+        def act(domain: Any, state: DomainState) -> None:
+            if state is DomainState.RUNNING:
+                return
+            if domain.isActive():
+                raise WrongState(f"Domain {domain.name()} is {state}; only a stopped one can be started.")
+            try:
+                domain.create()
+            except libvirt.libvirtError as error:
+                self._do_name_missing(domain, error)
+                raise
+
+        await self._power("start", uuid, act)
+
+    def _do_name_missing(self, domain: Any, error: libvirt.libvirtError) -> None:
+        """Say so where a start failed for want of a file: QEMU's own failures all have one code."""
+        described = parse_domain(domain.XMLDesc(0))
+        for path in (described.kernel, described.initrd, *(disk.path for disk in described.disks)):
+            if path and self._do_exists(path) is False:
+                raise NoSuchThing(f"Domain {described.name} needs {path}, which isn't there.") from error
+
+    def _do_exists(self, path: str) -> bool | None:
+        """Whether a file is on the host; C{None} where that can't be told: no storage pool holds its directory."""
+        if self._local:
+            return Path(path).exists()
+        return None
+
+    @verb
+    async def shutdown(self, uuid: str) -> None:
+        def act(domain: Any, state: DomainState) -> None:
+            if not domain.isActive() or state is DomainState.STOPPING:
+                return
+            if state is not DomainState.RUNNING:
+                raise WrongState(f"Domain {domain.name()} is {state}; only a running one can be asked to shut down.")
+            domain.shutdown()
+
+        await self._power("shutdown", uuid, act)
+
+    @verb
+    async def stop(self, uuid: str) -> None:
+        def act(domain: Any, _state: DomainState) -> None:
+            if not domain.isActive():
+                return
+            try:
+                domain.destroy()
+            except libvirt.libvirtError as error:
+                # It ended by itself in between, which is what was asked.
+                if code_of(error) != libvirt.VIR_ERR_OPERATION_INVALID or domain.isActive():
+                    raise
+
+        await self._power("stop", uuid, act)
+
+    @verb
+    async def reboot(self, uuid: str) -> None:
+        def act(domain: Any, state: DomainState) -> None:
+            if state is not DomainState.RUNNING or not domain.isActive():
+                raise WrongState(f"Domain {domain.name()} is {state}; only a running one can be asked to reboot.")
+            domain.reboot(0)
+
+        await self._power("reboot", uuid, act)
+
+    @verb
+    async def pause(self, uuid: str) -> None:
+        def act(domain: Any, state: DomainState) -> None:
+            if state is DomainState.PAUSED:
+                return
+            if state is not DomainState.RUNNING:
+                raise WrongState(f"Domain {domain.name()} is {state}; only a running one can be paused.")
+            domain.suspend()
+
+        await self._power("pause", uuid, act)
+
+    @verb
+    async def resume(self, uuid: str) -> None:
+        def act(domain: Any, state: DomainState) -> None:
+            if state is DomainState.RUNNING:
+                return
+            if state is not DomainState.PAUSED:
+                raise WrongState(f"Domain {domain.name()} is {state}; only a paused one can be resumed.")
+            if domain.state()[0] == libvirt.VIR_DOMAIN_PMSUSPENDED:
+                domain.pMWakeup(0)
+            else:
+                domain.resume()
+
+        await self._power("resume", uuid, act)
+
+    # The definition's amounts.
+
+    @verb
+    async def set_memory(self, uuid: str, memory: int) -> None:
+        def act() -> None:
+            domain = self._do_stopped(uuid)
+            before = parse_domain(domain.XMLDesc(_INACTIVE))
+            maximum = max(memory, before.max_memory)
+            try:
+                domain.setMemoryFlags(maximum * 1024, _CONFIG | libvirt.VIR_DOMAIN_MEM_MAXIMUM)
+                domain.setMemoryFlags(memory * 1024, _CONFIG)
+            except libvirt.libvirtError:
+                domain.setMemoryFlags(before.max_memory * 1024, _CONFIG | libvirt.VIR_DOMAIN_MEM_MAXIMUM)
+                domain.setMemoryFlags(before.memory * 1024, _CONFIG)
+                raise
+
+        await self._call(f"memory of domain {uuid}", act)
+
+    @verb
+    async def set_vcpus(self, uuid: str, vcpus: int) -> None:
+        def act() -> None:
+            domain = self._do_stopped(uuid)
+            before = parse_domain(domain.XMLDesc(_INACTIVE))
+            if vcpus > before.max_vcpus:
+                domain.setVcpusFlags(vcpus, _CONFIG | libvirt.VIR_DOMAIN_VCPU_MAXIMUM)
+            try:
+                domain.setVcpusFlags(vcpus, _CONFIG)
+            except libvirt.libvirtError:
+                if vcpus > before.max_vcpus:
+                    domain.setVcpusFlags(before.max_vcpus, _CONFIG | libvirt.VIR_DOMAIN_VCPU_MAXIMUM)
+                raise
+
+        await self._call(f"virtual CPUs of domain {uuid}", act)
+
+    def _do_stopped(self, uuid: str) -> Any:
+        domain = self._do_find(uuid)
+        state = self._do_state(domain)
+        if domain.isActive() or state is DomainState.SAVED:
+            raise WrongState(f"Domain {domain.name()} is {state}; its definition can be changed when it is stopped.")
+        return domain

@@ -1,0 +1,65 @@
+"""
+libvirt's errors as the driver's, told by code and never by text.
+
+The codes: virErrorNumber in U{https://libvirt.org/html/libvirt-virterror.html}.
+"""
+
+from __future__ import annotations
+
+import errno
+
+import libvirt
+
+from fluidvm.driver import AlreadyThere, DriverError, NoSuchThing, Unreachable, Unsupported, WrongState
+
+_MEANINGS: dict[int, type[DriverError]] = {
+    libvirt.VIR_ERR_NO_DOMAIN: NoSuchThing,
+    libvirt.VIR_ERR_NO_STORAGE_POOL: NoSuchThing,
+    libvirt.VIR_ERR_NO_STORAGE_VOL: NoSuchThing,
+    libvirt.VIR_ERR_DEVICE_MISSING: NoSuchThing,
+    libvirt.VIR_ERR_DOM_EXIST: AlreadyThere,
+    libvirt.VIR_ERR_STORAGE_VOL_EXIST: AlreadyThere,
+    libvirt.VIR_ERR_OPERATION_INVALID: WrongState,
+    libvirt.VIR_ERR_OPERATION_TIMEOUT: WrongState,
+    libvirt.VIR_ERR_RESOURCE_BUSY: WrongState,
+    libvirt.VIR_ERR_AGENT_UNRESPONSIVE: WrongState,
+    libvirt.VIR_ERR_NO_SUPPORT: Unsupported,
+    libvirt.VIR_ERR_OPERATION_UNSUPPORTED: Unsupported,
+    libvirt.VIR_ERR_CONFIG_UNSUPPORTED: Unsupported,
+    libvirt.VIR_ERR_ARGUMENT_UNSUPPORTED: Unsupported,
+    libvirt.VIR_ERR_NO_CONNECT: Unreachable,
+    libvirt.VIR_ERR_INVALID_CONN: Unreachable,
+    libvirt.VIR_ERR_RPC: Unreachable,
+    libvirt.VIR_ERR_LIBSSH: Unreachable,
+    libvirt.VIR_ERR_SSH: Unreachable,
+    libvirt.VIR_ERR_GNUTLS_ERROR: Unreachable,
+}
+_REFUSED = {libvirt.VIR_ERR_AUTH_FAILED, libvirt.VIR_ERR_AUTH_CANCELLED, libvirt.VIR_ERR_AUTH_UNAVAILABLE}
+
+
+def code_of(error: libvirt.libvirtError) -> int:
+    """An error's code; 0 where it has none."""
+    return int(error.get_error_code() or 0)
+
+
+def translate(error: libvirt.libvirtError, subject: str, alive: bool) -> DriverError:
+    """
+    Make the driver's error of libvirt's.
+
+    @param subject: what was asked for, to begin the sentence with: C{start of domain web1}.
+    @param alive: whether the connection still is; a dead one's codes say nothing more.
+    """
+    words = f"{subject}: {error.get_error_message() or error}".rstrip(". ") + "."
+    if not alive:
+        return Unreachable(words)
+    code = code_of(error)
+    # A system call of the daemon's that failed; int1 is its errno (virReportSystemError).
+    if code == libvirt.VIR_ERR_SYSTEM_ERROR and error.get_int1() == errno.ENOENT:
+        return NoSuchThing(words)
+    return _MEANINGS.get(code, DriverError)(words)
+
+
+def translate_open(error: libvirt.libvirtError, uri: str) -> DriverError:
+    """Make the driver's error of a connection that couldn't be opened: whatever isn't a refusal is no answer."""
+    words = f"{uri}: {error.get_error_message() or error}".rstrip(". ") + "."
+    return DriverError(words) if code_of(error) in _REFUSED else Unreachable(words)

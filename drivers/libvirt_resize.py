@@ -1,0 +1,114 @@
+"""Resizing running domains through libvirt, by balloon and CPU hot-plug."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import libvirt
+from twisted.internet.defer import CancelledError
+from zope.interface import implementer
+
+from fluidvm.driver import DomainState, DriverError, ILiveResize, Unreachable, WrongState
+
+from .domain_xml import parse_domain
+from .libvirt_connection import verb
+from .libvirt_domains import LibvirtDomains
+
+FOLLOW = 20.0
+"""Seconds that a guest has to follow its balloon; one that is booting begins late."""
+
+_LIVE = libvirt.VIR_DOMAIN_AFFECT_LIVE
+_CONFIG = libvirt.VIR_DOMAIN_AFFECT_CONFIG
+
+
+@implementer(ILiveResize)
+class LibvirtResize(LibvirtDomains):
+    """A host whose domains can be resized while they run."""
+
+    def _do_running(self, uuid: str) -> Any:
+        domain = self._do_find(uuid)
+        state = self._do_state(domain)
+        if state is not DomainState.RUNNING or not domain.isActive():
+            raise WrongState(f"Domain {domain.name()} is {state}, not running.")
+        return domain
+
+    @verb
+    async def resize_memory(self, uuid: str, memory: int) -> None:
+        target = memory * 1024
+
+        def begin() -> tuple[str, int]:
+            domain = self._do_running(uuid)
+            before = parse_domain(domain.XMLDesc(0))
+            if memory > before.max_memory:
+                raise WrongState(
+                    f"Domain {before.name} can have {before.max_memory} MiB at most while it runs; {memory} MiB need a stop."
+                )
+            # Where its balloon was told to be; where it is may be on the way there.
+            told = parse_domain(domain.XMLDesc(libvirt.VIR_DOMAIN_XML_INACTIVE)) if domain.isPersistent() else before
+            domain.setMemoryFlags(target, _LIVE)
+            return before.name, min(told.memory, before.max_memory)
+
+        name, before = await self._call(f"memory of domain {uuid}", begin)
+        try:
+            await self._follow(uuid, name, target)
+            await self._call(
+                f"memory of domain {name}", lambda: self._do_running(uuid).setMemoryFlags(target, _CONFIG)
+            )
+        except (DriverError, CancelledError) as error:
+            if not isinstance(error, Unreachable):
+                await self._put_back(uuid, before * 1024)
+            raise
+
+    async def _follow(self, uuid: str, name: str, target: int) -> None:
+        """Wait until the balloon is where it shall be; only the guest's own driver moves it."""
+        deadline = self._seconds() + FOLLOW
+        while True:
+            actual = await self._call(f"memory of domain {name}", lambda: self._do_running(uuid).memoryStats()["actual"])
+            if abs(actual - target) < 1024:
+                return
+            if self._seconds() >= deadline:
+                raise WrongState(
+                    f"The guest of domain {name} didn't follow to {target // 1024} MiB within {FOLLOW:g} s; "
+                    "to change its memory it needs a stop."
+                )
+            await self._wait()
+
+    async def _put_back(self, uuid: str, memory: int) -> None:
+        try:
+            await self._call("putting memory back", lambda: self._do_find(uuid).setMemoryFlags(memory, _LIVE))
+        except DriverError as error:
+            # It stopped meanwhile: its definition was never touched.
+            self._log.info("Memory of domain {uuid} not put back: {error}", uuid=uuid, error=error)
+
+    @verb
+    async def resize_vcpus(self, uuid: str, vcpus: int) -> None:
+        await self._call(f"virtual CPUs of domain {uuid}", self._do_resize_vcpus, uuid, vcpus)
+
+    def _do_resize_vcpus(self, uuid: str, vcpus: int) -> None:
+        domain = self._do_running(uuid)
+        before = parse_domain(domain.XMLDesc(0))
+        if vcpus > before.max_vcpus:
+            raise WrongState(
+                f"Domain {before.name} can have {before.max_vcpus} virtual CPUs at most while it runs; {vcpus} need a stop."
+            )
+        try:
+            if vcpus != before.vcpus:
+                domain.setVcpusFlags(vcpus, _LIVE)
+                if parse_domain(domain.XMLDesc(0)).vcpus != vcpus:
+                    self._do_put_vcpus_back(domain, before.vcpus)
+                    raise self._refusal(before.name)
+            domain.setVcpusFlags(vcpus, _CONFIG)
+        except libvirt.libvirtError as error:
+            if not self._alive():
+                raise
+            self._do_put_vcpus_back(domain, before.vcpus)
+            if vcpus < before.vcpus:
+                raise self._refusal(before.name) from error
+            raise
+
+    def _refusal(self, name: str) -> WrongState:
+        return WrongState(f"The guest of domain {name} doesn't let virtual CPUs go; to have fewer it needs a stop.")
+
+    def _do_put_vcpus_back(self, domain: Any, vcpus: int) -> None:
+        if parse_domain(domain.XMLDesc(0)).vcpus != vcpus:
+            domain.setVcpusFlags(vcpus, _LIVE)
