@@ -62,7 +62,7 @@ def render(value: Any) -> bytes:
     @param value: C{bool}, C{int} (32 bit), C{float} (finite), C{str}, C{bytes}, a C{datetime} (converted to UTC; a naive one
         is UTC), a list or tuple, a dict with string keys (keys whose value is C{None} are left out), or L{Rendered}.
     @return: the C{<value>} element.
-    @raise TypeError: for anything else.
+    @raise TypeError: for anything else, and for a key that is no string.
     @raise OverflowError: for an int that 32 bits don't hold, or a double that is no number.
     """
     parts: list[bytes] = []
@@ -86,6 +86,8 @@ def _render(value: Any, put: Any) -> None:
         put(b"<value><struct>")
         for key, member in value.items():
             if member is not None:
+                if not isinstance(key, str):
+                    raise TypeError("a member's name is a string")
                 put(b"<member><name>" + text(key) + b"</name>")
                 _render(member, put)
                 put(b"</member>")
@@ -105,8 +107,8 @@ def _render(value: Any, put: Any) -> None:
         put(b"<value><dateTime.iso8601>" + stamp + b"</dateTime.iso8601></value>")
     elif kind is bytes:
         put(b"<value><base64>" + base64.b64encode(value) + b"</base64></value>")
-    elif isinstance(value, str):  # StrEnum members and the like
-        _render(str(value), put)
+    elif isinstance(value, str):  # members of an Enum of strings
+        _render(str.__str__(value), put)  # str() of an Enum's member is its name
     else:
         raise TypeError(f"{kind.__name__} has no XML-RPC type")
 
