@@ -8,11 +8,14 @@ from enum import Enum
 from typing import Any
 from xml.sax.saxutils import escape
 
-from hypothesis import given
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from twisted.trial.unittest import SynchronousTestCase
 
 from fluidvm.xmlvalue import Rendered, carries, moment, render, text
+
+# A busy machine is no failure.
+CALM = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
 
 MOMENTS = st.datetimes(min_value=datetime(1, 1, 2), max_value=datetime(9999, 12, 30)).map(lambda m: m.replace(microsecond=0))
 SCALARS = (
@@ -46,10 +49,12 @@ class Power(str, Enum):
 
 
 class RenderTests(SynchronousTestCase):
+    @settings(CALM)
     @given(VALUES)
     def test_round_trip(self, value: Any) -> None:
         self.assertEqual(load(render(value)), sent(value))
 
+    @settings(CALM)
     @given(st.text(st.characters(exclude_categories=())))
     def test_text(self, value: str) -> None:
         self.assertEqual(load(render(value)), sent(value))

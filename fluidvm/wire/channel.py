@@ -1,8 +1,12 @@
 """
-Twisted's HTTP/1.1 channel and request, with bounds on what a client may send, hold, and how long it may take.
+Twisted's HTTP/1.1 channel, with bounds on what a client may send, hold, and how long it may take.
 
 The channel keeps no timers of its own, which at thousands of clients would cost more than the calls: it has one deadline,
 and the site looks at all of them once a second (see L{fluidvm.wire.site.Site}).
+
+A client's headers are the same in each of its calls, and reading them costs more than the call. So the site remembers which
+heads (all bytes up to the body) were those of a call that there was nothing to say about, and how long its body was. What
+begins with one of them is a call; everything else, and each head's first time, goes through twisted.web's parser.
 """
 
 from __future__ import annotations
@@ -13,23 +17,23 @@ from typing import TYPE_CHECKING, Any
 
 from twisted.internet.interfaces import ISSLTransport
 from twisted.internet.protocol import connectionDone
-from twisted.web import http, server
+from twisted.web import http
 
 from fluidvm.wire.peer import Peer
+from fluidvm.wire.request import MOST_DISCARDED, PLAIN, XML, Request
 
 if TYPE_CHECKING:
     from twisted.python.failure import Failure
 
     from fluidvm.wire.site import Site
 
-PLAIN = b"text/plain; charset=utf-8"
 NEVER = float("inf")
-
-MOST_DISCARDED = 64 * 2**20
-"""Bytes of a body over the limit that are read and thrown away so that a blocking client gets to reading the answer."""
 
 LINGER = 5.0
 """Seconds that a client which is still sending has to read the answer before its connection is closed."""
+
+LONGEST_HEAD = 1024
+"""Bytes of a head that is remembered."""
 
 _STATUS = {status.value: b"HTTP/1.1 %d %s\r\n" % (status.value, status.phrase.encode()) for status in HTTPStatus}
 
@@ -57,88 +61,6 @@ class Bounds:
     send_time: float = 120.0
 
 
-class Request(server.Request):  # type: ignore[misc]
-    """
-    A request whose body stays in memory and within the limit. Nothing in it is taken for a form.
-
-    @ivar body: the body, once it is complete; empty if it was too large.
-    @ivar too_large: the body is over the limit.
-    """
-
-    body: bytes | bytearray = b""
-    too_large = False
-    channel: Channel
-    site: Site
-    _size = 0
-
-    def gotLength(self, length: int | None) -> None:
-        """Called before the body. @param length: in bytes, C{None} if it comes in chunks."""
-        self.too_large = length is not None and length > self.channel.site.bounds.max_request
-
-    def handleContentChunk(self, data: bytes) -> None:
-        """Take a part of the body: twisted.web's own spools to disk, which blocks."""
-        self._size += len(data)
-        if self.too_large:
-            if self._size > MOST_DISCARDED:
-                self.refuse_body()
-        elif self._size > self.channel.site.bounds.max_request:
-            self.too_large = True
-            self.body = b""
-        elif not self.body:
-            self.body = data
-        else:
-            if type(self.body) is bytes:
-                self.body = bytearray(self.body)
-            self.body += data
-
-    def refuse_body(self) -> None:
-        """Answer a request that is too large before its body has come; the connection ends with it."""
-        channel = self.channel
-        if channel is not None and not channel.discarding:
-            channel.discarding = True
-            channel.persistent = False
-            self.requestReceived(*channel.request_line())
-
-    def requestReceived(self, command: bytes, path: bytes, version: bytes) -> None:
-        """Called when the request is complete. Unlike twisted.web's own it parses no query and no form."""
-        self.method, self.uri, self.clientproto = command, path, version
-        self.path = path.partition(b"?")[0]
-        self.process()
-
-    def process(self) -> None:
-        """Hand the request to the resource at exactly its path."""
-        site = self.site = self.channel.site
-        try:
-            resource = site.resources.get(self.path)
-            if resource is None:
-                self.answer(404, PLAIN, b"There is nothing here.\n")
-            else:
-                resource.render(self)
-        except Exception:
-            self._log.failure("A request failed")
-            if not self.finished and not self._disconnected:
-                self.answer(500, PLAIN, b"The server failed.\n")
-
-    def answer(self, code: int, kind: bytes, body: bytes, headers: bytes = b"") -> None:
-        """
-        Answer the request and end it. A client that has gone is no error.
-
-        @param code: HTTP's status.
-        @param kind: the body's media type.
-        @param headers: more header lines, each with its line end.
-        """
-        channel = self.channel
-        if channel is None:
-            return
-        self.code, self.sentLength, self.startedWriting = code, len(body), 1
-        if self.too_large and channel.discarding:
-            channel.persistent = False
-        channel.send(code, kind, body, headers, self.method == b"HEAD")
-        channel.site.served(channel.peer, self.method, self.path, code, len(body))
-        self.finished = 1
-        self._cleanup()
-
-
 class Channel(http.HTTPChannel):  # type: ignore[misc]
     """
     One connection.
@@ -155,6 +77,9 @@ class Channel(http.HTTPChannel):  # type: ignore[misc]
     _refused = False
     _closing = False
     _begun = False
+    _head = b""
+    _held: list[bytes] | None = None
+    _missing = 0
     _peer: Peer | None = None
 
     @property
@@ -185,6 +110,7 @@ class Channel(http.HTTPChannel):  # type: ignore[misc]
         if not self._refused:
             self.site.forget(self, self._counted_as)
         self.deadline = NEVER
+        self._held = None
         super().connectionLost(reason)
 
     # What comes in.
@@ -192,9 +118,61 @@ class Channel(http.HTTPChannel):  # type: ignore[misc]
     def dataReceived(self, data: bytes) -> None:
         if self.discarding or self._closing:
             return
-        if not self._begun:
-            self._begin()
+        if self._held is not None:
+            self._held.append(data)
+            self._missing -= len(data)
+            if self._missing > 0:
+                return
+            data = b"".join(self._held)
+            self._held = None
+            self._begun = False
+        while not (self._begun or self.paused or self._busyReceiving or self._buffer):
+            self._begun = True
+            end = data.find(b"\r\n\r\n") + 4
+            head = data[:end]
+            length = self.site.heads.get(head)
+            if length is None:
+                self._head = head if end <= LONGEST_HEAD and head.startswith(b"POST ") else b""
+                self.deadline = self.site.seconds() + self.site.bounds.header_time
+                break
+            size = end + length
+            if len(data) < size:
+                self._held = [data]
+                self._missing = size - len(data)
+                self.deadline = self.site.seconds() + self.site.bounds.body_time
+                return
+            self._called(data[end:size])
+            if len(data) == size:
+                return
+            data = data[size:]
         super().dataReceived(data)
+
+    def _called(self, body: bytes) -> None:
+        """Answer a call whose head is known; leaves all as twisted.web's parser does."""
+        site = self.site
+        answer = site.calls.call(body, self.peer)
+        if type(answer) is bytes:
+            self.send(200, XML, answer)
+            site.served(self.peer, b"POST", b"/RPC2", 200, len(answer))
+            self._begun = False
+            self.deadline = site.seconds() + (site.bounds.send_time if self._waitingForTransport else site.bounds.idle_time)
+            return
+        request = Request(self)
+        request.method, request.uri, request.path, request.clientproto = b"POST", b"/RPC2", b"/RPC2", b"HTTP/1.1"
+        request.site = site
+        self.requests.append(request)
+        self._handlingRequest = True
+        self.setRawMode()
+        self.deadline = NEVER
+        request.answer_later(answer)
+
+    def remember(self, request: Request) -> None:
+        """Learn the head of a request that is a call like all others."""
+        headers = request.requestHeaders
+        length = headers.getRawHeaders(b"Content-Length")
+        if self._head and length is not None and self.persistent and not headers.hasHeader(b"Expect"):
+            self.site.remember(self._head, int(length[0]))
+        self._head = b""
 
     def _begin(self) -> None:
         self._begun = True
@@ -241,6 +219,7 @@ class Channel(http.HTTPChannel):  # type: ignore[misc]
 
     def requestDone(self, request: http.Request) -> None:
         self._begun = False
+        self._head = b""
         now = self.site.seconds()
         if self.discarding:
             self.requests.remove(request)
@@ -295,7 +274,8 @@ class Channel(http.HTTPChannel):  # type: ignore[misc]
         super().resumeProducing()
         self.paused = False
         if not self._handlingRequest and not self._closing and not self.discarding:
-            self.deadline = self.site.seconds() + self.site.bounds.idle_time
+            if not self._begun:
+                self.deadline = self.site.seconds() + self.site.bounds.idle_time
             if self._buffer:
                 self._begin()
                 http.HTTPChannel.dataReceived(self, b"")
@@ -322,13 +302,7 @@ class Channel(http.HTTPChannel):  # type: ignore[misc]
             self.transport.abortConnection()
         elif self.discarding or not self._begun:
             self.loseConnection()
-        elif self.requests or self._buffer:
+        elif self.requests or self._buffer or self._held:
             self.end(408, b"The request took too long to arrive.\n")
         else:
             self.loseConnection()
-
-
-def text(request: Request, header: bytes) -> str:
-    """A header's value, lower case, without parameters; empty where there is none."""
-    values: Any = request.requestHeaders.getRawHeaders(header)
-    return values[0].partition(b";")[0].strip().lower().decode("latin-1") if values else ""

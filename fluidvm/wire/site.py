@@ -16,11 +16,14 @@ from twisted.web import http, resource, server, xmlrpc
 
 from fluidvm.engine.outcome import fault_of
 from fluidvm.faults import TooLarge
-from fluidvm.wire.channel import PLAIN, Bounds, Channel, Request, text
+from fluidvm.wire.channel import Bounds, Channel
 from fluidvm.wire.peer import Peer
+from fluidvm.wire.request import PLAIN, XML, Request, text
 from fluidvm.wire.xmlrpc import render_fault
 
-XML = b"text/xml"
+MOST_HEADS = 1000
+"""Heads of calls that are remembered."""
+
 SWEEP = 1.0
 """Seconds between two looks at the deadlines."""
 
@@ -59,15 +62,9 @@ class Calls(xmlrpc.XMLRPC):  # type: ignore[misc]
         elif request.too_large:
             request.answer(200, XML, _document(self._too_large))
         else:
-            answer = self.call(bytes(request.body), request.channel.peer)
-            request.body = b""
-            if isinstance(answer, Deferred):
-                # Not cancelled when the client goes: what it asked for may be half done, and it may ask again for the
-                # outcome. The longest query waits for 25 s.
-                answer.addCallback(lambda document: request.answer(200, XML, document))
-                answer.addErrback(lambda failure: self._log.failure("An answer was lost", failure))
-            else:
-                request.answer(200, XML, answer)
+            request.channel.remember(request)
+            body, request.body = bytes(request.body), b""
+            request.answer_later(self.call(body, request.channel.peer))
         return server.NOT_DONE_YET
 
     def call(self, body: bytes, peer: Peer) -> bytes | Deferred[bytes]:
@@ -125,6 +122,8 @@ class Site(server.Site):  # type: ignore[misc]
     """
     The factory of connections. It counts them, and ends those that are past their deadline.
 
+    @ivar calls: what answers calls.
+    @ivar heads: what L{remember} has learnt.
     @ivar resources: what lies at which path.
     @ivar headers: the header lines that all answers have.
     @ivar stopped: no port listens any more; connections end with the answer under way.
@@ -136,9 +135,11 @@ class Site(server.Site):  # type: ignore[misc]
     timeOut = None
     _log = Logger()
 
-    def __init__(self, resources: dict[bytes, resource.Resource], bounds: Bounds, reactor: Any, access_log: bool) -> None:
+    def __init__(self, calls: Calls, health: HealthReport, bounds: Bounds, reactor: Any, access_log: bool) -> None:
         super().__init__(resource.Resource(), reactor=reactor, timeout=None)
-        self.resources = resources
+        self.calls = calls
+        self.resources: dict[bytes, resource.Resource] = {b"/RPC2": calls, b"/health": health}
+        self.heads: dict[bytes, int] = {}
         self.bounds = bounds
         self.stopped = False
         self.seconds: Callable[[], float] = self.reactor.seconds
@@ -165,6 +166,7 @@ class Site(server.Site):  # type: ignore[misc]
 
     def stopFactory(self) -> None:
         self.stopped = True
+        self.heads.clear()
         for channel in tuple(self._channels):
             channel.finish_up()
 
@@ -178,6 +180,13 @@ class Site(server.Site):  # type: ignore[misc]
                 "{address} {method} {path} {code} {size}",
                 address=peer.address, method=method.decode("latin-1"), path=path.decode("latin-1"), code=code, size=size,
             )  # fmt: skip
+
+    def remember(self, head: bytes, length: int) -> None:
+        """Learn that a head is that of a call like all others. @param length: of the body that follows it."""
+        if not self.stopped:
+            if len(self.heads) >= MOST_HEADS:
+                self.heads.clear()
+            self.heads[head] = length
 
     @property
     def connections(self) -> int:
@@ -247,4 +256,4 @@ def make_site(
     bounds = Bounds(
         max_request, connections, connections_per_address, header_time, body_time, idle_time, send_time
     )  # fmt: skip
-    return Site({b"/RPC2": Calls(dispatcher, bounds), b"/health": HealthReport(health)}, bounds, reactor, access_log)
+    return Site(Calls(dispatcher, bounds), HealthReport(health), bounds, reactor, access_log)

@@ -16,8 +16,8 @@ from fluidvm.faults import FAULTS, ApiFault, InvalidRequest, ParseError
 from fluidvm.wire.peer import Peer
 from fluidvm.wire.site import make_site
 from fluidvm.wire.xmlrpc import _parse_any, _parse_plain, parse_call, render_answer, render_fault
-from tests.test_xmlvalue import VALUES
-from tests.wire.test_site import answers
+from tests.test_xmlvalue import CALM, VALUES
+from tests.wire.support import answers
 
 TAGS = [
     b"methodCall", b"methodName", b"params", b"param", b"value", b"int", b"string", b"array", b"data", b"struct", b"member",
@@ -61,7 +61,8 @@ def usual(draw: st.DrawFn) -> bytes:
     text = st.sampled_from(["", "1", "0", "-5", "+007", " 1", "9" * 32, "9" * 33, "a]]", "é", "&lt;", "\r", "\x7f", "]]>"])
     declaration = st.sampled_from([
         "", "<?xml version='1.0'?>", '<?xml version="1.0" encoding="UTF-8"?>',
-        "<?xml version='1.0' encoding='utf-8' ?>", "<?xml version='1.1'?>", "<?xml version='1.0' encoding='utf-16'?>", " <?xml version='1.0'?>", "<?xml version='1.0\"?>",
+        "<?xml version='1.0' encoding='utf-8' ?>", "<?xml version='1.1'?>",
+        "<?xml version='1.0' encoding='utf-16'?>", " <?xml version='1.0'?>", "<?xml version='1.0\"?>",
     ])  # fmt: skip
     params = [
         f"<param>{draw(blank)}<value><{(tag := draw(kind))}>{draw(text)}</{draw(st.just(tag) | kind)}></value></param>"
@@ -100,7 +101,7 @@ class Dispatcher:
 
 
 class FuzzTests(SynchronousTestCase):
-    @settings(max_examples=1000)
+    @settings(CALM, max_examples=1000)
     @given(BODIES)
     def test_parse(self, body: bytes) -> None:
         try:
@@ -114,7 +115,7 @@ class FuzzTests(SynchronousTestCase):
             self.assertTrue(well_formed(body))
             self.assertEqual((type(name), type(arguments)), (str, list))
 
-    @settings(max_examples=2000)
+    @settings(CALM, max_examples=1000)
     @given(BODIES | usual())
     def test_both_ways_to_read_agree(self, body: bytes) -> None:
         plain = _parse_plain(body)
@@ -128,6 +129,7 @@ class FuzzTests(SynchronousTestCase):
             self.assertEqual(_parse_plain(body), ("m", [*arguments]))
             self.assertEqual(_parse_any(body), ("m", [*arguments]))
 
+    @settings(CALM)
     @given(st.lists(VALUES, max_size=4))
     def test_answers_come_back_as_calls(self, arguments: list[Any]) -> None:
         document = render_answer(arguments).replace(b"methodResponse>", b"methodCall>")
@@ -143,7 +145,7 @@ class FuzzTests(SynchronousTestCase):
         channel.dataReceived(data[cut:])
         return bytes(transport.value())
 
-    @settings(max_examples=300)
+    @settings(CALM, max_examples=300)
     @given(BODIES, st.integers(0, 400))
     def test_body(self, body: bytes, cut: int) -> None:
         data = b"POST /RPC2 HTTP/1.1\r\nContent-Length: %d\r\n\r\n%s" % (len(body), body)
@@ -154,7 +156,7 @@ class FuzzTests(SynchronousTestCase):
         except xmlrpc.client.Fault as fault:
             self.assertIn(fault.faultCode, FAULTS)
 
-    @settings(max_examples=300)
+    @settings(CALM, max_examples=300)
     @given(st.lists(HEADERS | st.binary(max_size=5), max_size=15).map(b"".join), st.integers(0, 400))
     def test_http(self, data: bytes, cut: int) -> None:
         sent = self.through(data, cut)

@@ -6,104 +6,14 @@ import json
 import xmlrpc.client
 from typing import Any
 
-from twisted.internet.address import IPv4Address, IPv6Address
 from twisted.internet.defer import Deferred
 from twisted.internet.error import ConnectionDone
-from twisted.internet.task import Clock
-from twisted.internet.testing import StringTransport
 from twisted.python.failure import Failure
-from twisted.trial.unittest import SynchronousTestCase
 
-from fluidvm.wire.channel import MOST_DISCARDED, Channel
 from fluidvm.wire.peer import Peer
-from fluidvm.wire.site import Site, make_site
+from fluidvm.wire.site import MOST_HEADS
 from fluidvm.wire.xmlrpc import render_answer
-
-CALL = xmlrpc.client.dumps((5,), "m").encode()
-
-
-class Dispatcher:
-    """Answers with the body's length, or with what it has been told."""
-
-    def __init__(self) -> None:
-        self.bodies: list[bytes] = []
-        self.peers: list[Peer] = []
-        self.answers: list[Any] = []
-
-    def dispatch(self, body: bytes, peer: Peer) -> Any:
-        self.bodies.append(body)
-        self.peers.append(peer)
-        answer = self.answers.pop(0) if self.answers else render_answer(len(body))
-        if isinstance(answer, Exception):
-            raise answer
-        return answer
-
-
-class Transport(StringTransport):
-    """Tells its producer to pause, and can be aborted."""
-
-    aborted = False
-
-    def abortConnection(self) -> None:
-        self.aborted = True
-
-
-def post(body: bytes = CALL, headers: bytes = b"Content-Type: text/xml\r\n", path: bytes = b"/RPC2") -> bytes:
-    return b"POST %s HTTP/1.1\r\nHost: x\r\n%sContent-Length: %d\r\n\r\n%s" % (path, headers, len(body), body)
-
-
-def answers(data: bytes) -> list[tuple[int, dict[str, str], bytes]]:
-    """Take a stream apart into its answers; fails if anything is left."""
-    found = []
-    while data:
-        head, _, data = data.partition(b"\r\n\r\n")
-        first, *lines = head.decode().split("\r\n")
-        headers = {name.lower(): value for name, value in (line.split(": ", 1) for line in lines)}
-        length = int(headers.get("content-length", 0))
-        assert len(data) >= length
-        found.append((int(first.split()[1]), headers, data[:length]))
-        data = data[length:]
-    return found
-
-
-class SiteTests(SynchronousTestCase):
-    def setUp(self) -> None:
-        self.clock = Clock()
-        self.dispatcher = Dispatcher()
-        self.health: Any = (True, {"status": "ok", "reasons": []})
-        self.channels: list[tuple[Channel, Transport]] = []
-
-    def site(self, **options: Any) -> Site:
-        def health() -> Any:
-            if isinstance(self.health, Exception):
-                raise self.health
-            return self.health
-
-        return make_site(self.dispatcher, health, reactor=self.clock, **options)
-
-    def connect(self, site: Site, host: str = "10.0.0.1") -> tuple[Channel, Transport]:
-        kind = IPv6Address if ":" in host else IPv4Address
-        transport = Transport(peerAddress=kind("TCP", host, 4000))
-        channel: Any = site.buildProtocol(transport.getPeer())
-        channel.makeConnection(transport)
-        self.channels.append((channel, transport))
-        return channel, transport
-
-    def ask(self, data: bytes, pieces: int = 1, **options: Any) -> list[tuple[int, dict[str, str], bytes]]:
-        channel, transport = self.connect(self.site(**options))
-        size = -(-len(data) // pieces)
-        for start in range(0, len(data), size):
-            channel.dataReceived(data[start : start + size])
-        return answers(transport.value())
-
-    def one(self, data: bytes, **options: Any) -> tuple[int, dict[str, str], bytes]:
-        (answer,) = self.ask(data, **options)
-        return answer
-
-    def fault(self, answer: tuple[int, dict[str, str], bytes]) -> int:
-        self.assertEqual((answer[0], answer[1]["content-type"]), (200, "text/xml"))
-        fault = self.assertRaises(xmlrpc.client.Fault, xmlrpc.client.loads, answer[2])
-        return int(fault.faultCode)
+from tests.wire.support import CALL, SiteTests, answers, post
 
 
 class AnswerTests(SiteTests):
@@ -133,6 +43,51 @@ class AnswerTests(SiteTests):
             channel.dataReceived(post(b"x" * size))
             self.assertEqual(self.dispatcher.bodies[-1], b"x" * size)
         self.assertEqual(len(answers(transport.value())), 5)
+
+    def test_known_heads_change_nothing(self) -> None:
+        requests = [
+            post(), post(b"other"), post(headers=b""), post(b""), post(headers=b"Connection: keep-alive\r\n"),
+            post(headers=b"Content-Type: text/plain\r\n"), post(path=b"/RPC2?a"), post(path=b"/x"), b"\r\n" + post(),
+            post(headers=b"X: " + b"y" * 1000 + b"\r\n"), b"\r\n\r\n" + post(), b"GET /health HTTP/1.1\r\n\r\n",
+            b"POST /RPC2 HTTP/1.1\r\n\r\n", b"POST /RPC2 HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n",
+            post(b"z" * 3000), post(headers=b"Expect: 100-continue\r\n"), post(headers=b"Content-Encoding: gzip\r\n"),
+            post(headers=b"Connection: close\r\n"), post().replace(b"HTTP/1.1", b"HTTP/1.0"), b"POST nothing\r\n\r\n",
+        ]  # fmt: skip
+        learning, forgetting = self.site(max_request=2000), self.site(max_request=2000)
+        self.patch(forgetting, "remember", lambda head, length: None)
+        self.patch(learning, "_date", lambda: None)
+        learning.headers = forgetting.headers
+        for first in requests:
+            for second in requests:
+                for data in (first + second, second + post() + first):
+                    for size in (1, 150, len(data)):
+                        sent = []
+                        for site in (learning, forgetting):
+                            channel, transport = self.connect(site)
+                            for start in range(0, len(data), size):
+                                channel.dataReceived(data[start : start + size])
+                            sent.append((transport.value(), transport.disconnecting, channel.discarding))
+                        self.assertEqual(*sent)
+        self.assertEqual((len(learning.heads) > 3, len(forgetting.heads)), (True, 0))
+
+    def test_known_head_answered_later(self) -> None:
+        site = self.site()
+        for _ in range(2):
+            waiting: Deferred[bytes] = Deferred()
+            self.dispatcher.answers = [waiting]
+            channel, transport = self.connect(site)
+            channel.dataReceived(post() + post())
+            channel.dataReceived(post())
+            self.assertEqual(transport.value(), b"")
+            waiting.callback(render_answer(1))
+            self.assertEqual(len(answers(transport.value())), 3)
+        self.assertEqual(list(site.heads.values()), [len(CALL)])
+
+    def test_remembers_a_bounded_number_of_heads(self) -> None:
+        site = self.site()
+        for number in range(MOST_HEADS + 10):
+            self.connect(site)[0].dataReceived(post(headers=b"X: %d\r\n" % number))
+        self.assertLessEqual(len(site.heads), MOST_HEADS)
 
     def test_large_answer(self) -> None:
         self.dispatcher.answers = [render_answer("x" * 2**20)]
@@ -279,191 +234,3 @@ class LaterTests(SiteTests):
         channel.resumeProducing()
         self.assertEqual(len(self.dispatcher.bodies), 3)
         self.assertEqual(transport.producerState, "producing")
-
-
-class SizeTests(SiteTests):
-    """Bodies over the limit."""
-
-    def test_limit(self) -> None:
-        self.assertEqual(xmlrpc.client.loads(self.one(post(b"x" * 1000), max_request=1000)[2])[0][0], 1000)
-        for pieces in (1, 5):
-            self.assertEqual(self.fault(self.one(post(b"x" * 1001), max_request=1000, pieces=pieces)), 413)
-        self.assertEqual(self.dispatcher.bodies, [b"x" * 1000])
-
-    def test_default_limit(self) -> None:
-        self.assertEqual(self.fault(self.one(post(b"x" * (2**20 + 1)))), 413)
-        self.assertEqual(self.one(post(b"x" * 2**20))[0], 200)
-
-    def test_goes_on_after(self) -> None:
-        found = self.ask(post(b"x" * 1001) + post(b"y"), max_request=1000)
-        self.assertEqual(self.fault(found[0]), 413)
-        self.assertEqual(xmlrpc.client.loads(found[1][2])[0][0], 1)
-
-    def test_chunks(self) -> None:
-        head = b"POST /RPC2 HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\n"
-        self.assertEqual(xmlrpc.client.loads(self.one(head + b"2\r\nab\r\n" * 500 + b"0\r\n\r\n")[2])[0][0], 1000)
-        self.assertEqual(self.dispatcher.bodies, [b"ab" * 500])
-        answer = self.one(head + b"2\r\nab\r\n" * 501 + b"0\r\n\r\n", max_request=1000)
-        self.assertEqual(self.fault(answer), 413)
-
-    def test_expect(self) -> None:
-        channel, transport = self.connect(self.site(max_request=1000))
-        channel.dataReceived(b"POST /RPC2 HTTP/1.1\r\nExpect: 100-continue\r\nContent-Length: 1000\r\n\r\n")
-        self.assertEqual(transport.value(), b"HTTP/1.1 100 Continue\r\n\r\n")
-        transport.clear()
-        channel.dataReceived(b"x" * 1000)
-        self.assertEqual(answers(transport.value())[0][0], 200)
-        transport.clear()
-        channel.dataReceived(b"POST /RPC2 HTTP/1.1\r\nExpect: 100-continue\r\nContent-Length: 1001\r\n\r\n")
-        (answer,) = answers(transport.value())
-        self.assertEqual((self.fault(answer), answer[1]["connection"]), (413, "close"))
-
-    def test_far_too_large(self) -> None:
-        channel, transport = self.connect(self.site())
-        channel.dataReceived(b"POST /RPC2 HTTP/1.1\r\nContent-Length: %d\r\n\r\n" % (MOST_DISCARDED + 1))
-        (answer,) = answers(transport.value())
-        self.assertEqual((self.fault(answer), answer[1]["connection"]), (413, "close"))
-        for _ in range(10):
-            channel.dataReceived(b"x" * 2**16)
-        self.assertFalse(transport.disconnecting)
-        self.clock.pump([1] * 6)
-        self.assertTrue(transport.disconnecting)
-        self.assertEqual(len(answers(transport.value())), 1)
-
-    def test_far_too_many_chunks(self) -> None:
-        channel, transport = self.connect(self.site())
-        channel.dataReceived(b"POST /RPC2 HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\n")
-        chunk = b"100000\r\n" + b"x" * 2**20 + b"\r\n"
-        for _ in range(MOST_DISCARDED // 2**20):
-            channel.dataReceived(chunk)
-        self.assertEqual(transport.value(), b"")
-        channel.dataReceived(chunk + b"0\r\n\r\n")
-        (answer,) = answers(transport.value())
-        self.assertEqual((self.fault(answer), answer[1]["connection"]), (413, "close"))
-
-    def test_elsewhere(self) -> None:
-        self.assertEqual(self.one(post(b"x" * 1001, path=b"/x"), max_request=1000)[0], 404)
-
-
-class TimeTests(SiteTests):
-    """What takes too long."""
-
-    def cut_after(self, *pieces: bytes, every: float = 1.0) -> tuple[float, bytes]:
-        """Send the pieces a second apart; give when the connection was ended, and what had been sent."""
-        channel, transport = self.connect(self.site())
-        parts = list(pieces)
-        while not transport.disconnecting and not channel.discarding:
-            if parts:
-                channel.dataReceived(parts.pop(0))
-                continue
-            self.clock.advance(every)
-            self.assertLess(self.clock.seconds(), 500)
-        return self.clock.seconds(), transport.value()
-
-    def test_silent_connection(self) -> None:
-        after, sent = self.cut_after()
-        self.assertEqual((after, sent), (15, b""))
-
-    def test_slow_headers(self) -> None:
-        channel, transport = self.connect(self.site())
-        for byte in post():
-            channel.dataReceived(bytes([byte]))
-            self.clock.advance(1)
-            if transport.value():
-                break
-        self.assertEqual(answers(transport.value())[0][0], 408)
-        self.assertLessEqual(self.clock.seconds(), 17)
-
-    def test_slow_body(self) -> None:
-        channel, transport = self.connect(self.site())
-        channel.dataReceived(post()[: -len(CALL)])
-        for byte in CALL:
-            channel.dataReceived(bytes([byte]))
-            self.clock.advance(1)
-            if transport.value():
-                break
-        self.assertEqual(answers(transport.value())[0][0], 408)
-        self.assertIn(self.clock.seconds(), (60, 61))
-        self.clock.pump([1] * 6)
-        self.assertTrue(transport.disconnecting)
-
-    def test_idle(self) -> None:
-        after, sent = self.cut_after(post())
-        self.assertEqual((after, len(answers(sent))), (75, 1))
-
-    def test_second_request_begun(self) -> None:
-        for parts in ([post() + b"POST"], [post(), b"POST"]):
-            before = self.clock.seconds()
-            after, sent = self.cut_after(*parts)
-            self.assertLessEqual(after - before, 16)
-            self.assertEqual([answer[0] for answer in answers(sent)], [200, 408])
-
-    def test_calls_keep_it_open(self) -> None:
-        channel, transport = self.connect(self.site())
-        for _ in range(10):
-            channel.dataReceived(post())
-            self.clock.pump([1] * 70)
-        self.assertEqual(len(answers(transport.value())), 10)
-        self.assertFalse(transport.disconnecting)
-
-    def test_client_that_does_not_read(self) -> None:
-        channel, transport = self.connect(self.site())
-        channel.dataReceived(post())
-        channel.pauseProducing()
-        self.clock.pump([1] * 125)
-        self.assertTrue(transport.aborted)
-
-    def test_client_that_does_not_close(self) -> None:
-        channel, transport = self.connect(self.site())
-        channel.dataReceived(post(headers=b"Connection: close\r\n"))
-        self.assertTrue(transport.disconnecting)
-        self.clock.pump([1] * 121)
-        self.assertTrue(transport.aborted)
-
-
-class CountTests(SiteTests):
-    """How many connections there may be."""
-
-    def test_per_address(self) -> None:
-        site = self.site(connections_per_address=2)
-        kept = [self.connect(site), self.connect(site)]
-        channel, refused = self.connect(site)
-        self.assertTrue(refused.disconnecting)
-        channel.dataReceived(post())
-        self.assertEqual(refused.value(), b"")
-        channel.connectionLost(Failure(ConnectionDone()))
-        self.assertFalse(self.connect(site, "10.0.0.2")[1].disconnecting)
-        self.assertTrue(self.connect(site, "::ffff:10.0.0.1")[1].disconnecting)
-        kept[0][0].connectionLost(Failure(ConnectionDone()))
-        self.assertFalse(self.connect(site)[1].disconnecting)
-        self.assertEqual(site.connections, 3)
-
-    def test_total(self) -> None:
-        site = self.site(connections=2)
-        self.connect(site, "10.0.0.1")
-        self.connect(site, "10.0.0.2")
-        self.assertTrue(self.connect(site, "10.0.0.3")[1].disconnecting)
-
-    def test_nothing_is_left(self) -> None:
-        site = self.site(connections_per_address=3)
-        for turn in range(20):
-            self.connect(site)[0].dataReceived(post() if turn % 2 else b"A" * 40000)
-            for channel, _ in self.channels:
-                channel.connectionLost(Failure(ConnectionDone()))
-            self.channels.clear()
-        self.assertEqual((site.connections, site.connections_of("10.0.0.1")), (0, 0))
-        self.assertEqual(self.clock.getDelayedCalls(), [])
-
-    def test_stop(self) -> None:
-        site = self.site()
-        waiting: Deferred[bytes] = Deferred()
-        self.dispatcher.answers = [waiting]
-        busy, busy_transport = self.connect(site)
-        busy.dataReceived(post())
-        _, idle_transport = self.connect(site)
-        site.stopFactory()
-        self.assertEqual((idle_transport.disconnecting, busy_transport.disconnecting), (True, False))
-        waiting.callback(render_answer(1))
-        (answer,) = answers(busy_transport.value())
-        self.assertEqual(answer[1]["connection"], "close")
-        self.assertTrue(busy_transport.disconnecting)

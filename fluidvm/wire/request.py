@@ -1,0 +1,121 @@
+"""Twisted's HTTP request, with its body in memory and within bounds."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from twisted.internet.defer import Deferred
+from twisted.web import server
+
+if TYPE_CHECKING:
+    from fluidvm.wire.channel import Channel
+    from fluidvm.wire.site import Site
+
+XML = b"text/xml"
+PLAIN = b"text/plain; charset=utf-8"
+
+MOST_DISCARDED = 64 * 2**20
+"""Bytes of a body over the limit that are read and thrown away so that a blocking client gets to reading the answer."""
+
+
+class Request(server.Request):  # type: ignore[misc]
+    """
+    A request whose body stays in memory and within the limit. Nothing in it is taken for a form.
+
+    @ivar body: the body, once it is complete; empty if it was too large.
+    @ivar too_large: the body is over the limit.
+    """
+
+    body: bytes | bytearray = b""
+    too_large = False
+    channel: Channel
+    site: Site
+    _size = 0
+
+    def gotLength(self, length: int | None) -> None:
+        """Called before the body. @param length: in bytes, C{None} if it comes in chunks."""
+        self.too_large = length is not None and length > self.channel.site.bounds.max_request
+
+    def handleContentChunk(self, data: bytes) -> None:
+        """Take a part of the body: twisted.web's own spools to disk, which blocks."""
+        self._size += len(data)
+        if self.too_large:
+            if self._size > MOST_DISCARDED:
+                self.refuse_body()
+        elif self._size > self.channel.site.bounds.max_request:
+            self.too_large = True
+            self.body = b""
+        elif not self.body:
+            self.body = data
+        else:
+            if type(self.body) is bytes:
+                self.body = bytearray(self.body)
+            self.body += data
+
+    def refuse_body(self) -> None:
+        """Answer a request that is too large before its body has come; the connection ends with it."""
+        channel = self.channel
+        if channel is not None and not channel.discarding:
+            channel.discarding = True
+            channel.persistent = False
+            self.requestReceived(*channel.request_line())
+
+    def requestReceived(self, command: bytes, path: bytes, version: bytes) -> None:
+        """Called when the request is complete. Unlike twisted.web's own it parses no query and no form."""
+        self.method, self.uri, self.clientproto = command, path, version
+        self.path = path.partition(b"?")[0]
+        self.process()
+
+    def process(self) -> None:
+        """Hand the request to the resource at exactly its path."""
+        site = self.site = self.channel.site
+        try:
+            resource = site.resources.get(self.path)
+            if resource is None:
+                self.answer(404, PLAIN, b"There is nothing here.\n")
+            else:
+                resource.render(self)
+        except Exception:
+            self._log.failure("A request failed")
+            if not self.finished and not self._disconnected:
+                self.answer(500, PLAIN, b"The server failed.\n")
+
+    def answer(self, code: int, kind: bytes, body: bytes, headers: bytes = b"") -> None:
+        """
+        Answer the request and end it. A client that has gone is no error.
+
+        @param code: HTTP's status.
+        @param kind: the body's media type.
+        @param headers: more header lines, each with its line end.
+        """
+        channel = self.channel
+        if channel is None:
+            return
+        self.code, self.sentLength, self.startedWriting = code, len(body), 1
+        if self.too_large and channel.discarding:
+            channel.persistent = False
+        channel.send(code, kind, body, headers, self.method == b"HEAD")
+        channel.site.served(channel.peer, self.method, self.path, code, len(body))
+        self.finished = 1
+        self._cleanup()
+
+    def answer_later(self, document: bytes | Deferred[bytes]) -> None:
+        """
+        Answer a call with a document that comes later.
+
+        The Deferred isn't cancelled when the client goes: what it asked for may be half done, and it may ask again for the
+        outcome. The longest query waits for 25 s.
+
+        @param document: must not fail.
+        """
+        if isinstance(document, Deferred):
+            document.addCallback(lambda answer: self.answer(200, XML, answer))
+            document.addErrback(lambda failure: self._log.failure("An answer was lost", failure))
+        else:
+            self.answer(200, XML, document)
+
+
+def text(request: Request, header: bytes) -> str:
+    """A header's value, lower case, without parameters; empty where there is none."""
+    values: Any = request.requestHeaders.getRawHeaders(header)
+    return values[0].partition(b";")[0].strip().lower().decode("latin-1") if values else ""
