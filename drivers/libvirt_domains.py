@@ -58,7 +58,9 @@ class LibvirtDomains(LibvirtConnection):
         version = await self.version()
 
         def ask() -> HostInfo:
-            _model, memory, vcpus, *_ = self._connection.getInfo()
+            vcpus = self._connection.getInfo()[2]
+            # getInfo's memory lacks what was plugged in after the host's boot.
+            memory = self._connection.getMemoryStats(libvirt.VIR_NODE_MEMORY_STATS_ALL_CELLS)["total"] // 1024
             return HostInfo(vcpus, memory, version, f"libvirt {dotted(self._connection.getLibVersion())}")
 
         return await self._call("the host's description", ask)

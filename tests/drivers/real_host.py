@@ -135,7 +135,8 @@ class HostCase(TestCase):
         """A domain that boots the guest's kernel directly."""
         boot = Boot(str(self.guest / "vmlinux"), str(self.guest / "initrd.gz"), CMDLINE)
         fields = {
-            "uuid": str(uuid.uuid4()), "name": name, "vcpus": 1, "max_vcpus": 2, "memory": 128, "max_memory": 192, "boot": boot,
+            "uuid": str(uuid.uuid4()), "name": name, "vcpus": 1, "max_vcpus": 2, "memory": 128, "max_memory": 192,
+            "boot": boot,
         }  # fmt: skip
         return DomainSpec(**{**fields, **changes})
 
@@ -162,15 +163,12 @@ class HostCase(TestCase):
     async def tell(self, uuid: str, line: str) -> str:
         """Have the guest run a line on its console, and give what it answers."""
         before = len(self.console(uuid))
-
-        def send() -> None:
-            stream = self.outside.newStream()
-            self.outside.lookupByUUIDString(uuid).openConsole(None, stream, libvirt.VIR_DOMAIN_CONSOLE_FORCE)
-            stream.send(f"{line}\n".encode())
-            stream.finish()
-
-        send()
+        stream = self.outside.newStream()
+        self.outside.lookupByUUIDString(uuid).openConsole(None, stream, libvirt.VIR_DOMAIN_CONSOLE_FORCE)
+        stream.send(f"{line}\n".encode())
+        # Ending the stream at once would lose what the daemon has still to pass on.
         await until(f"answer to {line!r}", lambda: "RC=" in self.console(uuid)[before:])
+        stream.abort()
         return self.console(uuid)[before:]
 
     async def volume(self, name: str, size: int = 16, format: str = "raw") -> DomainDisk:
