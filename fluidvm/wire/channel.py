@@ -11,7 +11,6 @@ begins with one of them is a call; everything else, and each head's first time, 
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from http import HTTPStatus
 from typing import TYPE_CHECKING, Any
 
@@ -19,46 +18,16 @@ from twisted.internet.interfaces import ISSLTransport
 from twisted.internet.protocol import connectionDone
 from twisted.web import http
 
+from fluidvm.wire import bounds
 from fluidvm.wire.peer import Peer
-from fluidvm.wire.request import MOST_DISCARDED, PLAIN, XML, Request
+from fluidvm.wire.request import PLAIN, XML, Front, Request
 
 if TYPE_CHECKING:
     from twisted.python.failure import Failure
 
-    from fluidvm.wire.site import Site
-
 NEVER = float("inf")
 
-LINGER = 5.0
-"""Seconds that a client which is still sending has to read the answer before its connection is closed."""
-
-LONGEST_HEAD = 1024
-"""Bytes of a head that is remembered."""
-
 _STATUS = {status.value: b"HTTP/1.1 %d %s\r\n" % (status.value, status.phrase.encode()) for status in HTTPStatus}
-
-
-@dataclass(frozen=True)
-class Bounds:
-    """
-    What clients may do; sizes in bytes, times in seconds.
-
-    @ivar max_request: the body of one request.
-    @ivar connections: open at the same time.
-    @ivar connections_per_address: open at the same time from one address.
-    @ivar header_time: from a connection's or a request's first byte to the end of the headers.
-    @ivar body_time: from there to the end of the body.
-    @ivar idle_time: between two requests.
-    @ivar send_time: for the client to take an answer that fills the socket's buffers.
-    """
-
-    max_request: int = 2**20
-    connections: int = 20000
-    connections_per_address: int = 1000
-    header_time: float = 15.0
-    body_time: float = 60.0
-    idle_time: float = 75.0
-    send_time: float = 120.0
 
 
 class Channel(http.HTTPChannel):  # type: ignore[misc]
@@ -70,7 +39,7 @@ class Channel(http.HTTPChannel):  # type: ignore[misc]
     @ivar discarding: what still comes in is thrown away: an answer that ends the connection is on its way.
     """
 
-    site: Site
+    site: Front
     transport: Any
     deadline = NEVER
     discarding = False
@@ -132,7 +101,7 @@ class Channel(http.HTTPChannel):  # type: ignore[misc]
             head = data[:end]
             length = self.site.heads.get(head)
             if length is None:
-                self._head = head if end <= LONGEST_HEAD and head.startswith(b"POST ") else b""
+                self._head = head if end <= bounds.LONGEST_HEAD and head.startswith(b"POST ") else b""
                 self.deadline = self.site.seconds() + self.site.bounds.header_time
                 break
             size = end + length
@@ -201,7 +170,7 @@ class Channel(http.HTTPChannel):  # type: ignore[misc]
         expects = self._version == b"HTTP/1.1" and any(
             value.strip().lower() == b"100-continue" for value in request.requestHeaders.getRawHeaders(b"Expect", ())
         )
-        if request.too_large and (expects or (self.length or 0) > MOST_DISCARDED):
+        if request.too_large and (expects or (self.length or 0) > bounds.MOST_DISCARDED):
             request.refuse_body()
         elif expects:
             self._send100Continue()
@@ -223,10 +192,10 @@ class Channel(http.HTTPChannel):  # type: ignore[misc]
         now = self.site.seconds()
         if self.discarding:
             self.requests.remove(request)
-            self.deadline = now + LINGER
+            self.deadline = now + bounds.LINGER
             return
-        bounds = self.site.bounds
-        self.deadline = now + (bounds.send_time if self._waitingForTransport else bounds.idle_time)
+        limits = self.site.bounds
+        self.deadline = now + (limits.send_time if self._waitingForTransport else limits.idle_time)
         super().requestDone(request)
         if self._buffer and not self._begun and self.persistent:
             self._begin()
@@ -241,7 +210,7 @@ class Channel(http.HTTPChannel):  # type: ignore[misc]
             self.discarding = True
             self.persistent = False
             self.send(code, PLAIN, body)
-            self.deadline = self.site.seconds() + LINGER
+            self.deadline = self.site.seconds() + bounds.LINGER
 
     # What goes out.
 

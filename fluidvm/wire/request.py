@@ -2,20 +2,60 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from collections.abc import Mapping
+from typing import Any, Protocol
 
 from twisted.internet.defer import Deferred
 from twisted.web import server
 
-if TYPE_CHECKING:
-    from fluidvm.wire.channel import Channel
-    from fluidvm.wire.site import Site
+from fluidvm.wire.bounds import MOST_DISCARDED, Bounds
+from fluidvm.wire.peer import Peer
 
 XML = b"text/xml"
 PLAIN = b"text/plain; charset=utf-8"
 
-MOST_DISCARDED = 64 * 2**20
-"""Bytes of a body over the limit that are read and thrown away so that a blocking client gets to reading the answer."""
+class Answers(Protocol):
+    """What answers the bodies of calls."""
+
+    def call(self, body: bytes, peer: Peer) -> bytes | Deferred[bytes]:
+        """Answer one call. @return: the document; the Deferred never fails."""
+
+
+class Front(Protocol):
+    """
+    What connections need of the site that they belong to.
+
+    @ivar bounds: for all of them.
+    @ivar calls: what answers calls.
+    @ivar heads: what L{remember} has learnt: how many bytes of body follow a head.
+    @ivar resources: what lies at which path.
+    @ivar headers: the header lines that all answers have.
+    @ivar stopped: no port listens any more; connections end with the answer under way.
+    """
+
+    bounds: Bounds
+    calls: Answers
+    heads: dict[bytes, int]
+    headers: bytes
+    stopped: bool
+
+    @property
+    def resources(self) -> Mapping[bytes, Any]: ...
+
+    def seconds(self) -> float:
+        """The time that deadlines are in."""
+
+    def admit(self, channel: Any, address: str) -> bool:
+        """Count a new connection. @return: whether it may stay; if not, it isn't counted."""
+
+    def forget(self, channel: Any, address: str) -> None:
+        """Count a connection out."""
+
+    def remember(self, head: bytes, length: int) -> None:
+        """Learn that a head is that of a call like all others. @param length: of the body that follows it."""
+
+    def served(self, peer: Peer, method: bytes, path: bytes, code: int, size: int) -> None:
+        """Note an answer that has been written. @param size: of its body, in bytes."""
 
 
 class Request(server.Request):  # type: ignore[misc]
@@ -28,8 +68,8 @@ class Request(server.Request):  # type: ignore[misc]
 
     body: bytes | bytearray = b""
     too_large = False
-    channel: Channel
-    site: Site
+    channel: Any
+    site: Any
     _size = 0
 
     def gotLength(self, length: int | None) -> None:
@@ -92,8 +132,6 @@ class Request(server.Request):  # type: ignore[misc]
         if channel is None:
             return
         self.code, self.sentLength, self.startedWriting = code, len(body), 1
-        if self.too_large and channel.discarding:
-            channel.persistent = False
         channel.send(code, kind, body, headers, self.method == b"HEAD")
         channel.site.served(channel.peer, self.method, self.path, code, len(body))
         self.finished = 1

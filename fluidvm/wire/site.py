@@ -16,7 +16,8 @@ from twisted.web import http, resource, server, xmlrpc
 
 from fluidvm.engine.outcome import fault_of
 from fluidvm.faults import TooLarge
-from fluidvm.wire.channel import Bounds, Channel
+from fluidvm.wire.bounds import Bounds
+from fluidvm.wire.channel import Channel
 from fluidvm.wire.peer import Peer
 from fluidvm.wire.request import PLAIN, XML, Request, text
 from fluidvm.wire.xmlrpc import render_fault
@@ -122,12 +123,7 @@ class Site(server.Site):  # type: ignore[misc]
     """
     The factory of connections. It counts them, and ends those that are past their deadline.
 
-    @ivar calls: what answers calls.
-    @ivar heads: what L{remember} has learnt.
-    @ivar resources: what lies at which path.
-    @ivar headers: the header lines that all answers have.
-    @ivar stopped: no port listens any more; connections end with the answer under way.
-    @ivar seconds: the time that deadlines are in.
+    Its attributes are those of L{fluidvm.wire.request.Front}.
     """
 
     protocol = Channel  # type: ignore[assignment]
@@ -147,6 +143,8 @@ class Site(server.Site):  # type: ignore[misc]
         self._channels: dict[Channel, None] = {}
         self._by_address: Counter[str] = Counter()
         self._sweeping: IDelayedCall | None = None
+        self._refused = 0
+        self._refused_last = ""
         self._date()
 
     def _date(self) -> None:
@@ -201,7 +199,8 @@ class Site(server.Site):  # type: ignore[misc]
         """Count a new connection. @return: whether it may stay; if not, it isn't counted."""
         bounds = self.bounds
         if len(self._channels) >= bounds.connections or self._by_address[address] >= bounds.connections_per_address:
-            self._log.warn("Refused a connection from {address}: too many are open", address=address)
+            self._refused += 1
+            self._refused_last = address
             return False
         self._channels[channel] = None
         self._by_address[address] += 1
@@ -224,6 +223,12 @@ class Site(server.Site):  # type: ignore[misc]
     def _sweep(self) -> None:
         self._sweeping = self.reactor.callLater(SWEEP, self._sweep)
         self._date()
+        if self._refused:  # one line for all: who is refused tries again
+            self._log.warn(
+                "Refused {count} connections, the last from {address}: too many are open",
+                count=self._refused, address=self._refused_last,
+            )  # fmt: skip
+            self._refused = 0
         now = self.seconds()
         for channel in [channel for channel in self._channels if channel.deadline <= now]:
             channel.expire()

@@ -6,9 +6,10 @@ import xmlrpc.client
 
 from twisted.internet.defer import Deferred
 from twisted.internet.error import ConnectionDone
+from twisted.logger import capturedLogs
 from twisted.python.failure import Failure
 
-from fluidvm.wire.request import MOST_DISCARDED
+from fluidvm.wire.bounds import MOST_DISCARDED
 from fluidvm.wire.xmlrpc import render_answer
 from tests.wire.support import CALL, SiteTests, answers, post
 
@@ -173,6 +174,14 @@ class CountTests(SiteTests):
         kept[0][0].connectionLost(Failure(ConnectionDone()))
         self.assertFalse(self.connect(site)[1].disconnecting)
         self.assertEqual(site.connections, 3)
+
+    def test_refusals_are_logged_once(self) -> None:
+        site = self.site(connections_per_address=1)
+        with capturedLogs() as logs:
+            for _ in range(5):
+                self.connect(site)
+            self.clock.pump([1] * 3)
+        self.assertEqual([event["count"] for event in logs], [4])
 
     def test_total(self) -> None:
         site = self.site(connections=2)

@@ -22,7 +22,7 @@ from twisted.internet.task import deferLater
 from twisted.internet.threads import deferToThread
 from twisted.trial.unittest import TestCase
 
-from fluidvm.wire import channel
+from fluidvm.wire import bounds
 from fluidvm.wire.peer import Peer
 from fluidvm.wire.site import make_site
 from fluidvm.wire.xmlrpc import parse_call, render_answer
@@ -190,5 +190,5 @@ class LoopbackTests(TestCase):
         self.assertEqual(await self.client(talk, b""), b"")
         self.assertIn(b" 200 ", await self.client(talk, b"GET /health HTTP/1.1\r\n\r\n"))
         # It must be able to read the answer although it has sent nothing that ends.
-        self.patch(channel, "LINGER", 0.1)
+        self.patch(bounds, "LINGER", 0.1)
         self.assertIn(b" 408 ", await self.client(talk, b"POST /RP"))

@@ -8,6 +8,7 @@ from typing import Any
 
 from twisted.internet.defer import Deferred
 from twisted.internet.error import ConnectionDone
+from twisted.logger import capturedLogs, formatEvent
 from twisted.python.failure import Failure
 
 from fluidvm.wire.peer import Peer
@@ -157,6 +158,25 @@ class AnswerTests(SiteTests):
             self.assertEqual(self.fault(answer), -32603)
             self.assertNotIn(b"secret", answer[2])
         self.assertEqual(len(self.flushLoggedErrors(ZeroDivisionError)), 2)
+
+    def test_bug_elsewhere(self) -> None:
+        site = self.site()
+        channel, transport = self.connect(site)
+        self.patch(site.resources[b"/health"], "render", lambda request: 1 // 0)
+        channel.dataReceived(b"GET /health HTTP/1.1\r\n\r\n" + post())
+        found = answers(transport.value())
+        self.assertEqual([answer[0] for answer in found], [500, 200])
+        self.assertNotIn(b"Zero", found[0][2])
+        self.assertEqual(len(self.flushLoggedErrors(ZeroDivisionError)), 1)
+
+    def test_access_log(self) -> None:
+        for wanted, lines in ((False, 0), (True, 3)):
+            with capturedLogs() as logs:
+                self.ask(post() + post() + b"GET /x?secret HTTP/1.1\r\n\r\n", access_log=wanted)
+            found = [formatEvent(event) for event in logs]
+            self.assertEqual(len(found), lines)
+        self.assertTrue(found[0].startswith("10.0.0.1 POST /RPC2 200 "), found[0])
+        self.assertTrue(found[2].startswith("10.0.0.1 GET /x 404 "), found[2])
 
     def test_no_http(self) -> None:
         for data in (
