@@ -14,6 +14,7 @@ from __future__ import annotations
 from http import HTTPStatus
 from typing import TYPE_CHECKING, Any
 
+from twisted.internet.abstract import FileDescriptor
 from twisted.internet.interfaces import ISSLTransport
 from twisted.internet.protocol import connectionDone
 from twisted.web import http
@@ -24,6 +25,9 @@ from fluidvm.wire.request import PLAIN, XML, Front, Request
 
 if TYPE_CHECKING:
     from twisted.python.failure import Failure
+
+LARGE = 2**17
+"""Bytes of an answer that is worth a system call to save a copy of it."""
 
 NEVER = float("inf")
 
@@ -225,7 +229,17 @@ class Channel(http.HTTPChannel):  # type: ignore[misc]
             _STATUS[code], self.site.headers, kind, len(body), headers,
             b"" if self.persistent else b"Connection: close\r\n",
         )  # fmt: skip
-        self.transport.writeSequence((head,) if head_only else (head, body))
+        if head_only:
+            self.transport.write(head)
+        elif len(body) < LARGE:
+            self.transport.writeSequence((head, body))
+        else:
+            # What the transport finds alone in its buffer it sends from there; two pieces it would first join into a third.
+            # An error shows again with the body, where the reactor deals with it.
+            self.transport.write(head)
+            if isinstance(self.transport, FileDescriptor):
+                self.transport.doWrite()
+            self.transport.write(body)
 
     def pauseProducing(self) -> None:
         """
