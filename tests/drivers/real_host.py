@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import functools
 import shutil
 import tempfile
+import threading
 import uuid
 from collections.abc import Awaitable, Callable
 from pathlib import Path
@@ -51,6 +53,8 @@ class ThreadHost:
         self.node = "node1"
         self.state_dir = directory
         self._pool = ThreadPool(1, 1, "node1")
+        # An interrupted run doesn't clean up, and mustn't wait for this thread for ever.
+        self._pool.threadFactory = functools.partial(threading.Thread, daemon=True)
         self._pool.start()
 
     def run(self, function: Callable[..., Any], *args: Any) -> Deferred[Any]:
