@@ -167,7 +167,7 @@ def makeService(options: Options) -> Server:
         lock = check(options.settings)
     except StartError as error:
         raise SystemExit(f"fluidvm: {error}") from None
-    twistd = options.parent or {}
+    twistd: Any = options.parent or {}
     if twistd.get("nodaemon"):
         return Server(options.settings, reactor, lock=lock, fail=lambda text: SystemExit(f"fluidvm: {text}"))
     # A daemon's parent tells the terminal of exceptions only.

@@ -168,7 +168,7 @@ class Dispatcher:
         try:
             if type(call) is not dict or set(call) - {"methodName", "params"}:
                 raise InvalidRequest("A call in a boxcar is a struct of methodName and params.")
-            name, arguments = call.get("methodName"), call.get("params", [])
+            name, arguments = call.get("methodName", ""), call.get("params", [])
             if type(name) is not str or type(arguments) is not list:
                 raise InvalidRequest("A call in a boxcar has a string methodName and an array params.")
             if name == "system.multicall":

@@ -63,14 +63,14 @@ class SessionTests(ServerCase):
         await self.refused(401, client.call("ping"))
 
     async def test_any_call_keeps_a_session_when_told(self) -> None:
-        running = self.serve("--keepalive", "any-call")
+        running = self.serve("--keepalive", "any-call", "--session-timeout", "30")
         client = await running.login()
         for _ in range(4):
             running.clock.advance(29)
             await client.call("get_session")
 
     async def test_get_session(self) -> None:
-        running = self.serve()
+        running = self.serve("--session-timeout", "30")
         client = await running.login()
         running.clock.advance(7)
         session = await client.call("get_session")

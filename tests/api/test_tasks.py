@@ -33,7 +33,7 @@ class TaskTests(ServerCase):
         for method in ("pause_vm", "start_vm"):
             await admin.call(method, vm)
         ec = await admin.call("commit_tasks", {"on_error": "continue"})
-        await self.finish(admin, ec)
+        await admin.finish(ec)
         errors = await admin.call("get_errors", ec)
         self.assertIn("stopped", errors[0])
         self.assertEqual(errors[1], "")
@@ -70,7 +70,7 @@ class TaskTests(ServerCase):
             seen.append(await admin.call("get_task_state", ec))
             progress = await admin.call("get_task_progress", ec)
             self.assertTrue(progress[0] == 100 or progress[1] == 0, progress)
-            await self.pass_time(running)
+            await running.pass_time(0.25)
         self.assertIn([0, 1], seen)
         self.assertNotIn([1, 0], seen)
 
@@ -84,11 +84,11 @@ class TaskTests(ServerCase):
         short = Deferred.fromCoroutine(admin.call("wait_for_tasks", ec, 0.5))
         long = Deferred.fromCoroutine(admin.call("wait_for_tasks", ec, 25))
         while not short.called:
-            await self.pass_time(admin.running, 0.1)
+            await admin.running.pass_time(0.1)
         self.assertIs(await short, False)
         self.assertFalse(long.called)
         while not long.called:
-            await self.pass_time(admin.running, 0.1)
+            await admin.running.pass_time(0.1)
         self.assertIs(await long, True)
 
     async def test_contexts_are_the_users_with_any_cookie(self) -> None:
@@ -125,7 +125,7 @@ class TaskTests(ServerCase):
             for ec in contexts:
                 if await admin.call("get_task_progress", ec) == [100]:
                     states.setdefault(ec, len(states))
-            await self.pass_time(admin.running, 0.1)
+            await admin.running.pass_time(0.1)
         self.assertEqual(set(states), {contexts[0], contexts[2]})
 
     async def test_passwords_are_nowhere(self) -> None:
@@ -148,17 +148,6 @@ class TaskTests(ServerCase):
 
     async def made(self, client: Client, name: str) -> int:
         vm: int = await client.call("create_vm", {"name": name})
-        await self.finish(client, await client.call("commit_tasks"))
+        await client.finish(await client.call("commit_tasks"))
         self.assertEqual((await client.call("get_vm", vm))["state"], "stopped")
         return vm
-
-    async def finish(self, client: Client, ec: int) -> None:
-        while any(await client.call("get_task_state", ec)):
-            await self.pass_time(client.running)
-
-    async def pass_time(self, running: object, seconds: float = 0.25) -> None:
-        """Turn the clock a little, and let threads catch up."""
-        running.clock.advance(seconds)  # type: ignore[attr-defined]
-        await running.server.inventory.commit([])  # type: ignore[attr-defined]
-        for client in ():
-            await client

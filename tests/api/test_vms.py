@@ -62,9 +62,7 @@ class VmTests(ServerCase):
         await admin.call("commit_tasks")
         await admin.call("start_vm", vm)
         ec = await admin.call("commit_tasks")
-        while any(await admin.call("get_task_state", ec)):
-            admin.running.clock.advance(0.5)
-            await admin.running.server.inventory.commit([])
+        await admin.finish(ec)
         self.assertEqual(await admin.call("get_errors", ec), [""])
 
     async def test_names_are_taken_per_owner(self) -> None:
@@ -146,8 +144,7 @@ class VmTests(ServerCase):
         states = set()
         while any(await admin.call("get_task_state", ec)):
             states.add((await admin.call("get_vm", vm))["state"])
-            admin.running.clock.advance(0.5)
-            await admin.running.server.inventory.commit([])
+            await admin.running.pass_time(0.5)
         self.assertIn("didn't shut down within 5 s", (await admin.call("get_errors", ec))[0])
         self.assertEqual(states, {"stopping"} | (states & {"running"}))
         self.assertEqual((await admin.call("get_vm", vm))["state"], "running")

@@ -1,0 +1,304 @@
+"""The simulator's host: domains and volumes in memory, remembered in a journal."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any, ClassVar
+from weakref import WeakValueDictionary
+
+from fluidvm.driver import (
+    AlreadyThere,
+    DomainDisk,
+    DomainInfo,
+    DomainSpec,
+    DomainState,
+    DriverError,
+    HostInfo,
+    NoSuchThing,
+    Volume,
+    WrongState,
+)
+
+POOL = "default"
+OFF = (DomainState.STOPPED, DomainState.CRASHED)
+SLACK = 1000
+"""How many lines the journal may have beyond what there is to tell."""
+
+
+class Journal:
+    """
+    Lines of C{[kind, key, value]}; C{null} means gone. The last line for a key counts.
+
+    Written with one write each, straight into the page cache: a few microseconds, so no thread is worth it.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self.state: dict[tuple[str, str], Any] = {}
+        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        if path.exists():
+            self._read()
+        self._compact()
+
+    def _read(self) -> None:
+        for line in self._path.read_bytes().splitlines():
+            try:
+                kind, key, value = json.loads(line)
+            except ValueError:
+                break  # torn by a kill in the middle of a write: it was never answered
+            self._take(kind, key, value)
+
+    def _take(self, kind: str, key: str, value: Any) -> None:
+        if value is None:
+            self.state.pop((kind, key), None)
+        else:
+            self.state[kind, key] = value
+
+    def write(self, kind: str, key: str, value: Any) -> None:
+        """Remember a value, or with C{None} that it is gone."""
+        os.write(self._file, json.dumps([kind, key, value]).encode() + b"\n")
+        self._take(kind, key, value)
+        self._lines += 1
+        if self._lines > 2 * len(self.state) + SLACK:
+            os.close(self._file)
+            self._compact()
+
+    def _compact(self) -> None:
+        fresh = self._path.with_suffix(".new")
+        self._file = os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_APPEND, 0o600)
+        lines = [json.dumps([kind, key, value]) + "\n" for (kind, key), value in self.state.items()]
+        os.write(self._file, "".join(lines).encode())
+        os.replace(fresh, self._path)
+        self._lines = len(lines)
+
+    def close(self) -> None:
+        """Let go of the file."""
+        os.close(self._file)
+
+
+class SimulatedHost:
+    """
+    One simulated host; there is one per state directory and process, however many connections it has.
+
+    @ivar connections: those that are open.
+    @ivar listeners: called with a UUID and a state (C{None}: gone) at each change.
+    """
+
+    _hosts: ClassVar[WeakValueDictionary[Path, SimulatedHost]] = WeakValueDictionary()
+
+    @classmethod
+    def at(cls, directory: Path, options: Mapping[str, Any]) -> SimulatedHost:
+        """
+        Give the host of a directory.
+
+        @param options: the driver's: C{vcpus}, C{memory}, C{pool_size}, C{deaf}.
+        """
+        host = cls._hosts.get(directory)
+        if host is None:
+            host = cls._hosts[directory] = cls(directory)
+        host.options = options
+        return host
+
+    def __init__(self, directory: Path) -> None:
+        self.options: Mapping[str, Any] = {}
+        self.connections: list[Any] = []
+        self.listeners: list[Callable[[str, DomainState | None], None]] = []
+        self._journal = Journal(directory / "simulator.journal")
+        self._domains: dict[str, DomainInfo] = {}
+        self._volumes: dict[str, Volume] = {}
+        for (kind, key), value in self._journal.state.items():
+            if kind == "volume":
+                self._volumes[key] = Volume(**value)
+            else:
+                disks = tuple(DomainDisk(**disk) for disk in value.pop("disks"))
+                self._domains[key] = DomainInfo(**{**value, "state": DomainState(value["state"]), "disks": disks})
+                value["disks"] = [asdict(disk) for disk in disks]
+
+    def __del__(self) -> None:
+        if hasattr(self, "_journal"):
+            self._journal.close()
+
+    def forget(self, connection: Any) -> None:
+        """A connection was closed."""
+        self.connections.remove(connection)
+
+    def cut(self, reason: str) -> None:
+        """Lose every connection, as when the host dies."""
+        for connection in list(self.connections):
+            connection.cut(reason)
+
+    def info(self) -> HostInfo:
+        """What the host is."""
+        return HostInfo(self.options.get("vcpus", 64), self.options.get("memory", 262144), "simulated 1.0", "simulator 1.0")
+
+    # domains
+
+    def domains(self) -> list[DomainInfo]:
+        """Every domain."""
+        return list(self._domains.values())
+
+    def domain(self, uuid: str) -> DomainInfo:
+        """One domain."""
+        try:
+            return self._domains[uuid]
+        except KeyError:
+            raise NoSuchThing(f"There is no domain {uuid} on the simulated host.") from None
+
+    def _put(self, domain: DomainInfo) -> None:
+        before = self._domains.get(domain.uuid)
+        if domain == before:
+            return
+        self._domains[domain.uuid] = domain
+        self._journal.write("domain", domain.uuid, {**asdict(domain), "state": str(domain.state)})
+        if before is None or before.state is not domain.state:
+            self._tell(domain.uuid, domain.state)
+
+    def _tell(self, uuid: str, state: DomainState | None) -> None:
+        for listener in list(self.listeners):
+            listener(uuid, state)
+
+    def define(self, spec: DomainSpec) -> None:
+        """Make a domain known, or give it another definition."""
+        before = self._domains.get(spec.uuid)
+        if before is not None and before.state not in OFF:
+            raise WrongState(f"Domain {before.name} is {before.state}: stop it first.")
+        for other in self._domains.values():
+            if other.name == spec.name and other.uuid != spec.uuid:
+                raise AlreadyThere(f"There is another domain {spec.name}.")
+        for disk in spec.disks:
+            self._check_file(disk)
+        self._put(
+            DomainInfo(
+                spec.uuid, spec.name, DomainState.STOPPED, spec.vcpus, spec.max_vcpus, spec.memory, spec.max_memory,
+                spec.disks, spec.autostart,
+            )
+        )  # fmt: skip
+
+    def undefine(self, uuid: str) -> None:
+        """Forget a domain."""
+        domain = self._domains.get(uuid)
+        if domain is None:
+            return
+        if domain.state not in OFF:
+            raise WrongState(f"Domain {domain.name} is {domain.state}: stop it first.")
+        del self._domains[uuid]
+        self._journal.write("domain", uuid, None)
+        self._tell(uuid, None)
+
+    def _become(self, uuid: str, state: DomainState, allowed: tuple[DomainState, ...], needs: str) -> None:
+        domain = self.domain(uuid)
+        if domain.state is not state and domain.state not in allowed:
+            raise WrongState(f"Domain {domain.name} is {domain.state}: {needs}.")
+        self._put(replace(domain, state=state))
+
+    def start(self, uuid: str) -> None:
+        """Boot a domain."""
+        for disk in self.domain(uuid).disks:
+            self._check_file(disk)
+        self._become(uuid, DomainState.RUNNING, OFF, "resume it")
+
+    def shutdown(self, uuid: str) -> None:
+        """Ask the guest, who obeys at once unless it is deaf."""
+        domain = self.domain(uuid)
+        if domain.state is DomainState.PAUSED:
+            raise WrongState(f"Domain {domain.name} is paused: resume it first.")
+        if not self.options.get("deaf") and domain.state is DomainState.RUNNING:
+            self._put(replace(domain, state=DomainState.STOPPED))
+
+    def stop(self, uuid: str) -> None:
+        """Pull the plug."""
+        self._put(replace(self.domain(uuid), state=DomainState.STOPPED))
+
+    def reboot(self, uuid: str) -> None:
+        """Ask the guest, whose state doesn't change."""
+        domain = self.domain(uuid)
+        if domain.state is not DomainState.RUNNING:
+            raise WrongState(f"Domain {domain.name} is {domain.state}: only a running one reboots.")
+
+    def pause(self, uuid: str) -> None:
+        """Freeze a domain."""
+        self._become(uuid, DomainState.PAUSED, (DomainState.RUNNING,), "only a running one is paused")
+
+    def resume(self, uuid: str) -> None:
+        """Let a domain go on."""
+        self._become(uuid, DomainState.RUNNING, (DomainState.PAUSED,), "only a paused one is resumed")
+
+    def resize(self, uuid: str, *, memory: int = 0, vcpus: int = 0) -> None:
+        """Resize a stopped domain; a maximum that is less grows with it."""
+        domain = self.domain(uuid)
+        if domain.state not in OFF:
+            raise WrongState(f"Domain {domain.name} is {domain.state}: this needs a stop.")
+        memory, vcpus = memory or domain.memory, vcpus or domain.vcpus
+        self._put(
+            replace(
+                domain, memory=memory, max_memory=max(memory, domain.max_memory), vcpus=vcpus,
+                max_vcpus=max(vcpus, domain.max_vcpus),
+            )
+        )  # fmt: skip
+
+    def resize_live(self, uuid: str, *, memory: int = 0, vcpus: int = 0) -> None:
+        """Resize a running domain within its maxima."""
+        domain = self.domain(uuid)
+        if domain.state is not DomainState.RUNNING:
+            raise WrongState(f"Domain {domain.name} is {domain.state}, not running.")
+        if memory > domain.max_memory:
+            raise WrongState(f"Domain {domain.name} has at most {domain.max_memory} MiB while it runs: more needs a stop.")
+        if vcpus > domain.max_vcpus:
+            raise WrongState(f"Domain {domain.name} has at most {domain.max_vcpus} CPUs while it runs: more needs a stop.")
+        self._put(replace(domain, memory=memory or domain.memory, vcpus=vcpus or domain.vcpus))
+
+    # disks
+
+    def _check_pool(self, pool: str) -> None:
+        if pool != POOL:
+            raise NoSuchThing(f"There is no storage pool {pool} on the simulated host, only {POOL}.")
+
+    def _check_file(self, disk: DomainDisk) -> None:
+        if not any(volume.path == disk.path for volume in self._volumes.values()):
+            raise NoSuchThing(f"There is no volume {disk.path} on the simulated host.")
+
+    def volumes(self, pool: str) -> list[Volume]:
+        """A pool's volumes."""
+        self._check_pool(pool)
+        return list(self._volumes.values())
+
+    def create_volume(self, pool: str, name: str, size: int, format: str) -> Volume:
+        """Make a volume."""
+        self._check_pool(pool)
+        volume = Volume(pool, name, f"/simulated/{pool}/{name}", format, size)
+        there = self._volumes.get(name)
+        if there is not None:
+            if there != volume:
+                raise AlreadyThere(f"There is another volume {name}.")
+            return there
+        room = self.options.get("pool_size")
+        if room is not None and sum(other.size for other in self._volumes.values()) + size > room:
+            raise DriverError(f"Storage pool {pool} has no room for {size} MiB.")
+        self._volumes[name] = volume
+        self._journal.write("volume", name, asdict(volume))
+        return volume
+
+    def delete_volume(self, pool: str, name: str) -> None:
+        """Remove a volume."""
+        self._check_pool(pool)
+        if self._volumes.pop(name, None) is not None:
+            self._journal.write("volume", name, None)
+
+    def attach(self, uuid: str, disk: DomainDisk) -> None:
+        """Give a domain a disk."""
+        domain = self.domain(uuid)
+        self._check_file(disk)
+        if disk in domain.disks:
+            return
+        if any(other.target == disk.target for other in domain.disks):
+            raise AlreadyThere(f"Domain {domain.name} has another disk {disk.target}.")
+        self._put(replace(domain, disks=(*domain.disks, disk)))
+
+    def detach(self, uuid: str, target: str) -> None:
+        """Take a disk from a domain."""
+        domain = self.domain(uuid)
+        self._put(replace(domain, disks=tuple(disk for disk in domain.disks if disk.target != target)))

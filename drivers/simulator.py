@@ -1,0 +1,263 @@
+"""
+A hypervisor in memory, for tests, demos and benchmarks: faithful in its states and errors, with delays and faults on demand.
+
+Its state outlives the server: each change is a line of a journal in the node's state directory, in the page cache before the
+verb answers, so that a killed server finds it again (a killed machine may not: nothing is synced).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, TypeVar
+
+from twisted.internet.defer import Deferred, succeed
+from twisted.internet.task import deferLater
+from zope.interface import implementer
+
+from fluidvm.driver import (
+    Array,
+    Bool,
+    Choice,
+    DomainDisk,
+    DomainInfo,
+    DomainSpec,
+    DomainState,
+    Double,
+    DriverError,
+    DriverHost,
+    HostInfo,
+    IConnection,
+    IDisks,
+    IDriver,
+    IEvents,
+    ILiveResize,
+    Int,
+    Progress,
+    Struct,
+    Unreachable,
+    Volume,
+)
+from fluidvm.drivers.simulated_host import SimulatedHost
+
+T = TypeVar("T")
+STEPS = 10
+"""How often a verb that tells its progress does so during its delay."""
+VERBS = (
+    "connect", "host_info", "list_domains", "get_domain", "define_domain", "undefine_domain", "start", "shutdown", "stop",
+    "reboot", "pause", "resume", "set_memory", "set_vcpus", "resize_memory", "resize_vcpus", "list_volumes",
+    "create_volume", "delete_volume", "attach_disk", "detach_disk",
+)  # fmt: skip
+_VERB = Choice("a verb of the driver interface", choices=VERBS)
+
+
+class Faults:
+    """
+    What is to go wrong, and how long things take.
+
+    A verb has its effect at the end of its delay: one that is cancelled before, fails or hangs has none.
+    """
+
+    def __init__(self, options: Mapping[str, Any], host: DriverHost) -> None:
+        self._delay: float = options.get("delay", 0.0)
+        self._fail = frozenset(options.get("fail", ()))
+        self._hang = frozenset(options.get("hang", ()))
+        self._clock = host.clock
+
+    async def meet(self, verb: str, progress: Progress | None = None) -> None:
+        """
+        Go through what a verb has to.
+
+        @raise DriverError: it is to fail.
+        """
+        if verb in self._hang:
+            await Deferred()
+        if self._delay:
+            steps = 1 if progress is None else STEPS
+            for step in range(steps):
+                await deferLater(self._clock, self._delay / steps, lambda: None)
+                if progress is not None:
+                    progress(100 * (step + 1) // steps)
+        if verb in self._fail:
+            error = Unreachable if verb == "connect" else DriverError
+            raise error(f"The simulator was told to fail at {verb}.")
+
+
+@implementer(IConnection, ILiveResize, IDisks, IEvents)
+class SimulatedConnection:
+    """
+    A connection to a simulated host.
+
+    @ivar simulated: the host; what is done to it there is done behind the driver's back.
+    """
+
+    formats = ("qcow2", "raw")
+
+    def __init__(self, simulated: SimulatedHost, faults: Faults) -> None:
+        self.simulated = simulated
+        self._faults = faults
+        self._open = True
+        self._lost: list[Callable[[str], None]] = []
+        simulated.connections.append(self)
+
+    def _do(self, verb: str, effect: Callable[[], T], progress: Progress | None = None) -> Deferred[T]:
+        async def run() -> T:
+            self._check()
+            await self._faults.meet(verb, progress)
+            self._check()
+            return effect()
+
+        return Deferred.fromCoroutine(run())
+
+    def _check(self) -> None:
+        if not self._open:
+            raise Unreachable("The connection to the simulated host is closed.")
+
+    def cut(self, reason: str) -> None:
+        """Lose the connection, as when a host or its network dies."""
+        if self._open:
+            self._open = False
+            self.simulated.forget(self)
+            for callback in self._lost:
+                callback(reason)
+
+    def close(self) -> Deferred[None]:
+        """Let go of the host."""
+        if self._open:
+            self._open = False
+            self.simulated.forget(self)
+        return succeed(None)
+
+    def on_lost(self, callback: Callable[[str], None]) -> None:
+        """Call C{callback} when the connection is cut."""
+        self._lost.append(callback)
+
+    def subscribe(self, callback: Callable[[str, DomainState | None], None]) -> None:
+        """Call C{callback} at each change of a domain's state, as long as the connection lives."""
+
+        def told(uuid: str, state: DomainState | None) -> None:
+            if self._open:
+                callback(uuid, state)
+
+        self.simulated.listeners.append(told)
+
+    def host_info(self) -> Deferred[HostInfo]:
+        """Tell what the host is."""
+        return self._do("host_info", self.simulated.info)
+
+    def list_domains(self) -> Deferred[Sequence[DomainInfo]]:
+        """Tell every domain."""
+        return self._do("list_domains", self.simulated.domains)
+
+    def get_domain(self, uuid: str) -> Deferred[DomainInfo]:
+        """Tell one domain."""
+        return self._do("get_domain", lambda: self.simulated.domain(uuid))
+
+    def define_domain(self, spec: DomainSpec) -> Deferred[None]:
+        """Make a domain known."""
+        return self._do("define_domain", lambda: self.simulated.define(spec))
+
+    def undefine_domain(self, uuid: str) -> Deferred[None]:
+        """Forget a domain."""
+        return self._do("undefine_domain", lambda: self.simulated.undefine(uuid))
+
+    def start(self, uuid: str) -> Deferred[None]:
+        """Boot a domain."""
+        return self._do("start", lambda: self.simulated.start(uuid))
+
+    def shutdown(self, uuid: str) -> Deferred[None]:
+        """Ask a guest to shut down: it does at once, unless the host's guests are deaf."""
+        return self._do("shutdown", lambda: self.simulated.shutdown(uuid))
+
+    def stop(self, uuid: str) -> Deferred[None]:
+        """Pull the plug."""
+        return self._do("stop", lambda: self.simulated.stop(uuid))
+
+    def reboot(self, uuid: str) -> Deferred[None]:
+        """Ask a guest to reboot."""
+        return self._do("reboot", lambda: self.simulated.reboot(uuid))
+
+    def pause(self, uuid: str) -> Deferred[None]:
+        """Freeze a domain."""
+        return self._do("pause", lambda: self.simulated.pause(uuid))
+
+    def resume(self, uuid: str) -> Deferred[None]:
+        """Let a domain go on."""
+        return self._do("resume", lambda: self.simulated.resume(uuid))
+
+    def set_memory(self, uuid: str, memory: int) -> Deferred[None]:
+        """Resize a stopped domain."""
+        return self._do("set_memory", lambda: self.simulated.resize(uuid, memory=memory))
+
+    def set_vcpus(self, uuid: str, vcpus: int) -> Deferred[None]:
+        """Resize a stopped domain."""
+        return self._do("set_vcpus", lambda: self.simulated.resize(uuid, vcpus=vcpus))
+
+    def resize_memory(self, uuid: str, memory: int) -> Deferred[None]:
+        """Resize a running domain."""
+        return self._do("resize_memory", lambda: self.simulated.resize_live(uuid, memory=memory))
+
+    def resize_vcpus(self, uuid: str, vcpus: int) -> Deferred[None]:
+        """Resize a running domain."""
+        return self._do("resize_vcpus", lambda: self.simulated.resize_live(uuid, vcpus=vcpus))
+
+    def list_volumes(self, pool: str) -> Deferred[Sequence[Volume]]:
+        """Tell a pool's volumes."""
+        return self._do("list_volumes", lambda: self.simulated.volumes(pool))
+
+    def create_volume(self, pool: str, name: str, size: int, format: str, progress: Progress) -> Deferred[Volume]:
+        """Make a volume."""
+        return self._do("create_volume", lambda: self.simulated.create_volume(pool, name, size, format), progress)
+
+    def delete_volume(self, pool: str, name: str) -> Deferred[None]:
+        """Remove a volume."""
+        return self._do("delete_volume", lambda: self.simulated.delete_volume(pool, name))
+
+    def attach_disk(self, uuid: str, disk: DomainDisk) -> Deferred[None]:
+        """Give a domain a disk."""
+        return self._do("attach_disk", lambda: self.simulated.attach(uuid, disk))
+
+    def detach_disk(self, uuid: str, target: str) -> Deferred[None]:
+        """Take a disk from a domain."""
+        return self._do("detach_disk", lambda: self.simulated.detach(uuid, target))
+
+
+@implementer(IDriver)
+class SimulatorDriver:
+    """The simulator. Its hosts have no address."""
+
+    name = "simulator"
+    summary = "A hypervisor in memory, with delays and faults on demand; for tests and demos."
+    connection = SimulatedConnection
+    options = Struct(
+        "how the simulated host is",
+        fields={
+            "vcpus": Int("CPUs; default: 64", low=1, high=65536),
+            "memory": Int("RAM; default: 262144", unit="MiB", low=16),
+            "pool_size": Int("room in its storage pool, default; default: no bound", unit="MiB", low=0),
+            "delay": Double("how long each verb takes; default: 0", unit="s", high=86400.0),
+            "fail": Array("verbs that fail", of=_VERB, longest=len(VERBS)),
+            "hang": Array("verbs that never answer", of=_VERB, longest=len(VERBS)),
+            "deaf": Bool("whether guests ignore being asked to shut down"),
+        },
+    )
+
+    def check_address(self, address: str) -> None:
+        """There is none to give."""
+        if address:
+            raise ValueError("a simulated host has no address: leave it empty")
+
+    def connect(self, address: str, options: Mapping[str, Any], host: DriverHost) -> Deferred[SimulatedConnection]:
+        """Connect to the host whose journal lies in the node's state directory."""
+        faults = Faults(options, host)
+
+        async def connect() -> SimulatedConnection:
+            await faults.meet("connect")
+            try:
+                simulated = SimulatedHost.at(host.state_dir, options)
+            except OSError as error:
+                raise DriverError(f"The simulator's journal in {host.state_dir}: {error.strerror}.") from None
+            return SimulatedConnection(simulated, faults)
+
+        return Deferred.fromCoroutine(connect())
+
+
