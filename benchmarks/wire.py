@@ -3,8 +3,8 @@ Calls per second: FluidVM beside bare twisted.web.xmlrpc, in one run, with one l
 
     python benchmarks/wire.py [--seconds S] [--rounds N]
 
-Both answer the same structs; the two servers take turns, and the medians of the rounds are compared. Targets: get_vm at least
-0.9 times the bare server, list_vms of 1,000 at least 8 times.
+Both answer the same structs; the two servers take turns, and the medians of the rounds are compared. Targets: get_vm at
+least 0.9 times the bare server, list_vms of 1,000 at least 8 times.
 """
 
 from __future__ import annotations
@@ -56,7 +56,7 @@ def fill(proxy: Any, cookie: int) -> int:
         calls = [
             {
                 "methodName": "create_vm",
-                "params": [cookie, {"name": f"vm{made + place}", "compute_node": node, "description": "a VM", "tags": ["a"]}],
+                "params": [cookie, {"name": f"vm{made + place}", "compute_node": node, "tags": ["a"]}],
             }
             for place in range(min(500, VMS - made))
         ]

@@ -72,7 +72,7 @@ class Journal:
         self._file = os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_APPEND, 0o600)
         lines = [json.dumps([kind, key, value]) + "\n" for (kind, key), value in self.state.items()]
         os.write(self._file, "".join(lines).encode())
-        os.replace(fresh, self._path)
+        fresh.replace(self._path)
         self._lines = len(lines)
 
     def close(self) -> None:

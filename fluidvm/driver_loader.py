@@ -1,4 +1,4 @@
-"""Finds drivers by entry point, group C{fluidvm.drivers}; loads one when it is asked for; lists a broken one with its error."""
+"""Finds drivers by entry point, group C{fluidvm.drivers}; loads one when asked for; lists a broken one with its error."""
 
 from __future__ import annotations
 

@@ -7,7 +7,9 @@ What the hypervisor tells, by its events or when it is listed, goes into the sto
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
+from functools import partial
 from pathlib import Path
+from threading import Thread
 from typing import Any, TypeVar
 
 from twisted.internet.defer import CancelledError, Deferred, TimeoutError
@@ -41,6 +43,8 @@ class Host:
         self.state_dir = state_dir
         self._reactor = reactor
         self._pool = ThreadPool(0, 1, f"node {node}")
+        # A call that hangs must not keep the server from ending.
+        self._pool.threadFactory = partial(Thread, daemon=True)
 
     def run(self, function: Callable[..., T], *args: Any) -> Deferred[T]:
         """Call a blocking function in the node's thread."""

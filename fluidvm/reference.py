@@ -39,8 +39,9 @@ def _method(method: Method) -> str:
     lines = [f"### {method.name}\n", f"`{method.usage()}` returns {method.returns}.\n", method.help + "\n"]
     for parameter in method.parameters:
         optional = " (optional)" if parameter.optional else ""
-        lines.append(f"- `{parameter.name}`{optional}: {parameter.kind.wire}: {parameter.kind.words}{_bounds(parameter.kind)}")
-        lines += _fields(parameter.kind)
+        kind = parameter.kind
+        lines.append(f"- `{parameter.name}`{optional}: {kind.wire}: {kind.words}{_bounds(kind)}")
+        lines += _fields(kind)
     if method.parameters:
         lines.append("")
     notes = []

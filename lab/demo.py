@@ -23,7 +23,9 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
-LAB = Path(__file__).resolve().parent
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+from lab.host import LabError, LibvirtHost, guest
 
 
 def say(words: str) -> None:
@@ -62,26 +64,18 @@ def free_port() -> int:
         return port
 
 
-@contextmanager
-def libvirt_host(directory: Path) -> Iterator[str]:
-    """A private libvirt host; gives its URI."""
+def libvirt_host(stack: ExitStack, directory: Path) -> str:
+    """Run a private libvirt host until the stack is left; gives its URI."""
     import libvirt
 
     libvirt.registerErrorHandler(lambda context, error: None, None)
-    uri = f"qemu+unix:///system?socket={directory}/libvirt-sock"
-
-    def answers() -> bool:
-        try:
-            libvirt.open(uri).close()
-        except libvirt.libvirtError:
-            return False
-        return True
-
-    directory.mkdir()
-    log = directory / "host.log"
-    with process([str(LAB / "host.sh"), str(directory)], log, patience=5) as running:
-        wait_for("The libvirt host", running, log, answers)
-        yield uri
+    host = LibvirtHost(directory)
+    stack.callback(host.stop)
+    try:
+        host.start()
+    except LabError as error:
+        raise SystemExit(f"The libvirt host doesn't come up: {error}") from None
+    return host.uri
 
 
 @contextmanager
@@ -163,7 +157,7 @@ def demo(state: Path, stack: ExitStack) -> None:
     runtime = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="fluidvm-")))
     prepare_guest(state, runtime)
     say("starting a private libvirt host")
-    uri = stack.enter_context(libvirt_host(runtime / "host"))
+    uri = libvirt_host(stack, runtime / "host")
     say("starting the server: twistd fluidvm")
     proxy: Any = stack.enter_context(server(state / "demo", free_port()))
     stack.callback(shutil.rmtree, state / "demo", True)
@@ -212,7 +206,7 @@ def demo(state: Path, stack: ExitStack) -> None:
 def serve(state: Path, stack: ExitStack) -> None:
     runtime = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="fluidvm-")))
     prepare_guest(state, runtime)
-    uri = stack.enter_context(libvirt_host(runtime / "host"))
+    uri = libvirt_host(stack, runtime / "host")
     directory = state / "serve"
     shutil.rmtree(directory, ignore_errors=True)
     proxy: Any = stack.enter_context(server(directory, 8000))
@@ -229,7 +223,10 @@ def serve(state: Path, stack: ExitStack) -> None:
 def prepare_guest(state: Path, runtime: Path) -> None:
     """Build the guest, and put it where the host sees it."""
     say("building the guest (Debian's cloud kernel and busybox), unless it is there")
-    subprocess.run([str(LAB / "guest.sh"), str(state / "guest")], check=True)
+    try:
+        guest(state / "guest")
+    except LabError as error:
+        raise SystemExit(f"The guest can't be built: {error}") from None
     (runtime / "guest").mkdir()
     for name in ("vmlinuz", "initrd.gz"):
         shutil.copy(state / "guest" / name, runtime / "guest")

@@ -54,7 +54,7 @@ class Running:
 
     async def call(self, method: str, *arguments: Any, address: str = "192.0.2.1") -> Any:
         """Call a method through the dispatcher. @raise xmlrpc.client.Fault: as it came over the wire."""
-        return await self.post(xmlrpc.client.dumps(arguments, method).encode(), address)
+        return await self.post(xmlrpc.client.dumps(arguments, method).replace("\r", "&#13;").encode(), address)
 
     async def post(self, body: bytes, address: str = "192.0.2.1") -> Any:
         """Send any bytes as a call."""

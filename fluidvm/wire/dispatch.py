@@ -6,8 +6,6 @@ import inspect
 from collections.abc import Awaitable, Callable
 from typing import Any
 
-from fluidvm.wire.peer import Peer
-from fluidvm.wire.xmlrpc import parse_call, render_answer, render_fault
 from twisted.internet.defer import Deferred
 
 from fluidvm import api
@@ -18,6 +16,8 @@ from fluidvm.faults import ApiFault, Forbidden, InvalidParams, InvalidRequest, N
 from fluidvm.kinds import Int, wire_name
 from fluidvm.objects import User
 from fluidvm.sessions import PendingTask
+from fluidvm.wire.peer import Peer
+from fluidvm.wire.xmlrpc import parse_call, render_answer, render_fault
 from fluidvm.xmlvalue import Rendered, render
 
 LONGEST_BOXCAR = 1000

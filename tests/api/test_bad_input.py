@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import xmlrpc.client
 from collections.abc import Iterator
 from typing import Any
@@ -58,17 +59,19 @@ def wrong_values(kind: Kind, value: Any, path: str) -> Iterator[tuple[Any, str]]
         yield "x" * (kind.longest + 1), path
         if kind.pattern:
             for bad in ("../x", "a b", "x\u202e", "<x>", "a'b", 'a"b', "a\nb", "\t"):
-                yield bad, path
+                if re.fullmatch(kind.pattern, bad) is None:
+                    yield bad, path
     elif isinstance(kind, Array):
         yield [sample(kind.of)] * (kind.longest + 1), path
-        for bad, where in wrong_values(kind.of, None, f"{path}[0]"):
+        for bad, where in wrong_values(kind.of, sample(kind.of), f"{path}[0]"):
             yield [bad], where
     elif isinstance(kind, Struct) and kind.fields is not None:
         yield {**value, "no_such_key": 1}, f"{path}.no_such_key"
         for key in kind.required:
             yield {other: member for other, member in value.items() if other != key}, f"{path}.{key}"
         for key, member in kind.fields.items():
-            for bad, where in wrong_values(member, sample(member) if not isinstance(member, Plain) else None, f"{path}.{key}"):
+            good = None if isinstance(member, Plain) else sample(member)
+            for bad, where in wrong_values(member, good, f"{path}.{key}"):
                 yield {**value, key: bad}, where
 
 
@@ -106,7 +109,7 @@ class BadInputTests(ServerCase):
                     words = await self.refused(-32602, self.send(client, method, given))
                     self.assertTrue(words.startswith(path + ":"), f"{method.name} with {bad!r}: {words}")
                     tried += 1
-        self.assertGreater(tried, 500)
+        self.assertGreater(tried, 400)
         self.assertEqual(await client.call("get_pending_tasks"), [])
 
     async def test_ints_over_32_bits_name_the_argument(self) -> None:
@@ -158,7 +161,7 @@ class BadInputTests(ServerCase):
                     for id in (1, 4711, -5):
                         given = [*arguments]
                         given[place] = id
-                        words.append((await self.refused(404, self.send(user, method, given))).replace(f" {id}", ""))
+                        words.append(re.sub(r" -?\d+", "", await self.refused(404, self.send(user, method, given))))
                     self.assertEqual(len(set(words)), 1, words)
                     tried += 1
         self.assertGreater(tried, 15)

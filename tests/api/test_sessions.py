@@ -1,6 +1,6 @@
 from __future__ import annotations
 
-from twisted.internet.defer import gatherResults, Deferred
+from twisted.internet.defer import Deferred, gatherResults
 
 from ..support import PASSWORD, ServerCase
 

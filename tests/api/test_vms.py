@@ -158,7 +158,8 @@ class VmTests(ServerCase):
         self.assertEqual(ids, sorted(ids))
         self.assertEqual(len(ids), 7)
         self.assertEqual([vm["name"] for vm in await admin.call("list_vms", {"memory": 32})], ["vm1", "vm3", "vm5"])
-        self.assertEqual(await admin.call("list_vms", {"fields": ["name", "id"], "limit": 1}), [{"name": "vm0", "id": ids[0]}])
+        first = await admin.call("list_vms", {"fields": ["name", "id"], "limit": 1})
+        self.assertEqual(first, [{"name": "vm0", "id": ids[0]}])
         page = await admin.call("list_vms", {"limit": 2, "after": ids[2]})
         self.assertEqual([vm["id"] for vm in page], ids[3:5])
         page = await admin.call("list_vms", {"limit": 2, "after": ids[2], "memory": 16, "fields": ["id"]})
@@ -172,7 +173,8 @@ class VmTests(ServerCase):
         admin = await self.admin(memory=1024, labels=["small"])
         big = await admin.node("node2", memory=4096, labels=["big", "ssd"])
         for spec, node in (
-            ({"memory": 512}, big), ({"labels": ["small"]}, self.node), ({"labels": ["ssd"]}, big), ({"driver": "simulator"}, big)
+            ({"memory": 512}, big), ({"labels": ["small"]}, self.node), ({"labels": ["ssd"]}, big),
+            ({"driver": "simulator"}, big),
         ):  # fmt: skip
             vm = await admin.do("create_vm", {"name": f"vm{node}-{len(repr(spec))}", **spec})
             self.assertEqual((await admin.call("get_vm", vm))["compute_node"], node, spec)
@@ -244,7 +246,9 @@ class NodeTests(ServerCase):
 
     async def test_bad_options(self) -> None:
         admin = await self.serve().login()
-        for options, path in (({"delay": "x"}, "options.delay"), ({"x": 1}, "options.x"), ({"fail": ["fly"]}, "options.fail[0]")):
+        for options, path in (
+            ({"delay": "x"}, "options.delay"), ({"x": 1}, "options.x"), ({"fail": ["fly"]}, "options.fail[0]")
+        ):  # fmt: skip
             self.assertIn(path, await self.refused(-32602, admin.call("add_compute_node", "n", "simulator", "", options)))
         self.assertIn("driver", await self.refused(-32602, admin.call("add_compute_node", "n", "hyper-x", "", {})))
 
@@ -273,7 +277,8 @@ class NodeTests(ServerCase):
 class UserTests(ServerCase):
     async def test_create(self) -> None:
         admin = await self.serve().login()
-        user = await admin.do("create_user", "alice", PASSWORD, {"role": "auditor", "full_name": "Alice <A>", "email": "a@b"})
+        options = {"role": "auditor", "full_name": "Alice <A>", "email": "a@b"}
+        user = await admin.do("create_user", "alice", PASSWORD, options)
         found = await admin.call("get_user", user)
         self.assertEqual((found["role"], found["full_name"], found["enabled"]), ("auditor", "Alice <A>", True))
         self.assertNotIn("last_login", found)
@@ -295,12 +300,13 @@ class RestartTests(ServerCase):
         node = await admin.node()
         vm = await admin.do("create_vm", {"name": "web", "disks": [{"size": 1}]})
         await admin.do("start_vm", vm)
-        before = [await admin.call(method, {"fields": ["id", "name", "state"]}) for method in ("list_vms", "list_disks", "list_users")]
+        lists = (("list_vms", ["id", "name", "state"]), ("list_disks", ["id", "path", "vm"]), ("list_users", ["id", "name"]))
+        before = [await admin.call(method, {"fields": fields}) for method, fields in lists]
         contexts = await admin.call("list_execution_contexts")
         admin = await (await self.restart(running)).login()
         await admin.do("stop_vm", vm)  # waits until the node is connected
         await admin.do("start_vm", vm)
-        after = [await admin.call(method, {"fields": ["id", "name", "state"]}) for method in ("list_vms", "list_disks", "list_users")]
+        after = [await admin.call(method, {"fields": fields}) for method, fields in lists]
         self.assertEqual(before, after)
         self.assertEqual((await admin.call("list_execution_contexts"))[2:], contexts)
         self.assertEqual((await admin.call("get_compute_node", node))["state"], "online")
@@ -316,9 +322,8 @@ class SystemTests(ServerCase):
             self.assertTrue(all(isinstance(part, str) for signature in signatures for part in signature), name)
         self.assertEqual(await running.call("system.methodSignature", "get_vm"), [["struct", "int", "int"]])
         self.assertEqual(await running.call("system.methodSignature", "authenticate"), [["int", "string", "string"]])
-        self.assertEqual(
-            await running.call("system.methodSignature", "delete_vm"), [["int", "int", "int"], ["int", "int", "int", "struct"]]
-        )
+        signatures = [["int", "int", "int"], ["int", "int", "int", "struct"]]
+        self.assertEqual(await running.call("system.methodSignature", "delete_vm"), signatures)
         self.assertIn("16 to", await running.call("system.methodHelp", "set_vm_memory"))
         await self.refused(-32601, running.call("system.methodHelp", "fly"))
         await self.refused(-32601, running.call("fly"))

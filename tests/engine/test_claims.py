@@ -5,7 +5,7 @@ from hypothesis import strategies as st
 from twisted.internet.defer import CancelledError
 from twisted.trial.unittest import SynchronousTestCase
 
-from fluidvm.engine.claims import Claim, Claims
+from fluidvm.engine.claims import Claim, Claims, Key
 
 A, B, C = ("vm", 1), ("vm", 2), ("disk", 1)
 
@@ -44,7 +44,7 @@ class ClaimsTests(SynchronousTestCase):
         self.successResultOf(third)
 
     @given(st.lists(st.frozensets(st.sampled_from([A, B, C]), min_size=1), max_size=30), st.randoms())
-    def test_never_two_at_once_and_everyone_in_the_end(self, wishes: list[frozenset[tuple[str, int]]], random: object) -> None:
+    def test_never_two_at_once_and_everyone_in_the_end(self, wishes: list[frozenset[Key]], random: object) -> None:
         claims, granted, finished = Claims(), [], 0
 
         def grant(claim: Claim) -> None:

@@ -73,7 +73,8 @@ class DatabaseTests(TestCase):
 
     async def test_durable_settings(self) -> None:
         def pragmas(connection: Connection) -> list[Any]:
-            return [connection.execute(text(f"PRAGMA {name}")).scalar() for name in ("journal_mode", "synchronous", "foreign_keys")]
+            names = ("journal_mode", "synchronous", "foreign_keys")
+            return [connection.execute(text(f"PRAGMA {name}")).scalar() for name in names]
 
         self.assertEqual(await self.database.run(pragmas), ["wal", 2, 1])
 
