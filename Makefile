@@ -2,20 +2,30 @@
 STATE ?= $(CURDIR)/.state
 VENV = $(STATE)/venv
 
+export PYTHONDONTWRITEBYTECODE = 1
+export XDG_CACHE_HOME = $(STATE)/cache
+export PIP_CACHE_DIR = $(STATE)/cache/pip
+export VIRTUALENV_OVERRIDE_APP_DATA = $(STATE)/cache/virtualenv
+export RUFF_CACHE_DIR = $(STATE)/cache/ruff
+export MYPY_CACHE_DIR = $(STATE)/cache/mypy
+export HYPOTHESIS_STORAGE_DIRECTORY = $(STATE)/cache/hypothesis
+export FLUIDVM_GUEST = $(STATE)/guest
+
+# What setuptools and twistd's plugin list leave in the source tree.
+TIDY = rm -rf *.egg-info build twisted/plugins/dropin.cache
+
 .PHONY: demo serve test clean
 
-demo:
+demo serve:
 	lab/setup.sh demo "$(STATE)"
-	"$(VENV)/bin/python" lab/demo.py demo "$(STATE)"
+	"$(VENV)/bin/python" lab/demo.py $@ "$(STATE)"; status=$$?; $(TIDY); exit $$status
 
-serve:
-	lab/setup.sh demo "$(STATE)"
-	"$(VENV)/bin/python" lab/demo.py serve "$(STATE)"
-
+# TOXENV=tests chooses one environment, ARGS="-- tests.wire" some of its tests.
 test:
 	lab/setup.sh test "$(STATE)"
-	lab/guest.sh "$(STATE)/guest"
-	FLUIDVM_GUEST="$(STATE)/guest" "$(VENV)/bin/tox" --workdir "$(STATE)/tox" $(if $(TOXENV),-e $(TOXENV)) $(ARGS)
+	lab/guest.sh "$(FLUIDVM_GUEST)"
+	"$(VENV)/bin/tox" --workdir "$(STATE)/tox" $(if $(TOXENV),-e $(TOXENV)) $(ARGS); status=$$?; $(TIDY); exit $$status
 
 clean:
-	rm -rf "$(STATE)" *.egg-info
+	rm -rf "$(STATE)"
+	$(TIDY)

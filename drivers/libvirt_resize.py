@@ -51,9 +51,7 @@ class LibvirtResize(LibvirtDomains):
         name, before = await self._call(f"memory of domain {uuid}", begin)
         try:
             await self._follow(uuid, name, target)
-            await self._call(
-                f"memory of domain {name}", lambda: self._do_running(uuid).setMemoryFlags(target, _CONFIG)
-            )
+            await self._call(f"memory of domain {name}", lambda: self._do_running(uuid).setMemoryFlags(target, _CONFIG))
         except (DriverError, CancelledError) as error:
             if not isinstance(error, Unreachable):
                 await self._put_back(uuid, before * 1024)

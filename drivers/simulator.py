@@ -259,5 +259,3 @@ class SimulatorDriver:
             return SimulatedConnection(simulated, faults)
 
         return Deferred.fromCoroutine(connect())
-
-

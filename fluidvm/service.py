@@ -119,9 +119,7 @@ class Server(Service):  # type: ignore[misc]
         settings = self._settings
         try:
             connection = self._database.open()
-            ensure_admin(
-                connection, self._logins.hash_now, self._wall_clock(), settings.admin_password_file, settings.state
-            )
+            ensure_admin(connection, self._logins.hash_now, self._wall_clock(), settings.admin_password_file, settings.state)
         except (DatabaseError, PasswordError) as error:
             raise self._fail(str(error)) from None
         self.inventory.load(connection)

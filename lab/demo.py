@@ -27,6 +27,8 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from lab.host import LabError, LibvirtHost, guest
 
+CONSOLE_LINES = 25
+
 
 def say(words: str) -> None:
     print(f"== {words}", flush=True)
@@ -136,8 +138,8 @@ def watch(proxy: Any, cookie: Any, ec: int) -> None:
 
 
 def follow(console: Path, stop: threading.Event) -> None:
-    """Print what a guest says on its serial console."""
-    position = 0
+    """Print the first lines that a guest says on its serial console, and that it is up."""
+    position = printed = 0
     while True:
         last = stop.is_set()
         if console.exists():
@@ -146,8 +148,11 @@ def follow(console: Path, stop: threading.Event) -> None:
                 lines, _, rest = file.read().rpartition(b"\n")
                 position = file.tell() - len(rest)
             for line in lines.decode(errors="replace").splitlines():
-                if line.strip():
+                if line.strip() and (printed < CONSOLE_LINES or "GUEST-UP" in line):
                     print(f"   | {line.strip()[:150]}", flush=True)
+                    printed += 1
+                    if printed == CONSOLE_LINES:
+                        print("   | ...", flush=True)
         if last:
             return
         time.sleep(0.1)

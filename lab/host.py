@@ -15,7 +15,7 @@ import libvirt
 from fluidvm.drivers.libvirt_events import ensure_loop
 
 LAB = Path(__file__).resolve().parent
-CACHE = LAB.parent / ".state" / "lab" / "guest"
+CACHE = Path(os.environ.get("FLUIDVM_GUEST") or LAB.parent / ".state" / "guest")
 """Where the guest is kept between runs."""
 
 READY = 30.0

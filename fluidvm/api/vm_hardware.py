@@ -87,5 +87,3 @@ async def detach_disk(job: Job, vm: VmId, disk: DiskId) -> None:
     connection = await job.connection(record.compute_node, IDisks)
     await connection.detach_disk(record.uuid, volume.target)
     job.put(Update("disk", disk, {"vm": None, "target": None}), Update("vm", vm, {}))
-
-

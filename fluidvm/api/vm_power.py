@@ -103,5 +103,3 @@ async def pause_vm(job: Job, vm: VmId) -> None:
 async def resume_vm(job: Job, vm: VmId) -> None:
     """Let a paused VM go on."""
     await _ask(job, vm, "resume")
-
-

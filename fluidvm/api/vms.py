@@ -182,9 +182,7 @@ async def _plan(job: Job, spec: dict[str, Any]) -> VM:
 
 def _boot(vm: VM) -> Boot:
     boot = vm.boot
-    return Boot(
-        boot.get("kernel", ""), boot.get("initrd", ""), boot.get("cmdline", ""), tuple(boot.get("order", ("disk",)))
-    )
+    return Boot(boot.get("kernel", ""), boot.get("initrd", ""), boot.get("cmdline", ""), tuple(boot.get("order", ("disk",))))
 
 
 async def _undo(job: Job, vm: VM, spec: dict[str, Any]) -> None:

@@ -108,9 +108,7 @@ _VOLATILE = {"compute_node": {"state", "reason"}}
 
 def _columns(type_name: str, values: Mapping[str, Any]) -> dict[str, Any]:
     volatile = _VOLATILE.get(type_name, set())
-    return {
-        key: list(value) if isinstance(value, tuple) else value for key, value in values.items() if key not in volatile
-    }
+    return {key: list(value) if isinstance(value, tuple) else value for key, value in values.items() if key not in volatile}
 
 
 def _insert(connection: Connection, thing: Object, extra: Mapping[str, Any]) -> None:

@@ -14,6 +14,7 @@ from fluidvm.wire.peer import Peer
 XML = b"text/xml"
 PLAIN = b"text/plain; charset=utf-8"
 
+
 class Answers(Protocol):
     """What answers the bodies of calls."""
 

@@ -125,9 +125,7 @@ class WritingTests(SynchronousTestCase):
 
 class ReadingTests(SynchronousTestCase):
     @given(name=carried, path=carried, cmdline=carried, target=carried)
-    def test_what_is_written_is_read_back_whatever_it_holds(
-        self, name: str, path: str, cmdline: str, target: str
-    ) -> None:
+    def test_what_is_written_is_read_back_whatever_it_holds(self, name: str, path: str, cmdline: str, target: str) -> None:
         asked = spec(name=name, disks=(DomainDisk(path, "raw", target),), boot=Boot(path, path, cmdline))
         text = domain_xml(asked, Platform("kvm", "pc", path))
         read = parse_domain(text)
