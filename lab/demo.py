@@ -9,6 +9,7 @@ Runs the server as a person would (twistd) and speaks to it as any client does (
 
 from __future__ import annotations
 
+import argparse
 import shutil
 import signal
 import socket
@@ -208,17 +209,17 @@ def demo(state: Path, stack: ExitStack) -> None:
     say("stopping server and host")
 
 
-def serve(state: Path, stack: ExitStack) -> None:
+def serve(state: Path, stack: ExitStack, port: int) -> None:
     runtime = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="fluidvm-")))
     prepare_guest(state, runtime)
     uri = libvirt_host(stack, runtime / "host")
     directory = state / "serve"
     shutil.rmtree(directory, ignore_errors=True)
-    proxy: Any = stack.enter_context(server(directory, 8000))
+    proxy: Any = stack.enter_context(server(directory, port))
     cookie = log_in(proxy, directory)
     add_node(proxy, cookie, uri, runtime)
     proxy.logout(cookie)
-    say("the server answers on http://127.0.0.1:8000/RPC2 until Ctrl-C")
+    say(f"the server answers on http://127.0.0.1:{port}/RPC2 until Ctrl-C")
     say(f"user admin, password in {directory}/admin-password")
     say(f"guest to boot: kernel {runtime}/guest/vmlinuz, initrd {runtime}/guest/initrd.gz")
     say(f"serial consoles: {runtime}/consoles/UUID.log; log: {directory}/server.log")
@@ -243,11 +244,19 @@ def interrupted(number: int, frame: object) -> None:
 
 def main() -> None:
     signal.signal(signal.SIGTERM, interrupted)
-    what, state = sys.argv[1], Path(sys.argv[2]).resolve()
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("what", choices=("demo", "serve"))
+    parser.add_argument("state", type=Path)
+    parser.add_argument("--port", type=int, default=8000, help="of serve; 0: any")
+    chosen = parser.parse_args()
+    state = chosen.state.absolute()
     shutil.rmtree(state / "demo", ignore_errors=True)
     try:
         with ExitStack() as stack:
-            {"demo": demo, "serve": serve}[what](state, stack)
+            if chosen.what == "demo":
+                demo(state, stack)
+            else:
+                serve(state, stack, chosen.port or free_port())
     except KeyboardInterrupt:
         say("stopped")
     say("done")
