@@ -1,0 +1,191 @@
+"""The wire contract, by a client that speaks XML-RPC over a socket and knows nothing else; guests are real."""
+
+from __future__ import annotations
+
+import shutil
+import time
+import xmlrpc.client
+from pathlib import Path
+from typing import Any
+
+import libvirt
+from twisted.internet import reactor
+from twisted.internet.defer import Deferred
+from twisted.internet.task import deferLater
+from twisted.trial.unittest import TestCase
+from twisted.web.xmlrpc import Proxy
+
+from fluidvm import logins
+from fluidvm.options import Options
+from fluidvm.service import Server
+from lab.host import guest
+
+from .drivers.real_host import shared_host, until
+from .support import PASSWORD, cheap_hasher
+
+
+class ContractTests(TestCase):
+    timeout = 180
+
+    async def setUp(self) -> None:
+        self.patch(logins, "PasswordHasher", cheap_hasher)
+        self.lab = shared_host()
+        self.guest = guest()
+        directory = Path(self.mktemp()).absolute()
+        directory.mkdir()
+        (directory / "password").write_text(PASSWORD)
+        options = Options()
+        options.parseOptions(
+            ["--state", str(directory), "--http", "tcp:0:interface=127.0.0.1", "--keepalive", "any-call",
+             "--admin-password-file", str(directory / "password")]
+        )  # fmt: skip
+        self.server = Server(options.settings, reactor)
+        self.server.privilegedStartService()
+        self.server.startService()
+        self.addCleanup(self.server.stopService)
+        port = self.server.ports[0].getHost().port
+        self.proxy = Proxy(f"http://127.0.0.1:{port}/RPC2".encode())
+        self.cookie = await self.proxy.callRemote("authenticate", "admin", PASSWORD)
+        self.outside = libvirt.open(self.lab.uri)
+        self.addCleanup(self.outside.close)
+        self.pool = self.lab.directory / "contract-pool"
+        self.addCleanup(self.clean_up)
+
+    def clean_up(self) -> None:
+        for domain in self.outside.listAllDomains(0):
+            if domain.isActive():
+                domain.destroy()
+            domain.undefine()
+        for pool in self.outside.listAllStoragePools(0):
+            if pool.name() == "contract":
+                pool.destroy()
+                pool.undefine()
+        shutil.rmtree(self.pool, ignore_errors=True)
+
+    def call(self, method: str, *arguments: Any) -> Deferred[Any]:
+        return self.proxy.callRemote(method, self.cookie, *arguments)
+
+    async def commit(self) -> list[str]:
+        """Commit, watch, and give the errors."""
+        ec = await self.call("commit_tasks")
+        seen = [await self.call("get_task_progress", ec)]
+        while not await self.call("wait_for_tasks", ec, 1):
+            seen.append(await self.call("get_task_progress", ec))
+            for before, after in zip(seen[-2], seen[-1], strict=True):
+                self.assertLessEqual(before, after, "progress goes down")
+        return await self.call("get_errors", ec)
+
+    async def add_node(self) -> int:
+        options = {
+            "accelerator": "emulate", "pool": "contract", "pool_path": str(self.pool),
+            "console_log_dir": str(self.lab.directory / "console"),
+        }  # fmt: skip
+        node: int = await self.call("add_compute_node", "real", "kvm", self.lab.uri, options)
+        self.assertEqual(await self.commit(), [""])
+        found = await self.call("get_compute_node", node)
+        self.assertEqual(found["state"], "online", found)
+        self.assertGreater(found["vcpus"], 0)
+        self.assertIn("QEMU", found["hypervisor_version"])
+        return node
+
+    async def console(self, vm: int) -> str:
+        uuid = (await self.call("get_vm", vm))["uuid"]
+        log = self.lab.directory / "console" / f"{uuid}.log"
+        return log.read_text(errors="replace") if log.exists() else ""
+
+    async def boots(self, vm: int, sign: str = "GUEST-UP") -> str:
+        deadline = time.monotonic() + 60
+        while sign not in await self.console(vm):
+            self.assertLess(time.monotonic(), deadline, await self.console(vm))
+            await deferLater(reactor, 0.1, lambda: None)
+        return await self.console(vm)
+
+    def kernel(self) -> dict[str, str]:
+        return {
+            "kernel": str(self.guest / "vmlinux"),
+            "initrd": str(self.guest / "initrd.gz"),
+            "cmdline": "console=ttyS0 quiet",
+        }
+
+    async def test_a_guests_life(self) -> None:
+        node = await self.add_node()
+        disk = await self.call("create_disk", {"name": "data", "size": 8, "compute_node": node, "pool": "contract"})
+        spec = {
+            "name": "web", "memory": 128, "max_memory": 192, "max_vcpus": 2, "compute_node": node, "boot": self.kernel(),
+            "disks": [{"size": 4, "pool": "contract", "format": "raw"}],
+        }  # fmt: skip
+        vm = await self.call("create_vm", spec)
+        await self.call("start_vm", vm)
+        self.assertEqual(await self.commit(), ["", "", ""])
+        await self.boots(vm)
+        self.assertEqual((await self.call("get_vm", vm))["state"], "running")
+
+        for method, arguments in (
+            ("set_vm_memory", [160]), ("set_vm_vcpus", [2]), ("attach_disk", [disk]), ("pause_vm", []), ("resume_vm", []),
+            ("detach_disk", [disk]),
+        ):  # fmt: skip
+            await self.call(method, vm, *arguments)
+        self.assertEqual(await self.commit(), [""] * 6)
+        found = await self.call("get_vm", vm)
+        self.assertEqual((found["memory"], found["vcpus"], len(found["disks"])), (160, 2, 1))
+        await self.call("set_vm_memory", vm, 500)
+        self.assertIn("stop", (await self.commit())[0])
+
+        # Behind the server's back: seen within a second, and told by ping.
+        await self.call("ping")
+        self.outside.lookupByUUIDString(found["uuid"]).destroy()
+        began = time.monotonic()
+        while (await self.call("get_vm", vm))["state"] != "stopped":
+            self.assertLess(time.monotonic() - began, 1.0)
+            await deferLater(reactor, 0.02, lambda: None)
+        self.assertIn({"type": "vm", "id": vm, "change": "updated"}, await self.call("ping"))
+
+        await self.call("start_vm", vm)
+        await self.commit()
+        await until("the second boot", lambda: self.booted_twice(vm), 60)
+        await self.call("shutdown_vm", vm, 30)
+        await self.call("delete_vm", vm)
+        await self.call("delete_disk", disk)
+        self.assertEqual(await self.commit(), ["", "", ""])
+        self.assertEqual(self.outside.listAllDomains(0), [])
+        self.assertEqual(list(self.pool.iterdir()), [])
+
+    async def booted_twice(self, vm: int) -> bool:
+        return (await self.console(vm)).count("GUEST-UP") == 2
+
+    async def test_disk_boot(self) -> None:
+        """A VM without a kernel of its own boots what its disk holds."""
+        node = await self.add_node()
+        image = self.guest / "disk.img"
+        size = -(-image.stat().st_size // 2**20)
+        spec = {
+            "name": "disk", "memory": 160, "compute_node": node, "boot": {"order": ["disk"]},
+            "disks": [{"size": size, "pool": "contract", "format": "raw"}],
+        }  # fmt: skip
+        vm = await self.call("create_vm", spec)
+        self.assertEqual(await self.commit(), [""])
+        (disk,) = (await self.call("get_vm", vm))["disks"]
+        with open((await self.call("get_disk", disk))["path"], "r+b") as volume:  # noqa: ASYNC230
+            volume.write(image.read_bytes())
+        await self.call("start_vm", vm)
+        self.assertEqual(await self.commit(), [""])
+        self.assertIn("from=disk", await self.boots(vm))
+        await self.call("stop_vm", vm)
+        await self.call("delete_vm", vm)
+        self.assertEqual(await self.commit(), ["", ""])
+
+    async def test_what_the_host_refuses(self) -> None:
+        node = await self.add_node()
+        vm = await self.call("create_vm", {"name": "web", "compute_node": node, "boot": {"kernel": "/no/such/kernel"}})
+        await self.call("start_vm", vm)
+        errors = await self.commit()
+        self.assertTrue(any(errors), errors)
+        for error in errors:
+            self.assertNotIn("Traceback", error)
+        await self.call("create_disk", {"name": "data", "size": 8, "compute_node": node, "pool": "no-such-pool"})
+        self.assertIn("no-such-pool", (await self.commit())[0])
+        self.assertEqual(await self.call("list_disks"), [])
+
+    async def test_faults_over_a_socket(self) -> None:
+        fault = await self.assertFailure(self.call("get_vm", 4711), xmlrpc.client.Fault)
+        self.assertEqual((fault.faultCode, fault.faultString), (404, "There is no VM 4711."))
