@@ -10,6 +10,8 @@ from typing import Any
 
 from twisted.python import usage
 
+from fluidvm import __version__
+
 DEFAULT_HTTP = "tcp:8000:interface=127.0.0.1"
 
 
@@ -48,7 +50,7 @@ def default_state() -> Path:
 class Options(usage.Options):  # type: ignore[misc]
     """The options of C{twistd fluidvm}."""
 
-    synopsis = "Usage: twistd [twistd's options] fluidvm [options]"
+    synopsis = "[options]"
     longdesc = (
         "The FluidVM management server: XML-RPC clients log in, queue tasks for virtual machines, commit them, and watch "
         "them run on the hypervisor hosts. Example: twistd --nodaemon fluidvm --state ./state. The first start makes the "
@@ -88,6 +90,11 @@ class Options(usage.Options):  # type: ignore[misc]
     def opt_https(self, endpoint: str) -> None:
         """Listen for HTTPS on a Twisted endpoint, such as tcp:8443; can be repeated; wants --tls-cert and --tls-key"""
         self["https"].append(endpoint)
+
+    def opt_version(self) -> None:
+        """Display FluidVM's version and exit."""
+        print(f"FluidVM {__version__}")  # noqa: T201
+        raise SystemExit(0)
 
     def parseOptions(self, options: Any = None) -> None:
         """Parse; a mistake ends the program with one line instead of a page of help."""

@@ -165,8 +165,8 @@ class ContractTests(TestCase):
         vm = await self.call("create_vm", spec)
         self.assertEqual(await self.commit(), [""])
         (disk,) = (await self.call("get_vm", vm))["disks"]
-        with open((await self.call("get_disk", disk))["path"], "r+b") as volume:  # noqa: ASYNC230
-            volume.write(image.read_bytes())
+        path = Path((await self.call("get_disk", disk))["path"])
+        path.write_bytes(image.read_bytes())
         await self.call("start_vm", vm)
         self.assertEqual(await self.commit(), [""])
         self.assertIn("from=disk", await self.boots(vm))
