@@ -29,14 +29,16 @@ class ChangeLog:
             self._forgotten = self._rows[0].serial - 1
             self.serial = self._rows[-1].serial
 
-    def add(self, rows: Iterable[ChangeRow]) -> None:
-        """Take on new lines."""
+    def add(self, rows: Iterable[ChangeRow]) -> bool:
+        """Take on new lines. Tells whether old ones were forgotten: the store can do so too."""
         self._rows.extend(rows)
         if self._rows:
             self.serial = self._rows[-1].serial
         if len(self._rows) > 2 * WINDOW:
             del self._rows[:-WINDOW]
             self._forgotten = self._rows[0].serial - 1
+            return True
+        return False
 
     def remembers(self, since: int) -> bool:
         """Tell whether every change after a serial is still known."""

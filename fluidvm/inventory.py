@@ -240,7 +240,9 @@ class Inventory:
                 entry = self._entries[change.type].get(change.id)
                 if entry is not None:
                     self._remove(entry.object)
-        self.log.add(rows)
+        if self.log.add(rows):
+            forgetting = self._database.run(stored.forget_changes, WINDOW)
+            forgetting.addErrback(lambda failure: self._log.failure("Old changes can't be forgotten", failure))
         for listener in self._listeners:
             try:
                 listener(rows)

@@ -7,6 +7,7 @@ What the hypervisor tells, by its events or when it is listed, goes into the sto
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from threading import Thread
@@ -27,6 +28,7 @@ from fluidvm.store.objects import Change, Update
 
 T = TypeVar("T")
 CONNECT_TIMEOUT = 30.0
+CLOSE_TIMEOUT = 3.0
 FIRST_RETRY, LONGEST_RETRY = 1.0, 60.0
 POLL_INTERVAL = 10.0
 """Seconds between two listings of a node whose driver has no events."""
@@ -44,7 +46,7 @@ class Host:
         self._reactor = reactor
         self._pool = ThreadPool(0, 1, f"node {node}")
         # A call that hangs must not keep the server from ending.
-        self._pool.threadFactory = partial(Thread, daemon=True)
+        self._pool.threadFactory = partial(Thread, daemon=True)  # type: ignore[assignment]
 
     def run(self, function: Callable[..., T], *args: Any) -> Deferred[T]:
         """Call a blocking function in the node's thread."""
@@ -104,7 +106,8 @@ class NodeWatch:
             self._attempt.cancel()
         connection, self._connection = self._connection, None
         if connection is not None:
-            await connection.close()
+            with suppress(TimeoutError):  # a node that hangs doesn't keep the server from stopping
+                await connection.close().addTimeout(CLOSE_TIMEOUT, self._host.clock)
         self._wake()
         self._host.stop()
 

@@ -8,6 +8,8 @@ from dataclasses import replace
 from typing import Annotated, Any
 from uuid import uuid4
 
+from twisted.internet.defer import CancelledError
+
 from fluidvm.api.listing import list_objects, show
 from fluidvm.api.placing import free_name, may_own, owner_of, place
 from fluidvm.call import Call
@@ -108,6 +110,8 @@ async def create_disk(job: Job, spec: DiskSpec) -> None:
         await job.flush()
     try:
         await make_volume(job, disk, job.progress)
+    except CancelledError:
+        raise  # the server stops: its next start goes on here
     except Exception:
         try:
             await delete_volume(job, disk)

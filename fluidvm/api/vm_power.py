@@ -5,6 +5,8 @@ from __future__ import annotations
 from contextlib import suppress
 from typing import Annotated, NoReturn
 
+from twisted.internet.defer import CancelledError
+
 from fluidvm.declare import AfterCrash, task
 from fluidvm.driver import DomainState
 from fluidvm.engine.job import Job
@@ -23,8 +25,9 @@ async def _settle(job: Job, vm: VM) -> None:
 
 async def _settle_after(job: Job, vm: VM, failed: Exception) -> NoReturn:
     """Note what the VM is after a failure, where that can be told, and raise the failure on."""
-    with suppress(Exception):
-        await _settle(job, vm)
+    if not isinstance(failed, CancelledError):
+        with suppress(Exception):
+            await _settle(job, vm)
     raise failed
 
 

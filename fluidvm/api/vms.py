@@ -5,6 +5,8 @@ from __future__ import annotations
 from typing import Annotated, Any
 from uuid import uuid4
 
+from twisted.internet.defer import CancelledError
+
 from fluidvm.api.disks import check_attachable, delete_volume, make_volume, new_disk
 from fluidvm.api.listing import list_objects, show
 from fluidvm.api.placing import free_name, may_own, owner_of, place
@@ -142,6 +144,8 @@ async def create_vm(job: Job, spec: VmSpec) -> None:
                 max_memory=vm.max_memory, disks=tuple(attached), boot=_boot(vm), autostart=vm.autostart,
             )
         )  # fmt: skip
+    except CancelledError:
+        raise  # the server stops: its next start goes on here
     except Exception:
         job.take_facts()
         await _undo(job, vm, spec)

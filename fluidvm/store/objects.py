@@ -130,10 +130,15 @@ def load(connection: Connection) -> Iterable[Object]:
 
 def load_changes(connection: Connection, most: int) -> list[ChangeRow]:
     """Read the newest lines of the change log, oldest first, and forget those before them."""
-    newest = connection.execute(select(func.max(schema.changes.c.serial))).scalar() or 0
-    connection.execute(delete(schema.changes).where(schema.changes.c.serial <= newest - most))
+    forget_changes(connection, most)
     rows = connection.execute(select(schema.changes).order_by(schema.changes.c.serial))
     return [ChangeRow(*row) for row in rows]
+
+
+def forget_changes(connection: Connection, most: int) -> None:
+    """Forget all but the newest lines of the change log."""
+    newest = connection.execute(select(func.max(schema.changes.c.serial))).scalar() or 0
+    connection.execute(delete(schema.changes).where(schema.changes.c.serial <= newest - most))
 
 
 def load_counters(connection: Connection) -> dict[str, int]:
