@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import os
 import sqlite3
 from pathlib import Path
 from typing import Any
@@ -30,7 +29,7 @@ def put_and_fail(connection: Connection, type_name: str) -> None:
 
 
 class DatabaseTests(TestCase):
-    """On the real SQLite, and on a PostgreSQL when FLUIDVM_TEST_DATABASE names one."""
+    """On the real SQLite; tests/store/test_postgresql.py has the other one."""
 
     def setUp(self) -> None:
         self.path = Path(self.mktemp()).absolute()
@@ -137,16 +136,3 @@ class DatabaseTests(TestCase):
         database = Database("postgresql://someone:hunter2@127.0.0.1:1/nowhere", reactor)
         refused = self.assertRaises(DatabaseError, database.open)
         self.assertNotIn("hunter2", str(refused))
-
-
-if os.environ.get("FLUIDVM_TEST_DATABASE"):
-
-    class PostgresTests(TestCase):
-        """The same store on a real PostgreSQL."""
-
-        async def test_round_trip(self) -> None:
-            database = Database(os.environ["FLUIDVM_TEST_DATABASE"], reactor)
-            database.open()
-            await database.run(put, "a")
-            self.assertEqual(await database.run(names), ["a"])
-            await database.close()
