@@ -1,4 +1,4 @@
-"""The store on a real PostgreSQL: these tests exist when FLUIDVM_TEST_DATABASE names an empty one (its tables are dropped)."""
+"""The store on a real PostgreSQL: these tests exist when FLUIDVM_TEST_DATABASE names an empty one (tables are dropped)."""
 
 from __future__ import annotations
 
