@@ -5,7 +5,8 @@
 #
 # libvirtd and its guests run in mount, UTS, IPC, PID and network namespaces of their own, over a copy-on-write /etc and
 # /var and an empty /run: nothing of them is seen outside DIR, and all of it is gone when this process is (kill -9 too, and
-# when the process that started it ends). It stays in the foreground; stop it with Ctrl-C, or from elsewhere with
+# when the process that started it ends). Not as root, it takes a user namespace as well, where libvirtd finds itself root.
+# It stays in the foreground; stop it with Ctrl-C, or from elsewhere with
 #
 #     kill -9 $(cat DIR/host.pid)
 #
@@ -35,7 +36,13 @@ while [ $# -gt 0 ]; do
     shift
 done
 [ -n "$dir" ] || { say "usage: host.sh DIR [--no-kvm] [--share-net] [--tcp PORT] [--number N]"; exit 2; }
-[ "$(id -u)" = 0 ] || { say "must be root, for the namespaces"; exit 1; }
+PATH=$PATH:/usr/sbin:/sbin
+user=()
+if [ "$(id -u)" != 0 ]; then
+    # libvirt sets its guests' supplementary groups, which a namespace of a single user would refuse.
+    user=(--user --map-root-user --map-auto)
+    want newuidmap uidmap
+fi
 want libvirtd libvirt-daemon
 want qemu-system-x86_64 qemu-system-x86
 want qemu-img qemu-utils
@@ -45,6 +52,10 @@ want ip iproute2
 [ -e /usr/lib/x86_64-linux-gnu/libvirt/connection-driver/libvirt_driver_qemu.so ] ||
     missing+=(libvirt-daemon-driver-qemu)
 [ ${#missing[@]} = 0 ] || { say "missing; install: apt-get install ${missing[*]}"; exit 1; }
+if ! why=$(unshare "${user[@]}" --mount true 2>&1); then
+    say "no namespaces to be had ($why); run it as root, or as a user with ids in /etc/subuid and /etc/subgid"
+    exit 1
+fi
 
 mkdir -p "$dir"
 dir=$(cd "$dir" && pwd -P)
@@ -92,14 +103,16 @@ C
 
 # Each process of the chain is killed with the one before it: the caller, this one, the namespace's first, all the others.
 # shellcheck disable=SC2016
-exec setpriv --pdeathsig KILL unshare --mount --uts --ipc --pid $net --fork --kill-child --mount-proc \
-    --propagation private /bin/bash -c '
+exec setpriv --pdeathsig KILL unshare "${user[@]}" --mount --uts --ipc --pid $net --fork --kill-child \
+    --mount-proc --propagation private /bin/bash -c '
 set -euo pipefail
 dir=$1 kvm=$2 net=$3 tcp=$4 number=$5 own=$1/private
 trap "exit 0" INT TERM
 mount -t tmpfs -o mode=700 fluidvm-lab "$own"
+# In a user namespace, what the real root owns is writable only where an upper directory holds it from the beginning.
+mkdir -p "$own"/{etc,var}/{up,work} "$own/etc/up/libvirt" "$own"/var/up/{cache,lib,log}/libvirt
+cp /etc/passwd /etc/group "$own/etc/up"
 for part in etc var; do
-    mkdir -p "$own/$part/up" "$own/$part/work"
     mount -t overlay fluidvm-lab -o "lowerdir=/$part,upperdir=$own/$part/up,workdir=$own/$part/work" "/$part"
 done
 mount -t tmpfs -o mode=755 fluidvm-lab /run
@@ -107,12 +120,13 @@ mkdir -p /run/lock
 if [ -z "$kvm" ]; then
     # Covering /dev/kvm by another device instead makes libvirt probe QEMU anew at each call, for seconds.
     mkdir "$own/dev" "$own/dev/pts" "$own/dev/shm" "$own/dev/net"
-    for name in null zero full random urandom tty ptmx net/tun loop-control; do
-        if [ -e "/dev/$name" ]; then cp -a "/dev/$name" "$own/dev/$name"; fi
+    for name in null zero full random urandom tty net/tun loop-control; do
+        if [ -e "/dev/$name" ]; then touch "$own/dev/$name"; mount --bind "/dev/$name" "$own/dev/$name"; fi
     done
     ln -s /proc/self/fd "$own/dev/fd"
-    mount --rbind /dev/pts "$own/dev/pts"
-    mount --bind "$own/dev" /dev
+    mount -t devpts -o mode=620,ptmxmode=666 devpts "$own/dev/pts"
+    ln -s pts/ptmx "$own/dev/ptmx"
+    mount --rbind "$own/dev" /dev
 fi
 hostname "fluidvm-lab-$number"
 if [ -n "$net" ]; then ip link set lo up; fi
@@ -121,8 +135,7 @@ if ! grep -q ^libvirt-qemu: /etc/passwd; then
     echo "libvirt-qemu:x:64055:64055::/nonexistent:/usr/sbin/nologin" >> /etc/passwd
     echo "libvirt-qemu:x:64055:" >> /etc/group
 fi
-rm -rf /etc/libvirt /var/lib/libvirt
-mkdir -p /etc/libvirt /var/log/libvirt /var/lib/libvirt /var/cache/libvirt
+for part in /etc/libvirt /var/{cache,lib,log}/libvirt; do mount -t tmpfs -o mode=755 fluidvm-lab "$part"; done
 cp "$dir/qemu.conf" /etc/libvirt/qemu.conf
 # The first process stays a shell, for libvirt waits for processes that only this one can reap. A daemon that ends comes
 # back, as under systemd; its guests live on meanwhile.
