@@ -1,0 +1,51 @@
+"""
+The driver contract as tests: what L{fluidvm.driver} promises, checked on any driver.
+
+A driver's own test file is its factory and one line more::
+
+    from fluidvm.conformance import driver_contract
+    from .factory import MyFactory
+
+    globals().update(driver_contract(MyFactory()))
+
+It gets one C{TestCase} for each interface that the driver's connections provide. An ability that isn't provided makes no
+tests; one that is provided is tested, and nothing is skipped. Each failure's message names the verb and what it promises.
+"""
+
+from __future__ import annotations
+
+from fluidvm.conformance.case import ContractCase, ContractFactory
+from fluidvm.conformance.connection import ConnectionContract
+from fluidvm.conformance.disks import DisksContract
+from fluidvm.conformance.events import EventsContract
+from fluidvm.conformance.live_resize import LiveResizeContract
+from fluidvm.driver import ABILITIES, IConnection, IDisks, IEvents, ILiveResize, Interface
+
+__all__ = ["CONTRACTS", "ContractFactory", "driver_contract"]
+
+CONTRACTS: dict[type[Interface], type[ContractCase]] = {
+    IConnection: ConnectionContract,
+    ILiveResize: LiveResizeContract,
+    IDisks: DisksContract,
+    IEvents: EventsContract,
+}
+"""The tests of each ability."""
+
+
+def driver_contract(factory: ContractFactory) -> dict[str, type[ContractCase]]:
+    """
+    Make the tests of a driver.
+
+    The core's tests are always made: a driver whose connections don't declare L{IConnection} fails them.
+
+    @param factory: gives the driver, and a host to try it on.
+    @return: test classes by name, for a module's C{globals()}; they say that they are of the factory's module.
+    """
+    connection = factory.driver.connection
+    made = {}
+    for ability in ABILITIES:
+        if ability is IConnection or ability.implementedBy(connection):  # type: ignore[attr-defined]
+            contract = CONTRACTS[ability]
+            fields = {"factory": factory, "__module__": type(factory).__module__, "__doc__": contract.__doc__}
+            made[contract.__name__] = type(contract.__name__, (contract,), fields)
+    return made

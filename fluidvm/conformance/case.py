@@ -1,0 +1,253 @@
+"""What the tests of every ability share: the factory that they ask, and a test case that asks it."""
+
+from __future__ import annotations
+
+import uuid as uuids
+from collections.abc import Callable, Mapping
+from typing import Any, Protocol
+
+from twisted.internet.defer import Deferred
+from twisted.python.failure import Failure
+from twisted.trial.unittest import TestCase
+
+from fluidvm.driver import DomainInfo, DomainSpec, DomainState, DriverError, DriverHost, IDisks, Volume
+
+STOPPED, RUNNING, PAUSED = DomainState.STOPPED, DomainState.RUNNING, DomainState.PAUSED
+POLL = 0.02
+"""Seconds between two looks at what is waited for."""
+
+
+class ContractFactory(Protocol):
+    """
+    A driver, and a host to try it on. One object serves all tests, one after the other.
+
+    The host may have domains and volumes of others; they are left alone, and mustn't come or go during a test.
+    """
+
+    @property
+    def driver(self) -> Any:
+        """The driver: provides L{fluidvm.driver.IDriver}."""
+
+    @property
+    def address(self) -> str:
+        """The host's address, as C{add_compute_node} would be given it."""
+
+    @property
+    def options(self) -> Mapping[str, Any]:
+        """The driver's options for this host."""
+
+    @property
+    def pool(self) -> str:
+        """A storage pool on the host with room for 32 MiB. Asked only where the driver provides L{IDisks}."""
+
+    @property
+    def patience(self) -> float:
+        """The seconds that a verb may take, or a guest to obey, before a test fails."""
+
+    async def start(self) -> None:
+        """Have the host up. Called before each test, and after a L{stop}; repeatable, so that one host can serve all."""
+
+    async def stop(self) -> None:
+        """
+        Take the host down, or leave it up where that costs too much. Called after each test, and within one to restart it.
+
+        What the host remembers must last until the next L{start}. No domain runs, and no connection is open.
+        """
+
+    def host(self) -> DriverHost:
+        """Give what the server lends a driver. Each connection gets one; the node and its directory are always the same."""
+
+    def spec(self, name: str, **changes: Any) -> DomainSpec:
+        """
+        Describe a domain whose guest boots, and obeys when it is asked to shut down.
+
+        @param changes: fields of L{DomainSpec} that are to differ.
+        @return: with a UUID of its own unless that is given, with C{max_vcpus} above C{vcpus}, C{max_memory} above
+            C{memory}, and no disk C{vdy} or C{vdz}.
+        """
+
+    async def booted(self, connection: Any, uuid: str) -> None:
+        """
+        Wait until the guest of a domain obeys. Called at most once for a domain, after its first start.
+
+        @raise AssertionError: it doesn't come up.
+        """
+
+    async def pass_time(self, seconds: float) -> None:
+        """Let time pass: turn the clock that L{host} gives, or wait where that is the reactor."""
+
+    async def power_off_behind(self, uuid: str) -> None:
+        """Stop a running domain without the driver, as its guest or an administrator on the host would."""
+
+    async def cut(self, connection: Any) -> None:
+        """Break a connection, as a network or a daemon that dies would. New connections can be opened afterwards."""
+
+
+class ContractCase(TestCase):
+    """
+    Tests of a driver; L{fluidvm.conformance.driver_contract} gives each the factory.
+
+    Each starts with one open connection, and ends by removing what it made and comparing listings.
+    """
+
+    factory: ContractFactory
+    connection: Any
+
+    async def setUp(self) -> None:  # type: ignore[override]
+        self.opened: list[Any] = []
+        self.made: list[str] = []
+        self.volumes: list[str] = []
+        await self.factory.start()
+        self.addCleanup(self.factory.stop)
+        self.addCleanup(self.let_go)
+        self.connection = await self.connect()
+        self.before = await self.listing(self.connection)
+
+    async def tearDown(self) -> None:  # type: ignore[override]
+        self.connection = await self.connect()
+        there = {domain.uuid: domain for domain in await self.ask("list_domains")}
+        for uuid in self.made:
+            if uuid in there:
+                await self.ask("stop", uuid, promise="on a stopped domain it succeeds, too")
+                await self.ask("undefine_domain", uuid, promise="a stopped domain is forgotten")
+        for name in self.volumes:
+            await self.ask("delete_volume", self.factory.pool, name, promise="a repetition succeeds, too")
+        left = await self.listing(self.connection)
+        self.assertEqual(left, self.before, "after removal nothing is left on the host, by listing")
+
+    async def let_go(self) -> None:
+        """Close every connection."""
+        for connection in self.opened:
+            await self.on(connection, "close")
+
+    async def connect(self) -> Any:
+        """Open one more connection; it is closed at the end."""
+        factory = self.factory
+        connection = await self.wait("connect", factory.driver.connect, factory.address, factory.options, factory.host())
+        self.opened.append(connection)
+        return connection
+
+    # asking
+
+    async def wait(self, verb: str, call: Callable[..., Any], *args: Any) -> Any:
+        """
+        Call a verb, and let time pass until it answers.
+
+        @raise AssertionError: it gave no Deferred, or didn't answer in time.
+        @raise Exception: what the verb raised.
+        """
+        deferred = call(*args)
+        self.assertIsInstance(deferred, Deferred, f"{verb}: a verb returns a Deferred")
+        answers: list[Any] = []
+        deferred.addBoth(answers.append)
+        passed = 0.0
+        while not answers:
+            self.assertLess(passed, self.factory.patience, f"{verb}: it answers within {self.factory.patience:g} s")
+            await self.factory.pass_time(POLL)
+            passed += POLL
+        if isinstance(answers[0], Failure):
+            answers[0].raiseException()
+        return answers[0]
+
+    async def on(self, connection: Any, verb: str, *args: Any, promise: str = "it succeeds") -> Any:
+        """
+        Have a verb of a connection succeed.
+
+        @param promise: what is broken if it doesn't.
+        """
+        try:
+            return await self.wait(verb, getattr(connection, verb), *args)
+        except self.failureException:
+            raise
+        except Exception as error:
+            raise self.failureException(f"{verb}: {promise}; it raised {type(error).__name__}: {error}") from error
+
+    async def ask(self, verb: str, *args: Any, promise: str = "it succeeds") -> Any:
+        """Have a verb of the test's connection succeed."""
+        return await self.on(self.connection, verb, *args, promise=promise)
+
+    async def again(self, verb: str, *args: Any) -> Any:
+        """Repeat a verb, and check that this changes nothing."""
+        before = await self.own()
+        answer = await self.ask(verb, *args, promise="a repetition succeeds")
+        self.assertEqual(await self.own(), before, f"{verb}: a repetition changes nothing")
+        return answer
+
+    async def refuses(self, error: type[DriverError], when: str, verb: str, *args: Any) -> None:
+        """Check that a verb fails with this error, and changes nothing."""
+        before = await self.own()
+        await self.raises(error, when, verb, *args)
+        self.assertEqual(await self.own(), before, f"{verb}: after failure ({when}) it is as before")
+
+    async def raises(self, error: type[DriverError], when: str, verb: str, *args: Any) -> None:
+        """Check that a verb fails with this error, in words."""
+        promise = f"{verb}: {error.__name__} is raised for {when}"
+        try:
+            answer = await self.wait(verb, getattr(self.connection, verb), *args)
+        except error as raised:
+            self.assertTrue(str(raised).strip(), f"{promise}, in words that say what is wrong")
+        except self.failureException:
+            raise
+        except Exception as other:
+            raise self.failureException(f"{promise}; it raised {type(other).__name__}: {other}") from other
+        else:
+            self.fail(f"{promise}; it answered {answer!r}")
+
+    # looking
+
+    async def listing(self, connection: Any) -> tuple[list[str], list[tuple[str, str]]]:
+        """Name all domains, and all volumes of the pool."""
+        domains = await self.on(connection, "list_domains")
+        volumes = []
+        if IDisks.providedBy(connection):  # type: ignore[attr-defined]
+            volumes = await self.on(connection, "list_volumes", self.factory.pool)
+        return sorted(domain.uuid for domain in domains), sorted((volume.name, volume.path) for volume in volumes)
+
+    async def own(self) -> tuple[dict[str, DomainInfo], dict[str, Volume]]:
+        """Tell all that this test made and that is there."""
+        domains = {domain.uuid: domain for domain in await self.ask("list_domains") if domain.uuid in self.made}
+        if not self.volumes:
+            return domains, {}
+        volumes = await self.ask("list_volumes", self.factory.pool)
+        return domains, {volume.name: volume for volume in volumes if volume.name in self.volumes}
+
+    async def told(self, uuid: str, promise: str) -> DomainInfo:
+        """Get a domain that has to be there."""
+        info: DomainInfo = await self.ask("get_domain", uuid, promise=promise)
+        return info
+
+    async def is_in(self, state: DomainState, uuid: str, promise: str) -> None:
+        """Check a domain's state."""
+        self.assertEqual((await self.told(uuid, promise)).state, state, promise)
+
+    async def becomes(self, state: DomainState, uuid: str, promise: str) -> None:
+        """Let time pass until a domain is in a state."""
+        passed = 0.0
+        while (seen := (await self.told(uuid, promise)).state) is not state:
+            self.assertLess(passed, self.factory.patience, f"{promise}; it is still {seen}")
+            await self.factory.pass_time(10 * POLL)
+            passed += 10 * POLL
+
+    # making
+
+    def name(self) -> str:
+        """A name that nothing has."""
+        return f"contract-{uuids.uuid4().hex[:12]}"
+
+    def spec(self, **changes: Any) -> DomainSpec:
+        """Describe a domain; it is removed at the end if it was defined."""
+        spec = self.factory.spec(changes.pop("name", self.name()), **changes)
+        self.made.append(spec.uuid)
+        return spec
+
+    async def defined(self, **changes: Any) -> DomainSpec:
+        """Define a domain."""
+        spec = self.spec(**changes)
+        await self.ask("define_domain", spec, promise="a domain is made known")
+        return spec
+
+    async def started(self, **changes: Any) -> DomainSpec:
+        """Define a domain and start it; its guest may not be up yet."""
+        spec = await self.defined(**changes)
+        await self.ask("start", spec.uuid, promise="a stopped domain is booted")
+        return spec
