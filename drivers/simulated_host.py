@@ -103,14 +103,20 @@ class SimulatedHost:
         host.options = options
         return host
 
-    def __init__(self, directory: Path) -> None:
+    def __init__(self, directory: Path | None) -> None:
+        """@param directory: where the journal is; C{None}: a host that nothing remembers, with pools of any name."""
         self.options: Mapping[str, Any] = {}
         self.connections: list[Any] = []
         self.listeners: list[Callable[[str, DomainState | None], None]] = []
-        self._journal = Journal(directory / "simulator.journal")
         self._domains: dict[str, DomainInfo] = {}
         self._volumes: dict[str, Volume] = {}
-        for (kind, key), value in self._journal.state.items():
+        self._journal: Journal | None = None
+        if directory is not None:
+            self._journal = Journal(directory / "simulator.journal")
+            self._load(self._journal)
+
+    def _load(self, journal: Journal) -> None:
+        for (kind, key), value in journal.state.items():
             if kind == "volume":
                 self._volumes[key] = Volume(**value)
             else:
@@ -119,8 +125,20 @@ class SimulatedHost:
                 value["disks"] = [asdict(disk) for disk in disks]
 
     def __del__(self) -> None:
-        if hasattr(self, "_journal"):
+        if self._journal is not None:
             self._journal.close()
+
+    def _remember(self, kind: str, key: str, value: Any) -> None:
+        if self._journal is not None:
+            self._journal.write(kind, key, value)
+
+    def add(self, domain: DomainInfo) -> None:
+        """Put a domain there as it is."""
+        self._domains[domain.uuid] = domain
+
+    def add_volume(self, volume: Volume) -> None:
+        """Put a volume there as it is."""
+        self._volumes[_key(volume.pool, volume.name)] = volume
 
     def forget(self, connection: Any) -> None:
         """A connection was closed."""
@@ -153,7 +171,7 @@ class SimulatedHost:
         if domain == before:
             return
         self._domains[domain.uuid] = domain
-        self._journal.write("domain", domain.uuid, {**asdict(domain), "state": str(domain.state)})
+        self._remember("domain", domain.uuid, {**asdict(domain), "state": str(domain.state)})
         if before is None or before.state is not domain.state:
             self._tell(domain.uuid, domain.state)
 
@@ -186,7 +204,7 @@ class SimulatedHost:
         if domain.state not in OFF:
             raise WrongState(f"Domain {domain.name} is {domain.state}: stop it first.")
         del self._domains[uuid]
-        self._journal.write("domain", uuid, None)
+        self._remember("domain", uuid, None)
         self._tell(uuid, None)
 
     def _become(self, uuid: str, state: DomainState, allowed: tuple[DomainState, ...], needs: str) -> None:
@@ -254,7 +272,7 @@ class SimulatedHost:
     # disks
 
     def _check_pool(self, pool: str) -> None:
-        if pool != POOL:
+        if pool != POOL and self._journal is not None:
             raise NoSuchThing(f"There is no storage pool {pool} on the simulated host, only {POOL}.")
 
     def _check_file(self, disk: DomainDisk) -> None:
@@ -264,13 +282,14 @@ class SimulatedHost:
     def volumes(self, pool: str) -> list[Volume]:
         """A pool's volumes."""
         self._check_pool(pool)
-        return list(self._volumes.values())
+        return [volume for volume in self._volumes.values() if volume.pool == pool]
 
     def create_volume(self, pool: str, name: str, size: int, format: str) -> Volume:
         """Make a volume."""
         self._check_pool(pool)
         volume = Volume(pool, name, f"/simulated/{pool}/{name}", format, size)
-        there = self._volumes.get(name)
+        key = _key(pool, name)
+        there = self._volumes.get(key)
         if there is not None:
             if there != volume:
                 raise AlreadyThere(f"There is another volume {name}.")
@@ -278,15 +297,16 @@ class SimulatedHost:
         room = self.options.get("pool_size")
         if room is not None and sum(other.size for other in self._volumes.values()) + size > room:
             raise DriverError(f"Storage pool {pool} has no room for {size} MiB.")
-        self._volumes[name] = volume
-        self._journal.write("volume", name, asdict(volume))
+        self._volumes[key] = volume
+        self._remember("volume", key, asdict(volume))
         return volume
 
     def delete_volume(self, pool: str, name: str) -> None:
         """Remove a volume."""
         self._check_pool(pool)
-        if self._volumes.pop(name, None) is not None:
-            self._journal.write("volume", name, None)
+        key = _key(pool, name)
+        if self._volumes.pop(key, None) is not None:
+            self._remember("volume", key, None)
 
     def attach(self, uuid: str, disk: DomainDisk) -> None:
         """Give a domain a disk."""
@@ -302,3 +322,7 @@ class SimulatedHost:
         """Take a disk from a domain."""
         domain = self.domain(uuid)
         self._put(replace(domain, disks=tuple(disk for disk in domain.disks if disk.target != target)))
+
+
+def _key(pool: str, name: str) -> str:
+    return name if pool == POOL else f"{pool}/{name}"

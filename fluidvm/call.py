@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TypeVar
-
-from twisted.internet.defer import Deferred
 
 from fluidvm.declare import Method
 from fluidvm.engine.contexts import Engine
@@ -17,8 +14,6 @@ from fluidvm.logins import Logins
 from fluidvm.objects import User
 from fluidvm.sessions import Session
 from fluidvm.store.database import Database
-
-T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -97,7 +92,3 @@ class Call:
             return True
         owner = self.engine.promised_to(key)
         return owner is not None and (owner == self.user.id or self.user.role == "admin")
-
-    def later(self, seconds: float, waiting: Deferred[T]) -> Deferred[T]:
-        """Give a Deferred up to C{seconds} before it fails with C{TimeoutError}."""
-        return waiting.addTimeout(seconds, self.services.resources.clock)

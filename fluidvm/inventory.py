@@ -6,7 +6,8 @@ Loaded at start, changed only by committed transactions; queries read nothing el
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any, TypeVar, cast
 
@@ -22,7 +23,7 @@ from fluidvm.faults import Conflict, NotFound
 from fluidvm.objects import OBJECT_TYPES, VM, ComputeNode, Disk, Object, User
 from fluidvm.store import objects as stored
 from fluidvm.store.database import Database
-from fluidvm.store.objects import Change, ChangeRow, Create, Delete, Update
+from fluidvm.store.objects import Change, ChangeRow, Create, Delete, Mention, Update
 from fluidvm.xmlvalue import Rendered, render
 
 O = TypeVar("O", bound=Object)  # noqa: E741
@@ -94,6 +95,7 @@ class Inventory:
         self._disks_of: dict[int, set[int]] = {}
         self._vms_on: dict[int, set[int]] = {}
         self._last_ids: dict[str, int] = {}
+        self._rehearsed: list[tuple[Object | None, Object | None]] = []
         self._listeners: list[Callable[[list[ChangeRow]], None]] = []
 
     def load(self, connection: Connection) -> None:
@@ -151,6 +153,10 @@ class Inventory:
     def vms_on(self, node: int) -> list[VM]:
         """Give the VMs of a compute node, in the order of the ids."""
         return [self._entries["vm"][id].object for id in sorted(self._vms_on.get(node, ()))]
+
+    def disks_on(self, node: int) -> list[Disk]:
+        """Give the disks of a compute node, in the order of the ids."""
+        return [disk for disk in self.all(Disk) if disk.compute_node == node]
 
     def related(self, thing: Object) -> Mapping[str, Any]:
         """What an object's wire form tells of others."""
@@ -228,18 +234,7 @@ class Inventory:
     def _committed(self, outcome: tuple[list[ChangeRow], list[Any]], changes: Sequence[Change]) -> list[Any]:
         rows, results = outcome
         for change in changes:
-            if isinstance(change, Create):
-                self._add(change.object)
-            elif isinstance(change, Update):
-                entry = self._entries[change.type].get(change.id)
-                if entry is not None:
-                    changed = replace(entry.object, **change.fields)
-                    self._remove(entry.object)
-                    self._add(changed)
-            elif isinstance(change, Delete):
-                entry = self._entries[change.type].get(change.id)
-                if entry is not None:
-                    self._remove(entry.object)
+            self._apply(change)
         if self.log.add(rows):
             forgetting = self._database.run(stored.forget_changes, WINDOW)
             forgetting.addErrback(lambda failure: self._log.failure("Old changes can't be forgotten", failure))
@@ -249,6 +244,43 @@ class Inventory:
             except Exception:
                 self._log.failure("A listener for changes failed")
         return results
+
+    def _apply(self, change: Change) -> tuple[Object | None, Object | None]:
+        """Make a change true here; gives the object before and after."""
+        if isinstance(change, Create):
+            self._add(change.object)
+            return None, change.object
+        if isinstance(change, Mention):
+            return None, None
+        entry = self._entries[change.type].get(change.id)
+        if entry is None:
+            return None, None
+        before: Object = entry.object
+        self._remove(before)
+        if isinstance(change, Delete):
+            return before, None
+        after = replace(before, **change.fields)
+        self._add(after)
+        return before, after
+
+    @contextmanager
+    def rehearsal(self) -> Iterator[None]:
+        """Within the block, L{rehearse} may be called; at its end all is as before. Nothing else may run meanwhile."""
+        self._rehearsed = []
+        ids = dict(self._last_ids)
+        try:
+            yield
+        finally:
+            for before, after in reversed(self._rehearsed):
+                if after is not None:
+                    self._remove(after)
+                if before is not None:
+                    self._add(before)
+            self._last_ids = ids
+
+    def rehearse(self, changes: Sequence[Change]) -> None:
+        """Make changes true for the rest of a rehearsal; nothing is stored."""
+        self._rehearsed += [self._apply(change) for change in changes]
 
     def _add(self, thing: Object) -> None:
         entry = Entry(thing)

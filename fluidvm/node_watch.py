@@ -303,6 +303,13 @@ class Nodes:
         if watch is None:
             raise missing("compute_node", id)
         await watch.settled()
+        return self.check(id, ability)
+
+    def check(self, id: int, ability: type[Interface]) -> Any:
+        """As L{connection}, for a node as it is now: one that is connecting isn't online."""
+        watch = self._watches.get(id)
+        if watch is None:
+            raise missing("compute_node", id)
         node = self._inventory.get(ComputeNode, id)
         if watch.connection is None:
             raise Unavailable(f"Compute node {node.name} is offline: {node.reason or 'connection lost'}.")

@@ -22,6 +22,7 @@ class Settings:
 
     @ivar session_timeout: seconds.
     @ivar max_request: bytes of one request's body.
+    @ivar keep_contexts: days.
     """
 
     state: Path
@@ -35,6 +36,8 @@ class Settings:
     admin_password_file: Path | None
     max_request: int
     connections_per_address: int
+    tasks_per_node: int
+    keep_contexts: int
     access_log: bool
 
 
@@ -69,6 +72,8 @@ class Options(usage.Options):  # type: ignore[misc]
          "[default: $FLUIDVM_ADMIN_PASSWORD, else a random one in the state directory's file admin-password]"],
         ["max-request", None, None, "Bytes that one request may have [default: 1048576]"],
         ["connections-per-address", None, None, "Connections that one client address may have open [default: 1000]"],
+        ["tasks-per-node", None, None, "Tasks that may have one compute node at work at once [default: 8]"],
+        ["keep-contexts", None, None, "Days after which a complete execution context is forgotten [default: 30]"],
     ]  # fmt: skip
     optFlags = [["access-log", None, "Log a line for every request"]]
     compData = usage.Completions(
@@ -162,7 +167,9 @@ class Options(usage.Options):  # type: ignore[misc]
             state=state, database=database, http=http, https=https, tls_cert=cert, tls_key=key,
             session_timeout=number("session-timeout", 30, 1, 86400), keepalive=keepalive,
             admin_password_file=path("admin-password-file"), max_request=number("max-request", 2**20, 1024, 2**26),
-            connections_per_address=number("connections-per-address", 1000, 1, 1000000), access_log=access_log,
+            connections_per_address=number("connections-per-address", 1000, 1, 1000000),
+            tasks_per_node=number("tasks-per-node", 8, 1, 10000), keep_contexts=number("keep-contexts", 30, 0, 36500),
+            access_log=access_log,
         )  # fmt: skip
 
 

@@ -10,7 +10,7 @@ from twisted.application.service import Service
 from twisted.internet.defer import Deferred
 from twisted.internet.endpoints import serverFromString, wrapServerTLS
 from twisted.internet.error import CannotListenError
-from twisted.internet.interfaces import IListeningPort, IReactorTime
+from twisted.internet.interfaces import IDelayedCall, IListeningPort, IReactorTime
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
@@ -32,6 +32,7 @@ from fluidvm.wire.tls import server_options
 
 __all__ = ["Options", "Server", "makeService"]
 
+FORGET_INTERVAL = 3600.0
 PATIENCE = 10.0
 """Seconds that tasks under way have to reach their end when the server stops."""
 
@@ -70,6 +71,8 @@ class Server(Service):  # type: ignore[misc]
         self._reactor = reactor
         self._wall_clock = wall_clock
         clock = reactor if clock is None else clock
+        self._clock = clock
+        self._forgetting: IDelayedCall | None = None
         drivers = DriverLoader()
         self._database = Database(settings.database, reactor)
         self.inventory = Inventory(self._database)
@@ -77,7 +80,7 @@ class Server(Service):  # type: ignore[misc]
         self.sessions = Sessions(clock, settings.session_timeout, settings.keepalive == "any-call", wall_clock)
         self._nodes = Nodes(reactor, clock, drivers, self.inventory, settings.state)
         resources = Resources(clock, wall_clock, self.inventory, self._nodes, drivers, self.sessions)
-        self._engine = Engine(resources)
+        self._engine = Engine(resources, settings.tasks_per_node)
         self._nodes.busy = lambda vm: self._engine.claims.held(("vm", vm))
         services = Services(resources, self._database, self._engine, self._logins)
         self.dispatcher = Dispatcher(services)
@@ -127,19 +130,29 @@ class Server(Service):  # type: ignore[misc]
         self._logins.start()
         self._nodes.start()
         self._engine.start()
+        self._forget_contexts()
         super().startService()
         for port in self.ports:
             self._log.info("FluidVM answers on {address}", address=port.getHost())
 
+    def _forget_contexts(self) -> None:
+        """Drop old execution contexts, now and then every hour."""
+        self._forgetting = self._clock.callLater(FORGET_INTERVAL, self._forget_contexts)
+        done = Deferred.fromCoroutine(self._engine.forget(self._wall_clock() - 86400 * self._settings.keep_contexts))
+        done.addErrback(lambda failure: self._log.failure("Old execution contexts can't be dropped", failure))
+
     def stopService(self) -> Deferred[None]:
-        """Stop in order: listeners, tasks, sessions, nodes, store. Fires when all is stopped."""
+        """Stop in order: tasks, listeners, sessions, nodes, store. Fires when all is stopped."""
         super().stopService()
         return Deferred.fromCoroutine(self._stop())
 
     async def _stop(self) -> None:
+        if self._forgetting is not None and self._forgetting.active():
+            self._forgetting.cancel()
+        # Clients can look at their tasks while these reach their end; commits are refused meanwhile.
+        await self._engine.stop(PATIENCE)
         for port in self.ports:
             await _done(port.stopListening())
-        await self._engine.stop(PATIENCE)
         self.sessions.stop()
         await self._nodes.stop()
         self._logins.stop()

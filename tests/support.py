@@ -44,8 +44,12 @@ class Running:
         self.server.startService()
 
     async def stop(self) -> None:
-        """As twistd does."""
-        await self.server.stopService()
+        """As twistd does; the clock runs meanwhile, for what is waited for."""
+        stopping = self.server.stopService()
+        while not stopping.called:
+            self.clock.advance(0.25)
+            await deferLater(reactor, 0.001, lambda: None)
+        await stopping
 
     async def pass_time(self, seconds: float) -> None:
         """Turn the clock, and let the store's thread catch up."""

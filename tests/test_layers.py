@@ -13,7 +13,7 @@ ROOT = Path(fluidvm.__file__).parent
 LAYERS = [
     ["faults", "xmlvalue"],
     ["kinds", "objects"],
-    ["declare", "driver"],
+    ["declare", "driver", "drivers"],
     ["store", "change_log", "inventory", "driver_loader", "logins", "conformance"],
     ["sessions", "engine", "node_watch"],
     ["call"],

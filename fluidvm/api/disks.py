@@ -68,7 +68,7 @@ def new_disk(
 async def make_volume(job: Job, disk: Disk, progress: Callable[[int], None]) -> Disk:
     """Make a disk's volume; gives the disk as it is then, and notes it."""
     connection = await job.connection(disk.compute_node, IDisks)
-    volume = await connection.create_volume(disk.pool, disk.volume, disk.size, disk.format, progress)
+    volume = await job.interruptible(connection.create_volume(disk.pool, disk.volume, disk.size, disk.format, progress))
     fields = {"state": "ready", "path": volume.path, "size": volume.size}
     job.put(Update("disk", disk.id, fields))
     return replace(disk, **fields)

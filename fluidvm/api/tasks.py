@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-from contextlib import suppress
 from typing import Annotated, Any
-
-from twisted.internet.defer import TimeoutError
 
 from fluidvm.api.listing import cut, keep
 from fluidvm.call import Call
-from fluidvm.declare import query
-from fluidvm.engine.contexts import Context
+from fluidvm.declare import WORKERS, query
+from fluidvm.engine.context import Context
+from fluidvm.engine.plan import plan
 from fluidvm.kinds import Choice, ContextId, Double, Struct, filter_of
 from fluidvm.xmlvalue import INT_HIGH
 
@@ -110,8 +108,25 @@ async def wait_for_tasks(
     call: Call, ec: ContextId, timeout: Annotated[float, Double("how long", unit="s", low=0, high=LONGEST_WAIT)]
 ) -> bool:
     """Answer as soon as all tasks of an execution context are complete (true), or after the time-out (false)."""
-    context = await call.engine.find(ec, call.user)
-    if not context.complete and timeout > 0:
-        with suppress(TimeoutError):
-            await call.later(timeout, call.engine.wait(context))
-    return context.complete
+    return await call.engine.wait(await call.engine.find(ec, call.user), timeout)
+
+
+@query("int", roles=WORKERS)
+async def cancel_tasks(call: Call, ec: ContextId) -> int:
+    """
+    Cancel an execution context: tasks not begun end with the error cancelled, one under way where what it does can be left.
+
+    Returns how many were cancelled.
+    """
+    return await call.engine.cancel(await call.engine.find(ec, call.user))
+
+
+@query("array")
+async def plan_tasks(call: Call) -> list[dict[str, Any]]:
+    """
+    Try the pending tasks without doing them: the same checks, in order, each task seeing what those before it would do.
+
+    Returns structs of task (1 is the first), ok, code and error (0 and empty: it would go well), and node, the id of the
+    compute node that it would work on. Changes nothing; what the hypervisor alone can tell isn't known.
+    """
+    return await plan(call.services.resources, call.user.id, call.session.pending)

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Sequence
-from datetime import datetime
-from typing import Any, ClassVar
+from typing import Any
 
 from sqlalchemy import Connection
 from twisted.internet.defer import CancelledError, Deferred
@@ -14,92 +13,25 @@ from twisted.logger import Logger
 
 from fluidvm.declare import METHODS, AfterCrash
 from fluidvm.engine.claims import Claims, Key
+from fluidvm.engine.context import Context, Task
 from fluidvm.engine.job import Job, Resources
 from fluidvm.engine.outcome import fault_of
+from fluidvm.engine.slots import Slots
+from fluidvm.engine.waiters import Waiters
 from fluidvm.faults import ApiFault, Conflict, Unavailable
 from fluidvm.inventory import Write, missing
-from fluidvm.objects import Fields, User
+from fluidvm.objects import User
 from fluidvm.sessions import PendingTask
 from fluidvm.store import contexts as stored
 from fluidvm.store.contexts import StoredContext, StoredTask
 from fluidvm.store.objects import Change, Mention, save_counters
-from fluidvm.xmlvalue import moment
 
+Outcome = tuple[int, ApiFault | None, Any]
+"""A task's place, its fault or C{None}, and its result."""
 REMEMBERED = 1000
 """How many complete contexts stay in memory; older ones are read from the store."""
 RETRY = 1.0
 """Seconds until an outcome that the store didn't take is offered again."""
-
-
-class Task:
-    """A task of a context: its row, and what is known of it only while it runs."""
-
-    __slots__ = ("progress", "row")
-
-    def __init__(self, row: StoredTask) -> None:
-        self.row = row
-        self.progress = 0 if row.finished is None else 100
-
-
-class Context:
-    """An execution context in memory."""
-
-    FIELDS: ClassVar[Fields] = {
-        "id": int, "owner": int, "state": list, "progress": list, "status": str, "errors": list, "results": list,
-        "on_error": str, "created": datetime, "started": datetime, "finished": datetime, "tasks": list,
-    }  # fmt: skip
-
-    def __init__(self, row: StoredContext) -> None:
-        self.row = row
-        self.tasks = [Task(task) for task in row.tasks]
-        self.status = ""
-        self.waiters: list[Deferred[None]] = []
-
-    @property
-    def complete(self) -> bool:
-        """Whether all tasks have ended."""
-        return self.row.finished is not None
-
-    def states(self) -> list[int]:
-        """Per task: 0 complete, 1 queued or executing."""
-        return [int(task.row.finished is None) for task in self.tasks]
-
-    def progress(self) -> list[int]:
-        """Per task: 0 to 100."""
-        return [task.progress for task in self.tasks]
-
-    def errors(self) -> list[str]:
-        """Per task: the words of its error, or nothing."""
-        return [task.row.error for task in self.tasks]
-
-    def results(self) -> list[Any]:
-        """Per task: what it yielded, or nothing."""
-        return [task.row.result for task in self.tasks]
-
-    def wire(self) -> dict[str, Any]:
-        """As C{get_execution_context} gives it."""
-        row = self.row
-        return {
-            "id": row.id, "owner": row.owner, "state": self.states(), "progress": self.progress(), "status": self.status,
-            "errors": self.errors(), "results": self.results(), "on_error": row.on_error,
-            "created": moment(row.created), "started": _moment(row.started), "finished": _moment(row.finished),
-            "tasks": [
-                {
-                    "method": task.row.method, "target_type": task.row.target_type, "target": task.row.target,
-                    "code": task.row.code, "started": _moment(task.row.started), "finished": _moment(task.row.finished),
-                }
-                for task in self.tasks
-            ],
-        }  # fmt: skip
-
-
-def _cancel(chains: Sequence[Deferred[None]]) -> None:
-    for chain in chains:
-        chain.cancel()
-
-
-def _moment(value: float | None) -> Any:
-    return None if value is None else moment(value)
 
 
 class Engine:
@@ -107,14 +39,17 @@ class Engine:
     Runs the execution contexts.
 
     @param resources: what tasks work with.
+    @param tasks_per_node: how many tasks may have a compute node at work at once.
     """
 
     _log = Logger()
 
-    def __init__(self, resources: Resources) -> None:
+    def __init__(self, resources: Resources, tasks_per_node: int) -> None:
         self.claims = Claims()
         self._resources = resources
         self._inventory = resources.inventory
+        self._slots = Slots(tasks_per_node)
+        self._waiters = Waiters(resources.clock)
         self._contexts: dict[int, Context] = {}
         self._complete: OrderedDict[int, None] = OrderedDict()
         self._chains: dict[int, Deferred[None]] = {}
@@ -139,11 +74,13 @@ class Engine:
         @param patience: seconds.
         """
         self._stopping = True
+        self._waiters.wake_all()
         for context in self._contexts.values():
-            self._wake(context)
+            for task in context.tasks:
+                if task.waiting is not None:
+                    task.waiting.cancel()
         chains = list(self._chains.values())
-        # A chain that waits for another's claim is let go by it or cut off with it.
-        impatience = self._resources.clock.callLater(patience, _cancel, chains)
+        impatience = self._resources.clock.callLater(patience, _cut_off, chains)
         for chain in chains:
             await chain
         if impatience.active():
@@ -173,7 +110,13 @@ class Engine:
         id = self._inventory.next_id("execution_context")
         context = Context(StoredContext(id, owner, on_error, now, None, None if rows else now, rows))
         also: list[Write] = [(stored.add, (context.row,)), (save_counters, (self._inventory.last_ids(),))]
-        await self._inventory.commit([Mention("execution_context", id, "created", owner)], also)
+        # Promised before it is durable: what is asked for in the meantime may name what this will make.
+        self._promise(context)
+        try:
+            await self._inventory.commit([Mention("execution_context", id, "created", owner)], also)
+        except BaseException:
+            self._break_promises(context)
+            raise
         self._adopt(context)
         self._chain(context)
         return id
@@ -187,7 +130,7 @@ class Engine:
         context = self._contexts.get(id)
         if context is None:
             (row,) = await self._inventory.commit([], [(stored.load_one, (id,))])
-            context = None if row is None else Context(row)
+            context = self._contexts.get(id) or (None if row is None else Context(row))
         if context is None or (viewer.role == "user" and context.row.owner != viewer.id):
             raise missing("execution_context", id)
         return context
@@ -198,26 +141,66 @@ class Engine:
         (rows,) = await self._inventory.commit([], [(stored.load_page, (owner, before, limit))])
         return [self._contexts.get(row.id) or Context(row) for row in rows]
 
-    def wait(self, context: Context) -> Deferred[None]:
-        """Fires when all tasks of a context are complete, or when the server stops."""
-        waiter: Deferred[None] = Deferred(context.waiters.remove)
-        if context.complete or self._stopping:
-            waiter.callback(None)
-        else:
-            context.waiters.append(waiter)
-        return waiter
+    async def wait(self, context: Context, seconds: float) -> bool:
+        """Wait until all tasks of a context are complete, at most for C{seconds}; tells whether they are."""
+        if not context.complete and not self._stopping and seconds > 0:
+            await self._waiters.wait(context.row.id, seconds)
+        return context.complete
 
     def promised_to(self, key: Key) -> int | None:
         """Tell which user a committed task will make an object for; C{None}: no task will."""
         return self._promised.get(key)
 
+    async def cancel(self, context: Context) -> int:
+        """
+        Cancel what hasn't ended: tasks not begun end at once, one under way where what it does can be cancelled.
+
+        @return: how many.
+        """
+        waiting = [place for place, task in enumerate(context.tasks) if not task.ending and task.job is None]
+        under_way = [task.job for task in context.tasks if not task.ending and task.job is not None]
+        cancelled = len(waiting) + sum(job.cancel() for job in under_way)
+        if waiting:
+            await self._end(context, [(place, Conflict("cancelled"), "") for place in waiting], [])
+            for place in waiting:
+                claiming = context.tasks[place].waiting
+                if claiming is not None:
+                    claiming.cancel()
+        return cancelled
+
+    async def forget(self, before: float) -> int:
+        """
+        Drop the contexts that were complete before a point in time.
+
+        @param before: seconds since the epoch.
+        @return: how many.
+        """
+        dropped = 0
+        while True:
+            (gone,) = await self._inventory.commit([], [(stored.old, (before,))])
+            if not gone:
+                return dropped
+            mentions = [Mention("execution_context", id, "deleted", owner) for id, owner in gone]
+            await self._inventory.commit(mentions, [(stored.drop, ([id for id, _ in gone],))])
+            for id, _ in gone:
+                self._contexts.pop(id, None)
+                self._complete.pop(id, None)
+            dropped += len(gone)
+
     # running
 
-    def _adopt(self, context: Context) -> None:
-        self._contexts[context.row.id] = context
+    def _promise(self, context: Context) -> None:
         for task in context.tasks:
             if task.row.finished is None and METHODS[task.row.method].creates:
                 self._promised[task.row.target_type, task.row.target] = context.row.owner
+
+    def _break_promises(self, context: Context) -> None:
+        for task in context.tasks:
+            self._promised.pop((task.row.target_type, task.row.target), None)
+
+    def _adopt(self, context: Context) -> None:
+        self._contexts[context.row.id] = context
+        self._promise(context)
 
     def _chain(self, context: Context) -> None:
         chain = Deferred.fromCoroutine(self._run(context))
@@ -235,28 +218,36 @@ class Engine:
     async def _run(self, context: Context) -> None:
         failed = next((place + 1 for place, task in enumerate(context.tasks) if task.row.code), 0)
         for place, task in enumerate(context.tasks):
-            if task.row.finished is not None:
-                continue
             if self._stopping:
                 return
-            if failed and context.row.on_error == "stop":
-                await self._finish(context, place, Conflict(f"skipped: task {failed} failed"), "", [])
-            else:
-                await self._execute(context, place, task)
+            if not task.ending:
+                if failed and context.row.on_error == "stop":
+                    await self._end(context, [(place, Conflict(f"skipped: task {failed} failed"), "")], [])
+                else:
+                    await self._execute(context, place, task)
             if task.row.code and not failed:
                 failed = place + 1
         self._retire(context)
 
     async def _execute(self, context: Context, place: int, task: Task) -> None:
         method = METHODS[task.row.method]
-        claim = await self.claims.take((type_name, id) for type_name, id in task.row.claims)
+        task.waiting = self.claims.take((type_name, id) for type_name, id in task.row.claims)
         try:
+            claim = await task.waiting
+        except CancelledError:
+            return  # cancelled by a client, who has ended it, or the server stops
+        finally:
+            task.waiting = None
+        job: Job | None = None
+        try:
+            if task.ending:
+                return
             if method.after_crash is AfterCrash.REPORT and task.row.started is not None:
                 interrupted = Unavailable(f"The server was interrupted during {method.name}: check what came of it.")
-                await self._finish(context, place, interrupted, "", [])
+                await self._end(context, [(place, interrupted, "")], [])
                 return
+            job = task.job = self._job(context, place, task)
             await self._begin(context, place, task, method.after_crash)
-            job = self._job(context, place, task)
             fault: ApiFault | None = None
             result = None
             try:
@@ -265,8 +256,11 @@ class Engine:
                 raise
             except Exception as error:
                 fault = fault_of(error, method.name)
-            await self._finish(context, place, fault, "" if result is None else result, job.take_facts())
+            await self._end(context, [(place, fault, "" if result is None else result)], job.take_facts())
         finally:
+            task.job = None
+            if job is not None:
+                job.release()
             self.claims.release(claim)
 
     async def _begin(self, context: Context, place: int, task: Task, after_crash: AfterCrash) -> None:
@@ -275,9 +269,10 @@ class Engine:
             task.row.started = now
         if context.row.started is None:
             context.row.started = now
-        if after_crash is not AfterCrash.RUN_AGAIN:
+        if after_crash is AfterCrash.REPORT:
             # Recovery must be able to tell a task that had begun from one that hadn't.
-            await self._inventory.commit([], [(stored.save_task, (context.row.id, place, {"started": task.row.started}))])
+            started = {"started": task.row.started}
+            await self._insist(context, [], [(stored.save_task, (context.row.id, place, started))])
 
     def _job(self, context: Context, place: int, task: Task) -> Job:
         def save_memo(memo: dict[str, Any]) -> Write:
@@ -291,34 +286,52 @@ class Engine:
             context.status = words
 
         progress(1)
-        return Job(self._resources, task.row.target, context.row.owner, task.row.memo, save_memo, progress, status)
+        return Job(
+            self._resources, task.row.target, context.row.owner, task.row.memo, save_memo, progress, status, self._slots
+        )  # fmt: skip
 
-    async def _finish(self, context: Context, place: int, fault: ApiFault | None, result: Any, facts: list[Change]) -> None:
-        task = context.tasks[place]
-        row, now = task.row, self._resources.wall_clock()
-        outcome = {
-            "started": row.started, "finished": now, "code": 0 if fault is None else fault.faultCode,
-            "error": "" if fault is None else fault.faultString, "result": result, "memo": {},
-        }  # fmt: skip
-        also: list[Write] = [(stored.save_task, (context.row.id, place, outcome))]
-        last = place == len(context.tasks) - 1
-        if last:
-            ended = {"started": context.row.started, "finished": now}
-            also.append((stored.save_context, (context.row.id, ended)))
-        elif place == 0:
-            also.append((stored.save_context, (context.row.id, {"started": context.row.started})))
+    async def _end(self, context: Context, outcomes: Sequence[Outcome], facts: list[Change]) -> None:
+        """Store tasks' outcomes, and what their bodies noted, in one transaction; then let it be seen."""
+        for place, _, _ in outcomes:
+            context.tasks[place].ending = True
+        # One after the other: whoever ends a context's last task must see that the others have ended.
+        await context.lock.acquire()
+        try:
+            try:
+                await self._store_end(context, outcomes, facts)
+            except ApiFault as refused:
+                # The facts contradict what others have stored meanwhile, such as a name that was taken.
+                await self._store_end(context, [(place, refused, "") for place, _, _ in outcomes], [])
+        finally:
+            context.lock.release()
+
+    async def _store_end(self, context: Context, outcomes: Sequence[Outcome], facts: list[Change]) -> None:
+        now = self._resources.wall_clock()
+        ends: dict[int, dict[str, Any]] = {}
+        for place, fault, result in outcomes:
+            ends[place] = {
+                "started": context.tasks[place].row.started, "finished": now,
+                "code": 0 if fault is None else fault.faultCode,
+                "error": "" if fault is None else fault.faultString, "result": result, "memo": {},
+            }  # fmt: skip
+        last = all(place in ends or task.row.finished is not None for place, task in enumerate(context.tasks))
+        also: list[Write] = [(stored.save_task, (context.row.id, place, values)) for place, values in ends.items()]
+        times = {"started": context.row.started, "finished": now if last else None}
+        also.append((stored.save_context, (context.row.id, times)))
         mention = Mention("execution_context", context.row.id, "updated", context.row.owner)
-        await self._store_outcome(context, [*facts, mention], also)
-        for name, value in outcome.items():
-            setattr(row, name, value)
-        task.progress = 100
+        await self._insist(context, [*facts, mention], also)
+        for place, values in ends.items():
+            task = context.tasks[place]
+            for name, value in values.items():
+                setattr(task.row, name, value)
+            task.progress = 100
+            self._promised.pop((task.row.target_type, task.row.target), None)
         context.status = ""
-        self._promised.pop((row.target_type, row.target), None)
         if last:
             context.row.finished = now
-            self._wake(context)
+            self._waiters.wake(context.row.id)
 
-    async def _store_outcome(self, context: Context, changes: list[Change], also: list[Write]) -> None:
+    async def _insist(self, context: Context, changes: list[Change], also: list[Write]) -> None:
         while True:
             try:
                 await self._inventory.commit(changes, also)
@@ -329,13 +342,13 @@ class Engine:
                 self._log.error("Execution context {id}: {error}", id=context.row.id, error=str(error))
             await deferLater(self._resources.clock, RETRY, lambda: None)
 
-    def _wake(self, context: Context) -> None:
-        waiters, context.waiters = context.waiters, []
-        for waiter in waiters:
-            waiter.callback(None)
-
     def _retire(self, context: Context) -> None:
         self._complete[context.row.id] = None
         if len(self._complete) > REMEMBERED:
             oldest, _ = self._complete.popitem(last=False)
-            del self._contexts[oldest]
+            self._contexts.pop(oldest, None)
+
+
+def _cut_off(chains: Sequence[Deferred[None]]) -> None:
+    for chain in chains:
+        chain.cancel()

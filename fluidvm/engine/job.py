@@ -6,12 +6,13 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
-from twisted.internet.defer import Deferred
+from twisted.internet.defer import CancelledError, Deferred
 from twisted.internet.interfaces import IReactorTime
 from twisted.internet.task import deferLater
 
 from fluidvm.driver import DomainInfo, DomainState, IConnection, Interface, NoSuchThing
 from fluidvm.driver_loader import DriverLoader
+from fluidvm.engine.slots import Slots
 from fluidvm.faults import Conflict, NotFound
 from fluidvm.inventory import Inventory, Write
 from fluidvm.node_watch import Nodes
@@ -19,7 +20,7 @@ from fluidvm.objects import User
 from fluidvm.sessions import Sessions
 from fluidvm.store.objects import Change
 
-A = TypeVar("A")
+T = TypeVar("T")
 POLL = 0.25
 """Seconds between two looks at a domain that is awaited."""
 
@@ -54,6 +55,7 @@ class Job:
         save_memo: Callable[[dict[str, Any]], Write],
         on_progress: Callable[[int], None],
         on_status: Callable[[str], None],
+        slots: Slots,
     ) -> None:
         self.target = target
         self.actor = actor
@@ -68,6 +70,10 @@ class Job:
         self.status = on_status
         self._save_memo = save_memo
         self._facts: list[Change] = []
+        self._slots = slots
+        self._slot: int | None = None
+        self._cancelled = False
+        self._interruptible: Deferred[Any] | None = None
 
     def put(self, *facts: Change) -> None:
         """
@@ -102,11 +108,49 @@ class Job:
         @raise Unavailable: the node isn't online.
         @raise Unsupported: its hypervisor can't do it.
         """
-        return await self.nodes.connection(node, ability)
+        connection = await self.nodes.connection(node, ability)
+        if self._slot is None:
+            self._slot = node
+            await self._slots.take(node)
+        return connection
 
-    def pause(self, seconds: float) -> Deferred[None]:
-        """Wait."""
-        return deferLater(self.clock, seconds, lambda: None)
+    def release(self) -> None:
+        """The task has ended: let go of the compute node's slot."""
+        if self._slot is not None:
+            self._slots.release(self._slot)
+            self._slot = None
+
+    def cancel(self) -> bool:
+        """
+        Have the task end as soon as what it does can be left.
+
+        @return: whether it will; a task that can't be left goes on to its end.
+        """
+        if self._interruptible is None or self._cancelled:
+            return False
+        self._cancelled = True
+        self._interruptible.cancel()
+        return True
+
+    async def interruptible(self, work: Deferred[T]) -> T:
+        """
+        Wait for something that can be cancelled: it stops then and leaves nothing behind.
+
+        @raise Conflict: a client cancelled the task.
+        """
+        self._interruptible = work
+        try:
+            return await work
+        except CancelledError:
+            if self._cancelled:
+                raise Conflict("cancelled") from None
+            raise
+        finally:
+            self._interruptible = None
+
+    async def pause(self, seconds: float) -> None:
+        """Wait. @raise Conflict: a client cancelled the task."""
+        await self.interruptible(deferLater(self.clock, seconds, lambda: None))
 
     async def domain(self, node: int, uuid: str) -> DomainInfo:
         """

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import Connection, Row, insert, select, update
+from sqlalchemy import Connection, Row, delete, insert, select, update
 
 from fluidvm.store.schema import contexts, tasks
 
@@ -92,6 +92,18 @@ def load_page(connection: Connection, owner: int | None, before: int | None, lim
     if before is not None:
         wanted = wanted.where(contexts.c.id < before)
     return _with_tasks(connection, connection.execute(wanted).all())
+
+
+def old(connection: Connection, before: float, most: int = 500) -> list[tuple[int, int]]:
+    """Find contexts that were complete before a point in time: id and owner."""
+    wanted = select(contexts.c.id, contexts.c.owner).where(contexts.c.finished < before).limit(most)
+    return [(row.id, row.owner) for row in connection.execute(wanted)]
+
+
+def drop(connection: Connection, ids: Sequence[int]) -> None:
+    """Forget contexts and their tasks."""
+    connection.execute(delete(tasks).where(tasks.c.context.in_(ids)))
+    connection.execute(delete(contexts).where(contexts.c.id.in_(ids)))
 
 
 def _with_tasks(connection: Connection, rows: Sequence[Row[Any]]) -> list[StoredContext]:

@@ -1,0 +1,88 @@
+"""An execution context in memory: its rows, and what is known of it only while it runs."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import Any, ClassVar
+
+from twisted.internet.defer import Deferred, DeferredLock
+
+from fluidvm.engine.job import Job
+from fluidvm.objects import Fields
+from fluidvm.store.contexts import StoredContext, StoredTask
+from fluidvm.xmlvalue import moment
+
+
+class Task:
+    """
+    A task of a context.
+
+    @ivar waiting: while it waits for its claims: what it waits for.
+    @ivar job: while its body runs.
+    @ivar ending: its end is decided, though perhaps not stored yet.
+    """
+
+    __slots__ = ("ending", "job", "progress", "row", "waiting")
+
+    def __init__(self, row: StoredTask) -> None:
+        self.row = row
+        self.waiting: Deferred[Any] | None = None
+        self.job: Job | None = None
+        self.ending = row.finished is not None
+        self.progress = 0 if row.finished is None else 100
+
+
+class Context:
+    """An execution context in memory."""
+
+    FIELDS: ClassVar[Fields] = {
+        "id": int, "owner": int, "state": list, "progress": list, "status": str, "errors": list, "results": list,
+        "on_error": str, "created": datetime, "started": datetime, "finished": datetime, "tasks": list,
+    }  # fmt: skip
+
+    def __init__(self, row: StoredContext) -> None:
+        self.row = row
+        self.tasks = [Task(task) for task in row.tasks]
+        self.status = ""
+        self.lock = DeferredLock()
+
+    @property
+    def complete(self) -> bool:
+        """Whether all tasks have ended."""
+        return self.row.finished is not None
+
+    def states(self) -> list[int]:
+        """Per task: 0 complete, 1 queued or executing."""
+        return [int(task.row.finished is None) for task in self.tasks]
+
+    def progress(self) -> list[int]:
+        """Per task: 0 to 100."""
+        return [task.progress for task in self.tasks]
+
+    def errors(self) -> list[str]:
+        """Per task: the words of its error, or nothing."""
+        return [task.row.error for task in self.tasks]
+
+    def results(self) -> list[Any]:
+        """Per task: what it yielded, or nothing."""
+        return [task.row.result for task in self.tasks]
+
+    def wire(self) -> dict[str, Any]:
+        """As C{get_execution_context} gives it."""
+        row = self.row
+        return {
+            "id": row.id, "owner": row.owner, "state": self.states(), "progress": self.progress(), "status": self.status,
+            "errors": self.errors(), "results": self.results(), "on_error": row.on_error,
+            "created": moment(row.created), "started": _moment(row.started), "finished": _moment(row.finished),
+            "tasks": [
+                {
+                    "method": task.row.method, "target_type": task.row.target_type, "target": task.row.target,
+                    "code": task.row.code, "started": _moment(task.row.started), "finished": _moment(task.row.finished),
+                }
+                for task in self.tasks
+            ],
+        }  # fmt: skip
+
+
+def _moment(value: float | None) -> Any:
+    return None if value is None else moment(value)

@@ -1,0 +1,167 @@
+"""
+The dry run: tasks' own bodies, run on what would be so.
+
+The inventory is changed for the length of one call and put back before anything else runs; hypervisors are stood in for by
+the simulator's model of one. So whatever a body checks is checked here too, in its words.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
+
+from twisted.internet.defer import Deferred, succeed
+from twisted.python.failure import Failure
+
+from fluidvm.driver import DomainDisk, DomainInfo, DomainState, IConnection, IDisks, Interface, Volume
+from fluidvm.drivers.simulated_host import SimulatedHost
+from fluidvm.engine.job import Job, Resources
+from fluidvm.engine.outcome import fault_of
+from fluidvm.engine.slots import Slots
+from fluidvm.faults import ApiFault, Unavailable
+from fluidvm.inventory import Inventory
+from fluidvm.objects import ComputeNode
+from fluidvm.sessions import PendingTask
+
+_STATES = {"running": DomainState.RUNNING, "paused": DomainState.PAUSED, "starting": DomainState.RUNNING}
+
+
+class _Model:
+    """A hypervisor as it would be: each verb works at once, on memory."""
+
+    def __init__(self, host: SimulatedHost, formats: tuple[str, ...]) -> None:
+        self._host = host
+        self.formats = formats
+
+    def __getattr__(self, verb: str) -> Any:
+        method = getattr(self._host, _VERBS[verb])
+
+        def call(*arguments: Any) -> Deferred[Any]:
+            if verb == "create_volume":
+                arguments = arguments[:-1]  # no progress to tell
+            keywords = {}
+            if verb in _RESIZES:
+                arguments, keywords = arguments[:1], {_RESIZES[verb]: arguments[1]}
+            try:
+                return succeed(method(*arguments, **keywords))
+            except Exception:
+                failed: Deferred[Any] = Deferred()
+                failed.errback(Failure())
+                return failed
+
+        return call
+
+
+_VERBS = {
+    "host_info": "info", "list_domains": "domains", "get_domain": "domain", "define_domain": "define",
+    "undefine_domain": "undefine", "start": "start", "shutdown": "shutdown", "stop": "stop", "reboot": "reboot",
+    "pause": "pause", "resume": "resume", "set_memory": "resize", "set_vcpus": "resize", "resize_memory": "resize_live",
+    "resize_vcpus": "resize_live", "list_volumes": "volumes", "create_volume": "create_volume",
+    "delete_volume": "delete_volume", "attach_disk": "attach", "detach_disk": "detach",
+}  # fmt: skip
+_RESIZES = {"set_memory": "memory", "resize_memory": "memory", "set_vcpus": "vcpus", "resize_vcpus": "vcpus"}
+
+
+class _Nodes:
+    """Compute nodes as they would be; takes the place of L{fluidvm.node_watch.Nodes} for a plan's jobs."""
+
+    def __init__(self, resources: Resources) -> None:
+        self._real = resources.nodes
+        self._inventory = resources.inventory
+        self._models: dict[int, _Model] = {}
+        self._new: set[int] = set()
+        self.asked: int | None = None
+
+    async def connection(self, id: int, ability: type[Interface] = IConnection) -> _Model:
+        self.asked = id
+        if id not in self._models:
+            node = self._inventory.get(ComputeNode, id)
+            if id in self._new:
+                raise Unavailable(f"What compute node {node.name} can do is known once it is there.")
+            self._real.check(id, ability)
+            formats = self.formats(id) if self.provides(id, IDisks) else ()
+            self._models[id] = _Model(_copy(self._inventory, id), formats)
+        self._real.check(id, ability)
+        return self._models[id]
+
+    def provides(self, id: int, ability: type[Interface]) -> bool:
+        return self._real.provides(id, ability)
+
+    def formats(self, id: int) -> tuple[str, ...]:
+        return self._real.formats(id)
+
+    def watch(self, node: ComputeNode) -> Deferred[None]:
+        self._new.add(node.id)
+        return succeed(None)
+
+
+class _Sessions:
+    """Nobody is logged out by a plan."""
+
+    def close_user(self, user: int) -> None:
+        pass
+
+
+class _Rehearsal(Job):
+    """A job whose facts are true for the length of the plan only."""
+
+    async def flush(self) -> None:
+        self.inventory.rehearse(self.take_facts())
+
+    async def pause(self, seconds: float) -> None:
+        """What would have to be waited for is taken to come."""
+
+
+def _copy(inventory: Inventory, node: int) -> SimulatedHost:
+    """A node's VMs and disks as the inventory has them."""
+    host = SimulatedHost(None)
+    for vm in inventory.vms_on(node):
+        disks = tuple(DomainDisk(disk.path, disk.format, str(disk.target)) for disk in inventory.disks_of(vm.id))
+        host.add(
+            DomainInfo(
+                vm.uuid, vm.domain_name, _STATES.get(vm.state, DomainState.STOPPED), vm.vcpus, vm.max_vcpus, vm.memory,
+                vm.max_memory, disks, vm.autostart,
+            )
+        )  # fmt: skip
+    for disk in inventory.disks_on(node):
+        host.add_volume(Volume(disk.pool, disk.volume, disk.path, disk.format, disk.size))
+    return host
+
+
+async def plan(resources: Resources, actor: int, pending: Sequence[PendingTask]) -> list[dict[str, Any]]:
+    """
+    Try tasks without doing them.
+
+    @param actor: the id of the user whose tasks they are.
+    @return: per task its place (from 1), C{ok}, C{code}, C{error} and C{node}.
+    """
+    nodes = _Nodes(resources)
+    planned = replace(resources, nodes=nodes, sessions=_Sessions())  # type: ignore[arg-type]
+    with resources.inventory.rehearsal():
+        return [_try(planned, nodes, actor, place, task) for place, task in enumerate(pending, 1)]
+
+
+def _try(planned: Resources, nodes: _Nodes, actor: int, place: int, task: PendingTask) -> dict[str, Any]:
+    nodes.asked = None
+    job = _Rehearsal(
+        planned, task.target, actor, {}, lambda memo: (lambda connection: None, ()), _ignore, _ignore, Slots(1)
+    )  # fmt: skip
+    outcome: list[Any] = []
+    running = Deferred.fromCoroutine(task.method.function(job, *task.arguments))
+    running.addBoth(outcome.append)
+    if not outcome:
+        running.cancel()  # nothing of a plan waits: what did can't be told beforehand
+    job.release()
+    planned.inventory.rehearse(job.take_facts())
+    fault: ApiFault | None = None
+    if isinstance(outcome[0], Failure) and isinstance(outcome[0].value, Exception):
+        fault = fault_of(outcome[0].value, task.method.name)
+    return {
+        "task": place, "ok": fault is None, "code": 0 if fault is None else fault.faultCode,
+        "error": "" if fault is None else fault.faultString, "node": nodes.asked,
+    }  # fmt: skip
+
+
+def _ignore(value: Any) -> None:
+    pass
