@@ -7,10 +7,9 @@ from dataclasses import dataclass
 from importlib.metadata import EntryPoint, entry_points
 from typing import Any
 
-from zope.interface import implementedBy
 from zope.interface.verify import verifyClass, verifyObject
 
-from fluidvm.driver import IConnection, IDriver, Interface
+from fluidvm.driver import ABILITIES, IConnection, IDriver, Interface
 
 GROUP = "fluidvm.drivers"
 
@@ -25,7 +24,13 @@ class BrokenDriver(Exception):
 
 @dataclass(frozen=True)
 class DriverDescription:
-    """What is known of a driver; C{abilities} are the names of the interfaces that its connections provide."""
+    """
+    What is known of a driver.
+
+    @ivar distribution: what it was installed by; empty where that isn't known, as its C{version}.
+    @ivar abilities: the names of the interfaces that its connections provide, the core first; none if it is broken.
+    @ivar error: why it is broken, in one sentence; empty if it isn't.
+    """
 
     name: str
     distribution: str
@@ -47,7 +52,13 @@ class DriverLoader:
         return sorted(self._points)
 
     def get(self, name: str) -> Any:
-        """Load a driver. @raise UnknownDriver: there is none. @raise BrokenDriver: says what is wrong with it."""
+        """
+        Load a driver; once loaded it is the same object each time, while one that is broken is tried anew.
+
+        @return: provides L{IDriver}; its connections have the verbs of each ability that they declare.
+        @raise UnknownDriver: there is none.
+        @raise BrokenDriver: says in one sentence what is wrong with it.
+        """
         if name not in self._loaded:
             point = self._points.get(name)
             if point is None:
@@ -55,14 +66,43 @@ class DriverLoader:
             try:
                 driver = point.load()()
                 verifyObject(IDriver, driver)
+                verifyClass(IConnection, driver.connection)
+                # Each by itself: zope's check of an interface doesn't look at the others that a class declares.
                 for ability in abilities(driver):
                     verifyClass(ability, driver.connection)
             except Exception as error:
-                raise BrokenDriver(f"driver {name} can't be loaded: {error}") from error
+                raise BrokenDriver(f"driver {name} can't be loaded: {_sentence(error)}") from error
             self._loaded[name] = driver
         return self._loaded[name]
 
+    def describe(self) -> list[DriverDescription]:
+        """
+        Tell of every driver, by name. Loads all; a broken one is told with its error, and nothing is raised.
+
+        @return: one for each of L{names}.
+        """
+        return [self._describe(name) for name in self.names()]
+
+    def _describe(self, name: str) -> DriverDescription:
+        distribution = self._points[name].dist
+        of, version = ("", "") if distribution is None else (distribution.name, distribution.version)
+        try:
+            provided = tuple(ability.__name__ for ability in abilities(self.get(name)))
+        except BrokenDriver as error:
+            return DriverDescription(name, of, version, (), str(error))
+        return DriverDescription(name, of, version, provided, "")
+
 
 def abilities(driver: Any) -> list[type[Interface]]:
-    """The interfaces that a driver's connections provide."""
-    return [ability for ability in implementedBy(driver.connection) if ability.extends(Interface) or ability is IConnection]
+    """
+    The abilities that a driver's connections declare.
+
+    @param driver: provides L{IDriver}.
+    @return: of L{ABILITIES}, in that order; other interfaces are the driver's own business.
+    """
+    return [ability for ability in ABILITIES if ability.implementedBy(driver.connection)]  # type: ignore[attr-defined]
+
+
+def _sentence(error: Exception) -> str:
+    """What an exception says, in one line; its type where it says nothing."""
+    return " ".join(str(error).split()) or type(error).__name__
