@@ -13,18 +13,20 @@ export FLUIDVM_GUEST = $(STATE)/guest
 
 # What setuptools and twistd's plugin list leave in the source tree.
 TIDY = rm -rf *.egg-info build twisted/plugins/dropin.cache
+# An interrupted command ends by itself; the shell waits for that, and tidies up.
+WAIT = trap : INT TERM HUP
 
 .PHONY: demo serve test clean
 
 demo serve:
 	lab/setup.sh demo "$(STATE)"
-	"$(VENV)/bin/python" lab/demo.py $@ "$(STATE)"; status=$$?; $(TIDY); exit $$status
+	@$(WAIT); "$(VENV)/bin/python" lab/demo.py $@ "$(STATE)"; status=$$?; $(TIDY); exit $$status
 
 # TOXENV=tests chooses one environment, ARGS="-- tests.wire" some of its tests.
 test:
 	lab/setup.sh test "$(STATE)"
 	lab/guest.sh "$(FLUIDVM_GUEST)"
-	"$(VENV)/bin/tox" --workdir "$(STATE)/tox" $(if $(TOXENV),-e $(TOXENV)) $(ARGS); status=$$?; $(TIDY); exit $$status
+	@$(WAIT); "$(VENV)/bin/tox" --workdir "$(STATE)/tox" $(if $(TOXENV),-e $(TOXENV)) $(ARGS); status=$$?; $(TIDY); exit $$status
 
 clean:
 	rm -rf "$(STATE)"

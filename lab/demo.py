@@ -243,7 +243,8 @@ def interrupted(number: int, frame: object) -> None:
 
 
 def main() -> None:
-    signal.signal(signal.SIGTERM, interrupted)
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, interrupted)
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("what", choices=("demo", "serve"))
     parser.add_argument("state", type=Path)
