@@ -45,6 +45,7 @@ class Context:
         self.tasks = [Task(task) for task in row.tasks]
         self.status = ""
         self.lock = DeferredLock()
+        self.begun = row.started is not None
 
     @property
     def complete(self) -> bool:

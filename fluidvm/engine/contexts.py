@@ -312,12 +312,15 @@ class Engine:
             ends[place] = {
                 "started": context.tasks[place].row.started, "finished": now,
                 "code": 0 if fault is None else fault.faultCode,
-                "error": "" if fault is None else fault.faultString, "result": result, "memo": {},
+                "error": "" if fault is None else fault.faultString, "result": result,
             }  # fmt: skip
+            if context.tasks[place].row.memo:
+                ends[place]["memo"] = {}
         last = all(place in ends or task.row.finished is not None for place, task in enumerate(context.tasks))
         also: list[Write] = [(stored.save_task, (context.row.id, place, values)) for place, values in ends.items()]
         times = {"started": context.row.started, "finished": now if last else None}
-        also.append((stored.save_context, (context.row.id, times)))
+        if last or not context.begun:
+            also.append((stored.save_context, (context.row.id, times)))
         mention = Mention("execution_context", context.row.id, "updated", context.row.owner)
         await self._insist(context, [*facts, mention], also)
         for place, values in ends.items():
@@ -327,6 +330,7 @@ class Engine:
             task.progress = 100
             self._promised.pop((task.row.target_type, task.row.target), None)
         context.status = ""
+        context.begun = True
         if last:
             context.row.finished = now
             self._waiters.wake(context.row.id)

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cache
 from typing import Any
 
-from sqlalchemy import Connection, Row, delete, insert, select, update
+from sqlalchemy import Connection, Row, Update, bindparam, delete, insert, select, update
 
 from fluidvm.store.schema import contexts, tasks
 
@@ -55,15 +56,27 @@ def add(connection: Connection, context: StoredContext) -> None:
         connection.execute(insert(tasks), rows)
 
 
+# Made once per set of columns: making a statement costs more than running it.
+@cache
+def _save_task(columns: tuple[str, ...]) -> Update:
+    where = (tasks.c.context == bindparam("of_context")) & (tasks.c.position == bindparam("at_position"))
+    return update(tasks).where(where).values({name: bindparam(name) for name in columns})
+
+
+@cache
+def _save_context(columns: tuple[str, ...]) -> Update:
+    where = contexts.c.id == bindparam("of_context")
+    return update(contexts).where(where).values({name: bindparam(name) for name in columns})
+
+
 def save_task(connection: Connection, context: int, position: int, values: dict[str, Any]) -> None:
     """Store new values of a task's columns."""
-    where = (tasks.c.context == context) & (tasks.c.position == position)
-    connection.execute(update(tasks).where(where), values)
+    connection.execute(_save_task(tuple(values)), {**values, "of_context": context, "at_position": position})
 
 
 def save_context(connection: Connection, context: int, values: dict[str, Any]) -> None:
     """Store new values of a context's columns."""
-    connection.execute(update(contexts).where(contexts.c.id == context), values)
+    connection.execute(_save_context(tuple(values)), {**values, "of_context": context})
 
 
 def load_unfinished(connection: Connection) -> list[StoredContext]:

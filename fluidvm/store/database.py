@@ -123,25 +123,33 @@ class Database:
     def _commit(self, group: list[_Work]) -> list[Any]:
         connection = self._connection
         assert connection is not None
-        results: list[Any] = []
         try:
-            with connection.begin():
-                for function, args, _ in group:
-                    try:
-                        with connection.begin_nested():
-                            results.append(function(connection, *args))
-                    except SQLAlchemyError as error:
-                        if isinstance(error, DBAPIError) and isinstance(error, OperationalError | InterfaceError):
-                            raise
-                        results.append(Failure())
-                    except Exception:
-                        results.append(Failure())
+            try:
+                with connection.begin():
+                    results = [function(connection, *args) for function, args, _ in group]
+            except (OperationalError, InterfaceError):
+                raise
+            except Exception:
+                # One of them failed for reasons of its own: again, each so that it fails alone. Savepoints cost as much as
+                # the statements in them, so they are for this case only.
+                with connection.begin():
+                    results = [_alone(connection, work) for work in group]
         except SQLAlchemyError as error:
             # The whole transaction is gone, also what its functions did well.
             self.trouble = sentence(_first(error))
             return [Failure(Unavailable(f"The store failed: {self.trouble}."))] * len(group)
         self.trouble = ""
         return results
+
+
+def _alone(connection: Connection, work: _Work) -> Any:
+    try:
+        with connection.begin_nested():
+            return work.function(connection, *work.args)
+    except (OperationalError, InterfaceError):
+        raise
+    except Exception:
+        return Failure()
 
 
 def _deliver(group: list[_Work], results: list[Any]) -> None:

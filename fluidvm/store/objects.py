@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields
+from functools import cache
 from typing import Any, NamedTuple
 
-from sqlalchemy import Connection, Table, delete, func, insert, select, update
+from sqlalchemy import Connection, Table, bindparam, delete, func, insert, select, update
+from sqlalchemy import Update as SqlUpdate
 
 from fluidvm.objects import OBJECT_TYPES, ComputeNode, Object
 from fluidvm.store import schema
@@ -85,9 +87,10 @@ def write(connection: Connection, changes: Sequence[tuple[Change, int | None]]) 
             row = (thing.TYPE, thing.id, "created", owner)
         elif isinstance(change, Update):
             columns = _columns(change.type, change.fields) | dict(change.extra or {})
-            table = TABLES[change.type]
-            if columns and not connection.execute(update(table).where(table.c.id == change.id), columns).rowcount:
-                continue
+            if columns:
+                statement = _update(change.type, tuple(columns))
+                if not connection.execute(statement, {**columns, "of_id": change.id}).rowcount:
+                    continue
             row = (change.type, change.id, "updated", owner)
         elif isinstance(change, Delete):
             table = TABLES[change.type]
@@ -102,6 +105,15 @@ def write(connection: Connection, changes: Sequence[tuple[Change, int | None]]) 
 
 
 _LOG = insert(schema.changes)
+
+
+# Made once per set of columns: making a statement costs more than running it.
+@cache
+def _update(type_name: str, columns: tuple[str, ...]) -> SqlUpdate:
+    table = TABLES[type_name]
+    return update(table).where(table.c.id == bindparam("of_id")).values({name: bindparam(name) for name in columns})
+
+
 # Not stored: true only while the server runs.
 _VOLATILE = {"compute_node": {"state", "reason"}}
 
