@@ -136,7 +136,11 @@ class ContractCase(TestCase):
         @raise AssertionError: it gave no Deferred, or didn't answer in time.
         @raise Exception: what the verb raised.
         """
-        deferred = call(*args)
+        try:
+            deferred = call(*args)
+        except Exception as error:
+            promise = f"{verb}: a verb returns a Deferred, which fails; it raised {type(error).__name__} at once"
+            raise self.failureException(promise) from error
         self.assertIsInstance(deferred, Deferred, f"{verb}: a verb returns a Deferred")
         answers: list[Any] = []
         deferred.addBoth(answers.append)

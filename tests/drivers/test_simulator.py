@@ -219,7 +219,8 @@ class FaultsTests(SynchronousTestCase):
         options = SimulatorDriver.options
         self.assertEqual(options.check({"delay": 2, "fail": ["stop"]}, "options", []), {"delay": 2.0, "fail": ["stop"]})
         for wrong, words in (
-            ({"fail": ["start", "explode"]}, "options.fail[1]"), ({"hang": ["meet"]}, "options.hang[0]"), ({"delay": -1.0}, "options.delay"),
+            ({"fail": ["start", "explode"]}, "options.fail[1]"), ({"hang": ["meet"]}, "options.hang[0]"),
+            ({"delay": -1.0}, "options.delay"),
             ({"vcpus": 0}, "options.vcpus"), ({"pool_size": -1}, "options.pool_size"), ({"color": "red"}, "color"),
         ):  # fmt: skip
             with self.assertRaises(InvalidParams) as caught:

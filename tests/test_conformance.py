@@ -1,0 +1,287 @@
+"""The driver contract finds drivers that break it, and says which promise they break."""
+
+from __future__ import annotations
+
+import unittest
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+from twisted.internet.defer import Deferred, fail, succeed
+from twisted.trial.unittest import SynchronousTestCase
+from zope.interface import implementer_only
+
+from fluidvm.conformance import CONTRACTS, driver_contract
+from fluidvm.driver import (
+    ABILITIES,
+    AlreadyThere,
+    DomainInfo,
+    DomainSpec,
+    DomainState,
+    DriverError,
+    IConnection,
+    IDisks,
+    Unreachable,
+    Volume,
+)
+from fluidvm.drivers.simulator import SimulatedConnection
+
+from .drivers.test_simulator_contract import SimulatorFactory
+
+
+class LiesAtStart(SimulatedConnection):
+    def start(self, uuid: str) -> Deferred[None]:
+        return self.get_domain(uuid).addCallback(lambda info: None)
+
+
+class KeepsTheUndefined(SimulatedConnection):
+    def undefine_domain(self, uuid: str) -> Deferred[None]:
+        return succeed(None)
+
+
+class ForgetsMemory(SimulatedConnection):
+    def set_memory(self, uuid: str, memory: int) -> Deferred[None]:
+        return super().set_memory(uuid, self.simulated.domain(uuid).memory)
+
+
+class RefusesRepetition(SimulatedConnection):
+    def define_domain(self, spec: DomainSpec) -> Deferred[None]:
+        if any(domain.uuid == spec.uuid for domain in self.simulated.domains()):
+            return fail(AlreadyThere(f"There is a domain {spec.uuid}."))
+        return super().define_domain(spec)
+
+
+class RaisesKeyError(SimulatedConnection):
+    def get_domain(self, uuid: str) -> Deferred[DomainInfo]:
+        return self._do("get_domain", lambda: self.simulated._domains[uuid])
+
+
+class RaisesAtOnce(SimulatedConnection):
+    def get_domain(self, uuid: str) -> Deferred[DomainInfo]:
+        return succeed(self.simulated.domain(uuid))
+
+
+class TellsNothing(SimulatedConnection):
+    def subscribe(self, callback: Any) -> None:
+        pass
+
+
+class TellsItsOwnOnly(SimulatedConnection):
+    """What the driver didn't do itself isn't told."""
+
+    def _do(self, verb: str, effect: Callable[[], Any], progress: Any = None) -> Deferred[Any]:
+        def mine() -> Any:
+            self.simulated.by_driver = True
+            try:
+                return effect()
+            finally:
+                self.simulated.by_driver = False
+
+        return super()._do(verb, mine, progress)
+
+    def subscribe(self, callback: Any) -> None:
+        super().subscribe(lambda *event: callback(*event) if self.simulated.by_driver else None)
+
+
+class TellsLate(SimulatedConnection):
+    def subscribe(self, callback: Any) -> None:
+        clock = self._faults._clock
+        super().subscribe(lambda uuid, state: clock.callLater(1.5, callback, uuid, state))
+
+
+class TellsOneOnly(SimulatedConnection):
+    """The last to subscribe."""
+
+    def subscribe(self, callback: Any) -> None:
+        self.simulated.listeners.clear()
+        super().subscribe(callback)
+
+
+class TellsOnAfterClose(SimulatedConnection):
+    def subscribe(self, callback: Any) -> None:
+        self.simulated.listeners.append(callback)
+
+
+class ReplacesVolumes(SimulatedConnection):
+    def create_volume(self, pool: str, name: str, size: int, format: str, progress: Any) -> Deferred[Volume]:
+        there = self.simulated._volumes.get(name)
+        if there is not None and (there.size, there.format) != (size, format):
+            self.simulated._volumes.pop(name)
+        return super().create_volume(pool, name, size, format, progress)
+
+
+class SpoilsTheOther(SimulatedConnection):
+    """Raises what it should, but not before it has done harm."""
+
+    def create_volume(self, pool: str, name: str, size: int, format: str, progress: Any) -> Deferred[Volume]:
+        there = self.simulated._volumes.get(name)
+        if there is not None and there.size != size:
+            self.simulated._volumes[name] = replace(there, size=size)
+            return fail(AlreadyThere(f"There is a volume {name}."))
+        return super().create_volume(pool, name, size, format, progress)
+
+
+class DetachesNothing(SimulatedConnection):
+    def detach_disk(self, uuid: str, target: str) -> Deferred[None]:
+        return succeed(None)
+
+
+class ResizesForNow(SimulatedConnection):
+    """What a running domain was given is gone when it is stopped."""
+
+    def stop(self, uuid: str) -> Deferred[None]:
+        def back(_: None) -> None:
+            info = self.simulated.domain(uuid)
+            if info.memory == info.max_memory:
+                self.simulated.resize(uuid, memory=128)
+
+        return super().stop(uuid).addCallback(back)
+
+
+class StopsAll(SimulatedConnection):
+    def shutdown(self, uuid: str) -> Deferred[None]:
+        for domain in self.simulated.domains():
+            self.simulated.stop(domain.uuid)
+        return super().shutdown(uuid)
+
+
+class RebootsByStopping(SimulatedConnection):
+    def reboot(self, uuid: str) -> Deferred[None]:
+        return super().reboot(uuid).addCallback(lambda _: self.simulated.stop(uuid))
+
+
+class PausesTheStopped(SimulatedConnection):
+    def pause(self, uuid: str) -> Deferred[None]:
+        return super().pause(uuid).addErrback(lambda failure: failure.trap(DriverError) and None)
+
+
+class AnswersAfterClose(SimulatedConnection):
+    def _check(self) -> None:
+        pass
+
+
+class FailsTheSecondClose(SimulatedConnection):
+    def close(self) -> Deferred[None]:
+        if not self._open:
+            return fail(Unreachable("It is closed."))
+        return super().close()
+
+
+class DiesInSilence(SimulatedConnection):
+    def on_lost(self, callback: Callable[[str], None]) -> None:
+        pass
+
+
+class Hangs(SimulatedConnection):
+    def resume(self, uuid: str) -> Deferred[None]:
+        return Deferred()
+
+
+class AnswersAtOnce(SimulatedConnection):
+    def host_info(self) -> Any:
+        return self.simulated.info()
+
+
+class KeepsToItself(SimulatedConnection):
+    """What it defines is in no journal."""
+
+    def define_domain(self, spec: DomainSpec) -> Deferred[None]:
+        journal = self.simulated._journal
+        write, journal.write = journal.write, lambda *args: None  # type: ignore[method-assign]
+
+        def back(result: Any) -> Any:
+            journal.write = write  # type: ignore[method-assign]
+            return result
+
+        return super().define_domain(spec).addBoth(back)
+
+
+FAULTY: tuple[tuple[type[SimulatedConnection], str], ...] = (
+    (LiesAtStart, "start: it is running"),
+    (KeepsTheUndefined, "undefine_domain: list_domains doesn't tell it"),
+    (KeepsTheUndefined, "after removal nothing is left on the host, by listing"),
+    (ForgetsMemory, "set_memory: get_domain tells what was asked"),
+    (RefusesRepetition, "define_domain: a repetition succeeds"),
+    (RaisesKeyError, "get_domain: NoSuchThing is raised for a domain that isn't there; it raised KeyError"),
+    (RaisesAtOnce, "get_domain: a verb returns a Deferred, which fails; it raised NoSuchThing at once"),
+    (TellsItsOwnOnly, "subscribe: a change behind the driver's back is told within a second"),
+    (TellsNothing, "subscribe: the change by start is told within a second"),
+    (TellsLate, "subscribe: the change by start is told within a second"),
+    (TellsOneOnly, "subscribe: the change by start is told within a second"),
+    (TellsOnAfterClose, "close: no event comes afterwards"),
+    (ReplacesVolumes, "create_volume: AlreadyThere is raised for a name that a volume of another size has"),
+    (SpoilsTheOther, "create_volume: after failure (a name that a volume of another size has) it is as before"),
+    (DetachesNothing, "detach_disk: get_domain doesn't tell the disk"),
+    (ResizesForNow, "resize_memory, resize_vcpus: they hold after a stop"),
+    (StopsAll, "shutdown: another domain isn't disturbed"),
+    (RebootsByStopping, "reboot: the domain stays running"),
+    (PausesTheStopped, "pause: WrongState is raised for a stopped domain"),
+    (AnswersAfterClose, "host_info: Unreachable is raised for a closed connection"),
+    (FailsTheSecondClose, "close: a repetition does nothing"),
+    (DiesInSilence, "on_lost: it is called once, at the latest when the next verb fails"),
+    (Hangs, "resume: it answers within 5 s"),
+    (AnswersAtOnce, "host_info: a verb returns a Deferred"),
+    (KeepsToItself, "define_domain: the host remembers it over its own restart"),
+)
+
+
+@implementer_only(IConnection, IDisks)
+class WithDisksOnly(SimulatedConnection):
+    """The core and disks; the other abilities' methods are there, but not promised."""
+
+    def subscribe(self, callback: Callable[[str, DomainState | None], None]) -> None:
+        raise AssertionError("not promised")
+
+
+def broken_promises(connection: type[SimulatedConnection]) -> tuple[int, list[str]]:
+    """Hold a driver to the contract. Gives how many tests ran, and what each failure says."""
+    suite = unittest.TestSuite()
+    for contract in driver_contract(SimulatorFactory(connection)).values():
+        suite.addTests(contract(name) for name in unittest.defaultTestLoader.getTestCaseNames(contract))
+    result = unittest.TestResult()
+    suite.run(result)
+    return result.testsRun, [text for _, text in (*result.failures, *result.errors, *result.skipped)]
+
+
+class ConformanceTests(SynchronousTestCase):
+    """
+    Trial's test cases run inside of others here: all that they wait for is on a clock that they turn, so that no reactor
+    need run, and L{SynchronousTestCase} has none running.
+    """
+
+    def test_a_driver_that_keeps_its_promises(self) -> None:
+        ran, broken = broken_promises(SimulatedConnection)
+        self.assertEqual(broken, [])
+        self.assertGreater(ran, 25)
+
+    def test_every_ability_has_its_tests(self) -> None:
+        self.assertEqual(list(CONTRACTS), list(ABILITIES))
+
+    def test_what_is_not_promised_is_not_tested(self) -> None:
+        made = driver_contract(SimulatorFactory(WithDisksOnly))
+        self.assertEqual(sorted(made), ["ConnectionContract", "DisksContract"])
+        ran, broken = broken_promises(WithDisksOnly)
+        self.assertEqual(broken, [])
+        self.assertGreater(ran, 15)
+
+    def test_it_is_of_the_factory_s_module(self) -> None:
+        for name, contract in driver_contract(SimulatorFactory()).items():
+            self.assertEqual((contract.__module__, contract.__name__), (SimulatorFactory.__module__, name))
+
+    def test_two_drivers_have_their_own(self) -> None:
+        one, two = SimulatorFactory(), SimulatorFactory(WithDisksOnly)
+        first, second = (driver_contract(factory)["ConnectionContract"] for factory in (one, two))
+        self.assertIs(first.factory, one)
+        self.assertIs(second.factory, two)
+
+
+def _finds(connection: type[SimulatedConnection], promise: str) -> Callable[[ConformanceTests], None]:
+    def test(self: ConformanceTests) -> None:
+        _, broken = broken_promises(connection)
+        self.assertTrue(any(promise in text for text in broken), "\n".join([f"not found: {promise}", *broken]))
+
+    return test
+
+
+for _number, (_connection, _promise) in enumerate(FAULTY):
+    setattr(ConformanceTests, f"test_it_finds_{_number:02d}_{_connection.__name__}", _finds(_connection, _promise))
