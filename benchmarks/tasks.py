@@ -30,16 +30,18 @@ def raw(path: Path, contexts: int, tasks: int) -> float:
     for statement in (
         "PRAGMA journal_mode=WAL", "PRAGMA synchronous=FULL",
         "CREATE TABLE contexts (id INTEGER PRIMARY KEY, owner INTEGER, finished REAL)",
-        "CREATE TABLE tasks (context INTEGER, position INTEGER, arguments TEXT, finished REAL, PRIMARY KEY (context, position))",
+        "CREATE TABLE tasks (context INTEGER, position INTEGER, arguments TEXT, finished REAL,"
+        " PRIMARY KEY (context, position))",
         "CREATE TABLE vms (id INTEGER PRIMARY KEY, memory INTEGER)",
-        "CREATE TABLE changes (serial INTEGER PRIMARY KEY AUTOINCREMENT, type TEXT, id INTEGER)", "INSERT INTO vms VALUES (1, 1)",
+        "CREATE TABLE changes (serial INTEGER PRIMARY KEY AUTOINCREMENT, type TEXT, id INTEGER)",
+        "INSERT INTO vms VALUES (1, 1)",
     ):  # fmt: skip
         database.execute(statement)
     began = time.perf_counter()
     for context in range(contexts):
         database.execute("BEGIN IMMEDIATE")
         database.execute("INSERT INTO contexts VALUES (?, 1, NULL)", (context,))
-        rows = [(context, place, '[1, 512]') for place in range(tasks)]
+        rows = [(context, place, "[1, 512]") for place in range(tasks)]
         database.executemany("INSERT INTO tasks VALUES (?, ?, ?, NULL)", rows)
         database.execute("INSERT INTO changes VALUES (NULL, 'execution_context', ?)", (context,))
         database.execute("COMMIT")
