@@ -264,6 +264,13 @@ class ConformanceTests(SynchronousTestCase):
         self.assertEqual(broken, [])
         self.assertGreater(ran, 15)
 
+    def test_a_host_that_can_not_be_connected_to(self) -> None:
+        contract = driver_contract(SimulatorFactory(fail=["connect"]))["ConnectionContract"]
+        result = unittest.TestResult()
+        contract("test_host_info").run(result)
+        ((_, text),) = (*result.failures, *result.errors)
+        self.assertIn("connect: a host that is up is connected to; it raised Unreachable: The simulator was told to", text)
+
     def test_it_is_of_the_factory_s_module(self) -> None:
         for name, contract in driver_contract(SimulatorFactory()).items():
             self.assertEqual((contract.__module__, contract.__name__), (SimulatorFactory.__module__, name))

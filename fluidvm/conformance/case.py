@@ -123,7 +123,8 @@ class ContractCase(TestCase):
     async def connect(self) -> Any:
         """Open one more connection; it is closed at the end."""
         factory = self.factory
-        connection = await self.wait("connect", factory.driver.connect, factory.address, factory.options, factory.host())
+        given = factory.address, factory.options, factory.host()
+        connection = await self.on(factory.driver, "connect", *given, promise="a host that is up is connected to")
         self.opened.append(connection)
         return connection
 
@@ -153,14 +154,15 @@ class ContractCase(TestCase):
             answers[0].raiseException()
         return answers[0]
 
-    async def on(self, connection: Any, verb: str, *args: Any, promise: str = "it succeeds") -> Any:
+    async def on(self, provider: Any, verb: str, *args: Any, promise: str = "it succeeds") -> Any:
         """
-        Have a verb of a connection succeed.
+        Have a verb succeed.
 
+        @param provider: a connection, or the driver.
         @param promise: what is broken if it doesn't.
         """
         try:
-            return await self.wait(verb, getattr(connection, verb), *args)
+            return await self.wait(verb, getattr(provider, verb), *args)
         except self.failureException:
             raise
         except Exception as error:
