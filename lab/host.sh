@@ -5,7 +5,8 @@
 #
 # libvirtd and its guests run in mount, UTS, IPC, PID and network namespaces of their own, over a copy-on-write /etc and
 # /var and an empty /run: nothing of them is seen outside DIR, and all of it is gone when this process is (kill -9 too, and
-# when the process that started it ends). Not as root, it takes a user namespace as well, where libvirtd finds itself root.
+# when the process that started it ends). Not as root, it takes a user namespace as well, where libvirtd finds itself root,
+# and the guests have KVM if /dev/kvm is open to the user itself or to all: libvirt leaves the user's groups.
 # It stays in the foreground; stop it with Ctrl-C, or from elsewhere with
 #
 #     kill -9 $(cat DIR/host.pid)
@@ -52,8 +53,10 @@ want ip iproute2
 [ -e /usr/lib/x86_64-linux-gnu/libvirt/connection-driver/libvirt_driver_qemu.so ] ||
     missing+=(libvirt-daemon-driver-qemu)
 [ ${#missing[@]} = 0 ] || { say "missing; install: apt-get install ${missing[*]}"; exit 1; }
-if ! why=$(unshare "${user[@]}" --mount true 2>&1); then
-    say "no namespaces to be had ($why); run it as root, or as a user with ids in /etc/subuid and /etc/subgid"
+# The namespaces without ids first: where even those are refused, util-linux 2.38 would wait for ever to map some.
+if ! why=$(unshare ${user:+--user} --mount true 2>&1 && unshare "${user[@]}" --mount true 2>&1); then
+    say "no namespaces to be had ($why)"
+    say "it takes root, or a user with ids in /etc/subuid and /etc/subgid; and a container must allow it"
     exit 1
 fi
 
