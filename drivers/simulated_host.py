@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any, ClassVar
@@ -84,8 +84,7 @@ class SimulatedHost:
     """
     One simulated host; there is one per state directory and process, however many connections it has.
 
-    @ivar connections: those that are open.
-    @ivar listeners: called with a UUID and a state (C{None}: gone) at each change.
+    @ivar connections: those that are open; told of each change of a state.
     """
 
     _hosts: ClassVar[WeakValueDictionary[Path, SimulatedHost]] = WeakValueDictionary()
@@ -107,7 +106,6 @@ class SimulatedHost:
         """@param directory: where the journal is; C{None}: a host that nothing remembers, with pools of any name."""
         self.options: Mapping[str, Any] = {}
         self.connections: list[Any] = []
-        self.listeners: list[Callable[[str, DomainState | None], None]] = []
         self._domains: dict[str, DomainInfo] = {}
         self._volumes: dict[str, Volume] = {}
         self._journal: Journal | None = None
@@ -176,8 +174,8 @@ class SimulatedHost:
             self._tell(domain.uuid, domain.state)
 
     def _tell(self, uuid: str, state: DomainState | None) -> None:
-        for listener in list(self.listeners):
-            listener(uuid, state)
+        for connection in list(self.connections):
+            connection.tell(uuid, state)
 
     def define(self, spec: DomainSpec) -> None:
         """Make a domain known, or give it another definition."""

@@ -97,6 +97,7 @@ class SimulatedConnection:
         self._faults = faults
         self._open = True
         self._lost: list[Callable[[str], None]] = []
+        self._listeners: list[Callable[[str, DomainState | None], None]] = []
         simulated.connections.append(self)
 
     def _do(self, verb: str, effect: Callable[[], T], progress: Progress | None = None) -> Deferred[T]:
@@ -111,6 +112,11 @@ class SimulatedConnection:
     def _check(self) -> None:
         if not self._open:
             raise Unreachable("The connection to the simulated host is closed.")
+
+    def tell(self, uuid: str, state: DomainState | None) -> None:
+        """A domain has another state, or is gone; called by the host."""
+        for callback in self._listeners:
+            callback(uuid, state)
 
     def cut(self, reason: str) -> None:
         """Lose the connection, as when a host or its network dies."""
@@ -134,11 +140,7 @@ class SimulatedConnection:
     def subscribe(self, callback: Callable[[str, DomainState | None], None]) -> None:
         """Call C{callback} at each change of a domain's state, as long as the connection lives."""
 
-        def told(uuid: str, state: DomainState | None) -> None:
-            if self._open:
-                callback(uuid, state)
-
-        self.simulated.listeners.append(told)
+        self._listeners.append(callback)
 
     def host_info(self) -> Deferred[HostInfo]:
         """Tell what the host is."""

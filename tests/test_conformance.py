@@ -93,13 +93,14 @@ class TellsOneOnly(SimulatedConnection):
     """The last to subscribe."""
 
     def subscribe(self, callback: Any) -> None:
-        self.simulated.listeners.clear()
+        self._listeners.clear()
         super().subscribe(callback)
 
 
 class TellsOnAfterClose(SimulatedConnection):
-    def subscribe(self, callback: Any) -> None:
-        self.simulated.listeners.append(callback)
+    def close(self) -> Deferred[None]:
+        self._open = False  # and the host goes on telling it
+        return succeed(None)
 
 
 class ReplacesVolumes(SimulatedConnection):

@@ -93,6 +93,16 @@ async def until(what: str, look: Callable[[], Any], seconds: float = 20.0) -> An
         await deferLater(reactor, 0.05, lambda: None)
 
 
+def bootable(name: str, **changes: Any) -> DomainSpec:
+    """A domain that boots the guest's kernel directly."""
+    files = guest()
+    boot = Boot(str(files / "vmlinux"), str(files / "initrd.gz"), CMDLINE)
+    fields = {
+        "uuid": str(uuid.uuid4()), "name": name, "vcpus": 1, "max_vcpus": 2, "memory": 128, "max_memory": 192, "boot": boot,
+    }  # fmt: skip
+    return DomainSpec(**{**fields, **changes})
+
+
 class HostCase(TestCase):
     """Tests on the real host; each ends with nothing of its own left there."""
 
@@ -137,12 +147,7 @@ class HostCase(TestCase):
 
     def spec(self, name: str = "web1", **changes: Any) -> DomainSpec:
         """A domain that boots the guest's kernel directly."""
-        boot = Boot(str(self.guest / "vmlinux"), str(self.guest / "initrd.gz"), CMDLINE)
-        fields = {
-            "uuid": str(uuid.uuid4()), "name": name, "vcpus": 1, "max_vcpus": 2, "memory": 128, "max_memory": 192,
-            "boot": boot,
-        }  # fmt: skip
-        return DomainSpec(**{**fields, **changes})
+        return bootable(name, **changes)
 
     def console(self, uuid: str) -> str:
         """All that a domain's serial console has said."""

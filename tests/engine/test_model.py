@@ -16,7 +16,7 @@ from unittest.mock import patch
 
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
-from hypothesis.stateful import Bundle, RuleBasedStateMachine, consumes, invariant, rule
+from hypothesis.stateful import Bundle, RuleBasedStateMachine, consumes, initialize, invariant, precondition, rule
 from twisted.internet.defer import Deferred, execute, succeed
 from twisted.trial.unittest import SynchronousTestCase
 
@@ -28,7 +28,8 @@ from fluidvm.wire.peer import Peer
 from ..support import PASSWORD, Running, ServerCase, cheap_hasher
 
 VERBS = ("start_vm", "stop_vm", "pause_vm", "resume_vm", "shutdown_vm")
-VMS = 3
+VMS = 2
+TASKS = st.lists(st.tuples(st.sampled_from(VERBS), st.integers(0, VMS - 1)), min_size=1, max_size=4)
 TIMEOUT = 30.0
 
 
@@ -130,11 +131,16 @@ class ServerMachine(RuleBasedStateMachine):
         self.refused(401, "get_session", session.cookie)
         return False
 
+    @initialize(target=sessions)
+    def first_login(self) -> Session:
+        return self.login()
+
     @rule(target=sessions)
     def login(self) -> Session:
         cookie = self.call("authenticate", "admin", PASSWORD)
         return Session(cookie, self.running.clock.seconds() + TIMEOUT)
 
+    @precondition(lambda self: self.all)
     @rule(session=consumes(sessions))
     def logout(self, session: Session) -> None:
         if self.alive(session):
@@ -148,12 +154,19 @@ class ServerMachine(RuleBasedStateMachine):
             assert self.call("ping", session.cookie) == []
             session.expires = self.running.clock.seconds() + TIMEOUT
 
-    @rule(session=sessions, verb=st.sampled_from(VERBS), vm=st.integers(0, VMS - 1))
-    def queue(self, session: Session, verb: str, vm: int) -> None:
+    @rule(session=sessions, tasks=TASKS)
+    def queue(self, session: Session, tasks: list[tuple[str, int]]) -> None:
         if self.alive(session):
-            assert self.call(verb, session.cookie, self.vms[vm]) == self.vms[vm]
-            session.pending.append((verb, self.vms[vm]))
+            for verb, vm in tasks:
+                assert self.call(verb, session.cookie, self.vms[vm]) == self.vms[vm]
+                session.pending.append((verb, self.vms[vm]))
 
+    @rule(target=contexts, session=sessions, tasks=TASKS, on_error=st.sampled_from(["continue", "stop"]))
+    def queue_and_commit(self, session: Session, tasks: list[tuple[str, int]], on_error: str) -> Committed | None:
+        self.queue(session, tasks)
+        return self.commit(session, on_error)
+
+    @precondition(lambda self: self.all)
     @rule(session=sessions)
     def look_at_pending(self, session: Session) -> None:
         if self.alive(session):
@@ -195,7 +208,7 @@ class ServerMachine(RuleBasedStateMachine):
             assert ended <= count <= sum(before["state"])
             assert sum(after["state"]) <= 1, "more than the task under way is left"
 
-    @rule(seconds=st.sampled_from([0.1, 0.5, 1.0, 3.0, 12.0]))
+    @rule(seconds=st.sampled_from([0.1, 0.5, 1.0, 3.0, 7.0]))
     def time_passes(self, seconds: float) -> None:
         for _ in range(int(seconds * 10)):
             self.running.clock.advance(0.1)
