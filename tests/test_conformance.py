@@ -23,7 +23,9 @@ from fluidvm.driver import (
     IDisks,
     Unreachable,
     Volume,
+    WrongState,
 )
+from fluidvm.drivers.simulated_host import SimulatedHost
 from fluidvm.drivers.simulator import SimulatedConnection
 
 from .drivers.test_simulator_contract import SimulatorFactory
@@ -197,6 +199,79 @@ class KeepsToItself(SimulatedConnection):
         return super().define_domain(spec).addBoth(back)
 
 
+class TellsTwice(SimulatedConnection):
+    def list_domains(self) -> Deferred[Any]:
+        return super().list_domains().addCallback(lambda domains: [*domains, *domains])
+
+
+class ReachesTheOthers(SimulatedConnection):
+    """What is done to a running domain is done to the others that run, too."""
+
+    def _all(self, verb: str, uuid: str) -> Deferred[None]:
+        def rest(_: None) -> None:
+            for domain in self.simulated.domains():
+                if domain.uuid != uuid and domain.state is DomainState.RUNNING:
+                    getattr(self.simulated, verb)(domain.uuid)
+
+        return getattr(super(), verb)(uuid).addCallback(rest)
+
+
+class PausesTheOthers(ReachesTheOthers):
+    def pause(self, uuid: str) -> Deferred[None]:
+        return self._all("pause", uuid)
+
+
+class StopsTheOthers(ReachesTheOthers):
+    def stop(self, uuid: str) -> Deferred[None]:
+        return self._all("stop", uuid)
+
+
+class StopsTheOthersAtReboot(SimulatedConnection):
+    def reboot(self, uuid: str) -> Deferred[None]:
+        def rest(_: None) -> None:
+            for domain in self.simulated.domains():
+                if domain.uuid != uuid:
+                    self.simulated.stop(domain.uuid)
+
+        return super().reboot(uuid).addCallback(rest)
+
+
+class ResizesTheOthers(SimulatedConnection):
+    def resize_memory(self, uuid: str, memory: int) -> Deferred[None]:
+        def rest(_: None) -> None:
+            for domain in self.simulated.domains():
+                if domain.uuid != uuid and domain.state is DomainState.STOPPED:
+                    self.simulated.resize(domain.uuid, memory=memory)
+
+        return super().resize_memory(uuid, memory).addCallback(rest)
+
+
+class DoesNotSayHow(SimulatedConnection):
+    def resize_memory(self, uuid: str, memory: int) -> Deferred[None]:
+        def say(failure: Any) -> None:
+            failure.trap(WrongState)
+            raise WrongState("That is too much.")
+
+        return super().resize_memory(uuid, memory).addErrback(say)
+
+
+class TakesWhatIsMissing(SimulatedConnection):
+    """While the domain runs."""
+
+    def attach_disk(self, uuid: str, disk: Any) -> Deferred[None]:
+        domain = self.simulated._domains.get(uuid)
+        if domain is not None and domain.state is DomainState.RUNNING:
+            self.patched = self.simulated._check_file
+            self.simulated._check_file = lambda disk: None  # type: ignore[method-assign]
+
+            def back(result: Any) -> Any:
+                self.simulated._check_file = self.patched  # type: ignore[method-assign]
+                return result
+
+            return super().attach_disk(uuid, disk).addBoth(back)
+        return super().attach_disk(uuid, disk)
+
+
 FAULTY: tuple[tuple[type[SimulatedConnection], str], ...] = (
     (LiesAtStart, "start: it is running"),
     (KeepsTheUndefined, "undefine_domain: list_domains doesn't tell it"),
@@ -223,7 +298,28 @@ FAULTY: tuple[tuple[type[SimulatedConnection], str], ...] = (
     (Hangs, "resume: it answers within 5 s"),
     (AnswersAtOnce, "host_info: a verb returns a Deferred"),
     (KeepsToItself, "define_domain: the host remembers it over its own restart"),
+    (TellsTwice, "list_domains: it tells each domain once"),
+    (PausesTheOthers, "pause: another domain that runs isn't disturbed"),
+    (StopsTheOthers, "stop: another domain that runs isn't disturbed"),
+    (StopsTheOthersAtReboot, "reboot: another domain that runs isn't disturbed"),
+    (ResizesTheOthers, "resize_memory, resize_vcpus: another domain isn't disturbed"),
+    (DoesNotSayHow, "resize_memory: over the maximum, the sentence says that it needs a stop"),
+    (TakesWhatIsMissing, "attach_disk: NoSuchThing is raised for a file that isn't there"),
 )
+
+
+class Strict(SimulatorFactory):
+    """Says how each stop finds the host."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.found: set[tuple[int, int]] = set()
+
+    async def stop(self) -> None:
+        simulated = SimulatedHost.at(self._place(), self.options)
+        running = [domain for domain in simulated.domains() if domain.state is not DomainState.STOPPED]
+        self.found.add((len(simulated.connections), len(running)))
+        await super().stop()
 
 
 @implementer_only(IConnection, IDisks)
@@ -236,8 +332,13 @@ class WithDisksOnly(SimulatedConnection):
 
 def broken_promises(connection: type[SimulatedConnection]) -> tuple[int, list[str]]:
     """Hold a driver to the contract. Gives how many tests ran, and what each failure says."""
+    return run_contract(SimulatorFactory(connection))
+
+
+def run_contract(factory: SimulatorFactory) -> tuple[int, list[str]]:
+    """As L{broken_promises}, with a factory."""
     suite = unittest.TestSuite()
-    for contract in driver_contract(SimulatorFactory(connection)).values():
+    for contract in driver_contract(factory).values():
         suite.addTests(contract(name) for name in unittest.defaultTestLoader.getTestCaseNames(contract))
     result = unittest.TestResult()
     suite.run(result)
@@ -254,6 +355,12 @@ class ConformanceTests(SynchronousTestCase):
         ran, broken = broken_promises(SimulatedConnection)
         self.assertEqual(broken, [])
         self.assertGreater(ran, 25)
+
+    def test_the_host_is_left_before_it_stops(self) -> None:
+        """No connection is open then, and no domain runs: a factory may really take its host down."""
+        factory = Strict()
+        self.assertEqual(run_contract(factory)[1], [])
+        self.assertEqual(factory.found, {(0, 0)})
 
     def test_every_ability_has_its_tests(self) -> None:
         self.assertEqual(list(CONTRACTS), list(ABILITIES))

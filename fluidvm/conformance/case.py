@@ -102,8 +102,11 @@ class ContractCase(TestCase):
         self.addCleanup(self.let_go)
         self.connection = await self.connect()
         self.before = await self.listing(self.connection)
+        # No tearDown: trial calls that after the cleanups, when the host is down.
+        self.addCleanup(self.remove)
 
-    async def tearDown(self) -> None:  # type: ignore[override]
+    async def remove(self) -> None:
+        """Remove what the test made, and check that nothing else is left."""
         self.connection = await self.connect()
         there = {domain.uuid: domain for domain in await self.ask("list_domains")}
         for uuid in self.made:
@@ -179,19 +182,21 @@ class ContractCase(TestCase):
         self.assertEqual(await self.own(), before, f"{verb}: a repetition changes nothing")
         return answer
 
-    async def refuses(self, error: type[DriverError], when: str, verb: str, *args: Any) -> None:
-        """Check that a verb fails with this error, and changes nothing."""
+    async def refuses(self, error: type[DriverError], when: str, verb: str, *args: Any) -> str:
+        """Check that a verb fails with this error, and changes nothing. Gives the error's words."""
         before = await self.own()
-        await self.raises(error, when, verb, *args)
+        words = await self.raises(error, when, verb, *args)
         self.assertEqual(await self.own(), before, f"{verb}: after failure ({when}) it is as before")
+        return words
 
-    async def raises(self, error: type[DriverError], when: str, verb: str, *args: Any) -> None:
-        """Check that a verb fails with this error, in words."""
+    async def raises(self, error: type[DriverError], when: str, verb: str, *args: Any) -> str:
+        """Check that a verb fails with this error, in words, and give them."""
         promise = f"{verb}: {error.__name__} is raised for {when}"
         try:
             answer = await self.wait(verb, getattr(self.connection, verb), *args)
         except error as raised:
             self.assertTrue(str(raised).strip(), f"{promise}, in words that say what is wrong")
+            return str(raised)
         except self.failureException:
             raise
         except Exception as other:
@@ -211,7 +216,9 @@ class ContractCase(TestCase):
 
     async def own(self) -> tuple[dict[str, DomainInfo], dict[str, Volume]]:
         """Tell all that this test made and that is there."""
-        domains = {domain.uuid: domain for domain in await self.ask("list_domains") if domain.uuid in self.made}
+        told = [domain for domain in await self.ask("list_domains") if domain.uuid in self.made]
+        domains = {domain.uuid: domain for domain in told}
+        self.assertEqual(len(domains), len(told), "list_domains: it tells each domain once")
         if not self.volumes:
             return domains, {}
         volumes = await self.ask("list_volumes", self.factory.pool)

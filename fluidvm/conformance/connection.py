@@ -203,10 +203,20 @@ class ConnectionContract(ContractCase):
         promise = "start, pause, resume, stop: another domain isn't disturbed"
         self.assertEqual(await self.told(other.uuid, promise), expected(other), promise)
 
+    async def test_two_domains_that_run(self) -> None:
+        one, two = await self.started(), await self.started()
+        for verb in ("pause", "resume", "stop", "undefine_domain"):
+            await self.ask(verb, one.uuid)
+            promise = f"{verb}: another domain that runs isn't disturbed"
+            self.assertEqual(await self.told(two.uuid, promise), expected(two, RUNNING), promise)
+
     async def test_guests_obey(self) -> None:
         one, two = await self.started(), await self.started()
         for spec in (one, two):
             await self.factory.booted(self.connection, spec.uuid)
+        await self.ask("reboot", one.uuid, promise="a guest is asked to reboot")
+        await self.is_in(RUNNING, one.uuid, "reboot: the domain stays running")
+        await self.is_in(RUNNING, two.uuid, "reboot: another domain that runs isn't disturbed")
         await self.ask("shutdown", two.uuid, promise="a guest is asked to shut down")
         await self.ask("shutdown", two.uuid, promise="a repetition asks again")
         await self.becomes(STOPPED, two.uuid, "shutdown: a guest that obeys shuts down")

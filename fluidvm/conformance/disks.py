@@ -70,10 +70,11 @@ class DisksContract(ContractCase):
         self.assertEqual((await self.listed(promise)).get(bystander.name), bystander, promise)
 
     async def test_a_pool_that_is_not_there(self) -> None:
-        format = self.connection.formats[0]
+        format, name = self.connection.formats[0], self.name()
+        self.volumes.append(name)
         when = "a pool that isn't there"
         await self.refuses(NoSuchThing, when, "list_volumes", NO_POOL)
-        await self.refuses(NoSuchThing, when, "create_volume", NO_POOL, self.name(), SIZE, format, lambda part: None)
+        await self.refuses(NoSuchThing, when, "create_volume", NO_POOL, name, SIZE, format, lambda part: None)
         await self.refuses(NoSuchThing, when, "delete_volume", NO_POOL, "x")
 
     # disks
@@ -117,6 +118,10 @@ class DisksContract(ContractCase):
         await self.again("attach_disk", spec.uuid, disk)
         taken = DomainDisk(other.path, other.format, "vdz")
         await self.refuses(AlreadyThere, "a target that another disk has", "attach_disk", spec.uuid, taken)
+        gone = await self.volume()
+        await self.ask("delete_volume", gone.pool, gone.name)
+        missing = DomainDisk(gone.path, gone.format, "vdy")
+        await self.refuses(NoSuchThing, "a file that isn't there", "attach_disk", spec.uuid, missing)
         promise = "detach_disk: a running domain's guest lets go of the disk"
         await self.ask("detach_disk", spec.uuid, "vdz", promise=promise)
         self.assertEqual(await self.disks(spec, promise), [], promise)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from fluidvm.conformance.case import ContractCase
 from fluidvm.conformance.connection import NOBODY
-from fluidvm.driver import DomainSpec, NoSuchThing, Unreachable, WrongState
+from fluidvm.driver import DomainInfo, DomainSpec, NoSuchThing, Unreachable, WrongState
 
 VERBS = ("resize_memory", "resize_vcpus")
 
@@ -17,7 +17,12 @@ class LiveResizeContract(ContractCase):
         info = await self.told(spec.uuid, promise)
         return info.memory, info.max_memory, info.vcpus, info.max_vcpus
 
+    async def info_of_another(self) -> DomainInfo:
+        """Define a domain that is to stay as it is."""
+        return await self.told((await self.defined()).uuid, "define_domain: get_domain tells it")
+
     async def test_a_running_domain_is_resized(self) -> None:
+        another = await self.info_of_another()
         spec = await self.started()
         uuid = spec.uuid
         await self.factory.booted(self.connection, uuid)
@@ -31,8 +36,9 @@ class LiveResizeContract(ContractCase):
         self.assertEqual(await self.amounts(spec, promise), grown, promise)
         await self.again("resize_vcpus", uuid, spec.max_vcpus)
 
-        await self.refuses(WrongState, "more than its maximum", "resize_memory", uuid, spec.max_memory + 16)
-        await self.refuses(WrongState, "more than its maximum", "resize_vcpus", uuid, spec.max_vcpus + 1)
+        for verb, amount in (("resize_memory", spec.max_memory + 16), ("resize_vcpus", spec.max_vcpus + 1)):
+            words = await self.refuses(WrongState, "more than its maximum", verb, uuid, amount)
+            self.assertIn("stop", words.lower(), f"{verb}: over the maximum, the sentence says that it needs a stop")
         promise = "resize_memory: less is given, too"
         await self.ask("resize_memory", uuid, spec.memory, promise=promise)
         self.assertEqual(await self.amounts(spec, promise), (spec.memory, *grown[1:]), promise)
@@ -44,6 +50,8 @@ class LiveResizeContract(ContractCase):
         await self.ask("start", uuid)
         promise = "resize_memory, resize_vcpus: they hold after a stop and a start"
         self.assertEqual(await self.amounts(spec, promise), grown, promise)
+        promise = "resize_memory, resize_vcpus: another domain isn't disturbed"
+        self.assertEqual(await self.told(another.uuid, promise), another, promise)
 
     async def test_only_running_domains_are(self) -> None:
         spec = await self.defined()
