@@ -12,6 +12,7 @@ from typing import Any, TypeVar
 
 from twisted.internet.defer import Deferred, succeed
 from twisted.internet.task import deferLater
+from twisted.logger import Logger
 from zope.interface import implementer
 
 from fluidvm.driver import (
@@ -91,12 +92,14 @@ class SimulatedConnection:
     """
 
     formats = ("qcow2", "raw")
+    _log = Logger()
 
     def __init__(self, simulated: SimulatedHost, faults: Faults) -> None:
         self.simulated = simulated
         self._faults = faults
         self._open = True
         self._lost: list[Callable[[str], None]] = []
+        self._lost_reason = ""
         self._listeners: list[Callable[[str, DomainState | None], None]] = []
         simulated.connections.append(self)
 
@@ -116,26 +119,37 @@ class SimulatedConnection:
     def tell(self, uuid: str, state: DomainState | None) -> None:
         """A domain has another state, or is gone; called by the host."""
         for callback in self._listeners:
-            callback(uuid, state)
+            self._safely(callback, uuid, state)
+
+    def _safely(self, callback: Callable[..., None], *news: Any) -> None:
+        # A verb has happened, whatever those think who are told of it; and the others are to be told, too.
+        try:
+            callback(*news)
+        except Exception:
+            self._log.failure("A callback of the simulator's connection failed")
 
     def cut(self, reason: str) -> None:
         """Lose the connection, as when a host or its network dies."""
         if self._open:
             self._open = False
+            self._lost_reason = reason
             self.simulated.forget(self)
             for callback in self._lost:
-                callback(reason)
+                self._safely(callback, reason)
 
     def close(self) -> Deferred[None]:
         """Let go of the host."""
         if self._open:
             self._open = False
             self.simulated.forget(self)
+        self._lost_reason = ""
         return succeed(None)
 
     def on_lost(self, callback: Callable[[str], None]) -> None:
-        """Call C{callback} when the connection is cut."""
+        """Call C{callback} when the connection is cut; at once if it was."""
         self._lost.append(callback)
+        if self._lost_reason:
+            self._safely(callback, self._lost_reason)
 
     def subscribe(self, callback: Callable[[str, DomainState | None], None]) -> None:
         """Call C{callback} at each change of a domain's state, as long as the connection lives."""

@@ -241,3 +241,25 @@ class FaultsTests(SynchronousTestCase):
         one.simulated.cut("The host died.")
         self.assertEqual(lost, ["The host died."] * 2)
         self.assertEqual(one.simulated.connections, [])
+
+    def test_a_callback_that_fails_spoils_nothing(self) -> None:
+        connection = self.connected()
+        told: list[object] = []
+        connection.subscribe(lambda uuid, state: 1 // 0)
+        connection.subscribe(lambda uuid, state: told.append(state))
+        self.successResultOf(connection.start(self.spec.uuid))
+        connection.on_lost(lambda reason: 1 // 0)
+        connection.on_lost(told.append)
+        connection.cut("The network broke.")
+        self.assertEqual(told, [RUNNING, "The network broke."])
+        self.assertEqual(len(self.flushLoggedErrors(ZeroDivisionError)), 2)
+
+    def test_a_loss_is_told_to_those_who_ask_later(self) -> None:
+        connection = self.connected()
+        connection.cut("The network broke.")
+        told: list[str] = []
+        connection.on_lost(told.append)
+        self.assertEqual(told, ["The network broke."])
+        self.successResultOf(connection.close())
+        connection.on_lost(told.append)
+        self.assertEqual(told, ["The network broke."])
