@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import errno
 import json
 import os
 from collections.abc import Mapping
@@ -39,17 +41,20 @@ class Journal:
     def __init__(self, path: Path) -> None:
         self._path = path
         self.state: dict[tuple[str, str], Any] = {}
+        self._file = -1
         path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         if path.exists():
             self._read()
         self._compact()
 
     def _read(self) -> None:
-        for line in self._path.read_bytes().splitlines():
+        # What follows the last line's end was torn by a kill in the middle of a write: it was never answered.
+        lines = self._path.read_bytes().split(b"\n")[:-1]
+        for number, line in enumerate(lines, 1):
             try:
                 kind, key, value = json.loads(line)
-            except ValueError:
-                break  # torn by a kill in the middle of a write: it was never answered
+            except (TypeError, ValueError):
+                raise DriverError(f"The simulator's journal {self._path} is damaged in line {number}.") from None
             self._take(kind, key, value)
 
     def _take(self, kind: str, key: str, value: Any) -> None:
@@ -59,25 +64,45 @@ class Journal:
             self.state[kind, key] = value
 
     def write(self, kind: str, key: str, value: Any) -> None:
-        """Remember a value, or with C{None} that it is gone."""
-        os.write(self._file, json.dumps([kind, key, value]).encode() + b"\n")
+        """
+        Remember a value, or with C{None} that it is gone.
+
+        @raise DriverError: the disk is full, or the like; then nothing was written.
+        """
+        line = json.dumps([kind, key, value]).encode() + b"\n"
+        try:
+            written = os.write(self._file, line)
+            if written < len(line):
+                # The disk is full. Half a line would spoil the next.
+                os.ftruncate(self._file, os.fstat(self._file).st_size - written)
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        except OSError as error:
+            raise DriverError(f"The simulator's journal {self._path} can't be written: {error.strerror}.") from error
         self._take(kind, key, value)
         self._lines += 1
         if self._lines > 2 * len(self.state) + SLACK:
-            os.close(self._file)
-            self._compact()
+            # The line is written: when there is no room for another file, the old one does.
+            with contextlib.suppress(OSError):
+                self._compact()
 
     def _compact(self) -> None:
         fresh = self._path.with_suffix(".new")
-        self._file = os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_APPEND, 0o600)
-        lines = [json.dumps([kind, key, value]) + "\n" for (kind, key), value in self.state.items()]
-        os.write(self._file, "".join(lines).encode())
-        fresh.replace(self._path)
-        self._lines = len(lines)
+        file = os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_APPEND, 0o600)
+        try:
+            with open(file, "wb", closefd=False) as sink:
+                sink.writelines(json.dumps([*at, value]).encode() + b"\n" for at, value in self.state.items())
+            fresh.replace(self._path)
+        except OSError:
+            os.close(file)
+            raise
+        self.close()
+        self._file = file
+        self._lines = len(self.state)
 
     def close(self) -> None:
         """Let go of the file."""
-        os.close(self._file)
+        if self._file >= 0:
+            os.close(self._file)
 
 
 class SimulatedHost:
@@ -168,8 +193,8 @@ class SimulatedHost:
         before = self._domains.get(domain.uuid)
         if domain == before:
             return
-        self._domains[domain.uuid] = domain
         self._remember("domain", domain.uuid, {**asdict(domain), "state": str(domain.state)})
+        self._domains[domain.uuid] = domain
         if before is None or before.state is not domain.state:
             self._tell(domain.uuid, domain.state)
 
@@ -201,8 +226,8 @@ class SimulatedHost:
             return
         if domain.state not in OFF:
             raise WrongState(f"Domain {domain.name} is {domain.state}: stop it first.")
-        del self._domains[uuid]
         self._remember("domain", uuid, None)
+        del self._domains[uuid]
         self._tell(uuid, None)
 
     def _become(self, uuid: str, state: DomainState, allowed: tuple[DomainState, ...], needs: str) -> None:
@@ -213,7 +238,8 @@ class SimulatedHost:
 
     def start(self, uuid: str) -> None:
         """Boot a domain."""
-        for disk in self.domain(uuid).disks:
+        domain = self.domain(uuid)
+        for disk in domain.disks if domain.state in OFF else ():
             self._check_file(disk)
         self._become(uuid, DomainState.RUNNING, OFF, "resume it")
 
@@ -295,16 +321,17 @@ class SimulatedHost:
         room = self.options.get("pool_size")
         if room is not None and sum(other.size for other in self._volumes.values()) + size > room:
             raise DriverError(f"Storage pool {pool} has no room for {size} MiB.")
-        self._volumes[key] = volume
         self._remember("volume", key, asdict(volume))
+        self._volumes[key] = volume
         return volume
 
     def delete_volume(self, pool: str, name: str) -> None:
         """Remove a volume."""
         self._check_pool(pool)
         key = _key(pool, name)
-        if self._volumes.pop(key, None) is not None:
+        if key in self._volumes:
             self._remember("volume", key, None)
+            del self._volumes[key]
 
     def attach(self, uuid: str, disk: DomainDisk) -> None:
         """Give a domain a disk."""

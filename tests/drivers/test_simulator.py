@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import os
 import uuid
 from pathlib import Path
 from typing import Any
@@ -70,6 +72,60 @@ class JournalTests(SynchronousTestCase):
         after = self.host()
         after.define(a_spec("next"))
         self.assertEqual([domain.name for domain in self.host().domains()], ["first", "next"])
+
+    def test_a_damaged_line(self) -> None:
+        """It is refused, and left for somebody to look at: what follows it isn't dropped."""
+        host = self.host()
+        for name in ("one", "two", "three"):
+            host.define(a_spec(name))
+        lines = self.journal.read_bytes().splitlines(keepends=True)
+        for damaged in (lines[1][:30] + b"\n", b"5\n", b"\n"):
+            written = lines[0] + damaged + lines[2]
+            self.journal.write_bytes(written)
+            connecting = SimulatorDriver().connect("", {}, ClockHost(self.directory, Clock()))
+            self.assertIn("line 2", str(self.failureResultOf(connecting, DriverError).value))
+            self.assertEqual(self.journal.read_bytes(), written)
+
+    def test_a_full_disk(self) -> None:
+        """What doesn't fit fails, leaves nothing in memory or journal, and doesn't spoil what is written later."""
+        host = self.host()
+        first, last = a_spec("first"), a_spec("last")
+        host.define(first)
+        volume = host.create_volume("default", "disk1", 10, "raw")
+        write = os.write
+        for room in (0, 20):
+
+            def full(file: int, line: bytes, room: int = room) -> int:
+                if not room:
+                    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+                return write(file, line[:room])
+
+            patch = self.patch(os, "write", full)
+            for change, *arguments in (
+                (host.define, last), (host.start, first.uuid), (host.undefine, first.uuid),
+                (host.create_volume, "default", "disk2", 10, "raw"), (host.delete_volume, "default", "disk1"),
+            ):  # fmt: skip
+                with self.assertRaisesRegex(DriverError, "No space left"):
+                    change(*arguments)
+            patch.restore()
+            for seen in (host, self.host()):
+                self.assertEqual([(domain.name, domain.state) for domain in seen.domains()], [("first", STOPPED)])
+                self.assertEqual(seen.volumes("default"), [volume])
+            host = self.host()
+        host.define(last)
+        self.assertEqual([domain.name for domain in self.host().domains()], ["first", "last"])
+
+    def test_no_room_for_compaction(self) -> None:
+        host = self.host()
+        spec = a_spec()
+        host.define(spec)
+        (self.directory / "simulator.new").mkdir()
+        for _ in range(SLACK):
+            host.start(spec.uuid)
+            host.stop(spec.uuid)
+        host.start(spec.uuid)
+        (self.directory / "simulator.new").rmdir()
+        self.assertEqual(self.host().domain(spec.uuid).state, RUNNING)
 
     def test_compaction(self) -> None:
         host = self.host()
@@ -241,6 +297,15 @@ class FaultsTests(SynchronousTestCase):
         one.simulated.cut("The host died.")
         self.assertEqual(lost, ["The host died."] * 2)
         self.assertEqual(one.simulated.connections, [])
+
+    def test_start_of_a_running_domain_whose_file_is_gone(self) -> None:
+        connection = self.connected()
+        volume = connection.simulated.create_volume("default", "disk1", 10, "raw")
+        connection.simulated.attach(self.spec.uuid, DomainDisk(volume.path, "raw", "vda"))
+        connection.simulated.start(self.spec.uuid)
+        connection.simulated.delete_volume("default", "disk1")
+        self.successResultOf(connection.start(self.spec.uuid))
+        self.assertEqual(self.state(connection), RUNNING)
 
     def test_a_callback_that_fails_spoils_nothing(self) -> None:
         connection = self.connected()
