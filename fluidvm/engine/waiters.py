@@ -5,10 +5,18 @@ from __future__ import annotations
 from math import ceil
 
 from twisted.internet.defer import Deferred
-from twisted.internet.interfaces import IReactorTime
+from twisted.internet.interfaces import IDelayedCall, IReactorTime
 
 GRAIN = 0.25
 """Seconds; all who are to give up within one grain share a timer."""
+
+
+class _End:
+    """Those who are to give up at the same time, each with the context that it waits for."""
+
+    def __init__(self, timer: IDelayedCall) -> None:
+        self.timer = timer
+        self.waiting: dict[Deferred[None], int] = {}
 
 
 class Waiters:
@@ -20,8 +28,8 @@ class Waiters:
 
     def __init__(self, clock: IReactorTime) -> None:
         self._clock = clock
-        self._waiting: dict[int, dict[Deferred[None], None]] = {}
-        self._ends: dict[int, list[tuple[int, Deferred[None]]]] = {}
+        self._waiting: dict[int, dict[Deferred[None], int]] = {}
+        self._ends: dict[int, _End] = {}
 
     def __len__(self) -> int:
         return sum(map(len, self._waiting.values()))
@@ -29,17 +37,18 @@ class Waiters:
     def wait(self, context: int, seconds: float) -> Deferred[None]:
         """Fires when a context is woken, or after C{seconds}, rounded up to the grain."""
         waiter: Deferred[None] = Deferred(lambda _: self._leave(context, waiter))
-        self._waiting.setdefault(context, {})[waiter] = None
-        tick = ceil((self._clock.seconds() + seconds) / GRAIN)
+        now = self._clock.seconds()
+        tick = ceil((now + seconds) / GRAIN)
         if tick not in self._ends:
-            self._ends[tick] = []
-            self._clock.callLater(max(0.0, tick * GRAIN - self._clock.seconds()), self._give_up, tick)
-        self._ends[tick].append((context, waiter))
+            self._ends[tick] = _End(self._clock.callLater(max(0.0, tick * GRAIN - now), self._give_up, tick))
+        self._ends[tick].waiting[waiter] = context
+        self._waiting.setdefault(context, {})[waiter] = tick
         return waiter
 
     def wake(self, context: int) -> None:
         """Answer all who wait for a context."""
-        for waiter in self._waiting.pop(context, {}):
+        for waiter in list(self._waiting.get(context, ())):
+            self._leave(context, waiter)
             waiter.callback(None)
 
     def wake_all(self) -> None:
@@ -48,13 +57,18 @@ class Waiters:
             self.wake(context)
 
     def _give_up(self, tick: int) -> None:
-        for context, waiter in self._ends.pop(tick):
-            if waiter in self._waiting.get(context, {}):
-                self._leave(context, waiter)
-                waiter.callback(None)
+        for waiter, context in list(self._ends[tick].waiting.items()):
+            self._leave(context, waiter)
+            waiter.callback(None)
 
     def _leave(self, context: int, waiter: Deferred[None]) -> None:
         waiting = self._waiting[context]
-        del waiting[waiter]
+        tick = waiting.pop(waiter)
         if not waiting:
             del self._waiting[context]
+        end = self._ends[tick]
+        del end.waiting[waiter]
+        if not end.waiting:
+            del self._ends[tick]
+            if end.timer.active():
+                end.timer.cancel()
