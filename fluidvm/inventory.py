@@ -95,6 +95,7 @@ class Inventory:
         self._disks_of: dict[int, set[int]] = {}
         self._vms_on: dict[int, set[int]] = {}
         self._last_ids: dict[str, int] = {}
+        self._stored_ids: dict[str, int] = {}
         self._rehearsed: list[tuple[Object | None, Object | None]] = []
         self._listeners: list[Callable[[list[ChangeRow]], None]] = []
 
@@ -199,9 +200,11 @@ class Inventory:
         self._last_ids[type_name] = id
         return id
 
-    def last_ids(self) -> dict[str, int]:
-        """The highest id of each type that was given out."""
-        return dict(self._last_ids)
+    def _new_ids(self) -> dict[str, int]:
+        """The highest id of each type that was given out since the store last heard of it."""
+        new = {name: last for name, last in self._last_ids.items() if last != self._stored_ids.get(name)}
+        self._stored_ids.update(new)
+        return new
 
     def commit(self, changes: Sequence[Change], also: Sequence[Write] = ()) -> Deferred[list[Any]]:
         """
@@ -213,8 +216,11 @@ class Inventory:
         @raise Unavailable: the store failed; nothing has changed.
         """
         owned = [(change, self._owner(change)) for change in changes]
+        new_ids = self._new_ids() if changes else {}
+        if new_ids:
+            also = [*also, (stored.save_counters, (new_ids,))]
         done = self._database.run(_transaction, owned, also)
-        return done.addCallbacks(self._committed, _translate, (changes,))
+        return done.addCallbacks(self._committed, self._refused, (changes,))
 
     def amend(self, type_name: str, id: int, **fields: Any) -> None:
         """Take on new values of fields that aren't worth a line in the change log, such as a login's time."""
@@ -230,6 +236,13 @@ class Inventory:
             entry = self._entries[change.type].get(change.id)
             return None if entry is None else entry.object.owner  # type: ignore[no-any-return]
         return change.owner
+
+    def _refused(self, failure: Failure) -> Failure:
+        self._stored_ids.clear()  # the next commit tells all of them again
+        # Names are checked before; this is the last fence, for two that were checked at the same time.
+        if failure.check(IntegrityError):
+            return Failure(Conflict("Another object has this name, or refers to this one."))
+        return failure
 
     def _committed(self, outcome: tuple[list[ChangeRow], list[Any]], changes: Sequence[Change]) -> list[Any]:
         rows, results = outcome
@@ -332,10 +345,3 @@ def _transaction(
 ) -> tuple[list[ChangeRow], list[Any]]:
     results = [function(connection, *args) for function, args in also]
     return stored.write(connection, changes), results
-
-
-def _translate(failure: Failure) -> Failure:
-    # Names are checked before; this is the last fence, for two that were checked at the same time.
-    if failure.check(IntegrityError):
-        return Failure(Conflict("Another object has this name, or refers to this one."))
-    return failure

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import time
 from collections.abc import Callable
 from typing import IO, Any
@@ -174,6 +175,8 @@ def makeService(options: Options) -> Server:
     """
     from twisted.internet import reactor
 
+    # The reactor's thread and the store's wait for each other: by default 5 ms, longer than a commit takes.
+    sys.setswitchinterval(0.0005)
     try:
         lock = check(options.settings)
     except StartError as error:

@@ -6,18 +6,23 @@ from itertools import islice
 from typing import Any
 
 from fluidvm.call import Call
-from fluidvm.inventory import Entry
+from fluidvm.inventory import Entry, missing
 from fluidvm.xmlvalue import INT_HIGH, Rendered, render
 
 _OPEN, _CLOSE = b"<value><array><data>", b"</data></array></value>"
 _PAGING = ("fields", "limit", "after")
 
 
-def show(call: Call, entry: Entry) -> Rendered:
-    """One object, as the caller may see it."""
-    if call.user.role == "user":
-        return entry.public(call.inventory)
-    return entry.full(call.inventory)
+def show(call: Call, type_name: str, id: int) -> Rendered:
+    """One object, as the caller may see it. @raise NotFound: it isn't there for the caller."""
+    entry = call.inventory.visible(type_name, id, call.user)
+    if entry is None:
+        raise missing(type_name, id)
+    return _render(call, entry)
+
+
+def _render(call: Call, entry: Entry) -> Rendered:
+    return entry.public(call.inventory) if call.user.role == "user" else entry.full(call.inventory)
 
 
 def list_objects(call: Call, type_name: str, wanted: dict[str, Any]) -> Rendered:
@@ -31,13 +36,11 @@ def list_objects(call: Call, type_name: str, wanted: dict[str, Any]) -> Rendered
     limit = wanted.get("limit", INT_HIGH)
     equal = {key: value for key, value in wanted.items() if key not in _PAGING}
     fields = wanted.get("fields")
+    if equal or fields is not None:
+        return _select(call, entries, equal, fields, limit)
     if viewer.role == "user":
-        if equal or fields is not None:
-            return _select(call, entries, equal, fields, limit)
         parts = [entry.public(inventory) for entry in islice(entries, limit)]
     else:
-        if equal or fields is not None:
-            return _select(call, entries, equal, fields, limit)
         parts = [entry.full(inventory) for entry in islice(entries, limit)]
     return Rendered(_OPEN + b"".join(parts) + _CLOSE)
 
@@ -53,7 +56,7 @@ def _select(call: Call, entries: Any, equal: dict[str, Any], fields: list[str] |
         if any(key in hidden or wire.get(key) != value for key, value in equal.items()):
             continue
         if fields is None:
-            parts.append(show(call, entry))
+            parts.append(_render(call, entry))
         else:
             parts.append(render({key: wire[key] for key in fields if key in wire and key not in hidden}))
     return Rendered(_OPEN + b"".join(parts) + _CLOSE)

@@ -24,7 +24,7 @@ from fluidvm.objects import User
 from fluidvm.sessions import PendingTask
 from fluidvm.store import contexts as stored
 from fluidvm.store.contexts import StoredContext, StoredTask
-from fluidvm.store.objects import Change, Mention, save_counters
+from fluidvm.store.objects import Change, Mention
 
 Outcome = tuple[int, ApiFault | None, Any]
 """A task's place, its fault or C{None}, and its result."""
@@ -109,7 +109,7 @@ class Engine:
         ]  # fmt: skip
         id = self._inventory.next_id("execution_context")
         context = Context(StoredContext(id, owner, on_error, now, None, None if rows else now, rows))
-        also: list[Write] = [(stored.add, (context.row,)), (save_counters, (self._inventory.last_ids(),))]
+        also: list[Write] = [(stored.add, (context.row,))]
         # Promised before it is durable: what is asked for in the meantime may name what this will make.
         self._promise(context)
         try:

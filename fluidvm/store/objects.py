@@ -79,7 +79,7 @@ def write(connection: Connection, changes: Sequence[tuple[Change, int | None]]) 
     @param changes: each with its object's owner, for the log.
     @return: the log's new lines; fewer than the changes where an object was gone.
     """
-    rows: list[ChangeRow] = []
+    rows: list[tuple[str, int, str, int | None]] = []
     for change, owner in changes:
         if isinstance(change, Create):
             thing = change.object
@@ -99,12 +99,15 @@ def write(connection: Connection, changes: Sequence[tuple[Change, int | None]]) 
             row = (change.type, change.id, "deleted", owner)
         else:
             row = (change.type, change.id, change.change, change.owner)
-        result = connection.execute(_LOG, dict(zip(("type", "id", "change", "owner"), row, strict=True)))
-        rows.append(ChangeRow(result.inserted_primary_key[0], *row))  # type: ignore[index]
-    return rows
+        rows.append(row)
+    if not rows:
+        return []
+    values = [{"type": type_name, "id": id, "change": what, "owner": owner} for type_name, id, what, owner in rows]
+    serials = connection.execute(_LOG, values).scalars()
+    return [ChangeRow(serial, *row) for serial, row in zip(serials, rows, strict=True)]
 
 
-_LOG = insert(schema.changes)
+_LOG = insert(schema.changes).returning(schema.changes.c.serial, sort_by_parameter_order=True)
 
 
 # Made once per set of columns: making a statement costs more than running it.
@@ -162,6 +165,14 @@ def save_counters(connection: Connection, counters: Mapping[str, int]) -> None:
     """Remember that ids up to these are taken."""
     table = schema.id_counters
     for type_name, last in counters.items():
-        changed = connection.execute(update(table).where(table.c.type == type_name, table.c.last < last), {"last": last})
-        if not changed.rowcount and not connection.execute(select(table.c.last).where(table.c.type == type_name)).first():
-            connection.execute(insert(table), {"type": type_name, "last": last})
+        if not connection.execute(_RAISE, {"of_type": type_name, "last": last}).rowcount:
+            known = connection.execute(select(table.c.last).where(table.c.type == type_name)).scalar()
+            if known is None:
+                connection.execute(insert(table), {"type": type_name, "last": last})
+
+
+_RAISE = (
+    update(schema.id_counters)
+    .where(schema.id_counters.c.type == bindparam("of_type"), schema.id_counters.c.last < bindparam("last"))
+    .values(last=bindparam("last"))
+)
