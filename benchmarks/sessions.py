@@ -69,8 +69,10 @@ async def measure(port: int, sessions: int, seconds: float, usage: Usage, proxy:
     began, cpu = time.perf_counter(), usage.cpu()
     await asyncio.sleep(min(seconds, 12))
     idle = (usage.cpu() - cpu) / (time.perf_counter() - began)
-    print(f"{sessions} waiting in wait_for_tasks: {100 * idle:.1f} % of a CPU, {1024 * (usage.memory() - empty) / sessions:.1f} "
-          f"KiB each (of it {1024 * (connected - empty) / sessions:.1f} the connection)")  # fmt: skip
+    each, connection = (1024 * (memory - empty) / sessions for memory in (usage.memory(), connected))
+    print(
+        f"{sessions} waiting in wait_for_tasks: {100 * idle:.1f} % of a CPU, {each:.1f} KiB each ({connection:.1f} connected)"
+    )
     await asyncio.gather(*waits)
 
     began, cpu, pings = time.perf_counter(), usage.cpu(), 0

@@ -1,0 +1,337 @@
+"""
+The crash harness: a real server under a seeded random workload, killed with SIGKILL at random instants.
+
+    python -m tests.crash.harness --seed 7 --kills 20 [--libvirt]
+
+prints what it found wrong, and fails if it found anything. What it looks at, it looks at from outside: over XML-RPC, in the
+simulator's journals, on the libvirt host itself.
+"""
+
+from __future__ import annotations
+
+import argparse
+import http.client
+import os
+import random
+import shutil
+import socket
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+import xmlrpc.client
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from fluidvm.drivers.simulated_host import SimulatedHost
+
+PASSWORD = "crash"
+USERS = 4
+PATIENCE = 90.0
+GONE = (OSError, xmlrpc.client.ProtocolError, http.client.HTTPException)
+"""What a client sees of a server that was killed."""
+
+
+@dataclass
+class Committed:
+    """A context whose number a client was told: methods and targets in order, and the outcomes seen before a kill."""
+
+    tasks: list[tuple[str, int]]
+    seen: list[tuple[int, str]] | None = None
+
+
+@dataclass
+class Findings:
+    """What the harness found wrong, and how much it looked at."""
+
+    wrong: list[str] = field(default_factory=list)
+    contexts: int = 0
+    tasks: int = 0
+    vms: int = 0
+
+
+class Program:
+    """The server's process."""
+
+    def __init__(self, directory: Path) -> None:
+        self.directory = directory
+        with socket.socket() as probe:
+            probe.bind(("127.0.0.1", 0))
+            self.port = probe.getsockname()[1]
+        self._process: subprocess.Popen[bytes] | None = None
+
+    def start(self) -> None:
+        """Start it, and wait until it answers."""
+        command = [
+            str(Path(sys.executable).with_name("twistd")), "--nodaemon", "--pidfile=", "fluidvm", "--state",
+            str(self.directory / "state"), "--http", f"tcp:{self.port}:interface=127.0.0.1", "--keepalive", "any-call",
+        ]  # fmt: skip
+        with (self.directory / "log").open("ab") as log:
+            self._process = subprocess.Popen(
+                command, stdout=log, stderr=log, env={**os.environ, "FLUIDVM_ADMIN_PASSWORD": PASSWORD}
+            )
+        deadline = time.monotonic() + PATIENCE
+        while True:
+            try:
+                self.proxy().system.listMethods()
+                return
+            except GONE:
+                if self._process.poll() is not None or time.monotonic() > deadline:
+                    raise RuntimeError(f"the server doesn't start:\n{self.log()[-3000:]}") from None
+            time.sleep(0.03)
+
+    def kill(self) -> None:
+        """SIGKILL."""
+        if self._process is not None:
+            self._process.kill()
+            self._process.wait()
+
+    def stop(self) -> None:
+        """SIGTERM, and wait."""
+        if self._process is not None:
+            self._process.terminate()
+            self._process.wait(PATIENCE)
+
+    def proxy(self) -> Any:
+        """A client."""
+        return xmlrpc.client.ServerProxy(f"http://127.0.0.1:{self.port}/RPC2", use_builtin_types=True)
+
+    def log(self) -> str:
+        """All that the server has logged."""
+        return (self.directory / "log").read_text(errors="replace")
+
+
+class Worker(threading.Thread):
+    """One user at work: logs in again whenever the server has died."""
+
+    def __init__(self, program: Program, number: int, random: random.Random, pool: str) -> None:
+        super().__init__(daemon=True)
+        self.committed: dict[int, Committed] = {}
+        self.stopping = False
+        self.failure = ""
+        self._program = program
+        self._name = f"user{number}"
+        self._random = random
+        self._pool = pool
+        self._count = 0
+
+    def run(self) -> None:
+        """Until it is told to stop."""
+        while not self.stopping:
+            try:
+                proxy = self._program.proxy()
+                cookie = proxy.authenticate(self._name, PASSWORD)
+                while not self.stopping:
+                    self._batch(proxy, cookie)
+            except GONE:
+                time.sleep(0.02)
+            except xmlrpc.client.Fault as fault:
+                # 401: the server has died since the login; 503: it, or a node, is on its way up.
+                if fault.faultCode not in (401, 503):
+                    self.failure = f"{self._name}: fault {fault.faultCode}: {fault.faultString}"
+                    return
+
+    def _batch(self, proxy: Any, cookie: int) -> None:
+        vms = [vm["id"] for vm in proxy.list_vms(cookie, {"fields": ["id"]})]
+        tasks: list[tuple[str, int]] = []
+        for _ in range(self._random.randint(1, 5)):
+            try:
+                tasks.append(self._task(proxy, cookie, vms))
+            except xmlrpc.client.Fault as fault:
+                if fault.faultCode != 404:  # deleted meanwhile
+                    raise
+        number = proxy.commit_tasks(cookie, {"on_error": self._random.choice(["continue", "continue", "stop"])})
+        committed = self.committed[number] = Committed(tasks)
+        chance = self._random.random()
+        if chance < 0.1:
+            proxy.cancel_tasks(cookie, number)
+        if chance < 0.6 and proxy.wait_for_tasks(cookie, number, 2):
+            committed.seen = outcomes(proxy.get_execution_context(cookie, number))
+
+    def _task(self, proxy: Any, cookie: int, vms: list[int]) -> tuple[str, int]:
+        self._count += 1
+        name = f"{self._name}-{self._count}-{self._random.randrange(10**9)}"
+        chance = self._random.random()
+        if chance < 0.3 or not vms:
+            disks = [{"size": 1, "pool": self._pool}] * self._random.randint(0, 2)
+            vm = proxy.create_vm(cookie, {"name": name, "memory": 64, "disks": disks})
+            vms.append(vm)
+            return "create_vm", vm
+        if chance < 0.4:
+            return "create_disk", proxy.create_disk(cookie, {"name": name, "size": 1, "pool": self._pool})
+        methods = ["delete_vm", "set_vm_memory", "set_vm_vcpus"]
+        if self._pool == "default":  # real guests take seconds to boot
+            methods += ["start_vm", "stop_vm", "pause_vm", "resume_vm", "start_vm", "stop_vm"]
+        method = self._random.choice(methods)
+        arguments = {"set_vm_memory": [self._random.choice([64, 96, 128])], "set_vm_vcpus": [self._random.choice([1, 2])]}
+        return method, getattr(proxy, method)(cookie, self._random.choice(vms), *arguments.get(method, []))
+
+
+def outcomes(context: dict[str, Any]) -> list[tuple[int, str]]:
+    """The outcome of each task: code and words."""
+    return [(task["code"], error) for task, error in zip(context["tasks"], context["errors"], strict=True)]
+
+
+def run(seed: int, kills: int, host: Any = None, busy: float = 1.0) -> Findings:
+    """
+    Run the workload and the kills, let everything end, and look.
+
+    @param host: a L{lab.host.LibvirtHost} that runs; C{None}: two simulated nodes.
+    @param busy: seconds at most between two kills.
+    """
+    chance = random.Random(seed)
+    directory = Path(tempfile.mkdtemp(prefix="fluidvm-crash-"))
+    program = Program(directory)
+    findings = Findings()
+    try:
+        program.start()
+        proxy = program.proxy()
+        cookie = proxy.authenticate("admin", PASSWORD)
+        for number in range(USERS):
+            proxy.create_user(cookie, f"user{number}", PASSWORD)
+        if host is None:
+            pool = "default"
+            for number in range(2):
+                proxy.add_compute_node(cookie, f"node{number}", "simulator", "", {"delay": 0.01, "memory": 10**7})
+        else:
+            pool = f"crash{seed}"
+            options = {"accelerator": "emulate", "pool": pool, "pool_path": str(host.directory / pool)}
+            proxy.add_compute_node(cookie, "real", "kvm", host.uri, options)
+        ready = proxy.commit_tasks(cookie)
+        proxy.wait_for_tasks(cookie, ready, 25)
+        workers = [Worker(program, number, random.Random(f"{seed}-{number}"), pool) for number in range(USERS)]
+        for worker in workers:
+            worker.start()
+        for _ in range(kills):
+            time.sleep(chance.uniform(0.05, busy))
+            program.kill()
+            program.start()
+        time.sleep(busy)
+        for worker in workers:
+            worker.stopping = True
+        for worker in workers:
+            worker.join(PATIENCE)
+            if worker.failure:
+                findings.wrong.append(worker.failure)
+        committed = {number: context for worker in workers for number, context in worker.committed.items()}
+        _look(program, committed, findings, host, pool)
+        if "Traceback" in program.log():
+            place = program.log().index("Traceback")
+            findings.wrong.append(f"the log has a traceback: {program.log()[max(0, place - 300) : place + 2000]}")
+    finally:
+        program.kill()
+        shutil.rmtree(directory, ignore_errors=True)
+    return findings
+
+
+def _look(program: Program, committed: dict[int, Committed], findings: Findings, host: Any, pool: str) -> None:
+    wrong = findings.wrong
+    proxy = program.proxy()
+    cookie = proxy.authenticate("admin", PASSWORD)
+    deadline = time.monotonic() + PATIENCE
+    listed = proxy.list_execution_contexts(cookie)
+    if len({context["id"] for context in listed}) != len(listed):
+        wrong.append("a context is listed twice")
+    for context in listed:
+        while not proxy.wait_for_tasks(cookie, context["id"], 5):
+            if time.monotonic() > deadline:
+                wrong.append(f"context {context['id']} doesn't end: {proxy.get_execution_context(cookie, context['id'])}")
+                return
+    for number in sorted(set(committed) - {context["id"] for context in listed}):
+        wrong.append(f"context {number} was committed and is lost")
+    for number, known in committed.items():
+        found = proxy.get_execution_context(cookie, number)
+        tasks = [(task["method"], task["target"]) for task in found["tasks"]]
+        if tasks != known.tasks:
+            wrong.append(f"context {number} has tasks {tasks}, not {known.tasks}")
+        if known.seen is not None and outcomes(found) != known.seen:
+            wrong.append(f"context {number} ended again: {known.seen}, then {outcomes(found)}")
+        ends = [task["finished"] for task in found["tasks"]]
+        begins = [task.get("started") for task in found["tasks"]]
+        for end, begin in zip(ends, begins[1:], strict=False):
+            cancelled = "cancelled" in found["errors"]
+            if begin is not None and begin < end and not cancelled:
+                wrong.append(f"context {number}: a task began before the one before it had ended")
+        wrong += [f"context {number}: {error}" for error in found["errors"] if "incident" in error]
+        findings.tasks += len(tasks)
+    findings.contexts = len(listed)
+    vms, disks = proxy.list_vms(cookie), proxy.list_disks(cookie)
+    findings.vms = len(vms)
+    for node in proxy.list_compute_nodes(cookie):
+        own = [vm for vm in vms if vm["compute_node"] == node["id"]]
+        sums = (len(own), sum(vm["vcpus"] for vm in own), sum(vm["memory"] for vm in own))
+        if sums != (node["vms"], node["vcpus_used"], node["memory_used"]):
+            wrong.append(f"compute node {node['name']} doesn't add up: {node}, {sums}")
+    program.stop()
+    real, volumes = _simulated(program) if host is None else _libvirt(host, pool)
+    said = {vm["uuid"]: (vm["state"], vm["memory"], vm["vcpus"]) for vm in vms}
+    for uuid in sorted(set(real) | set(said)):
+        if real.get(uuid) != said.get(uuid):
+            wrong.append(f"VM {uuid}: the hypervisor has {real.get(uuid)}, the server {said.get(uuid)}")
+    paths = sorted(disk["path"] for disk in disks)
+    if len(set(paths)) != len(paths) or set(paths) != volumes:
+        wrong.append(f"volumes differ: only real {volumes - set(paths)}, only listed {set(paths) - volumes}")
+
+
+Domains = dict[str, tuple[str, int, int]]
+
+
+def _simulated(program: Program) -> tuple[Domains, set[str]]:
+    domains: Domains = {}
+    volumes: set[str] = set()
+    for journal in (program.directory / "state").glob("node-*/simulator.journal"):
+        host = SimulatedHost.at(journal.parent, {})
+        for domain in host.domains():
+            domains[domain.uuid] = (str(domain.state), domain.memory, domain.vcpus)
+        # Both nodes have the same paths, so volumes are told apart by their names alone, which are unique.
+        volumes |= {volume.path for volume in host.volumes("default")}
+    return domains, volumes
+
+
+def _libvirt(host: Any, pool: str) -> tuple[Domains, set[str]]:
+    import libvirt
+
+    connection = libvirt.open(host.uri)
+    domains: Domains = {}
+    for domain in connection.listAllDomains(0):
+        state = "running" if domain.isActive() else "stopped"
+        info = domain.info()
+        domains[domain.UUIDString()] = (state, info[2] // 1024, domain.vcpusFlags(libvirt.VIR_DOMAIN_AFFECT_CONFIG))
+        if domain.isActive():
+            domain.destroy()
+        domain.undefine()
+    found = connection.storagePoolLookupByName(pool)
+    found.refresh()
+    volumes = {volume.path() for volume in found.listAllVolumes()}
+    connection.close()
+    return domains, volumes
+
+
+def main() -> None:
+    """One run from the command line."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--seed", type=int, default=random.randrange(10**6))
+    parser.add_argument("--kills", type=int, default=20)
+    parser.add_argument("--libvirt", action="store_true", help="on a private libvirt host")
+    chosen = parser.parse_args()
+    print(f"seed {chosen.seed}", flush=True)  # noqa: T201
+    if chosen.libvirt:
+        from lab.host import LibvirtHost
+
+        host = LibvirtHost(Path(tempfile.mkdtemp(prefix="fluidvm-")))
+        host.start()
+        try:
+            findings = run(chosen.seed, chosen.kills, host, 3.0)
+        finally:
+            host.stop()
+            shutil.rmtree(host.directory, ignore_errors=True)
+    else:
+        findings = run(chosen.seed, chosen.kills)
+    print(f"{findings.contexts} contexts, {findings.tasks} tasks, {findings.vms} VMs")  # noqa: T201
+    sys.exit("\n".join(findings.wrong))
+
+
+if __name__ == "__main__":
+    main()
