@@ -70,9 +70,7 @@ async def measure(port: int, sessions: int, seconds: float, usage: Usage, proxy:
     await asyncio.sleep(min(seconds, 12))
     idle = (usage.cpu() - cpu) / (time.perf_counter() - began)
     each, connection = (1024 * (memory - empty) / sessions for memory in (usage.memory(), connected))
-    print(
-        f"{sessions} waiting in wait_for_tasks: {100 * idle:.1f} % of a CPU, {each:.1f} KiB each ({connection:.1f} connected)"
-    )
+    print(f"{sessions} waiting in wait_for_tasks: {100 * idle:.1f} % of a CPU, {each:.1f} KiB each ({connection:.1f} idle)")
     await asyncio.gather(*waits)
 
     began, cpu, pings = time.perf_counter(), usage.cpu(), 0

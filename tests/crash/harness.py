@@ -270,7 +270,7 @@ def _look(program: Program, committed: dict[int, Committed], findings: Findings,
     for uuid in sorted(set(real) | set(said)):
         if real.get(uuid) != said.get(uuid):
             wrong.append(f"VM {uuid}: the hypervisor has {real.get(uuid)}, the server {said.get(uuid)}")
-    paths = sorted(disk["path"] for disk in disks)
+    paths = sorted(disk.get("path", f"none: {disk}") for disk in disks)
     if len(set(paths)) != len(paths) or set(paths) != volumes:
         wrong.append(f"volumes differ: only real {volumes - set(paths)}, only listed {set(paths) - volumes}")
 
