@@ -6,6 +6,7 @@ import contextlib
 import errno
 import json
 import os
+import time
 from collections.abc import Mapping
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -119,7 +120,7 @@ class SimulatedHost:
         """
         Give the host of a directory.
 
-        @param options: the driver's: C{vcpus}, C{memory}, C{pool_size}, C{deaf}.
+        @param options: the driver's: C{vcpus}, C{memory}, C{pool_size}, C{deaf}, C{log_calls}.
         """
         host = cls._hosts.get(directory)
         if host is None:
@@ -133,6 +134,7 @@ class SimulatedHost:
         self.connections: list[Any] = []
         self._domains: dict[str, DomainInfo] = {}
         self._volumes: dict[str, Volume] = {}
+        self._directory = directory
         self._journal: Journal | None = None
         if directory is not None:
             self._journal = Journal(directory / "simulator.journal")
@@ -150,6 +152,13 @@ class SimulatedHost:
     def __del__(self) -> None:
         if self._journal is not None:
             self._journal.close()
+
+    def log_call(self, verb: str, subject: str) -> None:
+        """Tell that a verb had its effect on a domain (UUID) or a volume (name), if the host's options want it told."""
+        if self.options.get("log_calls") and self._directory is not None:
+            file = os.open(self._directory / "calls.log", os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
+            os.write(file, f"{time.time():.6f} {verb} {subject}\n".encode())
+            os.close(file)
 
     def _remember(self, kind: str, key: str, value: Any) -> None:
         if self._journal is not None:

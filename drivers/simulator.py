@@ -103,12 +103,14 @@ class SimulatedConnection:
         self._listeners: list[Callable[[str, DomainState | None], None]] = []
         simulated.connections.append(self)
 
-    def _do(self, verb: str, effect: Callable[[], T], progress: Progress | None = None) -> Deferred[T]:
+    def _do(self, verb: str, effect: Callable[[], T], progress: Progress | None = None, subject: str = "") -> Deferred[T]:
         async def run() -> T:
             self._check()
             await self._faults.meet(verb, progress)
             self._check()
-            return effect()
+            done = effect()
+            self.simulated.log_call(verb, subject)
+            return done
 
         return Deferred.fromCoroutine(run())
 
@@ -170,35 +172,35 @@ class SimulatedConnection:
 
     def define_domain(self, spec: DomainSpec) -> Deferred[None]:
         """Make a domain known."""
-        return self._do("define_domain", lambda: self.simulated.define(spec))
+        return self._do("define_domain", lambda: self.simulated.define(spec), subject=spec.uuid)
 
     def undefine_domain(self, uuid: str) -> Deferred[None]:
         """Forget a domain."""
-        return self._do("undefine_domain", lambda: self.simulated.undefine(uuid))
+        return self._do("undefine_domain", lambda: self.simulated.undefine(uuid), subject=uuid)
 
     def start(self, uuid: str) -> Deferred[None]:
         """Boot a domain."""
-        return self._do("start", lambda: self.simulated.start(uuid))
+        return self._do("start", lambda: self.simulated.start(uuid), subject=uuid)
 
     def shutdown(self, uuid: str) -> Deferred[None]:
         """Ask a guest to shut down: it does at once, unless the host's guests are deaf."""
-        return self._do("shutdown", lambda: self.simulated.shutdown(uuid))
+        return self._do("shutdown", lambda: self.simulated.shutdown(uuid), subject=uuid)
 
     def stop(self, uuid: str) -> Deferred[None]:
         """Pull the plug."""
-        return self._do("stop", lambda: self.simulated.stop(uuid))
+        return self._do("stop", lambda: self.simulated.stop(uuid), subject=uuid)
 
     def reboot(self, uuid: str) -> Deferred[None]:
         """Ask a guest to reboot."""
-        return self._do("reboot", lambda: self.simulated.reboot(uuid))
+        return self._do("reboot", lambda: self.simulated.reboot(uuid), subject=uuid)
 
     def pause(self, uuid: str) -> Deferred[None]:
         """Freeze a domain."""
-        return self._do("pause", lambda: self.simulated.pause(uuid))
+        return self._do("pause", lambda: self.simulated.pause(uuid), subject=uuid)
 
     def resume(self, uuid: str) -> Deferred[None]:
         """Let a domain go on."""
-        return self._do("resume", lambda: self.simulated.resume(uuid))
+        return self._do("resume", lambda: self.simulated.resume(uuid), subject=uuid)
 
     def set_memory(self, uuid: str, memory: int) -> Deferred[None]:
         """Resize a stopped domain."""
@@ -222,11 +224,11 @@ class SimulatedConnection:
 
     def create_volume(self, pool: str, name: str, size: int, format: str, progress: Progress) -> Deferred[Volume]:
         """Make a volume."""
-        return self._do("create_volume", lambda: self.simulated.create_volume(pool, name, size, format), progress)
+        return self._do("create_volume", lambda: self.simulated.create_volume(pool, name, size, format), progress, name)
 
     def delete_volume(self, pool: str, name: str) -> Deferred[None]:
         """Remove a volume."""
-        return self._do("delete_volume", lambda: self.simulated.delete_volume(pool, name))
+        return self._do("delete_volume", lambda: self.simulated.delete_volume(pool, name), subject=name)
 
     def attach_disk(self, uuid: str, disk: DomainDisk) -> Deferred[None]:
         """Give a domain a disk."""
@@ -254,6 +256,7 @@ class SimulatorDriver:
             "fail": Array("verbs that fail", of=_VERB, longest=len(VERBS)),
             "hang": Array("verbs that never answer", of=_VERB, longest=len(VERBS)),
             "deaf": Bool("whether guests ignore being asked to shut down"),
+            "log_calls": Bool("whether each verb that had its effect is told in the state directory's file calls.log"),
         },
     )
 

@@ -71,7 +71,7 @@ class TellsNothing(SimulatedConnection):
 class TellsItsOwnOnly(SimulatedConnection):
     """What the driver didn't do itself isn't told."""
 
-    def _do(self, verb: str, effect: Callable[[], Any], progress: Any = None) -> Deferred[Any]:
+    def _do(self, verb: str, effect: Callable[[], Any], progress: Any = None, subject: str = "") -> Deferred[Any]:
         def mine() -> Any:
             self.simulated.by_driver = True
             try:
@@ -79,7 +79,7 @@ class TellsItsOwnOnly(SimulatedConnection):
             finally:
                 self.simulated.by_driver = False
 
-        return super()._do(verb, mine, progress)
+        return super()._do(verb, mine, progress, subject)
 
     def subscribe(self, callback: Any) -> None:
         super().subscribe(lambda *event: callback(*event) if self.simulated.by_driver else None)

@@ -12,7 +12,7 @@ from twisted.internet.task import deferLater
 from twisted.logger import Logger
 
 from fluidvm.declare import METHODS, AfterCrash
-from fluidvm.engine.claims import Claims, Key
+from fluidvm.engine.claims import Claim, Claims, Key
 from fluidvm.engine.context import Context, Task
 from fluidvm.engine.job import Job, Resources
 from fluidvm.engine.outcome import fault_of
@@ -231,13 +231,10 @@ class Engine:
 
     async def _execute(self, context: Context, place: int, task: Task) -> None:
         method = METHODS[task.row.method]
-        task.waiting = self.claims.take((type_name, id) for type_name, id in task.row.claims)
         try:
-            claim = await task.waiting
+            claim = await self._claim(task)
         except CancelledError:
             return  # cancelled by a client, who has ended it, or the server stops
-        finally:
-            task.waiting = None
         job: Job | None = None
         try:
             if task.ending:
@@ -262,6 +259,23 @@ class Engine:
             if job is not None:
                 job.release()
             self.claims.release(claim)
+
+    async def _claim(self, task: Task) -> Claim:
+        """Wait for all that a task may change: what it names, and the disks that its VMs have by then."""
+        while True:
+            task.waiting = self.claims.take(self._keys(task))
+            try:
+                claim = await task.waiting
+            finally:
+                task.waiting = None
+            if self._keys(task) <= claim.keys:
+                return claim
+            self.claims.release(claim)  # a VM got another disk meanwhile
+
+    def _keys(self, task: Task) -> set[Key]:
+        named = {(type_name, id) for type_name, id in task.row.claims}
+        disks = {("disk", disk.id) for name, id in named if name == "vm" for disk in self._inventory.disks_of(id)}
+        return named | disks
 
     async def _begin(self, context: Context, place: int, task: Task, after_crash: AfterCrash) -> None:
         now = self._resources.wall_clock()

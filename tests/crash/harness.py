@@ -36,10 +36,17 @@ GONE = (OSError, xmlrpc.client.ProtocolError, http.client.HTTPException)
 
 @dataclass
 class Committed:
-    """A context whose number a client was told: methods and targets in order, and the outcomes seen before a kill."""
+    """
+    A context whose number a client was told.
+
+    @ivar tasks: methods and targets, in order.
+    @ivar seen: the outcomes, once a client has seen it complete.
+    @ivar made: the UUIDs of the VMs that it made, and when it was seen complete.
+    """
 
     tasks: list[tuple[str, int]]
     seen: list[tuple[int, str]] | None = None
+    made: dict[str, float] = field(default_factory=dict)
 
 
 @dataclass
@@ -148,7 +155,15 @@ class Worker(threading.Thread):
         if chance < 0.1:
             proxy.cancel_tasks(cookie, number)
         if chance < 0.6 and proxy.wait_for_tasks(cookie, number, 2):
+            now = time.time()
             committed.seen = outcomes(proxy.get_execution_context(cookie, number))
+            for (method, vm), (code, _) in zip(tasks, committed.seen, strict=True):
+                if method == "create_vm" and not code:
+                    try:
+                        committed.made[proxy.get_vm(cookie, vm)["uuid"]] = now
+                    except xmlrpc.client.Fault as fault:
+                        if fault.faultCode != 404:  # deleted meanwhile
+                            raise
 
     def _task(self, proxy: Any, cookie: int, vms: list[int]) -> tuple[str, int]:
         self._count += 1
@@ -193,8 +208,9 @@ def run(seed: int, kills: int, host: Any = None, busy: float = 1.0) -> Findings:
             proxy.create_user(cookie, f"user{number}", PASSWORD)
         if host is None:
             pool = "default"
+            options: dict[str, Any] = {"delay": 0.01, "memory": 10**7, "log_calls": True}
             for number in range(2):
-                proxy.add_compute_node(cookie, f"node{number}", "simulator", "", {"delay": 0.01, "memory": 10**7})
+                proxy.add_compute_node(cookie, f"node{number}", "simulator", "", options)
         else:
             pool = f"crash{seed}"
             options = {"accelerator": "emulate", "pool": pool, "pool_path": str(host.directory / pool)}
@@ -265,6 +281,8 @@ def _look(program: Program, committed: dict[int, Committed], findings: Findings,
         if sums != (node["vms"], node["vcpus_used"], node["memory_used"]):
             wrong.append(f"compute node {node['name']} doesn't add up: {node}, {sums}")
     program.stop()
+    if host is None:
+        _look_at_calls(program, committed, wrong)
     real, volumes = _simulated(program) if host is None else _libvirt(host, pool)
     said = {vm["uuid"]: (vm["state"], vm["memory"], vm["vcpus"]) for vm in vms}
     for uuid in sorted(set(real) | set(said)):
@@ -273,6 +291,20 @@ def _look(program: Program, committed: dict[int, Committed], findings: Findings,
     paths = sorted(disk.get("path", f"none: {disk}") for disk in disks)
     if len(set(paths)) != len(paths) or set(paths) != volumes:
         wrong.append(f"volumes differ: only real {volumes - set(paths)}, only listed {set(paths) - volumes}")
+
+
+def _look_at_calls(program: Program, committed: dict[int, Committed], wrong: list[str]) -> None:
+    """What was seen complete didn't run again: nothing that it made was made once more."""
+    made = {uuid: when for context in committed.values() for uuid, when in context.made.items()}
+    calls = 0
+    for log in (program.directory / "state").glob("node-*/calls.log"):
+        for line in log.read_text().splitlines():
+            when, verb, subject = line.split(" ")
+            calls += 1
+            if verb == "define_domain" and subject in made and float(when) > made[subject]:
+                wrong.append(f"VM {subject} was made again at {when}, though it was complete at {made[subject]:.6f}")
+    if not calls:
+        wrong.append("the log of the driver's calls is empty")
 
 
 Domains = dict[str, tuple[str, int, int]]

@@ -11,7 +11,7 @@ from twisted.trial.unittest import SynchronousTestCase
 from ..drivers.real_host import shared_host
 from .harness import Findings, run
 
-KILLS = int(os.environ.get("FLUIDVM_CRASH_KILLS", "100"))
+KILLS = int(os.environ.get("FLUIDVM_CRASH_KILLS", "200"))
 PER_RUN = 20
 
 

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import sqlite3
+import time
 from typing import Any
+
+from twisted.internet.defer import Deferred
 
 from fluidvm.store.database import Database
 
@@ -242,6 +245,36 @@ class RecoveryTests(ServerCase):
         from fluidvm.faults import Unavailable
 
         raise Unavailable("The store failed: for the test.")
+
+    async def test_a_slow_store_delays_outcomes_and_nothing_else(self) -> None:
+        running = self.serve()
+        admin = await running.login()
+        await admin.node()
+        vm = await admin.do("create_vm", {"name": "web"})
+        real = Database._commit
+
+        def slowly(database: Database, group: Any) -> Any:
+            time.sleep(0.2)  # in the store's thread
+            return real(database, group)
+
+        self.patch(Database, "_commit", slowly)
+        await admin.call("start_vm", vm)
+        committing = Deferred.fromCoroutine(admin.call("commit_tasks"))
+        answered = 0
+        while not committing.called:
+            await admin.call("ping")
+            await admin.call("get_vm", vm)
+            answered += 1
+            await self.turn()
+        self.assertGreater(answered, 3)
+        ec = await committing
+        await self.finish_slowly(admin, ec)
+        self.assertEqual(await admin.call("get_errors", ec), [""])
+        self.assertEqual((await admin.call("get_vm", vm))["state"], "running")
+
+    async def finish_slowly(self, client: Client, ec: int) -> None:
+        while any(await client.call("get_task_state", ec)):
+            await self.turn()
 
     async def test_a_name_taken_at_the_last_moment_ends_the_task(self) -> None:
         """Two tasks that check at the same time: the store's constraint decides, and no context is stuck."""
