@@ -313,8 +313,12 @@ class Engine:
         try:
             try:
                 await self._store_end(context, outcomes, facts)
-            except ApiFault as refused:
-                # The facts contradict what others have stored meanwhile, such as a name that was taken.
+            except CancelledError:
+                raise
+            except Exception as error:
+                # The facts contradict what others have stored meanwhile, such as a name that was taken; or they can't be
+                # stored at all. Either way the context goes on.
+                refused = fault_of(error, "storing an outcome")
                 await self._store_end(context, [(place, refused, "") for place, _, _ in outcomes], [])
         finally:
             context.lock.release()
