@@ -46,7 +46,7 @@ async def _mark(job: Job, vm: VM, state: str) -> None:
     await job.flush()
 
 
-@task("vm")
+@task("vm", after_crash=AfterCrash.LOOK)
 async def start_vm(job: Job, vm: VmId) -> None:
     """Boot a VM. One that runs is left as it is."""
     record = job.inventory.get(VM, vm)

@@ -11,7 +11,7 @@ from fluidvm.api.disks import check_attachable, delete_volume, make_volume, new_
 from fluidvm.api.listing import list_objects, show
 from fluidvm.api.placing import free_name, may_own, owner_of, place
 from fluidvm.call import Call
-from fluidvm.declare import query, task
+from fluidvm.declare import AfterCrash, query, task
 from fluidvm.driver import Boot, DomainDisk, DomainSpec, DomainState, IConnection, IDisks, NoSuchThing
 from fluidvm.engine.job import Job
 from fluidvm.faults import Conflict, Forbidden, InvalidParams
@@ -211,7 +211,7 @@ async def _undo(job: Job, vm: VM, spec: dict[str, Any]) -> None:
     job.put(Delete("vm", vm.id))
 
 
-@task("vm")
+@task("vm", after_crash=AfterCrash.LOOK)
 async def delete_vm(job: Job, vm: VmId, options: DeleteOptions = {}) -> None:  # noqa: B006
     """Delete a stopped VM and its disks, or with keep_disks detach them."""
     record = job.inventory.get(VM, vm)
