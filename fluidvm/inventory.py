@@ -121,6 +121,10 @@ class Inventory:
         entry = self._entries[cls.TYPE].get(id)
         return None if entry is None else entry.object  # type: ignore[no-any-return]
 
+    def knows(self, type_name: str, id: int) -> bool:
+        """Tell whether there is an object of a type with an id."""
+        return id in self._entries[type_name]
+
     def get(self, cls: type[O], id: int) -> O:
         """
         Give the object of a type with an id.

@@ -157,7 +157,7 @@ class Engine:
 
         @return: how many.
         """
-        waiting = [place for place, task in enumerate(context.tasks) if not task.ending and task.job is None]
+        waiting = [place for place, task in enumerate(context.tasks) if not task.ending and not self._begun(task)]
         under_way = [task.job for task in context.tasks if not task.ending and task.job is not None]
         cancelled = len(waiting) + sum(job.cancel() for job in under_way)
         if waiting:
@@ -167,6 +167,11 @@ class Engine:
                 if claiming is not None:
                     claiming.cancel()
         return cancelled
+
+    def _begun(self, task: Task) -> bool:
+        """Whether a task has begun, perhaps under a server that died: what it left must be completed or removed."""
+        made = METHODS[task.row.method].creates and self._inventory.knows(task.row.target_type, task.row.target)
+        return task.job is not None or task.row.started is not None or made
 
     async def forget(self, before: float) -> int:
         """
@@ -216,7 +221,7 @@ class Engine:
             self._log.failure("Execution context {id} stopped", failure, id=context.row.id)
 
     async def _run(self, context: Context) -> None:
-        failed = next((place + 1 for place, task in enumerate(context.tasks) if task.row.code), 0)
+        failed = 0  # only what came before counts: a client may have cancelled what comes after
         for place, task in enumerate(context.tasks):
             if self._stopping:
                 return

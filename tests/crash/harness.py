@@ -255,6 +255,7 @@ def _look(program: Program, committed: dict[int, Committed], findings: Findings,
             if time.monotonic() > deadline:
                 wrong.append(f"context {context['id']} doesn't end: {proxy.get_execution_context(cookie, context['id'])}")
                 return
+    listed = proxy.list_execution_contexts(cookie)
     for number in sorted(set(committed) - {context["id"] for context in listed}):
         wrong.append(f"context {number} was committed and is lost")
     for number, known in committed.items():
@@ -287,10 +288,21 @@ def _look(program: Program, committed: dict[int, Committed], findings: Findings,
     said = {vm["uuid"]: (vm["state"], vm["memory"], vm["vcpus"]) for vm in vms}
     for uuid in sorted(set(real) | set(said)):
         if real.get(uuid) != said.get(uuid):
-            wrong.append(f"VM {uuid}: the hypervisor has {real.get(uuid)}, the server {said.get(uuid)}")
+            story = _story(listed, {vm["id"] for vm in vms if vm["uuid"] == uuid})
+            wrong.append(f"VM {uuid}: the hypervisor has {real.get(uuid)}, the server {said.get(uuid)}; {story}")
     paths = sorted(disk.get("path", f"none: {disk}") for disk in disks)
     if len(set(paths)) != len(paths) or set(paths) != volumes:
         wrong.append(f"volumes differ: only real {volumes - set(paths)}, only listed {set(paths) - volumes}")
+
+
+def _story(contexts: list[dict[str, Any]], vms: set[int]) -> list[str]:
+    """What was done to VMs, as the contexts tell it."""
+    return [
+        f"EC {context['id']} {task['method']}: {error or 'done'} ({task.get('started')} to {task.get('finished')})"
+        for context in reversed(contexts)
+        for task, error in zip(context["tasks"], context["errors"], strict=True)
+        if task["target_type"] == "vm" and task["target"] in vms
+    ]
 
 
 def _look_at_calls(program: Program, committed: dict[int, Committed], wrong: list[str]) -> None:

@@ -188,15 +188,36 @@ class RecoveryTests(ServerCase):
         await running.pass_time(1)
         await running.stop()
         self.running.remove(running)
-        with sqlite3.connect(self.directory / "state" / "fluidvm.db") as raw:
-            raw.execute("UPDATE compute_nodes SET options = '{}'")
-        raw.close()
+        self.mend_nodes()
         admin = await self.serve().login()
         await admin.finish(ec)
         self.assertEqual(await admin.call("get_errors", ec), [""])
         self.assertEqual((await admin.call("get_vm", vm))["state"], "stopped")
         self.assertEqual(len(await admin.call("list_disks")), 1)
         self.assertEqual((await admin.call("get_compute_node", node))["vms"], 1)
+
+    async def test_what_was_under_way_is_completed_though_the_rest_was_cancelled(self) -> None:
+        running = self.serve()
+        admin = await running.login()
+        await admin.node(hang=["define_domain"])
+        vm = await admin.call("create_vm", {"name": "web", "disks": [{"size": 5}]})
+        await admin.call("start_vm", vm)
+        ec = await admin.call("commit_tasks", {"on_error": "stop"})
+        await running.pass_time(1)
+        self.assertEqual(await admin.call("cancel_tasks", ec), 1)
+        await running.stop()
+        self.running.remove(running)
+        self.mend_nodes()
+        admin = await self.serve().login()
+        await admin.finish(ec)
+        self.assertEqual(await admin.call("get_errors", ec), ["", "cancelled"])
+        self.assertEqual((await admin.call("get_vm", vm))["state"], "stopped")
+
+    def mend_nodes(self) -> None:
+        """Take the faults out of the simulated nodes' options, while no server runs."""
+        with sqlite3.connect(self.directory / "state" / "fluidvm.db") as raw:
+            raw.execute("UPDATE compute_nodes SET options = '{}'")
+        raw.close()
 
     async def test_a_reboot_that_was_interrupted_is_reported(self) -> None:
         running = self.serve()
