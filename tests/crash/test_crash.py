@@ -11,7 +11,7 @@ from twisted.trial.unittest import SynchronousTestCase
 from ..drivers.real_host import shared_host
 from .harness import Findings, run
 
-KILLS = int(os.environ.get("FLUIDVM_CRASH_KILLS", "200"))
+KILLS = int(os.environ.get("FLUIDVM_CRASH_KILLS", "60"))
 PER_RUN = 20
 
 
@@ -28,4 +28,4 @@ class CrashTests(SynchronousTestCase):
 
     def test_libvirt(self) -> None:
         seed = int(time.time())
-        self.check(seed, run(seed, max(3, KILLS // 10), shared_host(), 2.0), " --libvirt")
+        self.check(seed, run(seed, max(5, KILLS // 10), shared_host(), 2.0), " --libvirt")
