@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from fluidvm.audit import AuditLog
 from fluidvm.declare import Method
 from fluidvm.engine.contexts import Engine
 from fluidvm.engine.job import Resources
@@ -24,6 +25,7 @@ class Services:
     database: Database
     engine: Engine
     logins: Logins
+    audit: AuditLog
 
 
 class Call:

@@ -52,6 +52,8 @@ class Method:
     @ivar anonymous: whether it can be called without a cookie.
     @ivar target: the type of object that the task acts on: its first argument, or what it creates.
     @ivar creates: whether the task makes its target.
+    @ivar audited: whether calls of a method that isn't a task are in the audit log as those of tasks are.
+    @ivar alone: a word; tasks of the same word never run at the same time.
     @ivar early: checks beyond the kinds, when a task is queued: called with the call and the arguments.
     """
 
@@ -67,6 +69,8 @@ class Method:
     creates: bool = False
     after_crash: AfterCrash = AfterCrash.RUN_AGAIN
     early: Early | None = None
+    alone: str = ""
+    audited: bool = False
 
     @property
     def required(self) -> int:
@@ -121,7 +125,9 @@ METHODS: dict[str, Method] = {}
 """Every declared method by name; filled when C{fluidvm.api} is imported."""
 
 
-def query(returns: str, *, roles: tuple[str, ...] = ROLES, anonymous: bool = False) -> Callable[[F], F]:
+def query(
+    returns: str, *, roles: tuple[str, ...] = ROLES, anonymous: bool = False, audited: bool = False
+) -> Callable[[F], F]:
     """
     Declare a method that answers at once.
 
@@ -131,7 +137,7 @@ def query(returns: str, *, roles: tuple[str, ...] = ROLES, anonymous: bool = Fal
     """
 
     def declare(function: F) -> F:
-        _add(function, returns=returns, roles=roles, task=False, anonymous=anonymous)
+        _add(function, returns=returns, roles=roles, task=False, anonymous=anonymous, audited=audited)
         return function
 
     return declare
@@ -144,6 +150,7 @@ def task(
     roles: tuple[str, ...] = WORKERS,
     after_crash: AfterCrash = AfterCrash.RUN_AGAIN,
     early: Early | None = None,
+    alone: str = "",
 ) -> Callable[[F], F]:
     """
     Declare a method that queues a task.
@@ -154,8 +161,8 @@ def task(
 
     def declare(function: F) -> F:
         _add(
-            function, returns="int", roles=roles, task=True, target=target, creates=creates, after_crash=after_crash,
-            early=early,
+            function, returns="int", roles=roles, task=True, audited=True, target=target, creates=creates,
+            after_crash=after_crash, early=early, alone=alone,
         )  # fmt: skip
         return function
 

@@ -20,10 +20,11 @@ from twisted.python.failure import Failure
 
 from fluidvm.change_log import WINDOW, ChangeLog
 from fluidvm.faults import Conflict, NotFound
-from fluidvm.objects import OBJECT_TYPES, VM, ComputeNode, Disk, Object, User
+from fluidvm.objects import OBJECT_TYPES, POWERED, VM, ComputeNode, Disk, Object, ResourcePlan, User
 from fluidvm.store import objects as stored
 from fluidvm.store.database import Database
 from fluidvm.store.objects import Change, ChangeRow, Create, Delete, Mention, Update
+from fluidvm.usage import Ledger
 from fluidvm.xmlvalue import Rendered, render
 
 O = TypeVar("O", bound=Object)  # noqa: E741
@@ -31,9 +32,12 @@ Write = tuple[Callable[..., Any], tuple[Any, ...]]
 """A store function to call in the same transaction, and its arguments after the connection."""
 
 WORDS = {
-    "vm": "VM", "disk": "disk", "compute_node": "compute node", "user": "user", "execution_context": "execution context",
+    "vm": "VM", "disk": "disk", "compute_node": "compute node", "user": "user", "resource_plan": "resource plan",
+    "execution_context": "execution context",
 }  # fmt: skip
 """What a type is called in a sentence."""
+PUBLIC = ("compute_node", "resource_plan")
+"""Types that everyone may see."""
 
 
 class Entry:
@@ -81,12 +85,14 @@ class Inventory:
 
     @param database: where changes go first.
     @ivar log: the newest changes.
+    @ivar ledger: what each user holds.
     """
 
     _log = Logger()
 
     def __init__(self, database: Database) -> None:
         self.log = ChangeLog()
+        self.ledger = Ledger()
         self._database = database
         self._entries: dict[str, SortedDict] = {name: SortedDict() for name in OBJECT_TYPES}
         self._owned: dict[tuple[str, int], SortedDict] = {}
@@ -94,6 +100,7 @@ class Inventory:
         self._uuids: dict[str, int] = {}
         self._disks_of: dict[int, set[int]] = {}
         self._vms_on: dict[int, set[int]] = {}
+        self._users_of: dict[int, set[int]] = {}
         self._last_ids: dict[str, int] = {}
         self._stored_ids: dict[str, int] = {}
         self._rehearsed: list[tuple[Object | None, Object | None]] = []
@@ -159,6 +166,17 @@ class Inventory:
         """Give the VMs of a compute node, in the order of the ids."""
         return [self._entries["vm"][id].object for id in sorted(self._vms_on.get(node, ()))]
 
+    def users_of(self, plan: int) -> list[User]:
+        """Give the users who have a resource plan, in the order of the ids."""
+        return [self._entries["user"][id].object for id in sorted(self._users_of.get(plan, ()))]
+
+    def owns(self, user: int) -> Object | None:
+        """Give one of the objects that a user owns, beside itself; C{None}: there is none."""
+        for (type_name, owner), entries in self._owned.items():
+            if owner == user and type_name != "user" and entries:
+                return cast(Object, entries.peekitem(0)[1].object)
+        return None
+
     def disks_on(self, node: int) -> list[Disk]:
         """Give the disks of a compute node, in the order of the ids."""
         return [disk for disk in self.all(Disk) if disk.compute_node == node]
@@ -174,6 +192,8 @@ class Inventory:
                 "vcpus_used": sum(vm.vcpus for vm in vms),
                 "memory_used": sum(vm.memory for vm in vms),
             }
+        if isinstance(thing, ResourcePlan):
+            return {"users": len(self._users_of.get(thing.id, ()))}
         return {}
 
     def visible(self, type_name: str, id: int, viewer: User) -> Entry | None:
@@ -188,7 +208,7 @@ class Inventory:
 
     def shown(self, type_name: str, viewer: User, after: int = 0) -> Iterable[Entry]:
         """Give the entries of a type that a user may see, in the order of the ids, those after one id."""
-        if viewer.role == "user" and type_name != "compute_node":
+        if viewer.role == "user" and type_name not in PUBLIC:
             entries = self._owned.get((type_name, viewer.id), {})
         else:
             entries = self._entries[type_name]
@@ -219,6 +239,7 @@ class Inventory:
         @raise Conflict: a name is taken.
         @raise Unavailable: the store failed; nothing has changed.
         """
+        changes = [_told_of_power(change) for change in changes]
         owned = [(change, self._owner(change)) for change in changes]
         new_ids = self._new_ids() if changes else {}
         if new_ids:
@@ -297,7 +318,7 @@ class Inventory:
 
     def rehearse(self, changes: Sequence[Change]) -> None:
         """Make changes true for the rest of a rehearsal; nothing is stored."""
-        self._rehearsed += [self._apply(change) for change in changes]
+        self._rehearsed += [self._apply(_told_of_power(change)) for change in changes]
 
     def _add(self, thing: Object) -> None:
         entry = Entry(thing)
@@ -310,6 +331,9 @@ class Inventory:
             self._vms_on.setdefault(thing.compute_node, set()).add(thing.id)
         elif isinstance(thing, Disk) and thing.vm is not None:
             self._disks_of.setdefault(thing.vm, set()).add(thing.id)
+        elif isinstance(thing, User) and thing.resource_plan is not None:
+            self._users_of.setdefault(thing.resource_plan, set()).add(thing.id)
+        self.ledger.add(thing)
         self._forget_related(thing)
 
     def _remove(self, thing: Object) -> None:
@@ -322,6 +346,9 @@ class Inventory:
             self._vms_on[thing.compute_node].discard(thing.id)
         elif isinstance(thing, Disk) and thing.vm is not None:
             self._disks_of[thing.vm].discard(thing.id)
+        elif isinstance(thing, User) and thing.resource_plan is not None:
+            self._users_of[thing.resource_plan].discard(thing.id)
+        self.ledger.remove(thing)
         self._forget_related(thing)
 
     def _forget_related(self, thing: Object) -> None:
@@ -329,10 +356,19 @@ class Inventory:
             related = self._entries["compute_node"].get(thing.compute_node)
         elif isinstance(thing, Disk) and thing.vm is not None:
             related = self._entries["vm"].get(thing.vm)
+        elif isinstance(thing, User) and thing.resource_plan is not None:
+            related = self._entries["resource_plan"].get(thing.resource_plan)
         else:
             return
         if related is not None:
             related.forget()
+
+
+def _told_of_power(change: Change) -> Change:
+    """A VM's new state tells whether it runs, unless its node can't be asked: then it is as it was."""
+    if isinstance(change, Update) and change.type == "vm" and change.fields.get("state", "unknown") != "unknown":
+        return replace(change, fields={**change.fields, "powered": change.fields["state"] in POWERED})
+    return change
 
 
 def _name_key(thing: Object) -> tuple[str, int | None, str]:

@@ -229,11 +229,11 @@ class Id(Kind):
     The id of an object.
 
     @ivar type: which type of object, as C{ping} names it.
-    @ivar owned: whether the caller must be allowed to see the object (compute nodes may be named by anyone).
+    @ivar none: what 0 means, where it is allowed and names no object.
     """
 
     type: str = ""
-    owned: bool = True
+    none: str = ""
 
     wire = "int"
     python = int
@@ -241,8 +241,13 @@ class Id(Kind):
     def accept(self, value: int, path: str, found: References) -> int:
         if not INT_LOW <= value <= INT_HIGH:
             refuse(path, f"{value} is out of range: an id has 32 bits")
+        if value == 0 and self.none:
+            return value
         found.append(Reference(self.type, value, path))
         return value
+
+    def bounds(self) -> str:
+        return f"0: {self.none}" if self.none else ""
 
 
 @dataclass(frozen=True)
@@ -326,6 +331,7 @@ Description = Annotated[str, Text("free text", longest=4096)]
 VmId = Annotated[int, Id("id of a VM", type="vm")]
 DiskId = Annotated[int, Id("id of a disk", type="disk")]
 UserId = Annotated[int, Id("id of a user", type="user")]
+PlanId = Annotated[int, Id("id of a resource plan", type="resource_plan")]
 NodeId = Annotated[int, Id("id of a compute node", type="compute_node")]
 ContextId = Annotated[int, Id("number of an execution context (EC)", type="execution_context")]
 Seconds = Annotated[int, Int("time to wait", unit="s", low=0, high=86400)]

@@ -25,8 +25,8 @@ class User:
 
     TYPE: ClassVar[str] = "user"
     FIELDS: ClassVar[Fields] = {
-        "id": int, "name": str, "role": str, "enabled": bool, "full_name": str, "email": str, "created": datetime,
-        "last_login": datetime,
+        "id": int, "name": str, "role": str, "enabled": bool, "resource_plan": int, "full_name": str, "email": str,
+        "second_factor": bool, "created": datetime, "last_login": datetime,
     }  # fmt: skip
 
     id: int
@@ -37,6 +37,8 @@ class User:
     email: str
     created: float
     last_login: float | None = None
+    resource_plan: int | None = None
+    second_factor: bool = False
 
     @property
     def owner(self) -> int:
@@ -47,8 +49,34 @@ class User:
         """As C{get_user} gives it."""
         return {
             "id": self.id, "name": self.name, "role": self.role, "enabled": self.enabled,
-            "full_name": self.full_name, "email": self.email, "created": moment(self.created),
+            "resource_plan": self.resource_plan, "full_name": self.full_name, "email": self.email,
+            "second_factor": self.second_factor, "created": moment(self.created),
             "last_login": None if self.last_login is None else moment(self.last_login),
+        }  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True)
+class ResourcePlan:
+    """What one user may hold. A limit that isn't among C{limits} doesn't bound."""
+
+    TYPE: ClassVar[str] = "resource_plan"
+    FIELDS: ClassVar[Fields] = {"id": int, "name": str, "limits": dict, "users": int, "created": datetime}
+
+    id: int
+    name: str
+    limits: Mapping[str, Any]
+    created: float
+
+    @property
+    def owner(self) -> None:
+        """Nobody's: everyone may see what is on offer."""
+        return None
+
+    def wire(self, related: Mapping[str, Any]) -> dict[str, Any]:
+        """As C{get_resource_plan} gives it."""
+        return {
+            "id": self.id, "name": self.name, "limits": dict(self.limits), "users": related["users"],
+            "created": moment(self.created),
         }  # fmt: skip
 
 
@@ -103,7 +131,11 @@ class ComputeNode:
 
 @dataclass(frozen=True, slots=True)
 class VM:
-    """A virtual machine. Memory in MiB; C{uuid} is its identity on the hypervisor."""
+    """
+    A virtual machine. Memory in MiB; C{uuid} is its identity on the hypervisor.
+
+    @ivar powered: it counts as running; kept while its node can't tell.
+    """
 
     TYPE: ClassVar[str] = "vm"
     FIELDS: ClassVar[Fields] = {
@@ -129,6 +161,7 @@ class VM:
     autostart: bool
     boot: Mapping[str, Any]
     created: float
+    powered: bool = False
 
     @property
     def domain_name(self) -> str:
@@ -184,5 +217,8 @@ class Disk:
         }  # fmt: skip
 
 
-Object = User | ComputeNode | VM | Disk
-OBJECT_TYPES: dict[str, type[Object]] = {cls.TYPE: cls for cls in (User, ComputeNode, VM, Disk)}
+POWERED = frozenset({"running", "paused", "starting", "stopping", "migrating"})
+"""States in which a VM counts as running."""
+
+Object = User | ResourcePlan | ComputeNode | VM | Disk
+OBJECT_TYPES: dict[str, type[Object]] = {cls.TYPE: cls for cls in (ResourcePlan, User, ComputeNode, VM, Disk)}

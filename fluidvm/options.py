@@ -23,6 +23,11 @@ class Settings:
     @ivar session_timeout: seconds.
     @ivar max_request: bytes of one request's body.
     @ivar keep_contexts: days.
+    @ivar keep_audit: days.
+    @ivar password_length: characters that a new password has at least.
+    @ivar password_memory: KiB that hashing one takes.
+    @ivar password_rounds: how often hashing goes over them.
+    @ivar password_lanes: threads that hashing one uses.
     """
 
     state: Path
@@ -38,6 +43,11 @@ class Settings:
     connections_per_address: int
     tasks_per_node: int
     keep_contexts: int
+    keep_audit: int
+    password_length: int
+    password_memory: int
+    password_rounds: int
+    password_lanes: int
     access_log: bool
 
 
@@ -74,6 +84,11 @@ class Options(usage.Options):  # type: ignore[misc]
         ["connections-per-address", None, None, "Connections that one client address may have open [default: 1000]"],
         ["tasks-per-node", None, None, "Tasks that may have one compute node at work at once [default: 8]"],
         ["keep-contexts", None, None, "Days after which a complete execution context is forgotten [default: 30]"],
+        ["keep-audit", None, None, "Days after which a line of the audit log is dropped [default: 365]"],
+        ["password-length", None, None, "Characters that a new password must have [default: 8]"],
+        ["password-memory", None, None, "KiB of memory that hashing a password takes (argon2id) [default: 65536]"],
+        ["password-rounds", None, None, "Times that hashing a password goes over the memory [default: 3]"],
+        ["password-lanes", None, None, "Threads that hashing a password uses [default: 4]"],
     ]  # fmt: skip
     optFlags = [["access-log", None, "Log a line for every request"]]
     compData = usage.Completions(
@@ -169,6 +184,9 @@ class Options(usage.Options):  # type: ignore[misc]
             admin_password_file=path("admin-password-file"), max_request=number("max-request", 2**20, 1024, 2**26),
             connections_per_address=number("connections-per-address", 1000, 1, 1000000),
             tasks_per_node=number("tasks-per-node", 8, 1, 10000), keep_contexts=number("keep-contexts", 30, 0, 36500),
+            keep_audit=number("keep-audit", 365, 0, 36500), password_length=number("password-length", 8, 1, 64),
+            password_memory=number("password-memory", 65536, 8, 2**22), password_rounds=number("password-rounds", 3, 1, 100),
+            password_lanes=number("password-lanes", 4, 1, 64),
             access_log=access_log,
         )  # fmt: skip
 

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from typing import IO, Any
 
 from twisted.application.service import Service
-from twisted.internet.defer import Deferred
+from twisted.internet.defer import Deferred, succeed
 from twisted.internet.endpoints import serverFromString, wrapServerTLS
 from twisted.internet.error import CannotListenError
 from twisted.internet.interfaces import IDelayedCall, IListeningPort, IReactorTime
@@ -16,17 +16,20 @@ from twisted.logger import Logger
 from twisted.python.failure import Failure
 
 from fluidvm.admin import PasswordError, ensure_admin
+from fluidvm.audit import AuditLog
 from fluidvm.call import Services
 from fluidvm.driver_loader import DriverLoader
 from fluidvm.engine.contexts import Engine
 from fluidvm.engine.job import Resources
 from fluidvm.inventory import Inventory
-from fluidvm.logins import Logins
+from fluidvm.logins import ADDRESSES_PER_USER, Logins
 from fluidvm.node_watch import Nodes
 from fluidvm.options import Options, Settings
+from fluidvm.passwords import Hasher
 from fluidvm.preflight import StartError, check
 from fluidvm.sessions import Sessions
 from fluidvm.store.database import Database, DatabaseError
+from fluidvm.store.users import load_known
 from fluidvm.wire.dispatch import Dispatcher
 from fluidvm.wire.site import make_site
 from fluidvm.wire.tls import server_options
@@ -74,16 +77,19 @@ class Server(Service):  # type: ignore[misc]
         clock = reactor if clock is None else clock
         self._clock = clock
         self._forgetting: IDelayedCall | None = None
+        self._dropping: Deferred[None] = succeed(None)
         drivers = DriverLoader()
         self._database = Database(settings.database, reactor)
         self.inventory = Inventory(self._database)
-        self._logins = Logins(reactor, clock)
+        self._audit = AuditLog(self._database, clock, wall_clock)
+        hasher = Hasher(settings.password_memory, settings.password_rounds, settings.password_lanes)
+        self._logins = Logins(reactor, clock, hasher, settings.password_length)
         self.sessions = Sessions(clock, settings.session_timeout, settings.keepalive == "any-call", wall_clock)
         self._nodes = Nodes(reactor, clock, drivers, self.inventory, settings.state)
         resources = Resources(clock, wall_clock, self.inventory, self._nodes, drivers, self.sessions)
-        self._engine = Engine(resources, settings.tasks_per_node)
+        self._engine = Engine(resources, settings.tasks_per_node, self._audit)
         self._nodes.busy = lambda vm: self._engine.claims.held(("vm", vm))
-        services = Services(resources, self._database, self._engine, self._logins)
+        services = Services(resources, self._database, self._engine, self._logins, self._audit)
         self.dispatcher = Dispatcher(services)
         self._site = make_site(
             self.dispatcher, self.health, reactor=reactor, max_request=settings.max_request,
@@ -127,6 +133,8 @@ class Server(Service):  # type: ignore[misc]
         except (DatabaseError, PasswordError) as error:
             raise self._fail(str(error)) from None
         self.inventory.load(connection)
+        with connection.begin():
+            self._logins.load(load_known(connection, ADDRESSES_PER_USER))
         self._engine.load(connection)
         self._logins.start()
         self._nodes.start()
@@ -137,10 +145,15 @@ class Server(Service):  # type: ignore[misc]
             self._log.info("FluidVM answers on {address}", address=port.getHost())
 
     def _forget_contexts(self) -> None:
-        """Drop old execution contexts, now and then every hour."""
+        """Drop old execution contexts and audit lines, now and then every hour."""
         self._forgetting = self._clock.callLater(FORGET_INTERVAL, self._forget_contexts)
-        done = Deferred.fromCoroutine(self._engine.forget(self._wall_clock() - 86400 * self._settings.keep_contexts))
-        done.addErrback(lambda failure: self._log.failure("Old execution contexts can't be dropped", failure))
+        self._dropping = Deferred.fromCoroutine(self._forget_old())
+        self._dropping.addErrback(lambda failure: self._log.failure("What is old can't be dropped", failure))
+
+    async def _forget_old(self) -> None:
+        now = self._wall_clock()
+        await self._engine.forget(now - 86400 * self._settings.keep_contexts)
+        await self._audit.forget(now - 86400 * self._settings.keep_audit)
 
     def stopService(self) -> Deferred[None]:
         """Stop in order: tasks, listeners, sessions, nodes, store. Fires when all is stopped."""
@@ -157,6 +170,8 @@ class Server(Service):  # type: ignore[misc]
         self.sessions.stop()
         await self._nodes.stop()
         self._logins.stop()
+        await self._dropping
+        await self._audit.stop()
         await self._database.close()
         if self._lock is not None:
             self._lock.close()

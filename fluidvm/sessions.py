@@ -6,15 +6,27 @@ import secrets
 from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any
+from datetime import datetime
+from math import ceil
+from typing import Any, ClassVar
 
 from twisted.internet.interfaces import IDelayedCall, IReactorTime
 
 from fluidvm.declare import Method
-from fluidvm.faults import NotLoggedIn, TooLarge
+from fluidvm.faults import NotLoggedIn, TooLarge, TooManyAttempts
+from fluidvm.objects import Fields
+from fluidvm.throttle import Throttle, network_of
+from fluidvm.xmlvalue import moment
 
+FREE_COOKIES = 250
+"""How many wrong cookies in a row cost an address nothing: clients that were logged out have some."""
+LONGEST_HOLD = 20.0
 MOST_PENDING = 1000
 """How many tasks one session may have pending."""
+
+
+class HeldBack(TooManyAttempts):
+    """Too many wrong cookies; the answer is to be held back for L{Sessions.hold}."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,8 +51,13 @@ class Session:
 
     @ivar id: its number for listings; not the cookie.
     @ivar serial: how much of the change log C{ping} has told.
+    @ivar offered_secret: of a second factor that isn't confirmed yet.
     @ivar wall_created: seconds since the epoch; the other times are the clock's.
     """
+
+    FIELDS: ClassVar[Fields] = {
+        "id": int, "user": int, "address": str, "created": datetime, "last_ping": datetime, "pending": int,
+    }  # fmt: skip
 
     id: int
     cookie: int
@@ -52,6 +69,14 @@ class Session:
     expires: float
     pending: list[PendingTask] = field(default_factory=list)
     promised: set[tuple[str, int]] = field(default_factory=set)
+    offered_secret: str = ""
+
+    def wire(self) -> dict[str, Any]:
+        """As C{list_sessions} gives it."""
+        return {
+            "id": self.id, "user": self.user, "address": self.address, "created": moment(self.wall_created),
+            "last_ping": moment(self.wall_last_ping), "pending": len(self.pending),
+        }  # fmt: skip
 
     def queue(self, task: PendingTask) -> None:
         """
@@ -97,7 +122,8 @@ class Sessions:
         self._any_call = any_call
         self._wall_clock = wall_clock
         # The one that expires first comes first: every session lives equally long after its last ping.
-        self._by_cookie: OrderedDict[int, Session] = OrderedDict()
+        self._by_cookie: OrderedDict[bytes, Session] = OrderedDict()
+        self._wrong = Throttle(clock, FREE_COOKIES)
         self._last_id = 0
         self._sweep: IDelayedCall | None = None
 
@@ -112,14 +138,14 @@ class Sessions:
         @return: with a fresh cookie: random over the whole signed 32-bit range, not 0, not in use.
         """
         cookie = 0
-        while cookie == 0 or cookie in self._by_cookie:
+        while cookie == 0 or _key(cookie) in self._by_cookie:
             cookie = secrets.randbits(32) - 2**31
         self._last_id += 1
         now = self._wall_clock()
         session = Session(
             self._last_id, cookie, user, address, serial, now, now, self._clock.seconds() + self.timeout
         )  # fmt: skip
-        self._by_cookie[cookie] = session
+        self._by_cookie[_key(cookie)] = session
         self._schedule()
         return session
 
@@ -128,24 +154,41 @@ class Sessions:
         Give the session of a cookie.
 
         @raise NotLoggedIn: unknown, expired or from another address: the same words.
+        @raise HeldBack: the same, after many others from this address.
         """
-        session = self._by_cookie.get(cookie)
+        session = self._by_cookie.get(_key(cookie))
         if session is None or session.address != address or session.expires <= self._clock.seconds():
-            raise NotLoggedIn("You are not logged in: authenticate again.")
+            raise self._refuse(network_of(address))
         if self._any_call:
             self.touch(session)
         return session
+
+    def _refuse(self, network: str) -> NotLoggedIn | HeldBack:
+        wait = self._wrong.wait(network)
+        self._wrong.failed(network)
+        if wait > 0:
+            return HeldBack(f"Too many wrong cookies from your address: authenticate, or try again in {ceil(wait)} s.")
+        return NotLoggedIn("You are not logged in: authenticate again.")
+
+    def hold(self, address: str) -> float:
+        """How many seconds the answer to a wrong cookie is held back: few can be tried, and right ones aren't delayed."""
+        return min(LONGEST_HOLD, self._wrong.wait(network_of(address)))
+
+    def all(self) -> list[Session]:
+        """Give the sessions that haven't expired, in the order of their ids."""
+        now = self._clock.seconds()
+        return sorted((one for one in self._by_cookie.values() if one.expires > now), key=lambda session: session.id)
 
     def touch(self, session: Session) -> None:
         """The session's client is alive."""
         session.expires = self._clock.seconds() + self.timeout
         session.wall_last_ping = self._wall_clock()
-        self._by_cookie.move_to_end(session.cookie)
+        self._by_cookie.move_to_end(_key(session.cookie))
 
     def close(self, session: Session) -> None:
         """End a session; its pending tasks are dropped."""
         session.take()
-        self._by_cookie.pop(session.cookie, None)
+        self._by_cookie.pop(_key(session.cookie), None)
 
     def close_user(self, user: int) -> None:
         """End every session of a user."""
@@ -171,3 +214,8 @@ class Sessions:
                 break
             self.close(first)
         self._schedule()
+
+
+def _key(cookie: int) -> bytes:
+    # Bytes are found by a hash that is keyed per process (SipHash), so that the time of a search tells a guesser nothing.
+    return cookie.to_bytes(4, "big", signed=True)

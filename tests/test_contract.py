@@ -15,20 +15,18 @@ from twisted.internet.task import deferLater
 from twisted.trial.unittest import TestCase
 from twisted.web.xmlrpc import Proxy
 
-from fluidvm import logins
 from fluidvm.options import Options
 from fluidvm.service import Server
 from lab.host import guest
 
 from .drivers.real_host import shared_host, until
-from .support import PASSWORD, cheap_hasher
+from .support import CHEAP, PASSWORD
 
 
 class ContractTests(TestCase):
     timeout = 180
 
     async def setUp(self) -> None:
-        self.patch(logins, "PasswordHasher", cheap_hasher)
         self.lab = shared_host()
         self.guest = guest()
         directory = Path(self.mktemp()).absolute()
@@ -37,7 +35,7 @@ class ContractTests(TestCase):
         options = Options()
         options.parseOptions(
             ["--state", str(directory), "--http", "tcp:0:interface=127.0.0.1", "--keepalive", "any-call",
-             "--admin-password-file", str(directory / "password")]
+             "--admin-password-file", str(directory / "password"), *CHEAP]
         )  # fmt: skip
         self.server = Server(options.settings, reactor)
         self.server.privilegedStartService()

@@ -13,9 +13,10 @@ ROOT = Path(fluidvm.__file__).parent
 LAYERS = [
     ["faults", "xmlvalue"],
     ["kinds", "objects"],
+    ["usage"],
     ["declare", "driver", "drivers"],
-    ["store", "change_log", "inventory", "driver_loader", "logins", "conformance"],
-    ["sessions", "engine", "node_watch"],
+    ["store", "change_log", "inventory", "driver_loader", "passwords", "throttle", "logins", "conformance"],
+    ["audit", "sessions", "engine", "node_watch"],
     ["call"],
     ["api"],
     ["wire"],

@@ -1,5 +1,17 @@
 """Every method of the API, declared where it is written; importing this fills `fluidvm.declare.METHODS`."""
 
-from fluidvm.api import disks, nodes, sessions, tasks, users, vm_hardware, vm_power, vms
+from fluidvm.api import audit, disks, nodes, plans, second_factor, sessions, tasks, users, vm_hardware, vm_power, vms
 
-__all__ = ["disks", "nodes", "sessions", "tasks", "users", "vm_hardware", "vm_power", "vms"]
+__all__ = [
+    "audit",
+    "disks",
+    "nodes",
+    "plans",
+    "second_factor",
+    "sessions",
+    "tasks",
+    "users",
+    "vm_hardware",
+    "vm_power",
+    "vms",
+]

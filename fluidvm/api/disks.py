@@ -82,9 +82,11 @@ async def delete_volume(job: Job, disk: Disk) -> None:
 
 
 def check_attachable(disk: Disk, vm: VM) -> None:
-    """@raise Conflict: the disk is in use, isn't ready, or is elsewhere."""
+    """@raise Conflict: the disk is in use, isn't ready, is another owner's, or is elsewhere."""
     if disk.vm is not None:
         raise Conflict(f"Disk {disk.name} is attached to VM {disk.vm}: detach it first.")
+    if disk.owner != vm.owner:
+        raise Conflict(f"Disk {disk.name} isn't of the same owner as VM {vm.name}.")
     if disk.state != "ready":
         raise Conflict(f"Disk {disk.name} is {disk.state}.")
     if disk.compute_node != vm.compute_node:
@@ -103,11 +105,13 @@ async def create_disk(job: Job, spec: DiskSpec) -> None:
     if disk is None:
         owner = owner_of(job, spec)
         free_name(job.inventory, Disk, spec["name"], owner)
-        node = place(job, spec, memory=0, ability=IDisks)
+        node = place(job, spec, owner, memory=0, ability=IDisks)
         await job.connection(node.id, IDisks)
         disk = new_disk(job, spec, spec["name"], owner, node, id=job.target)
+        job.reserve_for(owner, disks=1, disk_space=disk.size)
         job.put(Create(disk))
         await job.flush()
+        job.unreserve()
     try:
         await make_volume(job, disk, job.progress)
     except CancelledError:

@@ -8,6 +8,7 @@ from fluidvm.call import Call
 from fluidvm.driver import Interface
 from fluidvm.engine import placement
 from fluidvm.engine.job import Job
+from fluidvm.engine.quota import allows, check_driver, limits_of
 from fluidvm.faults import Conflict, Forbidden, Unavailable
 from fluidvm.inventory import WORDS, Inventory
 from fluidvm.objects import VM, ComputeNode, Disk, User
@@ -34,12 +35,14 @@ def free_name(inventory: Inventory, cls: type[VM] | type[Disk], name: str, owner
         raise Conflict(f"There is a {WORDS[cls.TYPE]} {name} already.")
 
 
-def place(job: Job, spec: dict[str, Any], *, memory: int, ability: type[Interface]) -> ComputeNode:
+def place(job: Job, spec: dict[str, Any], owner: int, *, memory: int, ability: type[Interface]) -> ComputeNode:
     """
     Decide on which compute node a new object goes.
 
+    @param owner: whose it will be.
     @param memory: MiB that the node must have free.
     @param ability: what its driver must be able to do.
+    @raise QuotaExceeded: the owner's plan hasn't this kind of hypervisor.
     @raise Conflict: the node that is named takes nothing new.
     @raise Unavailable: none fits; says why.
     """
@@ -48,7 +51,12 @@ def place(job: Job, spec: dict[str, Any], *, memory: int, ability: type[Interfac
         node = job.inventory.get(ComputeNode, named)
         if node.mode != "active":
             raise Conflict(f"Compute node {node.name} is in mode {node.mode}.")
+        check_driver(job.inventory, owner, node.driver)
         return node
+
+    limits = limits_of(job.inventory, owner)
+    if "driver" in spec:
+        check_driver(job.inventory, owner, spec["driver"])
 
     def used(node: ComputeNode) -> tuple[int, int]:
         vms = job.inventory.vms_on(node.id)
@@ -56,7 +64,7 @@ def place(job: Job, spec: dict[str, Any], *, memory: int, ability: type[Interfac
 
     chosen, reasons = placement.choose(
         job.inventory.all(ComputeNode), used=used, able=lambda node: job.nodes.provides(node.id, ability), memory=memory,
-        driver=spec.get("driver"), labels=spec.get("labels", ()),
+        driver=spec.get("driver"), labels=spec.get("labels", ()), allowed=lambda driver: allows(limits, driver),
     )  # fmt: skip
     if chosen is None:
         raise Unavailable(f"No compute node fits ({'; '.join(reasons) or 'there is none'}).")

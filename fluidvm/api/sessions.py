@@ -4,13 +4,18 @@ from __future__ import annotations
 
 from typing import Annotated, Any
 
+from fluidvm.api.listing import cut, keep
+from fluidvm.api.login import CODE, Login
+from fluidvm.audit import LONGEST_STRING
 from fluidvm.call import Call
-from fluidvm.declare import query
-from fluidvm.faults import BadCredentials
-from fluidvm.kinds import Secret, Serial, Text
+from fluidvm.declare import WORKERS, query
+from fluidvm.faults import ApiFault, NotFound, TooManyAttempts
+from fluidvm.kinds import Int, Secret, Serial, Text, filter_of
 from fluidvm.objects import User
-from fluidvm.store import users as stored
+from fluidvm.sessions import Session
 from fluidvm.xmlvalue import INT_HIGH, moment
+
+SessionFilter = Annotated[dict[str, Any], filter_of(Session.FIELDS)]
 
 
 @query("int", anonymous=True)
@@ -18,23 +23,34 @@ async def authenticate(
     call: Call,
     name: Annotated[str, Text("a user's name", longest=1024)],
     password: Annotated[str, Secret("its password", longest=1024)],
+    code: Annotated[str, CODE] = "",
 ) -> int:
     """Log in. Returns the cookie that every other method takes first; it ends when ping stays away."""
-    logins, inventory = call.services.logins, call.inventory
-    logins.admit(call.address, name)
-    hashed = await call.services.database.run(stored.password_hash, name)
-    right = await logins.verify(hashed, password)
-    # Again: of many tries at once, those that come after the first wrong ones must learn nothing.
-    logins.admit(call.address, name)
-    user = inventory.named(User, name)
-    if not right or user is None or not user.enabled:
-        logins.failed(call.address, name)
-        raise BadCredentials("Wrong user name or password.")
-    logins.succeeded(call.address, name)
-    now = call.services.resources.wall_clock()
-    await call.services.database.run(stored.logged_in, user.id, now)
-    inventory.amend("user", user.id, last_login=now)
-    return call.services.resources.sessions.open(user.id, call.address, inventory.log.serial).cookie
+    audit = call.services.audit
+    try:
+        session = await _log_in(call, name, password, code)
+    except TooManyAttempts as fault:
+        audit.count("authenticate", call.address, method="authenticate", code=fault.faultCode, error=fault.faultString)
+        raise
+    except ApiFault as fault:
+        audit.note(
+            "authenticate", name=name[:LONGEST_STRING], address=call.address, method="authenticate", code=fault.faultCode,
+            error=fault.faultString,
+        )  # fmt: skip
+        raise
+    audit.note("authenticate", user=session.user, name=name, address=call.address, method="authenticate")
+    return session.cookie
+
+
+async def _log_in(call: Call, name: str, password: str, code: str) -> Session:
+    async with Login(call, name) as login:
+        right = [await login.check_password(password), login.check_code(code)]
+        user = call.inventory.named(User, name)
+        if not all(right) or user is None or not user.enabled:
+            raise login.refuse()
+        await login.succeed(user)
+    call.inventory.amend("user", user.id, last_login=call.services.resources.wall_clock())
+    return call.services.resources.sessions.open(user.id, call.address, call.inventory.log.serial)
 
 
 @query("boolean")
@@ -79,3 +95,26 @@ def get_session(call: Call) -> dict[str, Any]:
         "created": moment(session.wall_created), "last_ping": moment(session.wall_last_ping),
         "expires": moment(call.services.resources.wall_clock() + left), "pending": len(session.pending),
     }  # fmt: skip
+
+
+@query("array")
+def list_sessions(call: Call, filter: SessionFilter = {}) -> list[dict[str, Any]]:  # noqa: B006
+    """List who is logged in: administrators and auditors see all sessions, others their own."""
+    seen = (session for session in call.services.resources.sessions.all() if _may_see(call, session))
+    found = [session.wire() for session in seen if session.id > filter.get("after", 0)]
+    return [cut(wire, filter) for wire in found if keep(wire, filter)][: filter.get("limit")]
+
+
+def _may_see(call: Call, session: Session) -> bool:
+    return call.user.role != "user" or session.user == call.user.id
+
+
+@query("boolean", roles=WORKERS, audited=True)
+def close_session(call: Call, session: Annotated[int, Int("a session's id, as list_sessions tells it")]) -> bool:
+    """End a session: one's own, or as an administrator anyone's. Its uncommitted tasks are dropped."""
+    sessions = call.services.resources.sessions
+    found = next((other for other in sessions.all() if other.id == session and _may_see(call, other)), None)
+    if found is None:
+        raise NotFound(f"There is no session {session}.")
+    sessions.close(found)
+    return True

@@ -29,7 +29,7 @@ async def commit_tasks(call: Call, options: CommitOptions = {}) -> int:  # noqa:
     """Move all pending tasks into a new execution context, durably, and start it. Returns its number (EC)."""
     taken = call.session.take()
     try:
-        return await call.engine.commit(call.user.id, taken, options.get("on_error", "continue"))
+        return await call.engine.commit(call.user.id, taken, options.get("on_error", "continue"), call.address)
     except BaseException:
         call.session.put_back(taken)
         raise

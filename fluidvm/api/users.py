@@ -1,58 +1,132 @@
-"""Users: made, read, given passwords."""
+"""Users: made, changed, read, deleted."""
 
 from __future__ import annotations
 
 from typing import Annotated, Any
 
 from fluidvm.api.listing import list_objects, show
+from fluidvm.api.plans import usage
 from fluidvm.call import Call
-from fluidvm.declare import query, task
+from fluidvm.declare import WORKERS, query, task
 from fluidvm.engine.job import Job
+from fluidvm.engine.quota import limits_of
 from fluidvm.faults import Conflict
-from fluidvm.kinds import Choice, Password, Struct, Text, UserId, filter_of, named
-from fluidvm.objects import ROLES, User
-from fluidvm.store.objects import Create, Update
+from fluidvm.inventory import WORDS
+from fluidvm.kinds import Bool, Choice, Id, Password, Struct, Text, UserId, filter_of, named
+from fluidvm.logins import check_password
+from fluidvm.objects import ROLES, ResourcePlan, User
+from fluidvm.store.objects import Create, Delete, Update
+from fluidvm.usage import LIMITS
 from fluidvm.xmlvalue import Rendered
 
+_DETAILS = {"full_name": Text("a person's name", longest=255), "email": Text("an address", longest=255)}
+_PLAN = Id("what bounds the user", type="resource_plan", none="nothing does")
+Role = Choice("what it may do", choices=ROLES)
 UserOptions = Annotated[
     dict[str, Any],
-    Struct(
-        "what else is known of the user",
-        fields={
-            "role": Choice("what it may do", choices=ROLES),
-            "full_name": Text("a person's name", longest=255),
-            "email": Text("an address", longest=255),
-        },
-    ),
+    Struct("what else is known of the user", fields={"role": Role, "resource_plan": _PLAN, **_DETAILS}),
 ]
+UserDetails = Annotated[dict[str, Any], Struct("what is to be known of the user; the rest stays", fields=_DETAILS)]
 UserFilter = Annotated[dict[str, Any], filter_of(User.FIELDS)]
 UserName = Annotated[str, named("the user's name")]
+ADMINISTRATORS = "administrators"
+"""Tasks that could take away the last administrator run one at a time."""
 
 
-def _free_name(call: Call, name: str, *rest: object) -> None:
+def _check_new(call: Call, name: str, password: str, options: dict[str, Any] | None = None) -> None:
     if call.inventory.named(User, name) is not None:
         raise Conflict(f"There is a user {name} already.")
+    check_password(password, name, call.services.logins.least)
 
 
-@task("user", creates=True, roles=("admin",), early=_free_name)
+@task("user", creates=True, roles=("admin",), early=_check_new)
 async def create_user(job: Job, name: UserName, password: Password, options: UserOptions = {}) -> None:  # noqa: B006
-    """Make a user, with role user unless the options say otherwise."""
+    """Make a user, with role user and without a resource plan unless the options say otherwise."""
     if job.inventory.named(User, name) is not None:
         raise Conflict(f"There is a user {name} already.")
     user = User(
-        id=job.target, name=name, role=options.get("role", "user"), enabled=True, full_name=options.get("full_name", ""),
+        id=job.target, name=name, role=options.get("role", "user"), enabled=True,
+        resource_plan=_plan(job, options.get("resource_plan", 0)), full_name=options.get("full_name", ""),
         email=options.get("email", ""), created=job.wall_clock(),
     )  # fmt: skip
     job.put(Create(user, {"password_hash": password}))
 
 
-@task("user", roles=ROLES)
+def _plan(job: Job, plan: int) -> int | None:
+    """@raise NotFound: there is no such plan."""
+    return job.inventory.get(ResourcePlan, plan).id if plan else None
+
+
+def _keep_an_admin(job: Job, user: User, doing: str) -> None:
+    """@raise Conflict: no enabled administrator would be left."""
+    others = (other for other in job.inventory.all(User) if other.id != user.id)
+    if user.role == "admin" and user.enabled and not any(other.role == "admin" and other.enabled for other in others):
+        raise Conflict(f"User {user.name} is the last enabled administrator: make another one before {doing}.")
+
+
+@task("user", roles=("admin",), alone=ADMINISTRATORS)
+async def delete_user(job: Job, user: UserId) -> None:
+    """Delete a user who owns nothing any more. Its sessions end."""
+    record = job.inventory.get(User, user)
+    owned = job.inventory.owns(user)
+    if owned is not None:
+        raise Conflict(
+            f"User {record.name} owns {WORDS[owned.TYPE]} {owned.id} among others: delete them, or give them away."
+        )
+    _keep_an_admin(job, record, "deleting it")
+    job.sessions.close_user(user)
+    job.put(Delete("user", user))
+
+
+def _check_change(call: Call, user: int, password: str) -> None:
+    record = call.inventory.find(User, user)  # not there: a task of the same batch will make it
+    check_password(password, "" if record is None else record.name, call.services.logins.least)
+
+
+@task("user", roles=ROLES, early=_check_change)
 async def set_user_password(job: Job, user: UserId, password: Password) -> None:
     """Give a user another password: one's own, or as an administrator anyone's. The user's sessions end."""
     job.inventory.get(User, user)
     job.put(Update("user", user, {}, {"password_hash": password}))
     await job.flush()
     job.sessions.close_user(user)
+
+
+@task("user", roles=("admin",), alone=ADMINISTRATORS)
+async def set_user_role(job: Job, user: UserId, role: Annotated[str, Role]) -> None:
+    """Give a user another role. It holds from the user's next call on."""
+    record = job.inventory.get(User, user)
+    if role != "admin":
+        _keep_an_admin(job, record, "changing its role")
+    job.put(Update("user", user, {"role": role}))
+
+
+@task("user", roles=("admin",))
+async def set_user_resource_plan(job: Job, user: UserId, plan: Annotated[int, _PLAN]) -> None:
+    """Put a user under another resource plan. What it holds beyond it stays; nothing is added to it."""
+    job.inventory.get(User, user)
+    job.put(Update("user", user, {"resource_plan": _plan(job, plan)}))
+
+
+@task("user", roles=("admin",), alone=ADMINISTRATORS)
+async def set_user_enabled(
+    job: Job, user: UserId, enabled: Annotated[bool, Bool("whether it may log in")]
+) -> None:  # fmt: skip
+    """Let a user log in, or not: then its sessions end, its tasks that haven't begun end with fault 403, its VMs run on."""
+    record = job.inventory.get(User, user)
+    if not enabled:
+        _keep_an_admin(job, record, "disabling it")
+    job.put(Update("user", user, {"enabled": enabled}))
+    if not enabled:
+        await job.flush()
+        job.sessions.close_user(user)
+
+
+@task("user", roles=WORKERS)
+async def set_user_details(job: Job, user: UserId, details: UserDetails) -> None:
+    """Change what is known of a user: of oneself, or as an administrator of anyone."""
+    job.inventory.get(User, user)
+    job.put(Update("user", user, details))
 
 
 @query("struct")
@@ -65,3 +139,10 @@ def get_user(call: Call, user: UserId) -> Rendered:
 def list_users(call: Call, filter: UserFilter = {}) -> Rendered:  # noqa: B006
     """List the users that the caller may see."""
     return list_objects(call, "user", filter)
+
+
+@query("struct")
+def get_user_usage(call: Call, user: UserId) -> dict[str, Any]:
+    """Tell what a user holds: for each limit in all, a struct of used and, where its resource plan bounds it, limit."""
+    limits = limits_of(call.inventory, user)
+    return {limit: usage(call.inventory.ledger.used(user, limit), limits.get(limit)) for limit in LIMITS}

@@ -8,6 +8,7 @@ from fluidvm.api.disks import check_attachable
 from fluidvm.declare import task
 from fluidvm.driver import DomainDisk, DomainState, IDisks, ILiveResize
 from fluidvm.engine.job import Job
+from fluidvm.engine.quota import check_vm
 from fluidvm.faults import Conflict
 from fluidvm.kinds import DiskId, MiB, Struct, Text, Vcpus, VmId
 from fluidvm.objects import VM, Disk
@@ -23,8 +24,12 @@ AttachOptions = Annotated[
 TARGETS = tuple(f"vd{letter}" for letter in "abcdefghijklmnopqrstuvwx")
 
 
-async def _resize(job: Job, vm: int, stopped: str, live: str, amount: int) -> None:
+async def _resize(job: Job, vm: int, what: str, stopped: str, live: str, amount: int) -> None:
     record = job.inventory.get(VM, vm)
+    growth = amount - getattr(record, what)
+    if growth > 0:
+        check_vm(job.inventory, record.owner, {f"vm_{what}": amount})
+        await job.reserve(record.owner, **{what: growth})
     connection: Any = await job.connection(record.compute_node)
     state = (await job.domain(record.compute_node, record.uuid)).state
     if state in (DomainState.STOPPED, DomainState.CRASHED):
@@ -48,7 +53,7 @@ async def set_vm_memory(job: Job, vm: VmId, memory: MiB) -> None:
     A running one has it at once, up to its max_memory and where its driver and guest can; else the task fails and says that
     it needs a stop.
     """
-    await _resize(job, vm, "set_memory", "resize_memory", memory)
+    await _resize(job, vm, "memory", "set_memory", "resize_memory", memory)
 
 
 @task("vm")
@@ -59,7 +64,7 @@ async def set_vm_vcpus(job: Job, vm: VmId, vcpus: Vcpus) -> None:
     A running one has them at once, up to its max_vcpus and where its driver and guest can; else the task fails and says that
     it needs a stop.
     """
-    await _resize(job, vm, "set_vcpus", "resize_vcpus", vcpus)
+    await _resize(job, vm, "vcpus", "set_vcpus", "resize_vcpus", vcpus)
 
 
 @task("vm")
@@ -73,6 +78,8 @@ async def attach_disk(job: Job, vm: VmId, disk: DiskId, options: AttachOptions =
     target = options.get("target") or next((name for name in TARGETS if name not in taken), None)
     if target is None or target in taken:
         raise Conflict(f"VM {record.name} has no free target{f' {target}' if target else ''} for a disk.")
+    sizes = sum(other.size for other in job.inventory.disks_of(vm))
+    check_vm(job.inventory, record.owner, {"vm_disk": sizes + volume.size})
     connection = await job.connection(record.compute_node, IDisks)
     await connection.attach_disk(record.uuid, DomainDisk(volume.path, volume.format, target))
     job.put(Update("disk", disk, {"vm": vm, "target": target}), Update("vm", vm, {}))

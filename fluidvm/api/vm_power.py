@@ -53,7 +53,10 @@ async def start_vm(job: Job, vm: VmId) -> None:
     connection = await job.connection(record.compute_node)
     if record.state == "running" and (await job.domain(record.compute_node, record.uuid)).state is DomainState.RUNNING:
         return
+    if not record.powered:
+        job.reserve_for(record.owner, running_vms=1)
     await _mark(job, record, "starting")
+    job.unreserve()
     job.status(f"starting {record.name}")
     try:
         await connection.start(record.uuid)

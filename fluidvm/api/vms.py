@@ -14,6 +14,7 @@ from fluidvm.call import Call
 from fluidvm.declare import AfterCrash, query, task
 from fluidvm.driver import Boot, DomainDisk, DomainSpec, DomainState, IConnection, IDisks, NoSuchThing
 from fluidvm.engine.job import Job
+from fluidvm.engine.quota import check_vm, limits_of
 from fluidvm.faults import Conflict, Forbidden, InvalidParams
 from fluidvm.kinds import (
     NAME_PATTERN,
@@ -66,11 +67,13 @@ VmSpec = Annotated[
         "the VM",
         fields={
             "name": named("its name, unique among its owner's VMs"),
-            "vcpus": Int("virtual CPUs; default: 1", low=1, high=1024),
+            "vcpus": Int("virtual CPUs; default: the resource plan's, else 1", low=1, high=1024),
             "max_vcpus": Int("how many it can have while it runs; default: vcpus", low=1, high=1024),
-            "memory": Int("memory; default: 512", unit="MiB", low=16, high=MEMORY_HIGH),
+            "memory": Int("memory; default: the resource plan's, else 512", unit="MiB", low=16, high=MEMORY_HIGH),
             "max_memory": Int("how much it can have while it runs; default: memory", unit="MiB", low=16, high=MEMORY_HIGH),
-            "disks": Array("its disks: vda, vdb...", of=NewDisk, longest=24),
+            "disks": Array(
+                "its disks: vda, vdb...; default: one as the resource plan says, else none", of=NewDisk, longest=24
+            ),
             "compute_node": Id("where; default: placed", type="compute_node"),
             "driver": Text("placed on a node of this driver", longest=63, pattern=NAME_PATTERN, rule=NAME_RULE),
             "labels": Array("placed on a node with all of these", of=named("a label")),
@@ -94,9 +97,9 @@ VmFilter = Annotated[dict[str, Any], filter_of(VM.FIELDS)]
 def _check_spec(call: Call, spec: dict[str, Any]) -> None:
     may_own(call, spec)
     free_name(call.inventory, VM, spec["name"], spec.get("owner", call.user.id))
-    if spec.get("vcpus", 1) > spec.get("max_vcpus", 1024):
+    if "vcpus" in spec and spec["vcpus"] > spec.get("max_vcpus", 1024):
         raise InvalidParams("spec.max_vcpus: is less than vcpus.")
-    if spec.get("memory", 512) > spec.get("max_memory", MEMORY_HIGH):
+    if "memory" in spec and spec["memory"] > spec.get("max_memory", MEMORY_HIGH):
         raise InvalidParams("spec.max_memory: is less than memory.")
     for number, disk in enumerate(spec.get("disks", ())):
         if "size" not in disk and "disk" not in disk:
@@ -157,9 +160,12 @@ async def _plan(job: Job, spec: dict[str, Any]) -> VM:
     """Decide everything and make it durable: where, the UUID, the volumes' names."""
     owner = owner_of(job, spec)
     free_name(job.inventory, VM, spec["name"], owner)
-    wanted = spec.get("disks", [])
-    memory, vcpus = spec.get("memory", 512), spec.get("vcpus", 1)
-    node = place(job, spec, memory=memory, ability=IDisks if wanted else IConnection)
+    limits = limits_of(job.inventory, owner)
+    vcpus = spec.get("vcpus", min(limits.get("default_vcpus", 1), spec.get("max_vcpus", 1024)))
+    memory = spec.get("memory", min(limits.get("default_memory", 512), spec.get("max_memory", MEMORY_HIGH)))
+    default_disk = limits.get("default_disk")
+    wanted = spec.get("disks", [] if default_disk is None else [{"size": default_disk}])
+    node = place(job, spec, owner, memory=memory, ability=IDisks if wanted else IConnection)
     await job.connection(node.id, IDisks if wanted else IConnection)
     boot = spec.get("boot", {})
     _check_boot(job, node, boot)
@@ -169,6 +175,10 @@ async def _plan(job: Job, spec: dict[str, Any]) -> VM:
         max_memory=spec.get("max_memory", memory), interfaces=(), description=spec.get("description", ""),
         tags=tuple(spec.get("tags", ())), autostart=spec.get("autostart", False), boot=boot, created=job.wall_clock(),
     )  # fmt: skip
+    sizes = [disk["size"] for disk in wanted if "size" in disk]
+    given = [job.inventory.get(Disk, disk["disk"]).size for disk in wanted if "disk" in disk]
+    check_vm(job.inventory, owner, {"vm_vcpus": vcpus, "vm_memory": memory, "vm_disk": sum(sizes) + sum(given)})
+    job.reserve_for(owner, vms=1, vcpus=vcpus, memory=memory, disks=len(sizes), disk_space=sum(sizes))
     job.put(Create(vm))
     for number, disk in enumerate(wanted):
         target = "vd" + "abcdefghijklmnopqrstuvwx"[number]
@@ -181,6 +191,7 @@ async def _plan(job: Job, spec: dict[str, Any]) -> VM:
             free_name(job.inventory, Disk, name, owner)
             job.put(Create(new_disk(job, disk, name, owner, node, vm=vm.id, target=target)))
     await job.flush()
+    job.unreserve()
     return vm
 
 

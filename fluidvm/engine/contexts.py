@@ -11,7 +11,9 @@ from twisted.internet.defer import CancelledError, Deferred
 from twisted.internet.task import deferLater
 from twisted.logger import Logger
 
+from fluidvm.audit import AuditLog, Line
 from fluidvm.declare import METHODS, AfterCrash
+from fluidvm.engine import entitlement
 from fluidvm.engine.claims import Claim, Claims, Key
 from fluidvm.engine.context import Context, Task
 from fluidvm.engine.job import Job, Resources
@@ -23,6 +25,7 @@ from fluidvm.inventory import Write, missing
 from fluidvm.objects import User
 from fluidvm.sessions import PendingTask
 from fluidvm.store import contexts as stored
+from fluidvm.store.audit import add as write_audit
 from fluidvm.store.contexts import StoredContext, StoredTask
 from fluidvm.store.objects import Change, Mention
 
@@ -40,12 +43,14 @@ class Engine:
 
     @param resources: what tasks work with.
     @param tasks_per_node: how many tasks may have a compute node at work at once.
+    @param audit: gets a line for each commit and each outcome.
     """
 
     _log = Logger()
 
-    def __init__(self, resources: Resources, tasks_per_node: int) -> None:
+    def __init__(self, resources: Resources, tasks_per_node: int, audit: AuditLog) -> None:
         self.claims = Claims()
+        self._audit = audit
         self._resources = resources
         self._inventory = resources.inventory
         self._slots = Slots(tasks_per_node)
@@ -61,6 +66,10 @@ class Engine:
         with connection.begin():
             for row in stored.load_unfinished(connection):
                 self._adopt(Context(row))
+                for place, task in enumerate(row.tasks):
+                    reserved = task.memo.get("reserved")
+                    if reserved is not None:
+                        self._inventory.ledger.reserve((row.id, place), *reserved)
 
     def start(self) -> None:
         """Go on with the contexts that were loaded."""
@@ -88,11 +97,12 @@ class Engine:
 
     # committing and reading
 
-    async def commit(self, owner: int, pending: Sequence[PendingTask], on_error: str) -> int:
+    async def commit(self, owner: int, pending: Sequence[PendingTask], on_error: str, address: str) -> int:
         """
         Make tasks durable as a new context and start it.
 
         @param owner: the id of the user who commits.
+        @param address: the client's, for the audit log.
         @return: the context's number.
         @raise Unavailable: the store failed, or the server is stopping; nothing is committed.
         """
@@ -109,12 +119,18 @@ class Engine:
         ]  # fmt: skip
         id = self._inventory.next_id("execution_context")
         context = Context(StoredContext(id, owner, on_error, now, None, None if rows else now, rows))
-        also: list[Write] = [(stored.add, (context.row,))]
+        line = self._audit.line(
+            "commit", user=owner, name=self._name(owner), address=address, method="commit_tasks", execution_context=id,
+            arguments=f"{len(rows)} tasks",
+        )  # fmt: skip
+        calls = self._audit.take()
+        also: list[Write] = [(stored.add, (context.row,)), (write_audit, ([*calls, line],))]
         # Promised before it is durable: what is asked for in the meantime may name what this will make.
         self._promise(context)
         try:
             await self._inventory.commit([Mention("execution_context", id, "created", owner)], also)
         except BaseException:
+            self._audit.put_back(calls)
             self._break_promises(context)
             raise
         self._adopt(context)
@@ -171,7 +187,7 @@ class Engine:
     def _begun(self, task: Task) -> bool:
         """Whether a task has begun, perhaps under a server that died: what it left must be completed or removed."""
         made = METHODS[task.row.method].creates and self._inventory.knows(task.row.target_type, task.row.target)
-        return task.job is not None or task.row.started is not None or made
+        return task.job is not None or task.row.started is not None or made or bool(task.row.memo)
 
     async def forget(self, before: float) -> int:
         """
@@ -248,11 +264,15 @@ class Engine:
                 interrupted = Unavailable(f"The server was interrupted during {method.name}: check what came of it.")
                 await self._end(context, [(place, interrupted, "")], [])
                 return
+            begun = self._begun(task)
             job = task.job = self._job(context, place, task)
             await self._begin(context, place, task, method.after_crash)
             fault: ApiFault | None = None
             result = None
             try:
+                if not begun:
+                    claims = [(type_name, id) for type_name, id in task.row.claims]
+                    entitlement.check(self._inventory, context.row.owner, method, task.row.target, claims)
                 result = await method.function(job, *task.row.arguments)
             except CancelledError:
                 raise
@@ -306,7 +326,8 @@ class Engine:
 
         progress(1)
         return Job(
-            self._resources, task.row.target, context.row.owner, task.row.memo, save_memo, progress, status, self._slots
+            self._resources, task.row.target, context.row.owner, task.row.memo, save_memo, progress, status, self._slots,
+            (context.row.id, place),
         )  # fmt: skip
 
     async def _end(self, context: Context, outcomes: Sequence[Outcome], facts: list[Change]) -> None:
@@ -344,6 +365,7 @@ class Engine:
         times = {"started": context.row.started, "finished": now if last else None}
         if last or not context.begun:
             also.append((stored.save_context, (context.row.id, times)))
+        also.append((write_audit, ([self._outcome(context, place, values) for place, values in ends.items()],)))
         mention = Mention("execution_context", context.row.id, "updated", context.row.owner)
         await self._insist(context, [*facts, mention], also)
         for place, values in ends.items():
@@ -351,12 +373,25 @@ class Engine:
             for name, value in values.items():
                 setattr(task.row, name, value)
             task.progress = 100
+            self._inventory.ledger.release((context.row.id, place))
             self._promised.pop((task.row.target_type, task.row.target), None)
         context.status = ""
         context.begun = True
         if last:
             context.row.finished = now
             self._waiters.wake(context.row.id)
+
+    def _outcome(self, context: Context, place: int, values: dict[str, Any]) -> Line:
+        task = context.tasks[place].row
+        return self._audit.line(
+            "outcome", user=context.row.owner, name=self._name(context.row.owner), method=task.method,
+            target_type=task.target_type, target=task.target, execution_context=context.row.id, task=place + 1,
+            code=values["code"], error=values["error"],
+        )  # fmt: skip
+
+    def _name(self, user: int) -> str:
+        found = self._inventory.find(User, user)
+        return "" if found is None else found.name
 
     async def _insist(self, context: Context, changes: list[Change], also: list[Write]) -> None:
         while True:

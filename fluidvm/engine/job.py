@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Hashable
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
@@ -12,6 +12,7 @@ from twisted.internet.task import deferLater
 
 from fluidvm.driver import DomainInfo, DomainState, IConnection, Interface, NoSuchThing
 from fluidvm.driver_loader import DriverLoader
+from fluidvm.engine.quota import check_total, plan_of
 from fluidvm.engine.slots import Slots
 from fluidvm.faults import Conflict, NotFound
 from fluidvm.inventory import Inventory, Write
@@ -56,6 +57,7 @@ class Job:
         on_progress: Callable[[int], None],
         on_status: Callable[[str], None],
         slots: Slots,
+        key: Hashable,
     ) -> None:
         self.target = target
         self.actor = actor
@@ -70,6 +72,7 @@ class Job:
         self.status = on_status
         self._save_memo = save_memo
         self._facts: list[Change] = []
+        self._key = key
         self._slots = slots
         self._slot: int | None = None
         self._cancelled = False
@@ -91,6 +94,34 @@ class Job:
     async def flush(self) -> None:
         """Make what was noted durable now, and the memo with it: before the hypervisor is asked for something new."""
         await self.inventory.commit(self.take_facts(), [self._save_memo(self.memo)])
+
+    async def reserve(self, owner: int, **asked: int) -> None:
+        """
+        Set aside what the task is about to take of a user's resource plan, until it has ended or L{unreserve} is called.
+
+        It is durable before this returns: after a crash nobody else can take it before the task has ended.
+
+        @param asked: by limit, how much more than now.
+        @raise QuotaExceeded: it is more than the plan allows.
+        """
+        wanted = {limit: amount for limit, amount in asked.items() if amount > 0}
+        if not wanted or self.memo.get("reserved") == [owner, wanted]:
+            return  # nothing, or what was reserved before the server died
+        self.inventory.ledger.release(self._key)
+        check_total(self.inventory, owner, wanted)
+        self.inventory.ledger.reserve(self._key, owner, wanted)
+        if plan_of(self.inventory, owner) is not None:
+            self.memo["reserved"] = [owner, wanted]
+            await self.flush()
+
+    def reserve_for(self, owner: int, **asked: int) -> None:
+        """As L{reserve}, for what the next L{flush} makes true: call L{unreserve} after it."""
+        check_total(self.inventory, owner, asked)
+        self.inventory.ledger.reserve(self._key, owner, asked)
+
+    def unreserve(self) -> None:
+        """What was reserved is in use now, or isn't needed."""
+        self.inventory.ledger.release(self._key)
 
     def user(self) -> User:
         """
@@ -115,7 +146,8 @@ class Job:
         return connection
 
     def release(self) -> None:
-        """The task has ended: let go of the compute node's slot."""
+        """The task has ended: let go of the compute node's slot, and of what it reserved."""
+        self.unreserve()
         if self._slot is not None:
             self._slots.release(self._slot)
             self._slot = None

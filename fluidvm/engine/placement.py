@@ -15,6 +15,7 @@ def choose(
     memory: int = 0,
     driver: str | None = None,
     labels: Sequence[str] = (),
+    allowed: Callable[[str], bool] = lambda driver: True,
 ) -> tuple[ComputeNode | None, list[str]]:
     """
     Choose the compute node with the most free memory among those that fit.
@@ -24,6 +25,7 @@ def choose(
     @param memory: MiB that must be free.
     @param driver: only nodes of this driver.
     @param labels: only nodes with all of these.
+    @param allowed: tells whether the owner may use a driver.
     @return: the node, or C{None}; and why each of the others didn't fit.
     """
     fitting: list[tuple[int, int, ComputeNode]] = []
@@ -33,6 +35,8 @@ def choose(
         lacking = [label for label in labels if label not in node.labels]
         if driver is not None and node.driver != driver:
             reasons.append(f"{node.name}: its driver is {node.driver}")
+        elif not allowed(node.driver):
+            reasons.append(f"{node.name}: the resource plan hasn't driver {node.driver}")
         elif lacking:
             reasons.append(f"{node.name}: no label {lacking[0]}")
         elif node.mode != "active":

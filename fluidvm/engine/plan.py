@@ -16,6 +16,7 @@ from twisted.python.failure import Failure
 
 from fluidvm.driver import DomainDisk, DomainInfo, DomainState, IConnection, IDisks, Interface, Volume
 from fluidvm.drivers.simulated_host import SimulatedHost
+from fluidvm.engine import entitlement
 from fluidvm.engine.job import Job, Resources
 from fluidvm.engine.outcome import fault_of
 from fluidvm.engine.slots import Slots
@@ -145,10 +146,10 @@ async def plan(resources: Resources, actor: int, pending: Sequence[PendingTask])
 def _try(planned: Resources, nodes: _Nodes, actor: int, place: int, task: PendingTask) -> dict[str, Any]:
     nodes.asked = None
     job = _Rehearsal(
-        planned, task.target, actor, {}, lambda memo: (lambda connection: None, ()), _ignore, _ignore, Slots(1)
+        planned, task.target, actor, {}, lambda memo: (lambda connection: None, ()), _ignore, _ignore, Slots(1), object()
     )  # fmt: skip
     outcome: list[Any] = []
-    running = Deferred.fromCoroutine(task.method.function(job, *task.arguments))
+    running = Deferred.fromCoroutine(_run(planned.inventory, actor, task, job))
     running.addBoth(outcome.append)
     if not outcome:
         running.cancel()  # nothing of a plan waits: what did can't be told beforehand
@@ -161,6 +162,11 @@ def _try(planned: Resources, nodes: _Nodes, actor: int, place: int, task: Pendin
         "task": place, "ok": fault is None, "code": 0 if fault is None else fault.faultCode,
         "error": "" if fault is None else fault.faultString, "node": nodes.asked,
     }  # fmt: skip
+
+
+async def _run(inventory: Inventory, actor: int, task: PendingTask, job: Job) -> None:
+    entitlement.check(inventory, actor, task.method, task.target, task.claims)
+    await task.method.function(job, *task.arguments)
 
 
 def _ignore(value: Any) -> None:

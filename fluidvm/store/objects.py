@@ -14,13 +14,14 @@ from fluidvm.objects import OBJECT_TYPES, ComputeNode, Object
 from fluidvm.store import schema
 
 TABLES: dict[str, Table] = {
+    "resource_plan": schema.resource_plans,
     "user": schema.users,
     "compute_node": schema.compute_nodes,
     "vm": schema.vms,
     "disk": schema.disks,
 }
 # In the order in which rows may refer to each other.
-LOAD_ORDER = ("user", "compute_node", "vm", "disk")
+LOAD_ORDER = ("resource_plan", "user", "compute_node", "vm", "disk")
 
 
 class ChangeRow(NamedTuple):

@@ -10,7 +10,18 @@ users = Table(
     "users", metadata,
     Column("id", Integer, primary_key=True), Column("name", String), Column("role", String), Column("enabled", Boolean),
     Column("full_name", String), Column("email", String), Column("created", Float), Column("last_login", Float),
-    Column("password_hash", String),
+    Column("password_hash", String), Column("resource_plan", Integer), Column("second_factor", Boolean),
+    Column("totp_secret", String), Column("totp_last", Integer),
+)  # fmt: skip
+
+resource_plans = Table(
+    "resource_plans", metadata,
+    Column("id", Integer, primary_key=True), Column("name", String), Column("limits", JSON), Column("created", Float),
+)  # fmt: skip
+
+known_addresses = Table(
+    "known_addresses", metadata,
+    Column("user", Integer, primary_key=True), Column("address", String, primary_key=True), Column("last", Float),
 )  # fmt: skip
 
 compute_nodes = Table(
@@ -27,7 +38,7 @@ vms = Table(
     Column("uuid", String), Column("compute_node", Integer), Column("driver", String), Column("vcpus", Integer),
     Column("max_vcpus", Integer), Column("memory", Integer), Column("max_memory", Integer), Column("interfaces", JSON),
     Column("description", String), Column("tags", JSON), Column("autostart", Boolean), Column("boot", JSON),
-    Column("created", Float),
+    Column("created", Float), Column("powered", Boolean),
 )  # fmt: skip
 
 disks = Table(
@@ -60,3 +71,11 @@ changes = Table(
 )  # fmt: skip
 
 id_counters = Table("id_counters", metadata, Column("type", String, primary_key=True), Column("last", Integer))
+
+audit = Table(
+    "audit", metadata,
+    Column("id", Integer, primary_key=True), Column("time", Float), Column("event", String), Column("user", Integer),
+    Column("name", String), Column("address", String), Column("method", String), Column("target_type", String),
+    Column("target", Integer), Column("execution_context", Integer), Column("task", Integer), Column("code", Integer),
+    Column("arguments", String), Column("error", String),
+)  # fmt: skip

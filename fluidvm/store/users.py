@@ -1,17 +1,78 @@
-"""What the users' table holds beside the objects: password hashes and logins."""
+"""What the users' table holds beside the objects: password hashes, second factors and logins."""
 
 from __future__ import annotations
 
-from sqlalchemy import Connection, select, update
+from typing import NamedTuple
 
-from fluidvm.store.schema import users
+from sqlalchemy import Connection, delete, insert, select, update
 
-
-def password_hash(connection: Connection, name: str) -> str | None:
-    """Read the hash of a user's password; C{None}: no such user."""
-    return connection.execute(select(users.c.password_hash).where(users.c.name == name)).scalar()
+from fluidvm.store.schema import known_addresses, users
 
 
-def logged_in(connection: Connection, user: int, when: float) -> None:
-    """Remember a login. Not a change that C{ping} tells: it would follow each authenticate."""
-    connection.execute(update(users).where(users.c.id == user), {"last_login": when})
+class Credentials(NamedTuple):
+    """
+    What a user proves itself with.
+
+    @ivar totp_secret: of the second factor; empty: there is none.
+    @ivar totp_last: the step whose code was used last.
+    """
+
+    password_hash: str
+    totp_secret: str
+    totp_last: int
+
+
+def credentials(connection: Connection, name: str) -> Credentials | None:
+    """Read what a user proves itself with; C{None}: no such user."""
+    found = connection.execute(
+        select(users.c.password_hash, users.c.totp_secret, users.c.totp_last).where(users.c.name == name)
+    ).first()
+    return None if found is None else Credentials(*found)
+
+
+def logged_in(
+    connection: Connection, user: int, when: float, network: str, proved: Credentials, step: int, rehashed: str
+) -> bool:
+    """
+    Remember a login. Not a change that C{ping} tells: it would follow each authenticate.
+
+    @param network: where it came from.
+    @param proved: what the login was checked against.
+    @param step: of the second factor's code; 0: none was wanted.
+    @param rehashed: the password, hashed anew; empty: the hash stays.
+    @return: false if the password or the second factor was changed, or the code was used, since it was checked.
+    """
+    still = (
+        (users.c.id == user)
+        & (users.c.password_hash == proved.password_hash)
+        & (users.c.totp_secret == proved.totp_secret)
+        & (users.c.totp_last == proved.totp_last)
+    )
+    values = {"last_login": when}
+    if step:
+        values["totp_last"] = step
+    if rehashed:
+        values["password_hash"] = rehashed  # type: ignore[assignment]
+    if not connection.execute(update(users).where(still).values(values)).rowcount:
+        return False
+    here = (known_addresses.c.user == user) & (known_addresses.c.address == network)
+    if not connection.execute(update(known_addresses).where(here).values(last=when)).rowcount:
+        connection.execute(insert(known_addresses).values(user=user, address=network, last=when))
+    return True
+
+
+def load_known(connection: Connection, most: int) -> list[tuple[int, str]]:
+    """
+    Read the networks that users have come from, the latest last.
+
+    @param most: per user; older ones are forgotten.
+    """
+    table = known_addresses
+    found: dict[int, list[tuple[int, str]]] = {}
+    for user, network in connection.execute(select(table.c.user, table.c.address).order_by(table.c.last.desc())):
+        kept = found.setdefault(user, [])
+        if len(kept) < most:
+            kept.insert(0, (user, network))
+        else:
+            connection.execute(delete(table).where((table.c.user == user) & (table.c.address == network)))
+    return [pair for pairs in found.values() for pair in pairs]

@@ -7,15 +7,17 @@ from collections.abc import Awaitable, Callable
 from typing import Any
 
 from twisted.internet.defer import Deferred
+from twisted.internet.task import deferLater
 
 from fluidvm import api
+from fluidvm.audit import shown
 from fluidvm.call import Call, Services
 from fluidvm.declare import METHODS, Method
 from fluidvm.engine.outcome import fault_of
 from fluidvm.faults import ApiFault, Forbidden, InvalidParams, InvalidRequest, NoSuchMethod, NotLoggedIn
 from fluidvm.kinds import Int, wire_name
 from fluidvm.objects import User
-from fluidvm.sessions import PendingTask
+from fluidvm.sessions import HeldBack, PendingTask
 from fluidvm.wire.peer import Peer
 from fluidvm.wire.xmlrpc import parse_call, render_answer, render_fault
 from fluidvm.xmlvalue import Rendered, render
@@ -78,11 +80,14 @@ class Dispatcher:
             if method.anonymous:
                 values, _ = method.check(arguments)
                 return method.function(Call(self._services, peer.address), *values)
-            call = self._admit(method, arguments, peer)
+            try:
+                call = self._admit(method, arguments, peer)
+            except HeldBack as fault:
+                return self._refuse_later(fault, peer)
+            if method.audited:
+                return self._audited(call, method, arguments[1:])
             values, references = method.check(arguments[1:])
             call.admit(method, references)
-            if method.task:
-                return self._queue(call, method, values, references)
             return method.function(call, *values)
         except ApiFault:
             raise
@@ -106,6 +111,42 @@ class Dispatcher:
             raise Forbidden(f"{method.name} is for {' and '.join(method.roles)}s, not for {user.role}s.")
         return Call(self._services, peer.address, session, user)
 
+    async def _refuse_later(self, fault: HeldBack, peer: Peer) -> None:
+        resources = self._services.resources
+        await deferLater(resources.clock, resources.sessions.hold(peer.address))
+        raise fault
+
+    def _audited(self, call: Call, method: Method, given: list[Any]) -> Any:
+        values: list[Any] = []  # what isn't checked may be a secret in the wrong place
+        try:
+            values, references = method.check(given)
+            call.admit(method, references)
+            answer = self._queue(call, method, values, references) if method.task else method.function(call, *values)
+        except Exception as error:
+            raise self._note(call, method, values, fault=fault_of(error, method.name)) from None
+        if inspect.isawaitable(answer):
+            return self._audited_later(call, method, values, answer)
+        self._note(call, method, values, answer)
+        return answer
+
+    async def _audited_later(self, call: Call, method: Method, values: list[Any], awaitable: Awaitable[Any]) -> Any:
+        try:
+            answer = await awaitable
+        except Exception as error:
+            raise self._note(call, method, values, fault=fault_of(error, method.name)) from None
+        self._note(call, method, values, answer)
+        return answer
+
+    def _note(self, call: Call, method: Method, values: list[Any], answer: Any = None, fault: Any = None) -> Any:
+        """Write a call into the audit log; gives the fault."""
+        self._services.audit.note(
+            "call", user=call.user.id, name=call.user.name, address=call.address, method=method.name,
+            target_type=method.target, target=answer if method.task else None,
+            code=0 if fault is None else fault.faultCode, arguments=shown(method, values) if values else "",
+            error="" if fault is None else fault.faultString,
+        )  # fmt: skip
+        return fault
+
     def _queue(self, call: Call, method: Method, values: list[Any], references: Any) -> Any:
         call.session.admit()
         if method.early is not None:
@@ -125,6 +166,8 @@ class Dispatcher:
         target = call.inventory.next_id(method.target) if method.creates else references[0].id
         claims = {(reference.type, reference.id) for reference in references if reference.type in CLAIMED}
         claims.add((method.target, target))
+        if method.alone:
+            claims.add((method.alone, 0))
         call.session.queue(PendingTask(method, target, tuple(values), frozenset(claims)))
         return int(target)
 
@@ -158,12 +201,19 @@ class Dispatcher:
             if type(calls) is not list:
                 raise InvalidParams(f"calls: wants an array, not {wire_name(calls)}.")
             Int("calls", high=LONGEST_BOXCAR).check(len(calls), "the number of calls", [])
-            answers = [await self._boxcar(call, peer) for call in calls]
+            answers: list[bytes] = []
+            held_back = b""
+            for call in calls:
+                # One request may try one cookie too many, not a thousand.
+                answer, fault = (held_back, None) if held_back else await self._boxcar(call, peer)
+                answers.append(answer)
+                if isinstance(fault, HeldBack):
+                    held_back = answer
             return render_answer(Rendered(b"<value><array><data>" + b"".join(answers) + b"</data></array></value>"))
         except Exception as error:
             return _fault(error, "system.multicall")
 
-    async def _boxcar(self, call: Any, peer: Peer) -> bytes:
+    async def _boxcar(self, call: Any, peer: Peer) -> tuple[bytes, ApiFault | None]:
         name = "system.multicall"
         try:
             if type(call) is not dict or set(call) - {"methodName", "params"}:
@@ -176,10 +226,10 @@ class Dispatcher:
             value = self._call(name, arguments, peer)
             if inspect.isawaitable(value):
                 value = await value
-            return b"<value><array><data>" + render(value) + b"</data></array></value>"
+            return b"<value><array><data>" + render(value) + b"</data></array></value>", None
         except Exception as error:
             fault = fault_of(error, str(name))
-            return render({"faultCode": fault.faultCode, "faultString": fault.faultString})
+            return render({"faultCode": fault.faultCode, "faultString": fault.faultString}), fault
 
 
 _SYSTEM_HELP = {

@@ -321,7 +321,9 @@ class SystemTests(ServerCase):
             signatures = await running.call("system.methodSignature", name)
             self.assertTrue(all(isinstance(part, str) for signature in signatures for part in signature), name)
         self.assertEqual(await running.call("system.methodSignature", "get_vm"), [["struct", "int", "int"]])
-        self.assertEqual(await running.call("system.methodSignature", "authenticate"), [["int", "string", "string"]])
+        self.assertEqual(await running.call("system.methodSignature", "logout"), [["boolean", "int"]])
+        signatures = [["int", "string", "string"], ["int", "string", "string", "string"]]
+        self.assertEqual(await running.call("system.methodSignature", "authenticate"), signatures)
         signatures = [["int", "int", "int"], ["int", "int", "int", "struct"]]
         self.assertEqual(await running.call("system.methodSignature", "delete_vm"), signatures)
         self.assertIn("16 to", await running.call("system.methodHelp", "set_vm_memory"))

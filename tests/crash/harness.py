@@ -27,7 +27,7 @@ from typing import Any
 
 from fluidvm.drivers.simulated_host import SimulatedHost
 
-PASSWORD = "crash"
+PASSWORD = "killed at random instants"
 USERS = 4
 PATIENCE = 90.0
 GONE = (OSError, xmlrpc.client.ProtocolError, http.client.HTTPException)

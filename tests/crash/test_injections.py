@@ -58,7 +58,7 @@ class InjectionTests(ProcessCase):
                 pass
         # What room the log of the database has left is used up soon.
         for attempt in range(3000):
-            proxy.create_user(cookie, f"user{attempt}", "x")
+            proxy.create_user(cookie, f"user{attempt}", "a good password")
             try:
                 proxy.commit_tasks(cookie)
             except xmlrpc.client.Fault as fault:

@@ -115,7 +115,7 @@ class PlanTests(ServerCase):
 
     async def test_nobody_is_logged_out(self) -> None:
         admin = await self.serve().login()
-        await admin.call("set_user_password", 1, "new")
+        await admin.call("set_user_password", 1, "a new password")
         self.assertEqual([task["ok"] for task in await admin.call("plan_tasks")], [True])
         self.assertEqual((await admin.call("get_session"))["pending"], 1)
 

@@ -25,7 +25,7 @@ from fluidvm.drivers.simulated_host import SimulatedHost
 from fluidvm.store.database import Database, connect
 from fluidvm.wire.peer import Peer
 
-from ..support import PASSWORD, Running, ServerCase, cheap_hasher
+from ..support import PASSWORD, Running, ServerCase
 
 VERBS = ("start_vm", "stop_vm", "pause_vm", "resume_vm", "shutdown_vm")
 VMS = 2
@@ -84,7 +84,6 @@ class ServerMachine(RuleBasedStateMachine):
         super().__init__()
         self.directory = Path(tempfile.mkdtemp())
         self.patches = [
-            patch.object(logins, "PasswordHasher", cheap_hasher),
             patch.object(logins.Logins, "_run", lambda self, function, *args: execute(function, *args)),
             patch("fluidvm.service.Database", InlineDatabase),
         ]

@@ -1,0 +1,85 @@
+"""One try to prove who one is: admitted, checked, counted, ended."""
+
+from __future__ import annotations
+
+from types import TracebackType
+from typing import Self
+
+import pyotp
+
+from fluidvm.call import Call
+from fluidvm.faults import BadCredentials
+from fluidvm.kinds import Secret
+from fluidvm.logins import second_factor_step
+from fluidvm.objects import User
+from fluidvm.store import users as stored
+
+CODE = Secret("the second factor's code, where the user has one; else empty", longest=16)
+_NOBODY = pyotp.random_base32()
+
+
+class Login:
+    """
+    An asynchronous context: within it the try counts as under way.
+
+    @raise TooManyAttempts: on entering: it comes too soon after wrong ones.
+    """
+
+    def __init__(self, call: Call, name: str) -> None:
+        self._logins = call.services.logins
+        self._database = call.services.database
+        self._now = call.services.resources.wall_clock
+        self._step = 0
+        user = call.inventory.named(User, name)
+        self._attempt = self._logins.begin(call.address, name, None if user is None else user.id)
+
+    async def __aenter__(self) -> Self:
+        try:
+            self._credentials = await self._database.run(stored.credentials, self._attempt.name)
+        except BaseException:
+            self._logins.end(self._attempt)
+            raise
+        return self
+
+    async def __aexit__(self, *error: type[BaseException] | BaseException | TracebackType | None) -> None:
+        self._logins.end(self._attempt)
+
+    async def check_password(self, password: str) -> bool:
+        """Tell whether the password is right. @raise TooManyAttempts: another try was wrong meanwhile."""
+        found = self._credentials
+        right = await self._logins.verify(None if found is None else found.password_hash, password)
+        # Again: of many tries at once, those that come after the first wrong ones must learn nothing.
+        self._logins.admit(self._attempt)
+        self._outdated = password if right and found is not None and self._logins.outdated(found.password_hash) else ""
+        return right
+
+    def check_code(self, code: str) -> bool:
+        """Tell whether the second factor's code is right, or none is wanted."""
+        found = self._credentials
+        wanted = found is not None and found.totp_secret
+        last = found.totp_last if found is not None else 0
+        # Computed in any case, so that the time tells nothing.
+        step = second_factor_step(wanted or _NOBODY, code, self._now(), last)
+        self._step = step or 0
+        return not wanted or step is not None
+
+    def refuse(self) -> BadCredentials:
+        """Count a wrong try; gives the fault, the same for everything that may be wrong."""
+        self._logins.failed(self._attempt)
+        return BadCredentials("Wrong user name, password or code.")
+
+    async def succeed(self, user: User) -> None:
+        """
+        Count a right try.
+
+        @raise BadCredentials: what it was checked against has been changed since.
+        """
+        assert self._credentials is not None
+        rehashed = await self._logins.hash(self._outdated) if self._outdated else ""
+        step = self._step if self._credentials.totp_secret else 0
+        done = await self._database.run(
+            stored.logged_in, user.id, self._now(), self._attempt.network, self._credentials, step, rehashed
+        )
+        if not done:
+            raise self.refuse()
+        self._logins.succeeded(self._attempt, user.id)

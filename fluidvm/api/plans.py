@@ -1,0 +1,126 @@
+"""Resource plans: made, changed, read, deleted."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+from fluidvm.api.listing import list_objects, show
+from fluidvm.call import Call
+from fluidvm.declare import query, task
+from fluidvm.engine.job import Job
+from fluidvm.faults import Conflict
+from fluidvm.inventory import Inventory
+from fluidvm.kinds import NAME_PATTERN, NAME_RULE, Array, Int, PlanId, Struct, Text, filter_of, named
+from fluidvm.objects import ResourcePlan
+from fluidvm.store.objects import Create, Delete, Update
+from fluidvm.usage import LIMITS
+from fluidvm.xmlvalue import Rendered
+
+Limits = Annotated[
+    dict[str, Any],
+    Struct(
+        "what bounds a user; what is absent doesn't",
+        fields={
+            "vms": Int("VMs in all", low=0),
+            "running_vms": Int("VMs that run at the same time", low=0),
+            "vcpus": Int("virtual CPUs of all VMs", low=0),
+            "memory": Int("memory of all VMs", unit="MiB", low=0),
+            "disks": Int("disks in all", low=0),
+            "disk_space": Int("size of all disks", unit="MiB", low=0),
+            "snapshots": Int("snapshots in all", low=0),
+            "vm_vcpus": Int("virtual CPUs of one VM", low=0),
+            "vm_memory": Int("memory of one VM", unit="MiB", low=0),
+            "vm_disk": Int("size of one VM's disks together", unit="MiB", low=0),
+            "default_vcpus": Int("virtual CPUs of a VM made without", low=1, high=1024),
+            "default_memory": Int("memory of a VM made without", unit="MiB", low=16, high=16 * 1024 * 1024),
+            "default_disk": Int("size of the one disk of a VM made without disks", unit="MiB", low=1),
+            "cpu_shares": Int("CPU weight of each VM against others on its host", low=2, high=262144),
+            "disk_iops": Int("operations per second of each disk", low=1),
+            "disk_mbps": Int("rate of each disk", unit="MiB/s", low=1),
+            "network_mbps": Int("rate of each interface", unit="Mbit/s", low=1),
+            "drivers": Array(
+                "the kinds of hypervisor that may be used",
+                of=Text("a driver's name", longest=63, pattern=NAME_PATTERN, rule=NAME_RULE),
+                unique=True,
+            ),
+        },
+    ),
+]
+PlanName = Annotated[str, named("the resource plan's name")]
+PlanFilter = Annotated[dict[str, Any], filter_of(ResourcePlan.FIELDS)]
+
+
+def _check_name(inventory: Inventory, name: str, but: int = 0) -> None:
+    there = inventory.named(ResourcePlan, name)
+    if there is not None and there.id != but:
+        raise Conflict(f"There is a resource plan {name} already.")
+
+
+@task(
+    "resource_plan", creates=True, roles=("admin",),
+    early=lambda call, name, limits: _check_name(call.inventory, name),
+)  # fmt: skip
+async def create_resource_plan(job: Job, name: PlanName, limits: Limits) -> None:
+    """Make a resource plan."""
+    _check_name(job.inventory, name)
+    job.put(Create(ResourcePlan(job.target, name, limits, job.wall_clock())))
+
+
+@task("resource_plan", roles=("admin",))
+async def set_resource_plan(job: Job, plan: PlanId, limits: Limits) -> None:
+    """
+    Give a resource plan other limits in place of all that it had.
+
+    They apply to what is made or grows from now on; what there is stays, and what runs runs on.
+    """
+    job.inventory.get(ResourcePlan, plan)
+    job.put(Update("resource_plan", plan, {"limits": limits}))
+
+
+@task(
+    "resource_plan", roles=("admin",), early=lambda call, plan, name: _check_name(call.inventory, name, plan),
+)  # fmt: skip
+async def rename_resource_plan(job: Job, plan: PlanId, name: PlanName) -> None:
+    """Give a resource plan another name."""
+    job.inventory.get(ResourcePlan, plan)
+    _check_name(job.inventory, name, plan)
+    job.put(Update("resource_plan", plan, {"name": name}))
+
+
+@task("resource_plan", roles=("admin",))
+async def delete_resource_plan(job: Job, plan: PlanId) -> None:
+    """Delete a resource plan that no user has."""
+    record = job.inventory.get(ResourcePlan, plan)
+    users = job.inventory.users_of(plan)
+    if users:
+        raise Conflict(f"Resource plan {record.name} is in use by user {users[0].name}, and {len(users) - 1} others.")
+    job.put(Delete("resource_plan", plan))
+
+
+@query("struct")
+def get_resource_plan(call: Call, plan: PlanId) -> Rendered:
+    """Tell about a resource plan."""
+    return show(call, "resource_plan", plan)
+
+
+@query("array")
+def list_resource_plans(call: Call, filter: PlanFilter = {}) -> Rendered:  # noqa: B006
+    """List the resource plans."""
+    return list_objects(call, "resource_plan", filter)
+
+
+@query("struct", roles=("admin", "auditor"))
+def get_resource_plan_usage(call: Call, plan: PlanId) -> dict[str, Any]:
+    """Tell what the users of a plan hold together: for each limit in all, a struct of used and, per user, limit."""
+    record = call.inventory.get(ResourcePlan, plan)
+    users = [user.id for user in call.inventory.users_of(plan)]
+    return {
+        limit: usage(sum(call.inventory.ledger.used(user, limit) for user in users), record.limits.get(limit))
+        for limit in LIMITS
+    }
+
+
+def usage(used: int, limit: int | None) -> dict[str, Any]:
+    """How much of one limit is used; without a limit where nothing bounds."""
+    # Sums outgrow 32 bits where single values don't.
+    return {"used": used if used < 2**31 else float(used)} | ({} if limit is None else {"limit": limit})

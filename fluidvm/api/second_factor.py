@@ -1,0 +1,67 @@
+"""Second factors: time-based one-time passwords, which authenticate then takes as its third argument."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import pyotp
+
+from fluidvm.api.login import CODE, Login
+from fluidvm.call import Call
+from fluidvm.declare import query
+from fluidvm.faults import Conflict, Forbidden, InvalidParams
+from fluidvm.kinds import Secret, UserId
+from fluidvm.logins import second_factor_step
+from fluidvm.objects import User
+from fluidvm.store.objects import Update
+
+
+@query("struct", audited=True)
+async def begin_second_factor(
+    call: Call, password: Annotated[str, Secret("the caller's password", longest=1024)]
+) -> dict[str, str]:  # fmt: skip
+    """
+    Make the secret of a second factor (TOTP, RFC 6238) for the caller.
+
+    Returns secret (base32) and uri (otpauth, for a QR code). It holds once confirm_second_factor was given a code of it.
+    """
+    user = call.user
+    if user.second_factor:
+        raise Conflict(f"User {user.name} has a second factor already: remove_second_factor first.")
+    async with Login(call, user.name) as login:
+        if not await login.check_password(password):
+            raise login.refuse()
+    call.session.offered_secret = pyotp.random_base32()
+    uri = pyotp.TOTP(call.session.offered_secret).provisioning_uri(name=user.name, issuer_name="FluidVM")
+    return {"secret": call.session.offered_secret, "uri": uri}
+
+
+@query("boolean", audited=True)
+async def confirm_second_factor(call: Call, code: Annotated[str, CODE]) -> bool:
+    """Have authenticate ask for the second factor that begin_second_factor made, from now on."""
+    secret = call.session.offered_secret
+    if not secret:
+        raise Conflict("There is nothing to confirm: begin_second_factor first.")
+    step = second_factor_step(secret, code, call.services.resources.wall_clock(), 0)
+    if step is None:
+        raise InvalidParams("code: is wrong; look at the time of the device that makes it.")
+    call.session.offered_secret = ""
+    extra = {"totp_secret": secret, "totp_last": step}
+    await call.inventory.commit([Update("user", call.user.id, {"second_factor": True}, extra)])
+    return True
+
+
+@query("boolean", audited=True)
+async def remove_second_factor(call: Call, user: UserId, code: Annotated[str, CODE] = "") -> bool:
+    """Have authenticate ask for the password alone: for oneself with a code, or as an administrator for another user."""
+    record = call.inventory.get(User, user)
+    if not record.second_factor:
+        raise Conflict(f"User {record.name} has no second factor.")
+    if record.id == call.user.id:
+        async with Login(call, record.name) as login:
+            if not login.check_code(code):
+                raise login.refuse()
+    elif call.user.role != "admin":
+        raise Forbidden("remove_second_factor: only an administrator removes another user's.")
+    await call.inventory.commit([Update("user", user, {"second_factor": False}, {"totp_secret": "", "totp_last": 0})])
+    return True

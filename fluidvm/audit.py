@@ -1,0 +1,172 @@
+"""The audit log: who did what, from where, to what, and what came of it."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping, Sequence
+from datetime import datetime
+from typing import Any
+
+from twisted.internet.defer import Deferred
+from twisted.internet.interfaces import IDelayedCall, IReactorTime
+from twisted.logger import Logger
+
+from fluidvm.declare import Method
+from fluidvm.kinds import Array, Kind, Struct
+from fluidvm.objects import Fields
+from fluidvm.store import audit as stored
+from fluidvm.store.database import Database
+from fluidvm.xmlvalue import moment
+
+INTERVAL = 1.0
+"""Seconds that a line may wait for others before it is stored, where nothing is stored anyway."""
+MOST_WAITING = 10_000
+LONGEST_STRING, LONGEST_ARGUMENTS = 200, 4000
+HIDDEN = "***"
+
+FIELDS: Fields = {
+    "id": int, "time": datetime, "event": str, "user": int, "name": str, "address": str, "method": str, "target_type": str,
+    "target": int, "execution_context": int, "task": int, "code": int, "arguments": str, "error": str,
+}  # fmt: skip
+"""A line's keys on the wire; absent where there is no value."""
+Line = dict[str, Any]
+
+
+class AuditLog:
+    """
+    Lines on their way to the store.
+
+    What goes with a transaction of its own (a commit, an outcome) is stored in it, by L{line} and C{stored.add}. The rest is
+    L{note}d: it is stored within a second.
+
+    @param clock: the time.
+    @param wall_clock: seconds since the epoch.
+    """
+
+    _log = Logger()
+
+    def __init__(self, database: Database, clock: IReactorTime, wall_clock: Callable[[], float]) -> None:
+        self._database = database
+        self._clock = clock
+        self._wall_clock = wall_clock
+        self._waiting: list[Line] = []
+        self._counted: dict[tuple[str, str], Line] = {}
+        self._timer: IDelayedCall | None = None
+        self._lost = 0
+
+    def line(self, event: str, **fields: Any) -> Line:
+        """Make a line. What isn't given is empty."""
+        return {
+            "time": self._wall_clock(), "event": event, "user": None, "name": "", "address": "", "method": "",
+            "target_type": "", "target": None, "execution_context": None, "task": None, "code": 0, "arguments": "",
+            "error": "",
+        } | fields  # fmt: skip
+
+    def note(self, event: str, **fields: Any) -> None:
+        """Have a line stored soon."""
+        if len(self._waiting) >= MOST_WAITING:
+            self._lost += 1
+            return
+        self._waiting.append(self.line(event, **fields))
+        self._schedule()
+
+    def count(self, event: str, address: str, **fields: Any) -> None:
+        """As L{note}, for what a stranger can cause at any rate: one line per address and second, which tells how many."""
+        key = (event, address)
+        if key not in self._counted:
+            if len(self._counted) >= MOST_WAITING:
+                self._lost += 1
+                return
+            self._counted[key] = self.line(event, address=address, **fields) | {"times": 0}
+        self._counted[key]["times"] += 1
+        self._schedule()
+
+    def _schedule(self) -> None:
+        if self._timer is None:
+            self._timer = self._clock.callLater(INTERVAL, self._store_soon)
+
+    def _store_soon(self) -> None:
+        self._timer = None
+        storing = Deferred.fromCoroutine(self.flush())
+        storing.addErrback(lambda failure: self._log.failure("The audit log failed", failure))
+
+    def take(self) -> list[Line]:
+        """Give what waits, to be stored before what follows from it; L{put_back} it if that fails."""
+        lines, self._waiting = self._waiting, []
+        return lines
+
+    def put_back(self, lines: list[Line]) -> None:
+        """Undo L{take}."""
+        self._waiting[:0] = lines
+
+    async def flush(self) -> None:
+        """Store what waits. Where the store fails, it waits on."""
+        for counted in self._counted.values():
+            times = counted.pop("times")
+            counted["arguments"] = f"{times} times" if times > 1 else ""
+            self._waiting.append(counted)
+        self._counted = {}
+        if self._lost:
+            self._waiting.append(self.line("lost", error=f"{self._lost} lines: the store failed for too long"))
+            self._lost = 0
+        lines = self.take()
+        if not lines:
+            return
+        try:
+            await self._database.run(stored.add, lines)
+        except Exception as error:
+            self.put_back(lines)
+            self._log.error("The audit log can't be stored: {error}", error=str(error))
+            self._schedule()
+
+    async def stop(self) -> None:
+        """Store what waits, for the last time."""
+        if self._timer is not None and self._timer.active():
+            self._timer.cancel()
+        await self.flush()
+
+    async def page(self, wanted: Mapping[str, Any], limit: int) -> list[Line]:
+        """Read lines as they go over the wire. C{wanted}: a checked filter."""
+        await self.flush()
+        equal = {key: _seconds(value) for key, value in wanted.items() if key in FIELDS}
+        since, until = (_seconds(wanted.get(key)) for key in ("since", "until"))
+        rows = await self._database.run(stored.page, equal, since, until, wanted.get("after", 0), limit)
+        return [_wire(row) for row in rows]
+
+    async def forget(self, before: float) -> None:
+        """Drop the lines that were written before a point in time."""
+        while await self._database.run(stored.drop, before):
+            pass
+
+
+def _seconds(value: Any) -> Any:
+    return value.timestamp() if isinstance(value, datetime) else value
+
+
+def _wire(row: Line) -> Line:
+    row["time"] = moment(row["time"])
+    return {key: row[key] for key in FIELDS if row[key] not in (None, "")}
+
+
+def shown(method: Method, values: Sequence[Any]) -> str:
+    """Give a call's checked arguments as JSON, without secrets, and not at any length."""
+    named = {
+        parameter.name: _redacted(parameter.kind, value) for parameter, value in zip(method.parameters, values, strict=False)
+    }
+    text = json.dumps(named, default=str)
+    return text if len(text) <= LONGEST_ARGUMENTS else text[:LONGEST_ARGUMENTS] + "..."
+
+
+def _redacted(kind: Kind, value: Any) -> Any:
+    if kind.secret:
+        return HIDDEN
+    if isinstance(kind, Struct) and isinstance(value, dict):
+        fields = kind.fields or {}
+        return {key: _redacted(fields[key], member) if key in fields else _cut(member) for key, member in value.items()}
+    if isinstance(kind, Array) and isinstance(value, list):
+        return [_redacted(kind.of, member) for member in value]
+    return _cut(value)
+
+
+def _cut(value: Any) -> Any:
+    return value[:LONGEST_STRING] + "..." if isinstance(value, str) and len(value) > LONGEST_STRING else value

@@ -1,0 +1,81 @@
+"""What a user's resource plan allows."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from fluidvm.faults import QuotaExceeded
+from fluidvm.inventory import Inventory
+from fluidvm.objects import ResourcePlan, User
+
+UNITS = {"memory": " MiB", "disk_space": " MiB", "vm_memory": " MiB", "vm_disk": " MiB"}
+WORDS = {
+    "vms": "VMs", "running_vms": "running VMs", "vcpus": "virtual CPUs", "memory": "memory", "disks": "disks",
+    "disk_space": "disk space", "snapshots": "snapshots", "vm_vcpus": "virtual CPUs of one VM",
+    "vm_memory": "memory of one VM", "vm_disk": "disk space of one VM",
+}  # fmt: skip
+
+
+def plan_of(inventory: Inventory, owner: int) -> ResourcePlan | None:
+    """Give a user's resource plan. @raise NotFound: the user is gone."""
+    plan = inventory.get(User, owner).resource_plan
+    return None if plan is None else inventory.find(ResourcePlan, plan)
+
+
+def limits_of(inventory: Inventory, owner: int) -> Mapping[str, Any]:
+    """Give what bounds a user; empty: nothing does. @raise NotFound: the user is gone."""
+    plan = plan_of(inventory, owner)
+    return {} if plan is None else plan.limits
+
+
+def check_total(inventory: Inventory, owner: int, asked: Mapping[str, int]) -> None:
+    """
+    Check that a user may take more.
+
+    @param asked: by limit, how much more than now.
+    @raise QuotaExceeded: a limit of the user's plan would be exceeded.
+    """
+    plan = plan_of(inventory, owner)
+    if plan is None:
+        return
+    for limit, amount in asked.items():
+        most = plan.limits.get(limit)
+        taken = inventory.ledger.taken(owner, limit)
+        if most is not None and amount > 0 and taken + amount > most:
+            _exceeded(plan, limit, most, f"{taken}{UNITS.get(limit, '')} used", f"{amount}{UNITS.get(limit, '')} more")
+
+
+def check_vm(inventory: Inventory, owner: int, shape: Mapping[str, int]) -> None:
+    """
+    Check that one VM of a user may have this shape.
+
+    @param shape: C{vm_vcpus}, C{vm_memory}, C{vm_disk}: what it is to have in all.
+    @raise QuotaExceeded: a limit of the user's plan is exceeded.
+    """
+    plan = plan_of(inventory, owner)
+    if plan is None:
+        return
+    for limit, amount in shape.items():
+        most = plan.limits.get(limit)
+        if most is not None and amount > most:
+            _exceeded(plan, limit, most, "", f"{amount}{UNITS.get(limit, '')}")
+
+
+def check_driver(inventory: Inventory, owner: int, driver: str) -> None:
+    """@raise QuotaExceeded: the user's plan hasn't this kind of hypervisor."""
+    plan = plan_of(inventory, owner)
+    if plan is not None and not allows(plan.limits, driver):
+        _exceeded(plan, "drivers", ", ".join(plan.limits["drivers"]) or "none", "", driver)
+
+
+def allows(limits: Mapping[str, Any], driver: str) -> bool:
+    """Tell whether limits allow a kind of hypervisor."""
+    return "drivers" not in limits or driver in limits["drivers"]
+
+
+def _exceeded(plan: ResourcePlan, limit: str, most: object, used: str, asked: str) -> None:
+    what = f"{WORDS[limit]} ({limit})" if limit in WORDS else limit
+    unit = UNITS.get(limit, "")
+    middle = f"{used}, " if used else ""
+    raise QuotaExceeded(f"Resource plan {plan.name} limits {what} to {most}{unit}: {middle}{asked} asked for.")
