@@ -12,6 +12,7 @@ from twisted.logger import Logger
 
 from fluidvm.objects import User
 from fluidvm.store import schema
+from fluidvm.store.database import write_later
 from fluidvm.store.objects import Create, save_counters, write
 
 _log = Logger()
@@ -44,6 +45,7 @@ def ensure_admin(
         admin = User(id=1, name="admin", role="admin", enabled=True, full_name="", email="", created=now)
         write(connection, [(Create(admin, {"password_hash": hash(password)}), admin.id)])
         save_counters(connection, {"user": admin.id})
+        write_later(connection)
 
 
 def read_password(path: Path) -> str:

@@ -36,6 +36,8 @@ WORDS = {
     "execution_context": "execution context",
 }  # fmt: skip
 """What a type is called in a sentence."""
+INDEXED = frozenset({"id", "name", "owner", "uuid", "compute_node", "vm", "target", "resource_plan"})
+"""Fields by which objects are found from others."""
 PUBLIC = ("compute_node", "resource_plan")
 """Types that everyone may see."""
 
@@ -294,11 +296,19 @@ class Inventory:
         if entry is None:
             return None, None
         before: Object = entry.object
-        self._remove(before)
         if isinstance(change, Delete):
+            self._remove(before)
             return before, None
         after = replace(before, **change.fields)
-        self._add(after)
+        if INDEXED.isdisjoint(change.fields):
+            entry.object = after
+            entry.forget()
+            self.ledger.remove(before)
+            self.ledger.add(after)
+            self._forget_related(after)
+        else:
+            self._remove(before)
+            self._add(after)
         return before, after
 
     @contextmanager
@@ -324,7 +334,10 @@ class Inventory:
         entry = Entry(thing)
         self._entries[thing.TYPE][thing.id] = entry
         if thing.owner is not None:
-            self._owned.setdefault((thing.TYPE, thing.owner), SortedDict())[thing.id] = entry
+            owned = self._owned.get((thing.TYPE, thing.owner))
+            if owned is None:
+                owned = self._owned[thing.TYPE, thing.owner] = SortedDict()
+            owned[thing.id] = entry
         self._names[_name_key(thing)] = thing.id
         if isinstance(thing, VM):
             self._uuids[thing.uuid] = thing.id

@@ -8,7 +8,7 @@ the reactor in the order of the commits.
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from queue import SimpleQueue
 from threading import Thread
@@ -18,7 +18,7 @@ from alembic import command
 from alembic.config import Config
 from alembic.migration import MigrationContext
 from alembic.script import ScriptDirectory
-from sqlalchemy import Connection, Engine, create_engine, event
+from sqlalchemy import Connection, Engine, Insert, create_engine, event
 from sqlalchemy.engine import URL, make_url
 from sqlalchemy.exc import ArgumentError, DBAPIError, InterfaceError, OperationalError, SQLAlchemyError
 from twisted.internet.defer import Deferred, fail
@@ -127,14 +127,17 @@ class Database:
             try:
                 with connection.begin():
                     results = [function(connection, *args) for function, args, _ in group]
+                    write_later(connection)
             except (OperationalError, InterfaceError):
                 raise
             except Exception:
                 # One of them failed for reasons of its own: again, each so that it fails alone. Savepoints cost as much as
                 # the statements in them, so they are for this case only.
+                connection.info.pop("later", None)
                 with connection.begin():
                     results = [_alone(connection, work) for work in group]
         except SQLAlchemyError as error:
+            connection.info.pop("later", None)
             # The whole transaction is gone, also what its functions did well.
             self.trouble = sentence(_first(error))
             return [Failure(Unavailable(f"The store failed: {self.trouble}."))] * len(group)
@@ -145,11 +148,30 @@ class Database:
 def _alone(connection: Connection, work: _Work) -> Any:
     try:
         with connection.begin_nested():
-            return work.function(connection, *work.args)
+            result = work.function(connection, *work.args)
+            write_later(connection)
+            return result
     except (OperationalError, InterfaceError):
         raise
     except Exception:
+        connection.info.pop("later", None)
         return Failure()
+
+
+def later(connection: Connection, statement: Insert, rows: Iterable[Mapping[str, Any]]) -> None:
+    """
+    Insert rows at the end of the transaction, together with those of whatever is committed along with it.
+
+    For rows that nothing refers to and no constraint can refuse. Who begins a transaction ends it with L{write_later}.
+    """
+    connection.info.setdefault("later", {}).setdefault(statement, []).extend(rows)
+
+
+def write_later(connection: Connection) -> None:
+    """Insert what was to be inserted later."""
+    for statement, rows in connection.info.pop("later", {}).items():
+        if rows:
+            connection.execute(statement, rows)
 
 
 def _deliver(group: list[_Work], results: list[Any]) -> None:

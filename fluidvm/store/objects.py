@@ -7,11 +7,12 @@ from dataclasses import dataclass, fields
 from functools import cache
 from typing import Any, NamedTuple
 
-from sqlalchemy import Connection, Table, bindparam, delete, func, insert, select, update
+from sqlalchemy import Connection, Table, bindparam, delete, func, insert, select, text, update
 from sqlalchemy import Update as SqlUpdate
 
 from fluidvm.objects import OBJECT_TYPES, ComputeNode, Object
 from fluidvm.store import schema
+from fluidvm.store.database import later
 
 TABLES: dict[str, Table] = {
     "resource_plan": schema.resource_plans,
@@ -103,12 +104,27 @@ def write(connection: Connection, changes: Sequence[tuple[Change, int | None]]) 
         rows.append(row)
     if not rows:
         return []
-    values = [{"type": type_name, "id": id, "change": what, "owner": owner} for type_name, id, what, owner in rows]
-    serials = connection.execute(_LOG, values).scalars()
-    return [ChangeRow(serial, *row) for serial, row in zip(serials, rows, strict=True)]
+    logged = [ChangeRow(serial, *row) for serial, row in zip(_serials(connection, len(rows)), rows, strict=True)]
+    later(connection, _LOG, [row._asdict() for row in logged])
+    return logged
 
 
-_LOG = insert(schema.changes).returning(schema.changes.c.serial, sort_by_parameter_order=True)
+_LOG = insert(schema.changes)
+
+
+def _serials(connection: Connection, count: int) -> Iterable[int]:
+    """Take the next serials of the change log."""
+    if connection.dialect.name != "sqlite":
+        sequence = "SELECT nextval(pg_get_serial_sequence('changes', 'serial')) FROM generate_series(1, :count)"
+        return connection.execute(text(sequence), {"count": count}).scalars().all()
+    # SQLite has one writer: this connection, which asks once. A serial that is lost with its transaction leaves a gap.
+    last: int | None = connection.info.get("serial")
+    if last is None:
+        last = connection.execute(select(func.max(schema.changes.c.serial))).scalar() or 0
+        known = connection.execute(text("SELECT seq FROM sqlite_sequence WHERE name = 'changes'")).scalar()
+        last = max(last, known or 0)
+    connection.info["serial"] = last + count
+    return range(last + 1, last + count + 1)
 
 
 # Made once per set of columns: making a statement costs more than running it.

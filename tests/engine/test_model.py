@@ -22,7 +22,7 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from fluidvm import logins
 from fluidvm.drivers.simulated_host import SimulatedHost
-from fluidvm.store.database import Database, connect
+from fluidvm.store.database import Database, connect, write_later
 from fluidvm.wire.peer import Peer
 
 from ..support import PASSWORD, Running, ServerCase
@@ -46,7 +46,9 @@ class InlineDatabase(Database):
     def _call(self, function: Any, args: Any) -> Any:
         assert self._connection is not None
         with self._connection.begin():
-            return function(self._connection, *args)
+            result = function(self._connection, *args)
+            write_later(self._connection)
+            return result
 
     def close(self) -> Any:
         assert self._connection is not None and self._engine is not None
