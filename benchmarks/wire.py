@@ -41,8 +41,11 @@ def start(stack: ExitStack, command: list[str], port: int, log: Path) -> None:
     stack.callback(running.kill)
     for _ in range(300):
         try:
-            socket.create_connection(("127.0.0.1", port)).close()
-            return
+            # The port is open before the server is ready: any answer tells that it is.
+            with socket.create_connection(("127.0.0.1", port)) as connection:
+                connection.sendall(b"GET /health HTTP/1.0\r\n\r\n")
+                if connection.recv(1):
+                    return
         except OSError:
             time.sleep(0.1)
     raise SystemExit(f"{command[0]} doesn't answer:\n{log.read_text()}")
