@@ -11,6 +11,7 @@ from typing import Any
 from twisted.python import usage
 
 from fluidvm import __version__
+from fluidvm.wire.proxies import HEADERS, Proxies
 
 DEFAULT_HTTP = "tcp:8000:interface=127.0.0.1"
 
@@ -23,6 +24,7 @@ class Settings:
     @ivar session_timeout: seconds.
     @ivar max_request: bytes of one request's body.
     @ivar keep_contexts: days.
+    @ivar trusted_proxies: addresses, networks, or C{local}.
     @ivar keep_audit: days.
     @ivar password_length: characters that a new password has at least.
     @ivar password_memory: KiB that hashing one takes.
@@ -49,6 +51,8 @@ class Settings:
     password_rounds: int
     password_lanes: int
     access_log: bool
+    trusted_proxies: tuple[str, ...]
+    forwarded_header: str
 
 
 def default_state() -> Path:
@@ -84,6 +88,9 @@ class Options(usage.Options):  # type: ignore[misc]
         ["connections-per-address", None, None, "Connections that one client address may have open [default: 1000]"],
         ["tasks-per-node", None, None, "Tasks that may have one compute node at work at once [default: 8]"],
         ["keep-contexts", None, None, "Days after which a complete execution context is forgotten [default: 30]"],
+        ["trusted-proxies", None, None, "Addresses and networks, separated by commas, of proxies that tell whom they speak "
+         "for; local: a UNIX socket"],
+        ["forwarded-header", None, None, "The header by which they do: forwarded or x-forwarded-for [default: forwarded]"],
         ["keep-audit", None, None, "Days after which a line of the audit log is dropped [default: 365]"],
         ["password-length", None, None, "Characters that a new password must have [default: 8]"],
         ["password-memory", None, None, "KiB of memory that hashing a password takes (argon2id) [default: 65536]"],
@@ -172,6 +179,15 @@ class Options(usage.Options):  # type: ignore[misc]
         access_log = bool(self["access-log"]) or config.get("access-log", False)
         if not isinstance(access_log, bool):
             raise usage.UsageError("--access-log: wants true or false")
+        proxies = one("trusted-proxies", "")
+        trusted = tuple(word.strip() for word in proxies.split(",") if word.strip()) if isinstance(proxies, str) else ("?",)
+        try:
+            Proxies(trusted, "forwarded")
+        except (ValueError, TypeError):
+            raise usage.UsageError(f"--trusted-proxies: wants addresses and networks, not {proxies}") from None
+        header = one("forwarded-header", "forwarded")
+        if header not in HEADERS:
+            raise usage.UsageError(f"--forwarded-header: wants {' or '.join(HEADERS)}, not {header}")
         http, https = many("http"), many("https")
         cert, key = path("tls-cert"), path("tls-key")
         if https and (cert is None or key is None):
@@ -187,7 +203,7 @@ class Options(usage.Options):  # type: ignore[misc]
             keep_audit=number("keep-audit", 365, 0, 36500), password_length=number("password-length", 8, 1, 64),
             password_memory=number("password-memory", 65536, 8, 2**22), password_rounds=number("password-rounds", 3, 1, 100),
             password_lanes=number("password-lanes", 4, 1, 64),
-            access_log=access_log,
+            access_log=access_log, trusted_proxies=trusted, forwarded_header=header,
         )  # fmt: skip
 
 

@@ -31,6 +31,7 @@ from fluidvm.sessions import Sessions
 from fluidvm.store.database import Database, DatabaseError
 from fluidvm.store.users import load_known
 from fluidvm.wire.dispatch import Dispatcher
+from fluidvm.wire.proxies import Proxies
 from fluidvm.wire.site import make_site
 from fluidvm.wire.tls import server_options
 
@@ -94,6 +95,7 @@ class Server(Service):  # type: ignore[misc]
         self._site = make_site(
             self.dispatcher, self.health, reactor=reactor, max_request=settings.max_request,
             connections_per_address=settings.connections_per_address, access_log=settings.access_log,
+            proxies=Proxies(settings.trusted_proxies, settings.forwarded_header),
         )  # fmt: skip
 
     def health(self) -> tuple[bool, dict[str, Any]]:

@@ -54,6 +54,7 @@ class Channel(http.HTTPChannel):  # type: ignore[misc]
     _held: list[bytes] | None = None
     _missing = 0
     _peer: Peer | None = None
+    _proxy = False
 
     @property
     def address(self) -> str:
@@ -70,8 +71,17 @@ class Channel(http.HTTPChannel):  # type: ignore[misc]
             self._peer = Peer(self.address, tls, self.transport.getPeerCertificate() if tls else None)
         return self._peer
 
+    def peer_of(self, request: Request) -> Peer:
+        """The client of a request: the connection's, or whom a trusted proxy speaks for."""
+        if not self._proxy:
+            return self.peer
+        proxies = self.site.proxies
+        values = request.requestHeaders.getRawHeaders(proxies.header, ())
+        return Peer(proxies.client(self.peer.address, values), self.peer.tls)
+
     def connectionMade(self) -> None:
         self._counted_as = self.address
+        self._proxy = self.site.proxies.trusts(self._counted_as)
         if not self.site.admit(self, self._counted_as):
             self._refused = self.discarding = True
             self.transport.loseConnection()
@@ -103,7 +113,7 @@ class Channel(http.HTTPChannel):  # type: ignore[misc]
             self._begun = True
             end = data.find(b"\r\n\r\n") + 4
             head = data[:end]
-            length = self.site.heads.get(head)
+            length = None if self._proxy else self.site.heads.get(head)
             if length is None:
                 self._head = head if end <= bounds.LONGEST_HEAD and head.startswith(b"POST ") else b""
                 self.deadline = self.site.seconds() + self.site.bounds.header_time
@@ -143,6 +153,8 @@ class Channel(http.HTTPChannel):  # type: ignore[misc]
         """Learn the head of a request that is a call like all others."""
         headers = request.requestHeaders
         length = headers.getRawHeaders(b"Content-Length")
+        if self._proxy:
+            self._head = b""  # each request of a proxy's may be another client's
         if self._head and length is not None and self.persistent and not headers.hasHeader(b"Expect"):
             self.site.remember(self._head, int(length[0]))
         self._head = b""

@@ -10,6 +10,7 @@ from twisted.web import server
 
 from fluidvm.wire.bounds import MOST_DISCARDED, Bounds
 from fluidvm.wire.peer import Peer
+from fluidvm.wire.proxies import Proxies
 
 XML = b"text/xml"
 PLAIN = b"text/plain; charset=utf-8"
@@ -31,6 +32,7 @@ class Front(Protocol):
     @ivar heads: what L{remember} has learnt: how many bytes of body follow a head.
     @ivar resources: what lies at which path.
     @ivar headers: the header lines that all answers have.
+    @ivar proxies: whose word is taken for where a client is.
     @ivar stopped: no port listens any more; connections end with the answer under way.
     """
 
@@ -38,6 +40,7 @@ class Front(Protocol):
     calls: Answers
     heads: dict[bytes, int]
     headers: bytes
+    proxies: Proxies
     stopped: bool
 
     @property
@@ -134,7 +137,7 @@ class Request(server.Request):  # type: ignore[misc]
             return
         self.code, self.sentLength, self.startedWriting = code, len(body), 1
         channel.send(code, kind, body, headers, self.method == b"HEAD")
-        channel.site.served(channel.peer, self.method, self.path, code, len(body))
+        channel.site.served(channel.peer_of(self), self.method, self.path, code, len(body))
         self.finished = 1
         self._cleanup()
 

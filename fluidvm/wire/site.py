@@ -19,6 +19,7 @@ from fluidvm.faults import TooLarge
 from fluidvm.wire.bounds import Bounds
 from fluidvm.wire.channel import Channel
 from fluidvm.wire.peer import Peer
+from fluidvm.wire.proxies import Proxies
 from fluidvm.wire.request import PLAIN, XML, Request, text
 from fluidvm.wire.xmlrpc import render_fault
 
@@ -65,7 +66,7 @@ class Calls(xmlrpc.XMLRPC):  # type: ignore[misc]
         else:
             request.channel.remember(request)
             body, request.body = bytes(request.body), b""
-            request.answer_later(self.call(body, request.channel.peer))
+            request.answer_later(self.call(body, request.channel.peer_of(request)))
         return server.NOT_DONE_YET
 
     def call(self, body: bytes, peer: Peer) -> bytes | Deferred[bytes]:
@@ -131,12 +132,15 @@ class Site(server.Site):  # type: ignore[misc]
     timeOut = None
     _log = Logger()
 
-    def __init__(self, calls: Calls, health: HealthReport, bounds: Bounds, reactor: Any, access_log: bool) -> None:
+    def __init__(
+        self, calls: Calls, health: HealthReport, bounds: Bounds, proxies: Proxies, reactor: Any, access_log: bool
+    ) -> None:
         super().__init__(resource.Resource(), reactor=reactor, timeout=None)
         self.calls = calls
         self.resources: dict[bytes, resource.Resource] = {b"/RPC2": calls, b"/health": health}
         self.heads: dict[bytes, int] = {}
         self.bounds = bounds
+        self.proxies = proxies
         self.stopped = False
         self.seconds: Callable[[], float] = self.reactor.seconds
         self._access_log = access_log
@@ -198,7 +202,8 @@ class Site(server.Site):  # type: ignore[misc]
     def admit(self, channel: Channel, address: str) -> bool:
         """Count a new connection. @return: whether it may stay; if not, it isn't counted."""
         bounds = self.bounds
-        if len(self._channels) >= bounds.connections or self._by_address[address] >= bounds.connections_per_address:
+        crowded = self._by_address[address] >= bounds.connections_per_address and not self.proxies.trusts(address)
+        if crowded or len(self._channels) >= bounds.connections:
             self._refused += 1
             self._refused_last = address
             return False
@@ -247,6 +252,7 @@ def make_site(
     idle_time: float = Bounds.idle_time,
     send_time: float = Bounds.send_time,
     access_log: bool = False,
+    proxies: Proxies | None = None,
 ) -> Site:
     """
     Make the factory to listen with.
@@ -255,10 +261,12 @@ def make_site(
     @param health: tells whether the server can serve, and an object for JSON that says why not.
     @param reactor: the clock; default: the global reactor.
     @param access_log: log a line for every answer.
+    @param proxies: whose word is taken for where a client is; default: nobody's.
 
     The other parameters are those of L{Bounds}.
     """
     bounds = Bounds(
         max_request, connections, connections_per_address, header_time, body_time, idle_time, send_time
     )  # fmt: skip
-    return Site(Calls(dispatcher, bounds), HealthReport(health), bounds, reactor, access_log)
+    proxies = proxies or Proxies((), "forwarded")
+    return Site(Calls(dispatcher, bounds), HealthReport(health), bounds, proxies, reactor, access_log)
