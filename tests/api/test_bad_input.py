@@ -10,7 +10,7 @@ from typing import Any
 from fluidvm.declare import METHODS, Method
 from fluidvm.kinds import Array, Bool, Choice, Double, Id, Int, Kind, Plain, Serial, Struct, Text
 
-from ..support import Client, ServerCase
+from ..support import PASSWORD, Client, ServerCase
 
 WRONG = {int: "1", str: 1, bool: 1, float: "1", dict: [], list: {}}
 
@@ -172,3 +172,118 @@ class BadInputTests(ServerCase):
         await self.refused(403, auditor.call("set_user_password", 1, "x"))
         await self.refused(403, auditor.call("create_vm", {"name": "x"}))
         self.assertEqual((await auditor.call("get_user", 1))["name"], "admin")
+
+    async def test_a_disabled_user(self) -> None:
+        admin = await self.setUpClient()
+        user = await admin.user("gone")
+        await admin.do("set_user_enabled", 2, False)
+        for method, arguments in self.methods():
+            if not method.anonymous:
+                await self.refused(401, self.send(user, method, arguments))
+        await self.refused(402, admin.running.call("authenticate", "gone", PASSWORD))
+
+    async def test_a_deleted_user(self) -> None:
+        admin = await self.setUpClient()
+        user = await admin.user("gone")
+        await admin.do("delete_user", 2)
+        for method, arguments in self.methods():
+            if not method.anonymous:
+                await self.refused(401, self.send(user, method, arguments))
+
+    async def test_an_auditor_reads_everything_and_changes_nothing(self) -> None:
+        """Each task but the own password's is refused; each query answers for other users' objects."""
+        admin = await self.setUpClient()
+        await admin.node()
+        await admin.do("create_vm", {"name": "one", "disks": [{"size": 1}]})
+        await admin.do("create_resource_plan", "one", {})
+        auditor = await admin.user("watcher", "auditor")
+        before = await self.everything(admin)
+        for method, arguments in self.methods():
+            if method.anonymous or method.name == "set_user_password":
+                continue
+            if "auditor" not in method.roles:
+                await self.refused(403, self.send(auditor, method, arguments))
+            elif not method.audited and "password" not in method.name:
+                await self.send(auditor, method, arguments)
+        await auditor.commit()
+        self.assertEqual(await self.everything(admin), before)
+
+    async def everything(self, admin: Client) -> list[Any]:
+        """All that the server shows of its objects."""
+        lists = ("list_vms", "list_disks", "list_users", "list_compute_nodes", "list_resource_plans")
+        return [await admin.call(name) for name in lists]
+
+
+HOSTILE = (
+    "'; DROP TABLE vms; --", '"><script>alert(1)</script>', "../../etc/passwd", "%s %n {0} {x!r}", "$(reboot) `reboot`",
+    "\u202egnp.exe", "\u0000", "\x1b[2J", "\ud800", "\r\nSet-Cookie: x", "<![CDATA[x]]>", "&amp;&lt;", "\U0001f600",
+    "\ufeff", "a" * 4097, "x" * 2**20,
+)  # fmt: skip
+
+
+class HostileStringTests(ServerCase):
+    """Strings that other programs stumble over: refused, or given back as they came."""
+
+    def carried(self, text: str) -> bool:
+        """Whether XML can carry a string."""
+        return re.fullmatch("[\t\n\r\u0020-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]*", text) is not None
+
+    async def test_free_text(self) -> None:
+        running = self.serve()
+        admin = await running.login()
+        await admin.node()
+        kept = {}
+        for number, text in enumerate(HOSTILE):
+            if self.carried(text) and len(text) <= 255:
+                spec = {"name": f"vm{number}", "description": text}
+                kept[await admin.do("create_vm", spec)] = text
+                user = await admin.do("create_user", f"u{number}", PASSWORD, {"full_name": text, "email": text})
+                shown = await admin.call("get_user", user)
+                self.assertEqual((shown["full_name"], shown["email"]), (text, text))
+        self.assertGreater(len(kept), 8)
+        admin = await (await self.restart(running)).login()
+        for vm, text in kept.items():
+            self.assertEqual((await admin.call("get_vm", vm))["description"], text)
+            self.assertEqual(await admin.call("list_vms", {"description": text, "fields": ["id"]}), [{"id": vm}])
+
+    async def test_what_is_too_long_or_no_xml(self) -> None:
+        admin = await self.serve().login()
+        for text in HOSTILE:
+            if len(text) > 4096:
+                await self.refused(-32602, admin.call("create_vm", {"name": "x", "description": text}))
+            elif not self.carried(text):
+                body = xmlrpc.client.dumps((admin.cookie, {"name": "x", "description": "TEXT"}), "create_vm").encode()
+                for form in (text.encode("utf-8", "surrogatepass"), b"&#%d;" % ord(text[0])):
+                    await self.refused(-32700, admin.running.post(body.replace(b"TEXT", form)))
+        self.assertEqual(await admin.call("get_pending_tasks"), [])
+
+    async def test_names_and_words(self) -> None:
+        admin = await self.serve().login()
+        calls = (
+            lambda text: ("create_vm", {"name": text}),
+            lambda text: ("create_vm", {"name": "x", "tags": [text]}),
+            lambda text: ("create_vm", {"name": "x", "driver": text}),
+            lambda text: ("create_vm", {"name": "x", "labels": [text]}),
+            lambda text: ("create_vm", {"name": "x", "disks": [{"size": 1, "pool": text}]}),
+            lambda text: ("create_vm", {"name": "x", "boot": {"kernel": text}}),
+            lambda text: ("create_disk", {"name": text, "size": 1}),
+            lambda text: ("create_disk", {"name": "x", "size": 1, "format": text}),
+            lambda text: ("create_user", text, PASSWORD),
+            lambda text: ("create_resource_plan", text, {}),
+            lambda text: ("add_compute_node", text, "simulator", "", {}),
+            lambda text: ("add_compute_node", "x", text, "", {}),
+        )
+        for text in ("", ".", "..", *HOSTILE):
+            for call in calls:
+                if self.carried(text):
+                    await self.refused(-32602, admin.call(*call(text)))
+        self.assertEqual(await admin.call("get_pending_tasks"), [])
+
+    async def test_names_to_log_in_by(self) -> None:
+        running = self.serve()
+        words = set()
+        for number, text in enumerate(HOSTILE):
+            if self.carried(text) and len(text) <= 1024:
+                address = f"198.51.100.{number}"
+                words.add(await self.refused(402, running.call("authenticate", text, text, address=address)))
+        self.assertEqual(len(words), 1)
