@@ -18,13 +18,13 @@ import sys
 import tempfile
 import time
 import xmlrpc.client
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import Any
 
 from wire import free_port, start
 
-CONNECTIONS = 8
+CONNECTIONS = 200
 
 
 def attack(port: int, rate: int, seconds: float) -> None:
@@ -43,10 +43,8 @@ def attack(port: int, rate: int, seconds: float) -> None:
             sockets[tried % CONNECTIONS].sendall(head + body)
             tried += 1
         for one in sockets:
-            try:
+            with suppress(BlockingIOError):
                 answered += one.recv(2**20).count(b"<methodResponse>")
-            except BlockingIOError:
-                pass
         time.sleep(0.001)
     print(tried, answered)
 
@@ -93,10 +91,9 @@ def main() -> None:
         body = xmlrpc.client.dumps((cookie, vm), "get_vm").encode()
         median(port, body, 1)
         idle = median(port, body, chosen.seconds)
-        attacker = subprocess.Popen(
-            [sys.executable, __file__, "--attack", str(port), "--rate", str(chosen.rate), "--seconds", str(chosen.seconds + 1)],
-            stdout=subprocess.PIPE, text=True,
-        )  # fmt: skip
+        command = [sys.executable, __file__, "--attack", str(port), "--rate", str(chosen.rate)]
+        command += ["--seconds", str(chosen.seconds + 1)]
+        attacker = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
         time.sleep(0.5)
         attacked = median(port, body, chosen.seconds)
         tried, answered = attacker.communicate()[0].split()
