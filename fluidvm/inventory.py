@@ -24,7 +24,7 @@ from fluidvm.objects import OBJECT_TYPES, POWERED, VM, ComputeNode, Disk, Object
 from fluidvm.store import objects as stored
 from fluidvm.store.database import Database
 from fluidvm.store.objects import Change, ChangeRow, Create, Delete, Mention, Update
-from fluidvm.usage import Ledger
+from fluidvm.usage import Ledger, of_node
 from fluidvm.xmlvalue import Rendered, render
 
 O = TypeVar("O", bound=Object)  # noqa: E741
@@ -188,12 +188,8 @@ class Inventory:
         if isinstance(thing, VM):
             return {"disks": [disk.id for disk in self.disks_of(thing.id)]}
         if isinstance(thing, ComputeNode):
-            vms = self.vms_on(thing.id)
-            return {
-                "vms": len(vms),
-                "vcpus_used": sum(vm.vcpus for vm in vms),
-                "memory_used": sum(vm.memory for vm in vms),
-            }
+            names = {"vms": "vms", "vcpus_used": "vcpus", "memory_used": "memory"}
+            return {name: self.ledger.used(of_node(thing.id), what) for name, what in names.items()}
         if isinstance(thing, ResourcePlan):
             return {"users": len(self._users_of.get(thing.id, ()))}
         return {}

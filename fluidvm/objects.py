@@ -93,7 +93,8 @@ class ComputeNode:
     TYPE: ClassVar[str] = "compute_node"
     FIELDS: ClassVar[Fields] = {
         "id": int, "name": str, "driver": str, "address": str, "mode": str, "state": str, "reason": str, "labels": list,
-        "vcpus": int, "memory": int, "vcpus_used": int, "memory_used": int, "vms": int, "driver_version": str,
+        "vcpus": int, "memory": int, "vcpus_used": int, "memory_used": int, "vms": int, "vcpu_overcommit": float,
+        "memory_overcommit": float, "reserved_memory": int, "weight": float, "driver_version": str,
         "hypervisor_version": str, "created": datetime,
     }  # fmt: skip
     HIDDEN: ClassVar[tuple[str, ...]] = ("address", "reason")  # from plain users
@@ -118,13 +119,40 @@ class ComputeNode:
         """Nobody's: everyone may see it."""
         return None
 
+    @property
+    def vcpu_overcommit(self) -> float:
+        """How many virtual CPUs are placed on each of the host's CPUs."""
+        return float(self.options.get("vcpu_overcommit", 16.0))
+
+    @property
+    def memory_overcommit(self) -> float:
+        """How many MiB of VMs are placed on each MiB that isn't reserved."""
+        return float(self.options.get("memory_overcommit", 1.0))
+
+    @property
+    def reserved_memory(self) -> int:
+        """MiB that are left to the host itself."""
+        return int(self.options.get("reserved_memory", 0))
+
+    @property
+    def weight(self) -> float:
+        """How much it is preferred: twice the weight, twice the load."""
+        return float(self.options.get("weight", 1.0))
+
+    @property
+    def room(self) -> tuple[int, int]:
+        """The virtual CPUs, and the MiB of memory, that VMs placed here may have together."""
+        memory = max(0, self.memory - self.reserved_memory)
+        return int(self.vcpus * self.vcpu_overcommit), int(memory * self.memory_overcommit)
+
     def wire(self, related: Mapping[str, Any]) -> dict[str, Any]:
         """As C{get_compute_node} gives it to administrators and auditors."""
         return {
             "id": self.id, "name": self.name, "driver": self.driver, "address": self.address, "mode": self.mode,
             "state": self.state, "reason": self.reason or None, "labels": list(self.labels), "vcpus": self.vcpus,
             "memory": self.memory, "vcpus_used": related["vcpus_used"], "memory_used": related["memory_used"],
-            "vms": related["vms"], "driver_version": self.driver_version or None,
+            "vms": related["vms"], "vcpu_overcommit": self.vcpu_overcommit, "memory_overcommit": self.memory_overcommit,
+            "reserved_memory": self.reserved_memory, "weight": self.weight, "driver_version": self.driver_version or None,
             "hypervisor_version": self.hypervisor_version or None, "created": moment(self.created),
         }  # fmt: skip
 

@@ -11,6 +11,7 @@ from typing import Any
 from twisted.python import usage
 
 from fluidvm import __version__
+from fluidvm.engine.placement import STRATEGIES
 from fluidvm.wire.proxies import HEADERS, Proxies
 
 DEFAULT_HTTP = "tcp:8000:interface=127.0.0.1"
@@ -23,6 +24,8 @@ class Settings:
 
     @ivar session_timeout: seconds.
     @ivar max_request: bytes of one request's body.
+    @ivar poll_interval: seconds.
+    @ivar node_timeout: seconds.
     @ivar keep_contexts: days.
     @ivar trusted_proxies: addresses, networks, or C{local}.
     @ivar keep_audit: days.
@@ -44,6 +47,9 @@ class Settings:
     max_request: int
     connections_per_address: int
     tasks_per_node: int
+    placement: str
+    poll_interval: int
+    node_timeout: int
     keep_contexts: int
     keep_audit: int
     password_length: int
@@ -87,6 +93,11 @@ class Options(usage.Options):  # type: ignore[misc]
         ["max-request", None, None, "Bytes that one request may have [default: 1048576]"],
         ["connections-per-address", None, None, "Connections that one client address may have open [default: 1000]"],
         ["tasks-per-node", None, None, "Tasks that may have one compute node at work at once [default: 8]"],
+        ["placement", None, None, "Where a VM goes that names no compute node: spread (most memory free) or pack (least) "
+         "[default: spread]"],
+        ["poll-interval", None, None, "Seconds between two looks at a compute node without events [default: 10]"],
+        ["node-timeout", None, None, "Seconds that a compute node may take for one thing without telling of progress; "
+         "then it is taken for gone [default: 120]"],
         ["keep-contexts", None, None, "Days after which a complete execution context is forgotten [default: 30]"],
         ["trusted-proxies", None, None, "Addresses and networks, separated by commas, of proxies that tell whom they speak "
          "for; local: a UNIX socket"],
@@ -188,6 +199,9 @@ class Options(usage.Options):  # type: ignore[misc]
         header = one("forwarded-header", "forwarded")
         if header not in HEADERS:
             raise usage.UsageError(f"--forwarded-header: wants {' or '.join(HEADERS)}, not {header}")
+        placement = one("placement", "spread")
+        if placement not in STRATEGIES:
+            raise usage.UsageError(f"--placement: wants {' or '.join(STRATEGIES)}, not {placement}")
         http, https = many("http"), many("https")
         cert, key = path("tls-cert"), path("tls-key")
         if https and (cert is None or key is None):
@@ -200,6 +214,8 @@ class Options(usage.Options):  # type: ignore[misc]
             admin_password_file=path("admin-password-file"), max_request=number("max-request", 2**20, 1024, 2**26),
             connections_per_address=number("connections-per-address", 1000, 1, 1000000),
             tasks_per_node=number("tasks-per-node", 8, 1, 10000), keep_contexts=number("keep-contexts", 30, 0, 36500),
+            placement=placement, poll_interval=number("poll-interval", 10, 1, 3600),
+            node_timeout=number("node-timeout", 120, 1, 86400),
             keep_audit=number("keep-audit", 365, 0, 36500), password_length=number("password-length", 8, 1, 64),
             password_memory=number("password-memory", 65536, 8, 2**22), password_rounds=number("password-rounds", 3, 1, 100),
             password_lanes=number("password-lanes", 4, 1, 64),

@@ -87,7 +87,7 @@ class Server(Service):  # type: ignore[misc]
         self._logins = Logins(reactor, clock, hasher, settings.password_length)
         self.sessions = Sessions(clock, settings.session_timeout, settings.keepalive == "any-call", wall_clock)
         self._nodes = Nodes(reactor, clock, drivers, self.inventory, settings.state)
-        resources = Resources(clock, wall_clock, self.inventory, self._nodes, drivers, self.sessions)
+        resources = Resources(clock, wall_clock, self.inventory, self._nodes, drivers, self.sessions, settings.placement)
         self._engine = Engine(resources, settings.tasks_per_node, self._audit)
         self._nodes.busy = lambda vm: self._engine.claims.held(("vm", vm))
         services = Services(resources, self._database, self._engine, self._logins, self._audit)

@@ -1,4 +1,4 @@
-"""How much of everything each user holds: summed up as objects come and go, and what tasks under way have reserved."""
+"""How much of everything each user and each compute node holds, and what tasks under way have reserved."""
 
 from __future__ import annotations
 
@@ -11,8 +11,22 @@ LIMITS = ("vms", "running_vms", "vcpus", "memory", "disks", "disk_space", "snaps
 """What a resource plan bounds in all."""
 
 
+Account = tuple[str, int]
+"""C{("user", id)} or C{("compute_node", id)}."""
+
+
+def of_user(id: int) -> Account:
+    """A user's account."""
+    return ("user", id)
+
+
+def of_node(id: int) -> Account:
+    """A compute node's account."""
+    return ("compute_node", id)
+
+
 def amounts(thing: Object) -> dict[str, int]:
-    """Tell what an object takes of its owner's plan."""
+    """Tell what an object takes of its owner's plan, and of its compute node."""
     if isinstance(thing, VM):
         return {"vms": 1, "running_vms": int(thing.powered), "vcpus": thing.vcpus, "memory": thing.memory}
     if isinstance(thing, Disk):
@@ -22,47 +36,50 @@ def amounts(thing: Object) -> dict[str, int]:
 
 class Ledger:
     """
-    Sums per user.
+    Sums per account.
 
     What a task is about to take is reserved, in the same turn of the reactor in which it was found to fit; so two that run
     at the same time can't both take the last of it.
     """
 
     def __init__(self) -> None:
-        self._used: dict[int, Counter[str]] = {}
-        self._reserved: dict[int, Counter[str]] = {}
-        self._reservations: dict[Hashable, tuple[int, dict[str, int]]] = {}
+        self._used: dict[Account, Counter[str]] = {}
+        self._reserved: dict[Account, Counter[str]] = {}
+        self._reservations: dict[Hashable, list[tuple[Account, dict[str, int]]]] = {}
 
     def add(self, thing: Object) -> None:
         """An object is there."""
         if isinstance(thing, VM | Disk):
-            self._used.setdefault(thing.owner, Counter()).update(amounts(thing))
+            taken = amounts(thing)
+            for account in (("user", thing.owner), ("compute_node", thing.compute_node)):
+                self._used.setdefault(account, Counter()).update(taken)
 
     def remove(self, thing: Object) -> None:
         """An object isn't there any more."""
         if isinstance(thing, VM | Disk):
-            self._used[thing.owner].subtract(amounts(thing))
+            taken = amounts(thing)
+            for account in (("user", thing.owner), ("compute_node", thing.compute_node)):
+                self._used[account].subtract(taken)
 
-    def used(self, owner: int, limit: str) -> int:
-        """Tell what a user holds."""
-        return self._used[owner][limit] if owner in self._used else 0
+    def used(self, account: Account, what: str) -> int:
+        """Tell what an account holds."""
+        return self._used[account][what] if account in self._used else 0
 
-    def taken(self, owner: int, limit: str) -> int:
-        """Tell what a user holds or has reserved."""
-        reserved = self._reserved.get(owner)
-        return self.used(owner, limit) + (0 if reserved is None else reserved[limit])
+    def taken(self, account: Account, what: str) -> int:
+        """Tell what an account holds or has reserved."""
+        reserved = self._reserved.get(account)
+        return self.used(account, what) + (0 if reserved is None else reserved[what])
 
-    def reserve(self, key: Hashable, owner: int, asked: Mapping[str, int]) -> None:
-        """Set something aside. C{key}: who does, for L{release}; what it had reserved before is given back."""
-        self.release(key)
-        self._reservations[key] = owner, dict(asked)
-        self._reserved.setdefault(owner, Counter()).update(asked)
+    def reserve(self, key: Hashable, account: Account, asked: Mapping[str, int]) -> None:
+        """Set something aside, beside what C{key} has set aside already; L{release} gives all of it back."""
+        wanted = {what: amount for what, amount in asked.items() if amount > 0}
+        if wanted:
+            self._reservations.setdefault(key, []).append((account, wanted))
+            self._reserved.setdefault(account, Counter()).update(wanted)
 
     def release(self, key: Hashable) -> None:
         """Give back what was reserved and not used; nothing where nothing was."""
-        reservation = self._reservations.pop(key, None)
-        if reservation is not None:
-            owner, asked = reservation
-            self._reserved[owner].subtract(asked)
-            if not any(self._reserved[owner].values()):
-                del self._reserved[owner]
+        for account, asked in self._reservations.pop(key, ()):
+            self._reserved[account].subtract(asked)
+            if not any(self._reserved[account].values()):
+                del self._reserved[account]

@@ -16,6 +16,7 @@ from fluidvm.call import Call
 from fluidvm.declare import query, task
 from fluidvm.driver import IDisks, NoSuchThing
 from fluidvm.engine.job import Job
+from fluidvm.engine.placement import Wanted
 from fluidvm.faults import Conflict, InvalidParams
 from fluidvm.kinds import DiskId, Id, Int, Struct, Text, filter_of, named
 from fluidvm.objects import VM, ComputeNode, Disk
@@ -105,7 +106,7 @@ async def create_disk(job: Job, spec: DiskSpec) -> None:
     if disk is None:
         owner = owner_of(job, spec)
         free_name(job.inventory, Disk, spec["name"], owner)
-        node = place(job, spec, owner, memory=0, ability=IDisks)
+        node = place(job, spec, owner, Wanted(), IDisks)
         await job.connection(node.id, IDisks)
         disk = new_disk(job, spec, spec["name"], owner, node, id=job.target)
         job.reserve_for(owner, disks=1, disk_space=disk.size)

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 from fluidvm.call import Call
 from fluidvm.driver import Interface
-from fluidvm.engine import placement
 from fluidvm.engine.job import Job
+from fluidvm.engine.placement import Load, Wanted, choose
 from fluidvm.engine.quota import allows, check_driver, limits_of
 from fluidvm.faults import Conflict, Forbidden, Unavailable
 from fluidvm.inventory import WORDS, Inventory
 from fluidvm.objects import VM, ComputeNode, Disk, User
+from fluidvm.usage import of_node
 
 
 def may_own(call: Call, spec: dict[str, Any]) -> None:
@@ -35,13 +37,15 @@ def free_name(inventory: Inventory, cls: type[VM] | type[Disk], name: str, owner
         raise Conflict(f"There is a {WORDS[cls.TYPE]} {name} already.")
 
 
-def place(job: Job, spec: dict[str, Any], owner: int, *, memory: int, ability: type[Interface]) -> ComputeNode:
+def place(job: Job, spec: dict[str, Any], owner: int, wanted: Wanted, ability: type[Interface]) -> ComputeNode:
     """
-    Decide on which compute node a new object goes.
+    Decide on which compute node a new object goes, and set its room aside there: L{Job.unreserve} gives that back.
+
+    Who names a node is taken at its word: neither its room nor its labels are looked at.
 
     @param owner: whose it will be.
-    @param memory: MiB that the node must have free.
-    @param ability: what its driver must be able to do.
+    @param wanted: what it takes; driver and labels are the spec's.
+    @param ability: what the node's driver must be able to do.
     @raise QuotaExceeded: the owner's plan hasn't this kind of hypervisor.
     @raise Conflict: the node that is named takes nothing new.
     @raise Unavailable: none fits; says why.
@@ -53,19 +57,21 @@ def place(job: Job, spec: dict[str, Any], owner: int, *, memory: int, ability: t
             raise Conflict(f"Compute node {node.name} is in mode {node.mode}.")
         check_driver(job.inventory, owner, node.driver)
         return node
-
     limits = limits_of(job.inventory, owner)
     if "driver" in spec:
         check_driver(job.inventory, owner, spec["driver"])
+    ledger = job.inventory.ledger
 
-    def used(node: ComputeNode) -> tuple[int, int]:
-        vms = job.inventory.vms_on(node.id)
-        return sum(vm.vcpus for vm in vms), sum(vm.memory for vm in vms)
+    def load(node: ComputeNode) -> Load:
+        account = of_node(node.id)
+        return Load(ledger.taken(account, "vcpus"), ledger.taken(account, "memory"))
 
-    chosen, reasons = placement.choose(
-        job.inventory.all(ComputeNode), used=used, able=lambda node: job.nodes.provides(node.id, ability), memory=memory,
-        driver=spec.get("driver"), labels=spec.get("labels", ()), allowed=lambda driver: allows(limits, driver),
+    chosen, reasons = choose(
+        job.inventory.all(ComputeNode), replace(wanted, driver=spec.get("driver"), labels=spec.get("labels", ())),
+        load=load, able=lambda node: job.nodes.provides(node.id, ability), strategy=job.placement,
+        allowed=lambda driver: allows(limits, driver),
     )  # fmt: skip
     if chosen is None:
         raise Unavailable(f"No compute node fits ({'; '.join(reasons) or 'there is none'}).")
+    job.reserve_on(chosen.id, vcpus=wanted.vcpus, memory=wanted.memory)
     return chosen

@@ -13,7 +13,7 @@ from fluidvm.inventory import Inventory
 from fluidvm.kinds import NAME_PATTERN, NAME_RULE, Array, Int, PlanId, Struct, Text, filter_of, named
 from fluidvm.objects import ResourcePlan
 from fluidvm.store.objects import Create, Delete, Update
-from fluidvm.usage import LIMITS
+from fluidvm.usage import LIMITS, of_user
 from fluidvm.xmlvalue import Rendered
 
 Limits = Annotated[
@@ -115,7 +115,7 @@ def get_resource_plan_usage(call: Call, plan: PlanId) -> dict[str, Any]:
     record = call.inventory.get(ResourcePlan, plan)
     users = [user.id for user in call.inventory.users_of(plan)]
     return {
-        limit: usage(sum(call.inventory.ledger.used(user, limit) for user in users), record.limits.get(limit))
+        limit: usage(sum(call.inventory.ledger.used(of_user(user), limit) for user in users), record.limits.get(limit))
         for limit in LIMITS
     }
 

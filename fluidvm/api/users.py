@@ -16,7 +16,7 @@ from fluidvm.kinds import Bool, Choice, Id, Password, Struct, Text, UserId, filt
 from fluidvm.logins import check_password
 from fluidvm.objects import ROLES, ResourcePlan, User
 from fluidvm.store.objects import Create, Delete, Update
-from fluidvm.usage import LIMITS
+from fluidvm.usage import LIMITS, of_user
 from fluidvm.xmlvalue import Rendered
 
 _DETAILS = {"full_name": Text("a person's name", longest=255), "email": Text("an address", longest=255)}
@@ -145,4 +145,4 @@ def list_users(call: Call, filter: UserFilter = {}) -> Rendered:  # noqa: B006
 def get_user_usage(call: Call, user: UserId) -> dict[str, Any]:
     """Tell what a user holds: for each limit in all, a struct of used and, where its resource plan bounds it, limit."""
     limits = limits_of(call.inventory, user)
-    return {limit: usage(call.inventory.ledger.used(user, limit), limits.get(limit)) for limit in LIMITS}
+    return {limit: usage(call.inventory.ledger.used(of_user(user), limit), limits.get(limit)) for limit in LIMITS}

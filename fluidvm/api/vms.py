@@ -14,6 +14,7 @@ from fluidvm.call import Call
 from fluidvm.declare import AfterCrash, query, task
 from fluidvm.driver import Boot, DomainDisk, DomainSpec, DomainState, IConnection, IDisks, NoSuchThing
 from fluidvm.engine.job import Job
+from fluidvm.engine.placement import Wanted
 from fluidvm.engine.quota import check_vm, limits_of
 from fluidvm.faults import Conflict, Forbidden, InvalidParams
 from fluidvm.kinds import (
@@ -165,7 +166,7 @@ async def _plan(job: Job, spec: dict[str, Any]) -> VM:
     memory = spec.get("memory", min(limits.get("default_memory", 512), spec.get("max_memory", MEMORY_HIGH)))
     default_disk = limits.get("default_disk")
     wanted = spec.get("disks", [] if default_disk is None else [{"size": default_disk}])
-    node = place(job, spec, owner, memory=memory, ability=IDisks if wanted else IConnection)
+    node = place(job, spec, owner, Wanted(vcpus, memory), IDisks if wanted else IConnection)
     await job.connection(node.id, IDisks if wanted else IConnection)
     boot = spec.get("boot", {})
     _check_boot(job, node, boot)

@@ -28,6 +28,7 @@ from fluidvm.store import contexts as stored
 from fluidvm.store.audit import add as write_audit
 from fluidvm.store.contexts import StoredContext, StoredTask
 from fluidvm.store.objects import Change, Mention
+from fluidvm.usage import of_user
 
 Outcome = tuple[int, ApiFault | None, Any]
 """A task's place, its fault or C{None}, and its result."""
@@ -69,7 +70,8 @@ class Engine:
                 for place, task in enumerate(row.tasks):
                     reserved = task.memo.get("reserved")
                     if reserved is not None:
-                        self._inventory.ledger.reserve((row.id, place), *reserved)
+                        owner, asked = reserved
+                        self._inventory.ledger.reserve((row.id, place), of_user(owner), asked)
 
     def start(self) -> None:
         """Go on with the contexts that were loaded."""

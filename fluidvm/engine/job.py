@@ -20,6 +20,7 @@ from fluidvm.node_watch import Nodes
 from fluidvm.objects import User
 from fluidvm.sessions import Sessions
 from fluidvm.store.objects import Change
+from fluidvm.usage import of_node, of_user
 
 T = TypeVar("T")
 POLL = 0.25
@@ -28,7 +29,7 @@ POLL = 0.25
 
 @dataclass(frozen=True)
 class Resources:
-    """What tasks work with: one of each per server."""
+    """What tasks work with: one of each per server. C{placement}: by which strategy nodes are chosen."""
 
     clock: IReactorTime
     wall_clock: Callable[[], float]
@@ -36,6 +37,7 @@ class Resources:
     nodes: Nodes
     drivers: DriverLoader
     sessions: Sessions
+    placement: str = "spread"
 
 
 class Job:
@@ -68,6 +70,7 @@ class Job:
         self.nodes = resources.nodes
         self.drivers = resources.drivers
         self.sessions = resources.sessions
+        self.placement = resources.placement
         self.progress = on_progress
         self.status = on_status
         self._save_memo = save_memo
@@ -109,7 +112,7 @@ class Job:
             return  # nothing, or what was reserved before the server died
         self.inventory.ledger.release(self._key)
         check_total(self.inventory, owner, wanted)
-        self.inventory.ledger.reserve(self._key, owner, wanted)
+        self.inventory.ledger.reserve(self._key, of_user(owner), wanted)
         if plan_of(self.inventory, owner) is not None:
             self.memo["reserved"] = [owner, wanted]
             await self.flush()
@@ -117,7 +120,11 @@ class Job:
     def reserve_for(self, owner: int, **asked: int) -> None:
         """As L{reserve}, for what the next L{flush} makes true: call L{unreserve} after it."""
         check_total(self.inventory, owner, asked)
-        self.inventory.ledger.reserve(self._key, owner, asked)
+        self.inventory.ledger.reserve(self._key, of_user(owner), asked)
+
+    def reserve_on(self, node: int, **asked: int) -> None:
+        """Set aside what the next L{flush} puts on a compute node; L{unreserve} gives it back."""
+        self.inventory.ledger.reserve(self._key, of_node(node), asked)
 
     def unreserve(self) -> None:
         """What was reserved is in use now, or isn't needed."""

@@ -3,50 +3,99 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
 
 from fluidvm.objects import ComputeNode
+
+STRATEGIES = ("spread", "pack")
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """
+    What is to be placed.
+
+    @ivar vcpus: and C{memory} (MiB): what must be free, overcommit counted.
+    @ivar driver: only nodes of this driver; C{None}: of any.
+    @ivar labels: only nodes with all of these.
+    @ivar space: MiB that the storage pool C{pool} must have free.
+    """
+
+    vcpus: int = 0
+    memory: int = 0
+    driver: str | None = None
+    labels: Sequence[str] = ()
+    pool: str = ""
+    space: int = 0
+
+
+@dataclass(frozen=True)
+class Load:
+    """What a node has given away: virtual CPUs, MiB of memory, and how many MiB a pool has free (C{None}: unknown)."""
+
+    vcpus: int
+    memory: int
+    space: int | None = None
 
 
 def choose(
     nodes: Iterable[ComputeNode],
+    wanted: Wanted,
     *,
-    used: Callable[[ComputeNode], tuple[int, int]],
+    load: Callable[[ComputeNode], Load],
     able: Callable[[ComputeNode], bool],
-    memory: int = 0,
-    driver: str | None = None,
-    labels: Sequence[str] = (),
     allowed: Callable[[str], bool] = lambda driver: True,
+    strategy: str = "spread",
 ) -> tuple[ComputeNode | None, list[str]]:
     """
-    Choose the compute node with the most free memory among those that fit.
+    Choose a compute node among those that fit.
 
-    @param used: tells a node's used vcpus and MiB of memory.
+    @param load: tells what a node has given away.
     @param able: tells whether a node's driver can do what is asked.
-    @param memory: MiB that must be free.
-    @param driver: only nodes of this driver.
-    @param labels: only nodes with all of these.
     @param allowed: tells whether the owner may use a driver.
+    @param strategy: C{spread}: the one with the most memory free, for its weight; C{pack}: the one with the least.
     @return: the node, or C{None}; and why each of the others didn't fit.
     """
-    fitting: list[tuple[int, int, ComputeNode]] = []
+    fitting: list[tuple[float, int, ComputeNode]] = []
     reasons: list[str] = []
     for node in nodes:
-        free = node.memory - used(node)[1]
-        lacking = [label for label in labels if label not in node.labels]
-        if driver is not None and node.driver != driver:
-            reasons.append(f"{node.name}: its driver is {node.driver}")
-        elif not allowed(node.driver):
-            reasons.append(f"{node.name}: the resource plan hasn't driver {node.driver}")
-        elif lacking:
-            reasons.append(f"{node.name}: no label {lacking[0]}")
-        elif node.mode != "active":
-            reasons.append(f"{node.name}: {node.mode}")
-        elif node.state != "online":
-            reasons.append(f"{node.name}: {node.state}")
-        elif not able(node):
-            reasons.append(f"{node.name}: driver {node.driver} can't do it")
-        elif free < memory:
-            reasons.append(f"{node.name}: memory, {memory - free} MiB short")
-        else:
-            fitting.append((-free, node.id, node))
+        why = _unfit(node, wanted, load, able, allowed)
+        if why:
+            reasons.append(f"{node.name}: {why}")
+            continue
+        free = node.room[1] - load(node).memory
+        score = -free * node.weight if strategy == "spread" else free / node.weight
+        fitting.append((score, node.id, node))
     return (min(fitting)[2] if fitting else None), reasons
+
+
+def _unfit(
+    node: ComputeNode,
+    wanted: Wanted,
+    load: Callable[[ComputeNode], Load],
+    able: Callable[[ComputeNode], bool],
+    allowed: Callable[[str], bool],
+) -> str:
+    """Why a node doesn't fit; empty: it does."""
+    if wanted.driver is not None and node.driver != wanted.driver:
+        return f"its driver is {node.driver}"
+    if not allowed(node.driver):
+        return f"the resource plan hasn't driver {node.driver}"
+    for label in wanted.labels:
+        if label not in node.labels:
+            return f"no label {label}"
+    if node.mode != "active":
+        return node.mode
+    if node.state != "online":
+        return node.state
+    if not able(node):
+        return f"driver {node.driver} can't do it"
+    given = load(node)
+    vcpus, memory = node.room
+    if memory - given.memory < wanted.memory:
+        return f"memory, {wanted.memory - memory + given.memory} MiB short"
+    if vcpus - given.vcpus < wanted.vcpus:
+        return f"virtual CPUs, {wanted.vcpus - vcpus + given.vcpus} short"
+    if given.space is not None and given.space < wanted.space:
+        return f"storage pool {wanted.pool}, {wanted.space - given.space} MiB short"
+    return ""

@@ -8,6 +8,7 @@ from typing import Any
 from fluidvm.faults import QuotaExceeded
 from fluidvm.inventory import Inventory
 from fluidvm.objects import ResourcePlan, User
+from fluidvm.usage import of_user
 
 UNITS = {"memory": " MiB", "disk_space": " MiB", "vm_memory": " MiB", "vm_disk": " MiB"}
 WORDS = {
@@ -41,7 +42,7 @@ def check_total(inventory: Inventory, owner: int, asked: Mapping[str, int]) -> N
         return
     for limit, amount in asked.items():
         most = plan.limits.get(limit)
-        taken = inventory.ledger.taken(owner, limit)
+        taken = inventory.ledger.taken(of_user(owner), limit)
         if most is not None and amount > 0 and taken + amount > most:
             _exceeded(plan, limit, most, f"{taken}{UNITS.get(limit, '')} used", f"{amount}{UNITS.get(limit, '')} more")
 

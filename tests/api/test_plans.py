@@ -203,7 +203,9 @@ class RaceTests(QuotaCase):
         ledger = running.server.inventory.ledger
 
         def look(rows: object) -> None:
-            exceeded.extend((limit, ledger.used(2, limit)) for limit, most in limits.items() if ledger.used(2, limit) > most)
+            for limit, most in limits.items():
+                if ledger.used(("user", 2), limit) > most:
+                    exceeded.append((limit, ledger.used(("user", 2), limit)))
 
         running.server.inventory.listen(look)
         codes: list[int] = []
