@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from enum import Enum
 from typing import Any, TypeVar, get_type_hints
 
+from fluidvm.driver import Interface
 from fluidvm.faults import InvalidParams
 from fluidvm.kinds import Int, Kind, References
 from fluidvm.objects import ROLES
@@ -54,6 +55,8 @@ class Method:
     @ivar creates: whether the task makes its target.
     @ivar audited: whether calls of a method that isn't a task are in the audit log as those of tasks are.
     @ivar alone: a word; tasks of the same word never run at the same time.
+    @ivar needs: the abilities that a driver must have for it.
+    @ivar better: what more it does with drivers that have another ability.
     @ivar early: checks beyond the kinds, when a task is queued: called with the call and the arguments.
     """
 
@@ -71,6 +74,8 @@ class Method:
     early: Early | None = None
     alone: str = ""
     audited: bool = False
+    needs: tuple[type[Interface], ...] = ()
+    better: tuple[tuple[type[Interface], str], ...] = ()
 
     @property
     def required(self) -> int:
@@ -151,6 +156,8 @@ def task(
     after_crash: AfterCrash = AfterCrash.RUN_AGAIN,
     early: Early | None = None,
     alone: str = "",
+    needs: tuple[type[Interface], ...] = (),
+    better: tuple[tuple[type[Interface], str], ...] = (),
 ) -> Callable[[F], F]:
     """
     Declare a method that queues a task.
@@ -162,7 +169,7 @@ def task(
     def declare(function: F) -> F:
         _add(
             function, returns="int", roles=roles, task=True, audited=True, target=target, creates=creates,
-            after_crash=after_crash, early=early, alone=alone,
+            after_crash=after_crash, early=early, alone=alone, needs=needs, better=better,
         )  # fmt: skip
         return function
 

@@ -28,6 +28,7 @@ class DriverDescription:
     What is known of a driver.
 
     @ivar distribution: what it was installed by; empty where that isn't known, as its C{version}.
+    @ivar summary: the driver's line about itself; empty if it is broken.
     @ivar abilities: the names of the interfaces that its connections provide, the core first; none if it is broken.
     @ivar error: why it is broken, in one sentence; empty if it isn't.
     """
@@ -35,6 +36,7 @@ class DriverDescription:
     name: str
     distribution: str
     version: str
+    summary: str
     abilities: tuple[str, ...]
     error: str
 
@@ -87,10 +89,11 @@ class DriverLoader:
         distribution = self._points[name].dist
         of, version = ("", "") if distribution is None else (distribution.name, distribution.version)
         try:
-            provided = tuple(ability.__name__ for ability in abilities(self.get(name)))
+            driver = self.get(name)
         except BrokenDriver as error:
-            return DriverDescription(name, of, version, (), str(error))
-        return DriverDescription(name, of, version, provided, "")
+            return DriverDescription(name, of, version, "", (), str(error))
+        provided = tuple(ability.__name__ for ability in abilities(driver))
+        return DriverDescription(name, of, version, driver.summary, provided, "")
 
 
 def abilities(driver: Any) -> list[type[Interface]]:

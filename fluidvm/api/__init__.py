@@ -1,10 +1,24 @@
 """Every method of the API, declared where it is written; importing this fills `fluidvm.declare.METHODS`."""
 
-from fluidvm.api import audit, disks, nodes, plans, second_factor, sessions, tasks, users, vm_hardware, vm_power, vms
+from fluidvm.api import (
+    audit,
+    disks,
+    drivers,
+    nodes,
+    plans,
+    second_factor,
+    sessions,
+    tasks,
+    users,
+    vm_hardware,
+    vm_power,
+    vms,
+)
 
 __all__ = [
     "audit",
     "disks",
+    "drivers",
     "nodes",
     "plans",
     "second_factor",

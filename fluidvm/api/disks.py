@@ -99,7 +99,7 @@ def _check_spec(call: Call, spec: dict[str, Any]) -> None:
     free_name(call.inventory, Disk, spec["name"], spec.get("owner", call.user.id))
 
 
-@task("disk", creates=True, early=_check_spec)
+@task("disk", creates=True, early=_check_spec, needs=(IDisks,))
 async def create_disk(job: Job, spec: DiskSpec) -> None:
     """Make an empty disk, detached. Its record is durable before the hypervisor is asked; if that fails nothing is left."""
     disk = job.inventory.find(Disk, job.target)
@@ -129,7 +129,7 @@ async def create_disk(job: Job, spec: DiskSpec) -> None:
         raise
 
 
-@task("disk")
+@task("disk", needs=(IDisks,))
 async def delete_disk(job: Job, disk: DiskId) -> None:
     """Delete a detached disk and its bytes."""
     record = job.inventory.get(Disk, disk)

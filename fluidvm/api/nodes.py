@@ -1,7 +1,8 @@
-"""Compute nodes: added and read."""
+"""Compute nodes: added, changed, read, removed."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Annotated, Any
 
 from fluidvm.api.listing import list_objects, show
@@ -10,13 +11,17 @@ from fluidvm.declare import query, task
 from fluidvm.driver_loader import BrokenDriver, UnknownDriver
 from fluidvm.engine.job import Job
 from fluidvm.faults import Conflict, InvalidParams, Unsupported
-from fluidvm.kinds import Array, Id, Kind, Struct, Text, filter_of, named
+from fluidvm.kinds import Array, Choice, Double, Int, Kind, NodeId, Struct, Text, filter_of, named
 from fluidvm.objects import ComputeNode
-from fluidvm.store.objects import Create
+from fluidvm.store.objects import Create, Delete, Update
 from fluidvm.xmlvalue import Rendered
 
 SERVER_OPTIONS: dict[str, Kind] = {
     "labels": Array("words that VM specs can ask for", of=named("a label"), unique=True),
+    "vcpu_overcommit": Double("virtual CPUs placed on each of the host's CPUs; default: 16", low=0.01, high=1000.0),
+    "memory_overcommit": Double("MiB of VMs placed on each MiB that isn't reserved; default: 1", low=0.01, high=100.0),
+    "reserved_memory": Int("memory that is left to the host itself; default: 0", unit="MiB", low=0),
+    "weight": Double("how much it is preferred; default: 1", low=0.01, high=1000.0),
     "boot_dirs": Array(
         "directories of the host; plain users' VMs may boot kernels from nowhere else",
         of=Text("a directory", longest=1024, pattern=r"(/[A-Za-z0-9._+-]+)+", rule="an absolute path"),
@@ -24,10 +29,11 @@ SERVER_OPTIONS: dict[str, Kind] = {
 }
 NodeOptions = Annotated[
     dict[str, Any],
-    Struct("labels, boot_dirs, and what the driver takes (see the driver's documentation)"),
+    Struct(f"{', '.join(SERVER_OPTIONS)}, and what the driver takes (see the driver's documentation)"),
 ]
+NodeChanges = Annotated[dict[str, Any], Struct("what is to be another; the rest stays", fields=SERVER_OPTIONS)]
 NodeFilter = Annotated[dict[str, Any], filter_of(ComputeNode.FIELDS)]
-NodeId = Annotated[int, Id("id of a compute node", type="compute_node")]
+MODES = ("active", "cordoned", "maintenance")
 
 
 def _check(call: Call, name: str, driver: str, address: str, options: dict[str, Any] | None = None) -> None:
@@ -78,6 +84,51 @@ async def add_compute_node(
     await job.nodes.watch(node)
 
 
+@task("compute_node", roles=("admin",))
+async def set_compute_node(job: Job, node: NodeId, options: NodeChanges) -> None:
+    """Change what the server keeps of a compute node: how it is placed on. It holds for what is placed from now on."""
+    record = job.inventory.get(ComputeNode, node)
+    changed: Mapping[str, Any] = {**record.options, **options}
+    job.put(Update("compute_node", node, {"options": changed, "labels": tuple(changed.get("labels", ()))}))
+
+
+@task("compute_node", roles=("admin",))
+async def set_compute_node_mode(
+    job: Job, node: NodeId, mode: Annotated[str, Choice("what it is for", choices=MODES)]
+) -> None:  # fmt: skip
+    """
+    Say what a compute node is for: active; cordoned: nothing new is made on it; maintenance: nothing is started there either.
+
+    What runs there runs on in any mode.
+    """
+    job.inventory.get(ComputeNode, node)
+    job.put(Update("compute_node", node, {"mode": mode}))
+
+
+@task("compute_node", roles=("admin",))
+async def refresh_compute_node(job: Job, node: NodeId) -> None:
+    """
+    Look now at what a compute node and its guests are; one that is offline is tried at once.
+
+    The task fails with fault 503 if the node can't be reached.
+    """
+    record = job.inventory.get(ComputeNode, node)
+    job.status(f"looking at {record.name}")
+    await job.nodes.refresh(node)
+
+
+@task("compute_node", roles=("admin",))
+async def remove_compute_node(job: Job, node: NodeId) -> None:
+    """Take a compute node that holds no VMs and no disks out of the fleet. Guests that FluidVM didn't make run on."""
+    record = job.inventory.get(ComputeNode, node)
+    for what, held in (("VM", job.inventory.vms_on(node)), ("disk", job.inventory.disks_on(node))):
+        if held:
+            raise Conflict(f"Compute node {record.name} holds {what} {held[0].id} among others: move or delete them first.")
+    job.put(Delete("compute_node", node))
+    await job.flush()
+    await job.nodes.unwatch(node)
+
+
 @query("struct")
 def get_compute_node(call: Call, node: NodeId) -> Rendered:
     """Tell about a compute node; plain users don't see its address and its reason for being offline."""
@@ -88,3 +139,24 @@ def get_compute_node(call: Call, node: NodeId) -> Rendered:
 def list_compute_nodes(call: Call, filter: NodeFilter = {}) -> Rendered:  # noqa: B006
     """List the compute nodes."""
     return list_objects(call, "compute_node", filter)
+
+
+@query("array", roles=("admin", "auditor"))
+async def list_foreign_vms(call: Call, node: NodeId) -> list[dict[str, Any]]:
+    """
+    List the guests of a compute node that FluidVM didn't make: structs of uuid, name, state, vcpus, memory.
+
+    They aren't touched; adopt_vm takes one over.
+    """
+    connection = await call.services.resources.nodes.connection(node)
+    return [
+        {
+            "uuid": domain.uuid,
+            "name": domain.name,
+            "state": str(domain.state),
+            "vcpus": domain.vcpus,
+            "memory": domain.memory,
+        }
+        for domain in await connection.list_domains()
+        if call.inventory.vm_of(domain.uuid) is None
+    ]

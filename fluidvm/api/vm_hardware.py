@@ -45,7 +45,10 @@ async def _resize(job: Job, vm: int, what: str, stopped: str, live: str, amount:
     job.put(Update("vm", vm, fields))
 
 
-@task("vm")
+LIVE = ((ILiveResize, "running VMs too"),)
+
+
+@task("vm", better=LIVE)
 async def set_vm_memory(job: Job, vm: VmId, memory: MiB) -> None:
     """
     Give a VM another amount of memory.
@@ -56,7 +59,7 @@ async def set_vm_memory(job: Job, vm: VmId, memory: MiB) -> None:
     await _resize(job, vm, "memory", "set_memory", "resize_memory", memory)
 
 
-@task("vm")
+@task("vm", better=LIVE)
 async def set_vm_vcpus(job: Job, vm: VmId, vcpus: Vcpus) -> None:
     """
     Give a VM another number of virtual CPUs.
@@ -67,7 +70,7 @@ async def set_vm_vcpus(job: Job, vm: VmId, vcpus: Vcpus) -> None:
     await _resize(job, vm, "vcpus", "set_vcpus", "resize_vcpus", vcpus)
 
 
-@task("vm")
+@task("vm", needs=(IDisks,))
 async def attach_disk(job: Job, vm: VmId, disk: DiskId, options: AttachOptions = {}) -> None:  # noqa: B006
     """Give a VM a disk: at once if it runs, and for its next starts."""
     record, volume = job.inventory.get(VM, vm), job.inventory.get(Disk, disk)
@@ -85,7 +88,7 @@ async def attach_disk(job: Job, vm: VmId, disk: DiskId, options: AttachOptions =
     job.put(Update("disk", disk, {"vm": vm, "target": target}), Update("vm", vm, {}))
 
 
-@task("vm")
+@task("vm", needs=(IDisks,))
 async def detach_disk(job: Job, vm: VmId, disk: DiskId) -> None:
     """Take a disk from a VM: at once if it runs, when its guest lets go, and for its next starts. The disk stays."""
     record, volume = job.inventory.get(VM, vm), job.inventory.get(Disk, disk)

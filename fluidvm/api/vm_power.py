@@ -10,8 +10,9 @@ from twisted.internet.defer import CancelledError
 from fluidvm.declare import AfterCrash, task
 from fluidvm.driver import DomainState
 from fluidvm.engine.job import Job
+from fluidvm.faults import Conflict
 from fluidvm.kinds import Int, VmId
-from fluidvm.objects import VM
+from fluidvm.objects import VM, ComputeNode
 from fluidvm.store.objects import Update
 
 SHUTDOWN_TIMEOUT = 60
@@ -53,6 +54,9 @@ async def start_vm(job: Job, vm: VmId) -> None:
     connection = await job.connection(record.compute_node)
     if record.state == "running" and (await job.domain(record.compute_node, record.uuid)).state is DomainState.RUNNING:
         return
+    node = job.inventory.get(ComputeNode, record.compute_node)
+    if node.mode == "maintenance":
+        raise Conflict(f"Compute node {node.name} is in mode maintenance: nothing is started there.")
     if not record.powered:
         job.reserve_for(record.owner, running_vms=1)
     await _mark(job, record, "starting")

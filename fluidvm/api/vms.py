@@ -121,7 +121,7 @@ def _check_boot(job: Job, node: ComputeNode, boot: dict[str, Any]) -> None:
             raise Forbidden(f"spec.boot.{key}: {path} is in none of the boot_dirs of compute node {node.name}.")
 
 
-@task("vm", creates=True, early=_check_spec)
+@task("vm", creates=True, early=_check_spec, better=((IDisks, "with disks"),))
 async def create_vm(job: Job, spec: VmSpec) -> None:
     """
     Make a VM, stopped, with its disks.

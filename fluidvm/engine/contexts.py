@@ -34,6 +34,8 @@ Outcome = tuple[int, ApiFault | None, Any]
 """A task's place, its fault or C{None}, and its result."""
 REMEMBERED = 1000
 """How many complete contexts stay in memory; older ones are read from the store."""
+CLEANING = 3.0
+"""Seconds that a task has for cleaning up when it is cut off."""
 RETRY = 1.0
 """Seconds until an outcome that the store didn't take is offered again."""
 
@@ -91,11 +93,13 @@ class Engine:
                 if task.waiting is not None:
                     task.waiting.cancel()
         chains = list(self._chains.values())
-        impatience = self._resources.clock.callLater(patience, _cut_off, chains)
+        # Twice: what is cancelled may clean up first, but not for any time.
+        impatience = [self._resources.clock.callLater(after, _cut_off, chains) for after in (patience, patience + CLEANING)]
         for chain in chains:
             await chain
-        if impatience.active():
-            impatience.cancel()
+        for cutting in impatience:
+            if cutting.active():
+                cutting.cancel()
 
     # committing and reading
 

@@ -92,6 +92,12 @@ class _Nodes:
     def formats(self, id: int) -> tuple[str, ...]:
         return self._real.formats(id)
 
+    async def refresh(self, id: int) -> None:
+        self._real.check(id, IConnection)
+
+    async def unwatch(self, id: int) -> None:
+        """Nobody lets go of a node for a plan."""
+
     def watch(self, node: ComputeNode) -> Deferred[None]:
         self._new.add(node.id)
         return succeed(None)

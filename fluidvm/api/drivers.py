@@ -1,0 +1,63 @@
+"""What drivers there are, and what they can do."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+from fluidvm.api.listing import cut, keep
+from fluidvm.call import Call
+from fluidvm.declare import METHODS, query
+from fluidvm.driver import ABILITIES, Interface
+from fluidvm.driver_loader import DriverDescription, DriverLoader
+from fluidvm.faults import NotFound
+from fluidvm.kinds import NAME_PATTERN, NAME_RULE, Text, filter_of
+
+FIELDS = {"name": str, "distribution": str, "version": str, "summary": str, "abilities": list, "error": str}
+DriverFilter = Annotated[dict[str, Any], filter_of(FIELDS)]
+
+
+def _wire(found: DriverDescription) -> dict[str, Any]:
+    wire = {
+        "name": found.name, "distribution": found.distribution, "version": found.version, "summary": found.summary,
+        "abilities": [ability.removeprefix("I") for ability in found.abilities], "error": found.error,
+    }  # fmt: skip
+    return {key: value for key, value in wire.items() if value or key == "abilities"}
+
+
+@query("array")
+async def list_drivers(call: Call, filter: DriverFilter = {}) -> list[dict[str, Any]]:  # noqa: B006
+    """List the drivers that are installed, by name, with their abilities, or with the error that keeps one out."""
+    found = [_wire(one) for one in call.services.resources.drivers.describe()]
+    kept = [cut(one, filter) for one in found if keep(one, filter)]
+    return kept[: filter.get("limit")]
+
+
+@query("struct")
+async def get_driver(
+    call: Call, name: Annotated[str, Text("a driver's name", longest=63, pattern=NAME_PATTERN, rule=NAME_RULE)]
+) -> dict[str, Any]:
+    """
+    Tell what a driver can do: as list_drivers, and options (what add_compute_node takes for it) and methods.
+
+    Methods is a struct of the tasks on VMs and disks that its nodes do, each with how: words, or nothing where there is
+    nothing to add.
+    """
+    drivers = call.services.resources.drivers
+    if name not in drivers.names():
+        raise NotFound(f"There is no driver {name}; list_drivers lists them.")
+    wire = _wire(next(one for one in drivers.describe() if one.name == name))
+    if "error" not in wire:
+        fields = drivers.get(name).options.fields or {}
+        wire["options"] = {key: kind.describe() for key, kind in fields.items()}
+        provided = _abilities(drivers, name)
+        wire["methods"] = {
+            method.name: "; ".join(words for ability, words in method.better if ability in provided)
+            for method in sorted(METHODS.values(), key=lambda method: method.name)
+            if method.task and method.target in ("vm", "disk") and provided.issuperset(method.needs)
+        }
+    return wire
+
+
+def _abilities(drivers: DriverLoader, name: str) -> set[type[Interface]]:
+    connection = drivers.get(name).connection
+    return {ability for ability in ABILITIES if ability.implementedBy(connection)}  # type: ignore[attr-defined]

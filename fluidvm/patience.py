@@ -1,0 +1,142 @@
+"""A connection to a compute node whose verbs end in time, well or badly."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from twisted.internet.defer import CancelledError, Deferred
+from twisted.internet.interfaces import IDelayedCall, IReactorTime
+from twisted.python.failure import Failure
+from zope.interface import directlyProvides, providedBy
+from zope.interface.interface import Method
+
+from fluidvm.driver import Unreachable
+
+LOOKS = 4
+"""How often within the time-out the verbs under way are looked at."""
+_AT_ONCE = frozenset({"close", "on_lost", "subscribe"})
+
+
+class _UnderWay:
+    """A verb that hasn't ended."""
+
+    __slots__ = ("deadline", "ended", "name", "outcome", "work")
+
+    def __init__(self, name: str, work: Deferred[Any], deadline: float) -> None:
+        self.name = name
+        self.work = work
+        self.deadline = deadline
+        self.outcome: Deferred[Any] = Deferred(self._cancel)
+        self.ended = False
+
+    def _cancel(self, outcome: Deferred[Any]) -> None:
+        self.work.cancel()
+
+    def end(self, result: Any) -> None:
+        """It has ended, or isn't waited for any more."""
+        if not self.ended:
+            self.ended = True
+            if not self.outcome.called:
+                self.outcome.callback(result)
+
+    async def wait(self) -> Any:
+        """Wait for the end; when cancelled, until the driver has stopped: the task keeps its claims so long."""
+        try:
+            return await self.outcome
+        except CancelledError:
+            if not self.ended:
+                self.outcome = Deferred()
+                await self.outcome.addErrback(lambda failure: None)
+            raise
+
+
+class PatientConnection:
+    """
+    Passes all on to a connection. When a verb neither ends nor tells of progress within the time-out, all that are under way
+    fail with L{Unreachable}, and C{on_hang} is called with the reason: nothing more is to be expected of the connection.
+
+    It provides what the connection provides.
+
+    @param node: the compute node's name, for the words.
+    @param timeout: seconds.
+    """
+
+    def __init__(
+        self, connection: Any, clock: IReactorTime, node: str, timeout: float, on_hang: Callable[[str], None]
+    ) -> None:
+        self._connection = connection
+        self._clock = clock
+        self._node = node
+        self._timeout = timeout
+        self._on_hang = on_hang
+        self._under_way: dict[_UnderWay, None] = {}
+        self._looking: IDelayedCall | None = None
+        provided = providedBy(connection)
+        directlyProvides(self, provided)
+        members = {name: interface[name] for interface in provided for name in interface.names(all=True)}
+        self._verbs = {name for name, member in members.items() if isinstance(member, Method)} - _AT_ONCE
+
+    def __getattr__(self, name: str) -> Any:
+        found = getattr(self._connection, name)
+        if name not in self._verbs:
+            return found
+
+        def verb(*arguments: Any) -> Deferred[Any]:
+            return self._call(name, found, arguments)
+
+        self.__dict__[name] = verb  # found here the next time
+        return verb
+
+    def _call(self, name: str, method: Callable[..., Deferred[Any]], arguments: tuple[Any, ...]) -> Deferred[Any]:
+        calls: list[_UnderWay] = []
+
+        def alive(progress: Callable[[int], None]) -> Callable[[int], None]:
+            def tell(percentage: int) -> None:
+                for call in calls:
+                    call.deadline = self._clock.seconds() + self._timeout
+                progress(percentage)
+
+            return tell
+
+        # Callables among a verb's arguments are progress callbacks.
+        work = method(*(alive(argument) if callable(argument) else argument for argument in arguments))
+        if work.called and not work.paused:
+            return work
+        call = _UnderWay(name, work, self._clock.seconds() + self._timeout)
+        calls.append(call)
+        self._under_way[call] = None
+        if self._looking is None:
+            self._looking = self._clock.callLater(self._timeout / LOOKS, self._look)
+        work.addBoth(self._ended, call)
+        return Deferred.fromCoroutine(call.wait())
+
+    def _ended(self, result: Any, call: _UnderWay) -> None:
+        self._under_way.pop(call, None)
+        if not self._under_way:
+            self._rest()
+        call.end(result)  # nobody asks any more for the failure of one that ended too late
+
+    def _rest(self) -> None:
+        if self._looking is not None and self._looking.active():
+            self._looking.cancel()
+        self._looking = None
+
+    def _look(self) -> None:
+        now = self._clock.seconds()
+        late = next((call for call in self._under_way if call.deadline <= now), None)
+        if late is None:
+            self._looking = self._clock.callLater(self._timeout / LOOKS, self._look)
+        else:
+            reason = f"no answer to {late.name} within {self._timeout:g} s"
+            self._on_hang(reason)
+            self.give_up(reason)
+
+    def give_up(self, reason: str) -> None:
+        """Fail all that is under way."""
+        calls, self._under_way = list(self._under_way), {}
+        self._rest()
+        for call in calls:
+            words = f"Compute node {self._node}: {reason}; what came of {call.name} isn't known."
+            call.end(Failure(Unreachable(words)))
+            call.work.cancel()
