@@ -163,6 +163,7 @@ class VM:
     A virtual machine. Memory in MiB; C{uuid} is its identity on the hypervisor.
 
     @ivar powered: it counts as running; kept while its node can't tell.
+    @ivar domain: its name on the hypervisor, where that isn't made from its own.
     """
 
     TYPE: ClassVar[str] = "vm"
@@ -190,11 +191,12 @@ class VM:
     boot: Mapping[str, Any]
     created: float
     powered: bool = False
+    domain: str = ""
 
     @property
     def domain_name(self) -> str:
-        """What the hypervisor calls it: unique on a host that several owners or servers share."""
-        return f"{self.name}-{self.uuid[:8]}"
+        """What the hypervisor calls it: unique on a host that several owners or servers share; it keeps its first name."""
+        return self.domain or f"{self.name}-{self.uuid[:8]}"
 
     def wire(self, related: Mapping[str, Any]) -> dict[str, Any]:
         """As C{get_vm} gives it."""

@@ -97,7 +97,7 @@ async def set_compute_node_mode(
     job: Job, node: NodeId, mode: Annotated[str, Choice("what it is for", choices=MODES)]
 ) -> None:  # fmt: skip
     """
-    Say what a compute node is for: active; cordoned: nothing new is made on it; maintenance: nothing is started there either.
+    Say what a compute node is for: active; cordoned: nothing new is made there; maintenance: nothing is started either.
 
     What runs there runs on in any mode.
     """

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Annotated, Any
 from uuid import uuid4
 
@@ -105,12 +106,16 @@ def _check_spec(call: Call, spec: dict[str, Any]) -> None:
     for number, disk in enumerate(spec.get("disks", ())):
         if "size" not in disk and "disk" not in disk:
             raise InvalidParams(f"spec.disks[{number}].size: is missing.")
-    boot = spec.get("boot", {})
+    check_kernel("spec.boot", spec.get("boot", {}))
+
+
+def check_kernel(path: str, boot: dict[str, Any]) -> None:
+    """@raise InvalidParams: there is an initrd or a command line, and no kernel."""
     if ("initrd" in boot or "cmdline" in boot) and "kernel" not in boot:
-        raise InvalidParams("spec.boot.kernel: is missing.")
+        raise InvalidParams(f"{path}.kernel: is missing.")
 
 
-def _check_boot(job: Job, node: ComputeNode, boot: dict[str, Any]) -> None:
+def check_boot(job: Job, node: ComputeNode, boot: dict[str, Any]) -> None:
     """A kernel's bytes reach the guest: what a plain user may name, the administrator has to have allowed."""
     if job.user().role == "admin":
         return
@@ -142,12 +147,7 @@ async def create_vm(job: Job, spec: VmSpec) -> None:
             attached.append(DomainDisk(disk.path, disk.format, str(disk.target)))
             job.progress(90 * (number + 1) // len(disks))
         job.status(f"defining {vm.name}")
-        await connection.define_domain(
-            DomainSpec(
-                uuid=vm.uuid, name=vm.domain_name, vcpus=vm.vcpus, max_vcpus=vm.max_vcpus, memory=vm.memory,
-                max_memory=vm.max_memory, disks=tuple(attached), boot=_boot(vm), autostart=vm.autostart,
-            )
-        )  # fmt: skip
+        await connection.define_domain(domain_spec(vm, attached))
     except CancelledError:
         raise  # the server stops: its next start goes on here
     except Exception:
@@ -169,7 +169,7 @@ async def _plan(job: Job, spec: dict[str, Any]) -> VM:
     node = place(job, spec, owner, Wanted(vcpus, memory), IDisks if wanted else IConnection)
     await job.connection(node.id, IDisks if wanted else IConnection)
     boot = spec.get("boot", {})
-    _check_boot(job, node, boot)
+    check_boot(job, node, boot)
     vm = VM(
         id=job.target, name=spec["name"], owner=owner, state="creating", uuid=str(uuid4()), compute_node=node.id,
         driver=node.driver, vcpus=vcpus, max_vcpus=spec.get("max_vcpus", vcpus), memory=memory,
@@ -196,9 +196,20 @@ async def _plan(job: Job, spec: dict[str, Any]) -> VM:
     return vm
 
 
-def _boot(vm: VM) -> Boot:
-    boot = vm.boot
-    return Boot(boot.get("kernel", ""), boot.get("initrd", ""), boot.get("cmdline", ""), tuple(boot.get("order", ("disk",))))
+def domain_spec(vm: VM, disks: Iterable[DomainDisk]) -> DomainSpec:
+    """A VM as its hypervisor is to define it."""
+    given = vm.boot
+    order = tuple(given.get("order", ("disk",)))
+    boot = Boot(given.get("kernel", ""), given.get("initrd", ""), given.get("cmdline", ""), order)
+    return DomainSpec(
+        uuid=vm.uuid, name=vm.domain_name, vcpus=vm.vcpus, max_vcpus=vm.max_vcpus, memory=vm.memory,
+        max_memory=vm.max_memory, disks=tuple(disks), boot=boot, autostart=vm.autostart,
+    )  # fmt: skip
+
+
+def disks_of(job: Job, vm: int) -> list[DomainDisk]:
+    """A VM's disks as its hypervisor sees them."""
+    return [DomainDisk(disk.path, disk.format, str(disk.target)) for disk in job.inventory.disks_of(vm)]
 
 
 async def _undo(job: Job, vm: VM, spec: dict[str, Any]) -> None:

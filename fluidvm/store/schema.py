@@ -38,7 +38,7 @@ vms = Table(
     Column("uuid", String), Column("compute_node", Integer), Column("driver", String), Column("vcpus", Integer),
     Column("max_vcpus", Integer), Column("memory", Integer), Column("max_memory", Integer), Column("interfaces", JSON),
     Column("description", String), Column("tags", JSON), Column("autostart", Boolean), Column("boot", JSON),
-    Column("created", Float), Column("powered", Boolean),
+    Column("created", Float), Column("powered", Boolean), Column("domain", String),
 )  # fmt: skip
 
 disks = Table(

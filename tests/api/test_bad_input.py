@@ -203,7 +203,7 @@ class BadInputTests(ServerCase):
                 continue
             if "auditor" not in method.roles:
                 await self.refused(403, self.send(auditor, method, arguments))
-            elif not method.audited and "password" not in method.name:
+            elif not method.audited and method.name != "get_driver":
                 await self.send(auditor, method, arguments)
         await auditor.commit()
         self.assertEqual(await self.everything(admin), before)

@@ -1,0 +1,95 @@
+"""Giving VMs and disks to other owners, and other names."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from fluidvm.api.placing import free_name
+from fluidvm.call import Call
+from fluidvm.declare import task
+from fluidvm.engine.job import Job
+from fluidvm.engine.quota import check_driver, check_vm
+from fluidvm.faults import Conflict
+from fluidvm.kinds import DiskId, Id, VmId, named
+from fluidvm.objects import VM, Disk, User
+from fluidvm.store.objects import Change, Mention, Update
+
+NewOwner = Annotated[int, Id("whose it is to be", type="user")]
+VmName = Annotated[str, named("its new name, unique among its owner's VMs")]
+DiskName = Annotated[str, named("its new name, unique among its owner's disks")]
+
+
+def _given(thing: VM | Disk, owner: int) -> list[Change]:
+    """What becomes true, and what the old owner and the new one are told."""
+    return [
+        Update(thing.TYPE, thing.id, {"owner": owner}),
+        Mention(thing.TYPE, thing.id, "deleted", thing.owner),
+        Mention(thing.TYPE, thing.id, "created", owner),
+    ]
+
+
+@task("vm", roles=("admin",))
+async def set_vm_owner(job: Job, vm: VmId, owner: NewOwner) -> None:
+    """Give a VM and its disks to another user, within that user's resource plan."""
+    record = job.inventory.get(VM, vm)
+    job.inventory.get(User, owner)
+    if record.owner == owner:
+        return
+    disks = job.inventory.disks_of(vm)
+    free_name(job.inventory, VM, record.name, owner)
+    for disk in disks:
+        free_name(job.inventory, Disk, disk.name, owner)
+    sizes = sum(disk.size for disk in disks)
+    check_driver(job.inventory, owner, record.driver)
+    check_vm(job.inventory, owner, {"vm_vcpus": record.vcpus, "vm_memory": record.memory, "vm_disk": sizes})
+    await job.reserve(
+        owner, vms=1, running_vms=int(record.powered), vcpus=record.vcpus, memory=record.memory, disks=len(disks),
+        disk_space=sizes,
+    )  # fmt: skip
+    job.put(*_given(record, owner))
+    for disk in disks:
+        job.put(*_given(disk, owner))
+
+
+@task("disk", roles=("admin",))
+async def set_disk_owner(job: Job, disk: DiskId, owner: NewOwner) -> None:
+    """Give a detached disk to another user, within that user's resource plan; an attached one goes with its VM."""
+    record = job.inventory.get(Disk, disk)
+    job.inventory.get(User, owner)
+    if record.owner == owner:
+        return
+    if record.vm is not None:
+        raise Conflict(f"Disk {record.name} is attached to VM {record.vm}: set_vm_owner gives them away together.")
+    free_name(job.inventory, Disk, record.name, owner)
+    await job.reserve(owner, disks=1, disk_space=record.size)
+    job.put(*_given(record, owner))
+
+
+def _check_vm_name(call: Call, vm: int, name: str) -> None:
+    record = call.inventory.find(VM, vm)
+    if record is not None and record.name != name:
+        free_name(call.inventory, VM, name, record.owner)
+
+
+@task("vm", early=_check_vm_name)
+async def set_vm_name(job: Job, vm: VmId, name: VmName) -> None:
+    """Give a VM another name, whether it runs or not. The hypervisor goes on calling it what it called it first."""
+    record = job.inventory.get(VM, vm)
+    if record.name != name:
+        free_name(job.inventory, VM, name, record.owner)
+        job.put(Update("vm", vm, {"name": name, "domain": record.domain_name}))
+
+
+def _check_disk_name(call: Call, disk: int, name: str) -> None:
+    record = call.inventory.find(Disk, disk)
+    if record is not None and record.name != name:
+        free_name(call.inventory, Disk, name, record.owner)
+
+
+@task("disk", early=_check_disk_name)
+async def set_disk_name(job: Job, disk: DiskId, name: DiskName) -> None:
+    """Give a disk another name, attached or not. Its volume keeps its name."""
+    record = job.inventory.get(Disk, disk)
+    if record.name != name:
+        free_name(job.inventory, Disk, name, record.owner)
+        job.put(Update("disk", disk, {"name": name}))
