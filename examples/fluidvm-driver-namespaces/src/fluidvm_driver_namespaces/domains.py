@@ -1,0 +1,300 @@
+"""
+The domains of one directory: their definitions are files, their guests processes. All of it blocks.
+
+C{UUID.json} is a definition, C{UUID.lock} is held by the domain's supervisor as long as it runs. C{directory.lock} is held
+by whoever changes something, so that several servers can share a directory.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+from uuid import UUID
+
+from fluidvm.driver import (
+    AlreadyThere,
+    DomainInfo,
+    DomainSpec,
+    DomainState,
+    DriverError,
+    NoSuchThing,
+    Unreachable,
+    Unsupported,
+    WrongState,
+)
+
+from fluidvm_driver_namespaces import processes
+from fluidvm_driver_namespaces.guest import cpus
+
+SUPERVISOR = Path(__file__).with_name("supervisor.py")
+PATIENCE = 20.0
+"""Seconds that a guest's processes have to come or to go."""
+STOPPED, RUNNING, PAUSED = DomainState.STOPPED, DomainState.RUNNING, DomainState.PAUSED
+FIELDS = ("uuid", "name", "vcpus", "max_vcpus", "memory", "max_memory", "autostart")
+
+
+class Domains:
+    """
+    The domains of a directory, as long as it is the same one.
+
+    @param directory: made if it isn't there.
+    @param template: the directory with the guests' root file system.
+    @raise Unreachable: the directory can't be had.
+    """
+
+    def __init__(self, directory: Path, template: Path) -> None:
+        self._path = directory
+        self._template = template
+        try:
+            with contextlib.suppress(FileExistsError):
+                directory.mkdir(mode=0o700)
+            self._file = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        except OSError as error:
+            raise Unreachable(f"{directory}: {error.strerror}.") from None
+
+    def close(self) -> None:
+        """Let go of the directory."""
+        os.close(self._file)
+
+    def _check(self) -> None:
+        """@raise Unreachable: it was unmounted, moved or removed since it was opened."""
+        try:
+            if os.path.samestat(os.stat(self._path), os.fstat(self._file)):
+                return
+        except OSError:
+            pass
+        raise Unreachable(f"{self._path} isn't the directory any more that it was.")
+
+    @contextlib.contextmanager
+    def _changing(self) -> Iterator[None]:
+        self._check()
+        with (self._path / "directory.lock").open("a") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            yield
+
+    # looking
+
+    def all(self) -> list[DomainInfo]:
+        """Every domain."""
+        self._check()
+        found = []
+        for file in sorted(self._path.glob("*.json")):
+            with contextlib.suppress(NoSuchThing):  # undefined meanwhile
+                found.append(self.get(file.stem))
+        return found
+
+    def get(self, uuid: str) -> DomainInfo:
+        """One domain. @raise NoSuchThing: there is none."""
+        self._check()
+        supervisor = processes.holder(self._lock(uuid))
+        state = STOPPED
+        if supervisor:
+            init = processes.init_of(supervisor)
+            state = PAUSED if init and processes.frozen(init) else RUNNING
+        return DomainInfo(state=state, **self._read(uuid))
+
+    def _definition(self, uuid: str) -> Path:
+        return self._path / f"{_checked(uuid)}.json"
+
+    def _lock(self, uuid: str) -> Path:
+        return self._path / f"{_checked(uuid)}.lock"
+
+    def _read(self, uuid: str) -> dict[str, Any]:
+        try:
+            fields: dict[str, Any] = json.loads(self._definition(uuid).read_text())
+        except FileNotFoundError:
+            raise NoSuchThing(f"There is no domain {uuid} in {self._path}.") from None
+        except ValueError as error:
+            raise DriverError(f"{self._definition(uuid)} is damaged: {error}.") from None
+        return fields
+
+    def _write(self, info: DomainInfo | DomainSpec) -> None:
+        """Remember a definition: whole, and on the disk."""
+        every = asdict(info)
+        file = self._definition(info.uuid)
+        new = file.with_suffix(".new")
+        try:
+            with new.open("w") as sink:
+                json.dump({field: every[field] for field in FIELDS}, sink)
+                sink.flush()
+                os.fsync(sink.fileno())
+            new.replace(file)
+            os.fsync(self._file)
+        except OSError as error:
+            new.unlink(missing_ok=True)
+            raise DriverError(f"{file}: {error.strerror}.") from None
+
+    # defining
+
+    def define(self, spec: DomainSpec) -> None:
+        """Make a domain known, or give it another definition."""
+        if spec.boot.kernel:
+            raise Unsupported("A guest in namespaces runs on its host's kernel; it can't boot another one.")
+        if spec.disks:
+            raise Unsupported("A guest in namespaces has no disks.")
+        with self._changing():
+            for other in self.all():
+                if other.uuid == spec.uuid and other.state is not STOPPED:
+                    raise WrongState(f"Domain {other.name} is {other.state}: stop it first.")
+                if other.name == spec.name and other.uuid != spec.uuid:
+                    raise AlreadyThere(f"There is another domain {spec.name}.")
+            self._write(spec)
+
+    def undefine(self, uuid: str) -> None:
+        """Forget a domain."""
+        with self._changing():
+            try:
+                self._stopped(uuid)
+            except NoSuchThing:
+                return
+            self._definition(uuid).unlink()
+            self._lock(uuid).unlink(missing_ok=True)
+
+    def resize(self, uuid: str, **amounts: int) -> None:
+        """Change C{memory} or C{vcpus} of a stopped domain, and its maximum where that is less."""
+        with self._changing():
+            info = self._stopped(uuid)
+            most = {f"max_{what}": max(amount, getattr(info, f"max_{what}")) for what, amount in amounts.items()}
+            self._write(replace(info, **amounts, **most))
+
+    def _stopped(self, uuid: str) -> DomainInfo:
+        info = self.get(uuid)
+        if info.state is not STOPPED:
+            raise WrongState(f"Domain {info.name} is {info.state}: stop it first.")
+        return info
+
+    # running
+
+    def start(self, uuid: str) -> None:
+        """Boot a domain."""
+        with self._changing():
+            info = self.get(uuid)
+            if info.state is PAUSED:
+                raise WrongState(f"Domain {info.name} is paused: resume it.")
+            if info.state is RUNNING:
+                return
+            if not self._template.is_dir():
+                raise NoSuchThing(f"There is no template {self._template}.")
+            self._boot(info)
+
+    def _boot(self, info: DomainInfo) -> None:
+        command = [sys.executable, "-I", str(SUPERVISOR), str(self._path), info.uuid, str(self._template)]
+        process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+        try:
+            said = process.communicate(timeout=PATIENCE)[0].decode(errors="replace").strip()
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.communicate()
+            said = f"it isn't up after {PATIENCE:g} s"
+        if said:
+            self._end(info)
+            raise DriverError(f"Domain {info.name} doesn't start: {said}.")
+
+    def stop(self, uuid: str) -> None:
+        """Pull the plug."""
+        with self._changing():
+            self._end(self.get(uuid))
+
+    def _end(self, info: DomainInfo) -> None:
+        """Kill a guest's first process, and with it all others, until its supervisor has seen it."""
+        deadline = time.monotonic() + PATIENCE
+        while supervisor := processes.holder(self._lock(info.uuid)):
+            init = processes.init_of(supervisor)
+            if init:
+                _signal(init, signal.SIGKILL)
+            if time.monotonic() > deadline:
+                raise DriverError(f"Domain {info.name} doesn't stop: process {init or supervisor} is still there.")
+            time.sleep(0.005)
+
+    def pause(self, uuid: str) -> None:
+        """Freeze a running domain."""
+        with self._changing():
+            info = self.get(uuid)
+            if info.state is STOPPED:
+                raise WrongState(f"Domain {info.name} is stopped: only a running one is paused.")
+            processes.freeze(self._init(info))
+
+    def resume(self, uuid: str) -> None:
+        """Let a paused domain go on."""
+        with self._changing():
+            info = self.get(uuid)
+            if info.state is STOPPED:
+                raise WrongState(f"Domain {info.name} is stopped: start it.")
+            if info.state is PAUSED:
+                processes.thaw(self._init(info))
+
+    def ask(self, uuid: str, what: signal.Signals, stopped_too: bool) -> None:
+        """
+        Send a guest's init a signal; one that boots right now misses it.
+
+        @param stopped_too: whether a stopped domain is no error.
+        """
+        with self._changing():
+            info = self.get(uuid)
+            if info.state is PAUSED:
+                raise WrongState(f"Domain {info.name} is paused: resume it first.")
+            if info.state is STOPPED and not stopped_too:
+                raise WrongState(f"Domain {info.name} is stopped: start it.")
+            init = processes.init_of(processes.holder(self._lock(uuid)))
+            if init:
+                _signal(init, what)
+
+    def _init(self, info: DomainInfo) -> int:
+        """The first process of a running domain, waited for where the guest reboots right now."""
+        deadline = time.monotonic() + PATIENCE
+        while supervisor := processes.holder(self._lock(info.uuid)):
+            init = processes.init_of(supervisor)
+            if init:
+                return init
+            if time.monotonic() > deadline:
+                break
+            time.sleep(0.005)
+        raise WrongState(f"Domain {info.name} stopped just now.")
+
+    def resize_live(self, uuid: str, **amounts: int) -> None:
+        """Change C{memory} or C{vcpus} of a running domain within its maxima."""
+        with self._changing():
+            info = self.get(uuid)
+            if info.state is not RUNNING:
+                raise WrongState(f"Domain {info.name} is {info.state}, not running.")
+            for what, amount in amounts.items():
+                most = getattr(info, f"max_{what}")
+                if amount > most:
+                    raise WrongState(f"Domain {info.name} runs with at most {most} ({what}): more needs a stop.")
+            wanted = replace(info, **amounts)
+            try:
+                self._limit(wanted)
+                self._write(wanted)
+            except DriverError:
+                self._limit(info)
+                raise
+
+    def _limit(self, info: DomainInfo) -> None:
+        init = self._init(info)
+        processes.limit_memory(init, info.memory)
+        processes.limit_cpus(init, cpus(info.uuid, info.vcpus))
+
+
+def _checked(uuid: str) -> str:
+    """@raise NoSuchThing: it is no UUID, so no domain has it; a path is made of it."""
+    try:
+        if str(UUID(uuid)) == uuid:
+            return uuid
+    except ValueError:
+        pass
+    raise NoSuchThing(f"{uuid!r} is no domain's UUID.")
+
+
+def _signal(pid: int, number: signal.Signals) -> None:
+    with contextlib.suppress(ProcessLookupError):
+        os.kill(pid, number)

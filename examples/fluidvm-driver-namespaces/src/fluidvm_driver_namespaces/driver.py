@@ -1,0 +1,269 @@
+"""The driver that FluidVM sees: it passes each verb on to L{Domains}, in the node's own thread."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Callable, Mapping, Sequence
+from importlib.metadata import version
+from pathlib import Path
+from signal import Signals
+from typing import Any, TypeVar
+
+from twisted.internet.defer import Deferred, succeed
+from twisted.internet.task import LoopingCall
+from twisted.logger import Logger
+from zope.interface import implementer
+
+from fluidvm.driver import (
+    DomainInfo,
+    DomainSpec,
+    DomainState,
+    DriverHost,
+    HostInfo,
+    IConnection,
+    IDriver,
+    IEvents,
+    ILiveResize,
+    Struct,
+    Text,
+    Unreachable,
+)
+
+from fluidvm_driver_namespaces.domains import Domains
+
+T = TypeVar("T")
+LOOK = 0.25
+"""Seconds between two looks at what others did."""
+PATH = r"(/[A-Za-z0-9._+-]+)+"
+POWER_OFF, REBOOT = Signals.SIGUSR2, Signals.SIGTERM
+"""What busybox' init takes for them."""
+
+
+@implementer(IConnection, ILiveResize, IEvents)
+class NamespacesConnection:
+    """
+    A connection to the guests of a directory.
+
+    @param states: each domain's state now, by its UUID.
+    """
+
+    _log = Logger()
+
+    def __init__(self, domains: Domains, host: DriverHost, states: dict[str, DomainState]) -> None:
+        self._domains = domains
+        self._host = host
+        self._states = states
+        self._open = True
+        self._lost: list[Callable[[str], None]] = []
+        self._lost_reason = ""
+        self._listeners: list[Callable[[str, DomainState | None], None]] = []
+        self._looking = LoopingCall(self._look)
+        self._looking.clock = host.clock
+        self._looking.start(LOOK, now=False).addErrback(
+            lambda failure: self._log.failure("The domains aren't looked at any more", failure)
+        )
+
+    # asking
+
+    def _do(self, function: Callable[..., T], *args: Any, changes: bool = False, **named: Any) -> Deferred[T]:
+        """Call a function of L{Domains} in the node's thread; afterwards tell what it changed."""
+
+        async def run() -> T:
+            self._check()
+            try:
+                return await self._host.run(lambda: function(*args, **named))
+            except Unreachable as error:
+                self._lose(str(error))
+                raise
+            finally:
+                if changes and self._open:
+                    await self._look()
+
+        return Deferred.fromCoroutine(run())
+
+    def _change(self, function: Callable[..., T], *args: Any, **named: Any) -> Deferred[T]:
+        return self._do(function, *args, changes=True, **named)
+
+    def _check(self) -> None:
+        if not self._open:
+            raise Unreachable(f"The connection is closed: {self._lost_reason or 'the server let go of it.'}")
+
+    # the connection
+
+    def close(self) -> Deferred[None]:
+        """Let go of the directory; guests run on."""
+        self._lost.clear()
+        return self._shut()
+
+    def _shut(self) -> Deferred[None]:
+        if not self._open:
+            return succeed(None)
+        self._open = False
+        self._listeners.clear()
+        self._looking.stop()
+        # Behind what the thread has still to do.
+        return self._host.run(self._domains.close)
+
+    def _lose(self, reason: str) -> None:
+        if self._open:
+            self._lost_reason = reason
+            self._shut()
+            callbacks, self._lost = self._lost, []
+            for callback in callbacks:
+                self._safely(callback, reason)
+
+    def on_lost(self, callback: Callable[[str], None]) -> None:
+        """Call C{callback} when the directory is gone; at once if that is known."""
+        if self._lost_reason:
+            self._safely(callback, self._lost_reason)
+        else:
+            self._lost.append(callback)
+
+    # events
+
+    def subscribe(self, callback: Callable[[str, DomainState | None], None]) -> None:
+        """Call C{callback} at each change of a state: at once for what this connection does, else at the next look."""
+        self._listeners.append(callback)
+
+    async def _look(self) -> None:
+        """Tell what has changed since the last look."""
+        try:
+            now = await self._host.run(lambda: states(self._domains.all()))
+        except Unreachable as error:
+            self._lose(str(error))
+            return
+        except Exception:
+            self._log.failure("The domains can't be looked at")
+            return
+        if not self._open:
+            return
+        before, self._states = self._states, now
+        for uuid in {**before, **now}:
+            if before.get(uuid) is not now.get(uuid):
+                for callback in list(self._listeners):
+                    self._safely(callback, uuid, now.get(uuid))
+
+    def _safely(self, callback: Callable[..., None], *news: Any) -> None:
+        # A verb has happened, whatever those think who are told of it; and the others are to be told, too.
+        try:
+            callback(*news)
+        except Exception:
+            self._log.failure("A callback failed")
+
+    # the core
+
+    def host_info(self) -> Deferred[HostInfo]:
+        """Tell what this machine is."""
+        return self._do(host_info)
+
+    def list_domains(self) -> Deferred[Sequence[DomainInfo]]:
+        """Tell every domain."""
+        return self._do(self._domains.all)
+
+    def get_domain(self, uuid: str) -> Deferred[DomainInfo]:
+        """Tell one domain."""
+        return self._do(self._domains.get, uuid)
+
+    def define_domain(self, spec: DomainSpec) -> Deferred[None]:
+        """Make a domain known."""
+        return self._change(self._domains.define, spec)
+
+    def undefine_domain(self, uuid: str) -> Deferred[None]:
+        """Forget a domain."""
+        return self._change(self._domains.undefine, uuid)
+
+    def start(self, uuid: str) -> Deferred[None]:
+        """Boot a domain."""
+        return self._change(self._domains.start, uuid)
+
+    def shutdown(self, uuid: str) -> Deferred[None]:
+        """Ask a guest's init to power off."""
+        return self._change(self._domains.ask, uuid, POWER_OFF, stopped_too=True)
+
+    def stop(self, uuid: str) -> Deferred[None]:
+        """Kill a guest."""
+        return self._change(self._domains.stop, uuid)
+
+    def reboot(self, uuid: str) -> Deferred[None]:
+        """Ask a guest's init to reboot."""
+        return self._change(self._domains.ask, uuid, REBOOT, stopped_too=False)
+
+    def pause(self, uuid: str) -> Deferred[None]:
+        """Stop a guest's processes."""
+        return self._change(self._domains.pause, uuid)
+
+    def resume(self, uuid: str) -> Deferred[None]:
+        """Let a guest's processes go on."""
+        return self._change(self._domains.resume, uuid)
+
+    def set_memory(self, uuid: str, memory: int) -> Deferred[None]:
+        """Resize a stopped domain."""
+        return self._do(self._domains.resize, uuid, memory=memory)
+
+    def set_vcpus(self, uuid: str, vcpus: int) -> Deferred[None]:
+        """Resize a stopped domain."""
+        return self._do(self._domains.resize, uuid, vcpus=vcpus)
+
+    # live resize
+
+    def resize_memory(self, uuid: str, memory: int) -> Deferred[None]:
+        """Resize a running domain."""
+        return self._do(self._domains.resize_live, uuid, memory=memory)
+
+    def resize_vcpus(self, uuid: str, vcpus: int) -> Deferred[None]:
+        """Resize a running domain."""
+        return self._do(self._domains.resize_live, uuid, vcpus=vcpus)
+
+
+@implementer(IDriver)
+class NamespacesDriver:
+    """Guests on the server's own machine."""
+
+    name = "namespaces"
+    summary = "Guests on this machine that are processes in Linux namespaces."
+    connection = NamespacesConnection
+    options = Struct(
+        "how the guests are made",
+        fields={
+            "template": Text(
+                "directory with the guests' root file system, whose /sbin/init is busybox' or obeys the same signals",
+                longest=1024, pattern=PATH, rule="an absolute path",
+            ),
+        },
+        required=("template",),
+    )  # fmt: skip
+
+    def check_address(self, address: str) -> None:
+        """It is a directory, where the guests are kept."""
+        if not re.fullmatch(PATH, address):
+            raise ValueError("it is the absolute path of a directory of this machine: letters, digits and . _ + - /")
+
+    def connect(self, address: str, options: Mapping[str, Any], host: DriverHost) -> Deferred[NamespacesConnection]:
+        """Open the directory."""
+
+        def open_it() -> tuple[Domains, dict[str, DomainState]]:
+            domains = Domains(Path(address), Path(options["template"]))
+            try:
+                return domains, states(domains.all())
+            except BaseException:
+                domains.close()
+                raise
+
+        async def connect() -> NamespacesConnection:
+            domains, now = await host.run(open_it)
+            return NamespacesConnection(domains, host, now)
+
+        return Deferred.fromCoroutine(connect())
+
+
+def states(domains: Sequence[DomainInfo]) -> dict[str, DomainState]:
+    """Each domain's state by its UUID."""
+    return {domain.uuid: domain.state for domain in domains}
+
+
+def host_info() -> HostInfo:
+    """Read what this machine is."""
+    memory = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") // 2**20
+    kernel = os.uname().release
+    return HostInfo(os.cpu_count() or 1, memory, f"Linux {kernel}", version("fluidvm-driver-namespaces"))

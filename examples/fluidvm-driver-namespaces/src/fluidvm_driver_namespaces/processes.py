@@ -1,0 +1,144 @@
+"""The processes of a guest as its host sees them, in /proc: found, frozen, thawed, limited. All of it blocks."""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import os
+import resource
+import signal
+import struct
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+from fluidvm.driver import DriverError
+
+from fluidvm_driver_namespaces.guest import MIB
+
+PASSES = 200
+"""How often a guest that makes new processes all the time is gone through."""
+GONE = "ZX"
+FROZEN = "Tt"
+_FLOCK = "hhqqi4x"
+"""struct flock, see fcntl(2)."""
+
+
+def holder(lock: Path) -> int:
+    """
+    Tell who holds a lock; it is neither taken nor disturbed.
+
+    @return: the process; 0: nobody.
+    """
+    try:
+        file = os.open(lock, os.O_RDWR)
+    except FileNotFoundError:
+        return 0
+    try:
+        asked = struct.pack(_FLOCK, fcntl.F_WRLCK, os.SEEK_SET, 0, 0, 0)
+        kind, _, _, _, pid = struct.unpack(_FLOCK, fcntl.fcntl(file, fcntl.F_GETLK, asked))
+    finally:
+        os.close(file)
+    if kind == fcntl.F_UNLCK:
+        return 0
+    if pid <= 1:
+        raise DriverError(f"The guest of {lock} runs, but in a container where this host's processes aren't seen.")
+    return int(pid)
+
+
+def init_of(supervisor: int) -> int:
+    """The first process of a supervisor's guest; 0 while there is none."""
+    for middle in _children(supervisor):
+        for first in _children(middle):
+            return first
+    return 0
+
+
+def frozen(pid: int) -> bool:
+    """Tell whether a process is stopped by a signal."""
+    return _state(pid) in FROZEN
+
+
+def freeze(init: int) -> None:
+    """
+    Stop all processes of a guest.
+
+    @raise DriverError: they can't be had to stand still; then they go on.
+    """
+    try:
+        _until_done(init, lambda pid: _state(pid) in FROZEN + GONE, lambda pid: os.kill(pid, signal.SIGSTOP))
+    except DriverError:
+        thaw(init)
+        raise
+
+
+def thaw(init: int) -> None:
+    """Let all processes of a guest go on."""
+    _until_done(init, lambda pid: _state(pid) not in FROZEN, lambda pid: os.kill(pid, signal.SIGCONT))
+
+
+def limit_memory(init: int, memory: int) -> None:
+    """Let each process of a guest have so much memory. @param memory: MiB."""
+    _until_done(
+        init,
+        lambda pid: resource.prlimit(pid, resource.RLIMIT_DATA)[0] == memory * MIB,
+        lambda pid: _limit(pid, memory * MIB),
+    )
+
+
+def _limit(pid: int, size: int) -> None:
+    resource.prlimit(pid, resource.RLIMIT_DATA, (size, resource.prlimit(pid, resource.RLIMIT_DATA)[1]))
+
+
+def limit_cpus(init: int, cpus: set[int]) -> None:
+    """Let the processes of a guest run on these CPUs only."""
+
+    def pin(pid: int) -> None:
+        for thread in _threads(pid):
+            os.sched_setaffinity(thread, cpus)
+
+    _until_done(init, lambda pid: all(os.sched_getaffinity(thread) == cpus for thread in _threads(pid)), pin)
+
+
+def _until_done(init: int, done: Callable[[int], bool], do: Callable[[int], None]) -> None:
+    """Do something to each process of a guest, until one look finds it done to all: new ones come from those not yet done."""
+    for _ in range(PASSES):
+        left = 0
+        for pid in (init, *_descendants(init)):
+            with contextlib.suppress(ProcessLookupError):
+                if not done(pid):
+                    left += 1
+                    do(pid)
+        if not left:
+            return
+        time.sleep(0.005)
+    raise DriverError(f"The guest's processes (the first is {init}) don't follow.")
+
+
+def _descendants(pid: int) -> Iterator[int]:
+    for child in _children(pid):
+        yield child
+        yield from _descendants(child)
+
+
+def _threads(pid: int) -> list[int]:
+    try:
+        return [int(name) for name in os.listdir(f"/proc/{pid}/task")]
+    except FileNotFoundError:
+        return []
+
+
+def _children(pid: int) -> list[int]:
+    found = []
+    for thread in _threads(pid):
+        with contextlib.suppress(FileNotFoundError, ProcessLookupError):
+            found += [int(word) for word in Path(f"/proc/{pid}/task/{thread}/children").read_text().split()]
+    return found
+
+
+def _state(pid: int) -> str:
+    try:
+        # The name in parentheses may hold anything; the state is the first field behind it.
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
+    except (FileNotFoundError, ProcessLookupError):
+        return "X"
