@@ -12,7 +12,7 @@ export HYPOTHESIS_STORAGE_DIRECTORY = $(STATE)/cache/hypothesis
 export FLUIDVM_GUEST = $(STATE)/guest
 
 # What setuptools and twistd's plugin list leave in the source tree.
-TIDY = rm -rf *.egg-info build twisted/plugins/dropin.cache
+TIDY = rm -rf *.egg-info build twisted/plugins/dropin.cache examples/*/build examples/*/src/*.egg-info
 # An interrupted command ends by itself; the shell waits for that, and tidies up.
 WAIT = trap : INT TERM HUP
 

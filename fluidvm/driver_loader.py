@@ -9,7 +9,7 @@ from typing import Any
 
 from zope.interface.verify import verifyClass, verifyObject
 
-from fluidvm.driver import ABILITIES, IConnection, IDriver, Interface
+from fluidvm.driver import ABILITIES, IConnection, IDriver, Interface, Struct
 
 GROUP = "fluidvm.drivers"
 
@@ -45,8 +45,9 @@ class DriverLoader:
     """@param points: entry points to look at; default: those of the environment."""
 
     def __init__(self, points: Iterable[EntryPoint] | None = None) -> None:
-        found = entry_points(group=GROUP) if points is None else points
-        self._points = {point.name: point for point in found}
+        self._points: dict[str, list[EntryPoint]] = {}
+        for point in entry_points(group=GROUP) if points is None else points:
+            self._points.setdefault(point.name, []).append(point)
         self._loaded: dict[str, Any] = {}
 
     def names(self) -> list[str]:
@@ -62,19 +63,13 @@ class DriverLoader:
         @raise BrokenDriver: says in one sentence what is wrong with it.
         """
         if name not in self._loaded:
-            point = self._points.get(name)
-            if point is None:
+            points = self._points.get(name)
+            if points is None:
                 raise UnknownDriver(f"there is no driver {name}; there are: {', '.join(self.names()) or 'none'}")
             try:
-                driver = point.load()()
-                verifyObject(IDriver, driver)
-                verifyClass(IConnection, driver.connection)
-                # Each by itself: zope's check of an interface doesn't look at the others that a class declares.
-                for ability in abilities(driver):
-                    verifyClass(ability, driver.connection)
-            except Exception as error:
+                self._loaded[name] = _load(name, points)
+            except (Exception, SystemExit) as error:  # a module that ends the program while it is imported is broken, too
                 raise BrokenDriver(f"driver {name} can't be loaded: {_sentence(error)}") from error
-            self._loaded[name] = driver
         return self._loaded[name]
 
     def describe(self) -> list[DriverDescription]:
@@ -83,10 +78,16 @@ class DriverLoader:
 
         @return: one for each of L{names}.
         """
-        return [self._describe(name) for name in self.names()]
+        return [self.description(name) for name in self.names()]
 
-    def _describe(self, name: str) -> DriverDescription:
-        distribution = self._points[name].dist
+    def description(self, name: str) -> DriverDescription:
+        """
+        Tell of one driver, and load it; that it is broken is told, not raised.
+
+        @raise UnknownDriver: there is none.
+        """
+        # Of two with the name neither is loaded, and the error names both.
+        distribution = self._points[name][0].dist if name in self._points else None
         of, version = ("", "") if distribution is None else (distribution.name, distribution.version)
         try:
             driver = self.get(name)
@@ -94,6 +95,24 @@ class DriverLoader:
             return DriverDescription(name, of, version, "", (), str(error))
         provided = tuple(ability.__name__ for ability in abilities(driver))
         return DriverDescription(name, of, version, driver.summary, provided, "")
+
+
+def _load(name: str, points: list[EntryPoint]) -> Any:
+    """Import a driver, make it, and check that it is one."""
+    if len(points) > 1:
+        owners = sorted(f"{point.dist.name} {point.dist.version}" if point.dist else point.value for point in points)
+        raise ImportError(f"several distributions have a driver of this name, uninstall all but one: {', '.join(owners)}")
+    driver = points[0].load()()
+    verifyObject(IDriver, driver)
+    if not isinstance(driver.options, Struct) or driver.options.fields is None:
+        raise TypeError("its options are no Struct with fields")
+    verifyClass(IConnection, driver.connection)
+    # Each by itself: zope's check of an interface doesn't look at the others that a class declares.
+    for ability in abilities(driver):
+        verifyClass(ability, driver.connection)
+    if driver.name != name:
+        raise TypeError(f"its entry point is named {name}, but it names itself {driver.name!r}")
+    return driver
 
 
 def abilities(driver: Any) -> list[type[Interface]]:
@@ -106,6 +125,6 @@ def abilities(driver: Any) -> list[type[Interface]]:
     return [ability for ability in ABILITIES if ability.implementedBy(driver.connection)]  # type: ignore[attr-defined]
 
 
-def _sentence(error: Exception) -> str:
+def _sentence(error: BaseException) -> str:
     """What an exception says, in one line; its type where it says nothing."""
     return " ".join(str(error).split()) or type(error).__name__

@@ -9,7 +9,7 @@ from pathlib import Path
 from twisted.trial.unittest import SynchronousTestCase
 from zope.interface import Interface, implementer
 
-from fluidvm.driver import ABILITIES, IConnection, IDisks, IDriver, IEvents
+from fluidvm.driver import ABILITIES, IConnection, IDisks, IDriver, IEvents, Struct
 from fluidvm.driver_loader import GROUP, BrokenDriver, DriverDescription, DriverLoader, UnknownDriver, abilities
 from fluidvm.drivers.simulator import SimulatedConnection, SimulatorDriver
 
@@ -68,6 +68,15 @@ class Silent(SimulatorDriver):
         raise RuntimeError
 
 
+class WithFreeOptions(SimulatorDriver):
+    options = Struct("anything")
+
+
+class EndsTheProgram(SimulatorDriver):
+    def __init__(self) -> None:
+        sys.exit("not on this machine")
+
+
 class IPrivate(Interface):
     """An interface that the server knows nothing of."""
 
@@ -97,7 +106,8 @@ class DriverLoaderTests(SynchronousTestCase):
         return words
 
     def test_the_environment_has_both(self) -> None:
-        self.assertEqual(DriverLoader().names(), ["kvm", "simulator"])
+        ours = {driver.name for driver in DriverLoader().describe() if driver.distribution == "fluidvm"}
+        self.assertEqual(ours, {"kvm", "simulator"})
 
     def test_get(self) -> None:
         found = loader(simulator="fluidvm.drivers.simulator:SimulatorDriver")
@@ -117,6 +127,7 @@ class DriverLoaderTests(SynchronousTestCase):
         self.assertIn("no_such_module", self.broken("no_such_module:Driver"))
         self.assertIn("NoSuchClass", self.broken(f"{HERE}:NoSuchClass"))
         self.assertIn("RuntimeError", self.broken(f"{HERE}:Silent"))
+        self.assertIn("not on this machine", self.broken(f"{HERE}:EndsTheProgram"))
 
     def test_a_module_that_is_no_python(self) -> None:
         directory = Path(self.mktemp())
@@ -129,6 +140,8 @@ class DriverLoaderTests(SynchronousTestCase):
         self.assertIn("IDriver", self.broken(f"{HERE}:NotADriver"))
         self.assertIn("options", self.broken(f"{HERE}:WithoutOptions"))
         self.assertIn("IConnection", self.broken(f"{HERE}:Undeclared"))
+        self.assertIn("Struct", self.broken(f"{HERE}:WithFreeOptions"))
+        self.assertIn("names itself 'simulator'", self.broken("fluidvm.drivers.simulator:SimulatorDriver"))
 
     def test_a_verb_that_is_missing(self) -> None:
         self.assertIn("start(uuid)", self.broken(f"{HERE}:LacksAVerb"))
@@ -160,3 +173,23 @@ class DriverLoaderTests(SynchronousTestCase):
         simulator = described["simulator"]
         self.assertEqual((simulator.distribution, simulator.error), ("fluidvm", ""))
         self.assertTrue(simulator.version)
+
+    def test_two_of_one_name(self) -> None:
+        """Neither is loaded, whichever was installed first, and the others aren't touched."""
+        directory = Path(self.mktemp()).absolute()
+        for distribution in ("one", "two"):
+            info = directory / f"fluidvm_test_{distribution}-1.0.dist-info"
+            info.mkdir(parents=True)
+            (info / "METADATA").write_text(f"Metadata-Version: 2.1\nName: fluidvm-test-{distribution}\nVersion: 1.0\n")
+            (info / "entry_points.txt").write_text(f"[{GROUP}]\ntwice = {HERE}:NarrowDriver\n")
+        self.patch(sys, "path", [str(directory), *sys.path])
+        found = DriverLoader()
+        twice = found.description("twice")
+        self.assertIn("fluidvm-test-one 1.0, fluidvm-test-two 1.0", twice.error)
+        self.assertEqual(found.description("simulator").error, "")
+
+    def test_description_of_one(self) -> None:
+        with self.assertRaises(UnknownDriver):
+            loader().description("xen")
+        found = loader(gone="no_such_module:Driver", simulator="fluidvm.drivers.simulator:SimulatorDriver")
+        self.assertEqual(found.description("simulator"), found.describe()[1])

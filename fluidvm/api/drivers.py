@@ -45,7 +45,7 @@ async def get_driver(
     drivers = call.services.resources.drivers
     if name not in drivers.names():
         raise NotFound(f"There is no driver {name}; list_drivers lists them.")
-    wire = _wire(next(one for one in drivers.describe() if one.name == name))
+    wire = _wire(drivers.description(name))
     if "error" not in wire:
         fields = drivers.get(name).options.fields or {}
         wire["options"] = {key: kind.describe() for key, kind in fields.items()}

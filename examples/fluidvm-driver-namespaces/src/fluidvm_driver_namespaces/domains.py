@@ -32,7 +32,6 @@ from fluidvm.driver import (
     Unsupported,
     WrongState,
 )
-
 from fluidvm_driver_namespaces import processes
 from fluidvm_driver_namespaces.guest import cpus
 
@@ -69,7 +68,7 @@ class Domains:
     def _check(self) -> None:
         """@raise Unreachable: it was unmounted, moved or removed since it was opened."""
         try:
-            if os.path.samestat(os.stat(self._path), os.fstat(self._file)):
+            if os.path.samestat(self._path.stat(), os.fstat(self._file)):
                 return
         except OSError:
             pass
@@ -160,11 +159,11 @@ class Domains:
             self._definition(uuid).unlink()
             self._lock(uuid).unlink(missing_ok=True)
 
-    def resize(self, uuid: str, **amounts: int) -> None:
+    def resize(self, uuid: str, **amounts: Any) -> None:
         """Change C{memory} or C{vcpus} of a stopped domain, and its maximum where that is less."""
         with self._changing():
             info = self._stopped(uuid)
-            most = {f"max_{what}": max(amount, getattr(info, f"max_{what}")) for what, amount in amounts.items()}
+            most: dict[str, Any] = {f"max_{what}": max(amount, getattr(info, f"max_{what}")) for what, amount in amounts.items()}
             self._write(replace(info, **amounts, **most))
 
     def _stopped(self, uuid: str) -> DomainInfo:
@@ -261,7 +260,7 @@ class Domains:
             time.sleep(0.005)
         raise WrongState(f"Domain {info.name} stopped just now.")
 
-    def resize_live(self, uuid: str, **amounts: int) -> None:
+    def resize_live(self, uuid: str, **amounts: Any) -> None:
         """Change C{memory} or C{vcpus} of a running domain within its maxima."""
         with self._changing():
             info = self.get(uuid)

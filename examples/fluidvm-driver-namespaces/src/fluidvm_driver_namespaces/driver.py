@@ -29,7 +29,6 @@ from fluidvm.driver import (
     Text,
     Unreachable,
 )
-
 from fluidvm_driver_namespaces.domains import Domains
 
 T = TypeVar("T")

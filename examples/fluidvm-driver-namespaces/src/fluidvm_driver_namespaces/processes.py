@@ -13,7 +13,6 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from fluidvm.driver import DriverError
-
 from fluidvm_driver_namespaces.guest import MIB
 
 PASSES = 200
@@ -48,15 +47,15 @@ def holder(lock: Path) -> int:
 
 def init_of(supervisor: int) -> int:
     """The first process of a supervisor's guest; 0 while there is none."""
-    for middle in _children(supervisor):
-        for first in _children(middle):
+    for middle in children(supervisor):
+        for first in children(middle):
             return first
     return 0
 
 
 def frozen(pid: int) -> bool:
     """Tell whether a process is stopped by a signal."""
-    return _state(pid) in FROZEN
+    return state(pid) in FROZEN
 
 
 def freeze(init: int) -> None:
@@ -66,7 +65,7 @@ def freeze(init: int) -> None:
     @raise DriverError: they can't be had to stand still; then they go on.
     """
     try:
-        _until_done(init, lambda pid: _state(pid) in FROZEN + GONE, lambda pid: os.kill(pid, signal.SIGSTOP))
+        _until_done(init, lambda pid: state(pid) in FROZEN + GONE, lambda pid: os.kill(pid, signal.SIGSTOP))
     except DriverError:
         thaw(init)
         raise
@@ -74,7 +73,7 @@ def freeze(init: int) -> None:
 
 def thaw(init: int) -> None:
     """Let all processes of a guest go on."""
-    _until_done(init, lambda pid: _state(pid) not in FROZEN, lambda pid: os.kill(pid, signal.SIGCONT))
+    _until_done(init, lambda pid: state(pid) not in FROZEN, lambda pid: os.kill(pid, signal.SIGCONT))
 
 
 def limit_memory(init: int, memory: int) -> None:
@@ -101,10 +100,10 @@ def limit_cpus(init: int, cpus: set[int]) -> None:
 
 
 def _until_done(init: int, done: Callable[[int], bool], do: Callable[[int], None]) -> None:
-    """Do something to each process of a guest, until one look finds it done to all: new ones come from those not yet done."""
+    """Do something to each process of a guest, until one look finds it done to all: new ones take after their parents."""
     for _ in range(PASSES):
         left = 0
-        for pid in (init, *_descendants(init)):
+        for pid in (init, *descendants(init)):
             with contextlib.suppress(ProcessLookupError):
                 if not done(pid):
                     left += 1
@@ -115,20 +114,22 @@ def _until_done(init: int, done: Callable[[int], bool], do: Callable[[int], None
     raise DriverError(f"The guest's processes (the first is {init}) don't follow.")
 
 
-def _descendants(pid: int) -> Iterator[int]:
-    for child in _children(pid):
+def descendants(pid: int) -> Iterator[int]:
+    """A process's children, their children, and so on."""
+    for child in children(pid):
         yield child
-        yield from _descendants(child)
+        yield from descendants(child)
 
 
 def _threads(pid: int) -> list[int]:
     try:
-        return [int(name) for name in os.listdir(f"/proc/{pid}/task")]
+        return [int(thread.name) for thread in Path(f"/proc/{pid}/task").iterdir()]
     except FileNotFoundError:
         return []
 
 
-def _children(pid: int) -> list[int]:
+def children(pid: int) -> list[int]:
+    """A process's children; none if it is gone."""
     found = []
     for thread in _threads(pid):
         with contextlib.suppress(FileNotFoundError, ProcessLookupError):
@@ -136,7 +137,8 @@ def _children(pid: int) -> list[int]:
     return found
 
 
-def _state(pid: int) -> str:
+def state(pid: int) -> str:
+    """The letter of a process's state, as in proc(5); C{X} if it is gone."""
     try:
         # The name in parentheses may hold anything; the state is the first field behind it.
         return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]

@@ -25,7 +25,7 @@ def main() -> int:
     os.chdir("/")
     # Without the script's directory Python wouldn't find the module next to it; -I leaves it out.
     sys.path.insert(0, str(Path(__file__).parent))
-    import guest
+    import guest  # type: ignore[import-not-found]
 
     lock = os.open(f"{directory}/{uuid}.lock", os.O_RDWR | os.O_CREAT, 0o600)
     report = os.dup(1)
