@@ -51,7 +51,6 @@ class Factory:
     """Guests in a directory of its own, which is gone when the tests have ended."""
 
     driver = NamespacesDriver()
-    pool = ""
     patience = 30.0
 
     def __init__(self) -> None:

@@ -6,10 +6,13 @@ import os
 import resource
 import shutil
 import signal
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
 from twisted.internet.defer import gatherResults
+from twisted.internet.threads import deferToThread
 from twisted.trial.unittest import TestCase
 
 from fluidvm.driver import Boot, DomainDisk, DomainSpec, DomainState, DriverError, NoSuchThing, Unreachable, Unsupported
@@ -137,6 +140,19 @@ class GuestTests(TestCase):
                 os.kill(supervisor, signal.SIGKILL)
                 await self.gone(there)
             self.assertEqual((await self.connection.get_domain(spec.uuid)).state, DomainState.STOPPED)
+
+    async def test_what_is_to_start_with_its_host(self) -> None:
+        wanted, other = self.factory.spec("wanted", autostart=True), self.factory.spec("other")
+        for spec in (wanted, other):
+            await self.connection.define_domain(spec)
+        command = [sys.executable, "-m", "fluidvm_driver_namespaces", self.factory.address, self.factory.options["template"]]
+        for _ in range(2):
+            await deferToThread(subprocess.run, command, check=True)
+            states = [(await self.connection.get_domain(spec.uuid)).state for spec in (wanted, other)]
+            self.assertEqual(states, [DomainState.RUNNING, DomainState.STOPPED])
+        await self.connection.stop(wanted.uuid)
+        failed = await deferToThread(subprocess.run, [*command[:-1], "/nowhere"], stderr=subprocess.PIPE)
+        self.assertEqual((failed.returncode, failed.stderr), (1, b"There is no template /nowhere.\n"))
 
     async def test_one_guest_however_often_it_is_started(self) -> None:
         another = await self.connect()

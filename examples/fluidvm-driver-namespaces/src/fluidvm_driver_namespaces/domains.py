@@ -163,7 +163,9 @@ class Domains:
         """Change C{memory} or C{vcpus} of a stopped domain, and its maximum where that is less."""
         with self._changing():
             info = self._stopped(uuid)
-            most: dict[str, Any] = {f"max_{what}": max(amount, getattr(info, f"max_{what}")) for what, amount in amounts.items()}
+            most: dict[str, Any] = {
+                f"max_{what}": max(amount, getattr(info, f"max_{what}")) for what, amount in amounts.items()
+            }
             self._write(replace(info, **amounts, **most))
 
     def _stopped(self, uuid: str) -> DomainInfo:

@@ -1,0 +1,69 @@
+"""The README's commands are run as they stand, and its excerpts are in the code."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+from twisted.trial.unittest import SynchronousTestCase
+
+ROOT = Path(__file__).parent.parent
+BLOCKS = re.findall(r"```(\w+)\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
+ALL_TESTS = "python -m twisted.trial tests\n"
+"""The one command that isn't run: this is one of them."""
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port
+
+
+class ReadmeTests(SynchronousTestCase):
+    def end(self, pid_file: Path) -> None:
+        """End the server that a failed command has left."""
+        if pid_file.exists():
+            os.kill(int(pid_file.read_text()), signal.SIGKILL)
+
+    def test_commands(self) -> None:
+        # Short, and not in the distribution: what is copied is it alone.
+        place = Path(tempfile.mkdtemp(prefix="fluidvm-readme-")) / "copy"
+        self.addCleanup(shutil.rmtree, place.parent, ignore_errors=True)
+        shutil.copytree(ROOT, place, ignore=shutil.ignore_patterns("build", "*.egg-info", "_trial_temp*", "__pycache__"))
+        self.addCleanup(self.end, place / "server.pid")
+        environment = {**os.environ, "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
+        port = str(free_port())
+        said, commands = "", 0
+        for kind, text in BLOCKS:
+            if kind == "sh" and text != ALL_TESTS:
+                script = text.replace("8000", port)
+                done = subprocess.run(
+                    ["bash", "-euo", "pipefail", "-c", script], cwd=place, env=environment, text=True, timeout=100,
+                    stdout=subprocess.PIPE, stderr=subprocess.STDOUT, stdin=subprocess.DEVNULL,
+                )  # fmt: skip
+                said, commands = done.stdout, commands + 1
+                self.assertEqual(done.returncode, 0, f"{text}\n{said}")
+            elif kind == "text":
+                for line in text.splitlines():
+                    self.assertIn(line.strip(), said)
+        self.assertEqual(commands, len([text for kind, text in BLOCKS if kind == "sh"]) - 1)
+
+    def test_excerpts(self) -> None:
+        files = [path.read_text() for part in ("src", "tests") for path in (ROOT / part).rglob("*.py")]
+        excerpts = [text for kind, text in BLOCKS if kind == "python"]
+        self.assertGreater(len(excerpts), 4)
+        for text in excerpts:
+            self.assertTrue(any(lines(text) in lines(code) for code in files), f"not in the code:\n{text}")
+
+
+def lines(text: str) -> str:
+    """A text without its indentation and empty lines: an excerpt's are others than the code's."""
+    return "\n".join(line.strip() for line in text.splitlines() if line.strip())
