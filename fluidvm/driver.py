@@ -150,7 +150,12 @@ class Boot:
 
 @dataclass(frozen=True)
 class DomainSpec:
-    """A domain to define. Memory in MiB; C{max_vcpus} and C{max_memory} bound what it can have while it runs."""
+    """
+    A domain to define. Memory in MiB; C{max_vcpus} and C{max_memory} bound what it can have while it runs.
+
+    @ivar disks: empty unless the connection provides L{IDisks}.
+    @ivar autostart: whether the host starts it when it boots itself, with or without the server.
+    """
 
     uuid: str
     name: str

@@ -81,6 +81,17 @@ class LayersTests(SynchronousTestCase):
             foreign = {name for name in imports(path) if name != "driver" and not name.startswith("drivers.")}
             self.assertEqual(foreign, set(), path.name)
 
+    def test_the_example_is_a_stranger(self) -> None:
+        """What a third party's driver can do with the public modules alone."""
+        examples = sorted(ROOT.parent.glob("examples/*"))
+        self.assertNotEqual(examples, [])
+        for example in examples:
+            for part, allowed in (("src", {"driver"}), ("tests", {"driver", "conformance"})):
+                files = sorted(example.glob(f"{part}/**/*.py"))
+                self.assertNotEqual(files, [])
+                for path in files:
+                    self.assertEqual(imports(path) - allowed, set(), str(path))
+
     def test_only_the_service_names_the_reactor(self) -> None:
         for path in sorted(ROOT.rglob("*.py")):
             if path.name != "service.py":

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 import shutil
@@ -30,7 +31,7 @@ def free_port() -> int:
 class ReadmeTests(SynchronousTestCase):
     def end(self, pid_file: Path) -> None:
         """End the server that a failed command has left."""
-        if pid_file.exists():
+        with contextlib.suppress(FileNotFoundError, ProcessLookupError):
             os.kill(int(pid_file.read_text()), signal.SIGKILL)
 
     def test_commands(self) -> None:

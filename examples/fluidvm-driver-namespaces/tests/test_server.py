@@ -84,7 +84,11 @@ class ServerTests(SynchronousTestCase):
         self.assertIn("simulator", listed)
         told = self.call("get_driver", "namespaces")
         self.assertEqual(listed["namespaces"], {key: told[key] for key in listed["namespaces"]})
-        self.assertEqual((told["distribution"], told["version"], told["error"]), ("fluidvm-driver-namespaces", "1.0", ""))
+        self.assertEqual((told["distribution"], told["version"]), ("fluidvm-driver-namespaces", "1.0"))
+        self.assertNotIn("error", told)
+        self.assertEqual(list(told["options"]), ["template"])
+        self.assertIn("set_vm_memory", told["methods"])
+        self.assertNotIn("attach_disk", told["methods"])
         self.assertEqual(told["abilities"], ["Connection", "LiveResize", "Events"])
 
         options = {"template": str(self.directory / "template")}
