@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from fluidvm.audit import AuditLog
@@ -26,6 +27,7 @@ class Services:
     engine: Engine
     logins: Logins
     audit: AuditLog
+    certificate_users: Mapping[str, str]
 
 
 class Call:
@@ -33,13 +35,18 @@ class Call:
     One call under way.
 
     @ivar address: the client's.
+    @ivar certificate: the client's, verified; C{None}: it showed none.
     """
 
-    __slots__ = ("_session", "_user", "address", "services")
+    __slots__ = ("_session", "_user", "address", "certificate", "services")
 
-    def __init__(self, services: Services, address: str, session: Session | None = None, user: User | None = None) -> None:
+    def __init__(
+        self, services: Services, address: str, session: Session | None = None, user: User | None = None,
+        certificate: object = None,
+    ) -> None:  # fmt: skip
         self.services = services
         self.address = address
+        self.certificate = certificate
         self._session = session
         self._user = user
 

@@ -13,6 +13,7 @@ from twisted.python import usage
 from fluidvm import __version__
 from fluidvm.engine.placement import STRATEGIES
 from fluidvm.wire.proxies import HEADERS, Proxies
+from fluidvm.wire.tls import CLIENTS, TLSFiles
 
 DEFAULT_HTTP = "tcp:8000:interface=127.0.0.1"
 
@@ -39,8 +40,9 @@ class Settings:
     database: str
     http: tuple[str, ...]
     https: tuple[str, ...]
-    tls_cert: Path | None
-    tls_key: Path | None
+    tls: TLSFiles | None
+    certificate_users: Path | None
+    hosts: tuple[str, ...]
     session_timeout: int
     keepalive: str
     admin_password_file: Path | None
@@ -85,6 +87,11 @@ class Options(usage.Options):  # type: ignore[misc]
         ["database", None, None, "sqlite:///PATH or postgresql://USER@HOST/NAME [default: SQLite in the state directory]"],
         ["tls-cert", None, None, "PEM file: certificate for --https, followed by its chain"],
         ["tls-key", None, None, "PEM file: key of the certificate"],
+        ["tls-client-ca", None, None, "PEM file: authorities; clients show a certificate of one of them"],
+        ["tls-clients", None, None, "What of clients without: required (they are refused) or optional [default: required]"],
+        ["certificate-users", None, None, "TOML file: which names in clients' certificates stand for which users"],
+        ["hosts", None, None, "Names, separated by commas, that clients may call the server by where it listens on loopback "
+         "alone, beside localhost and addresses"],
         ["session-timeout", None, None, "Seconds without a ping after which a client is logged out [default: 30]"],
         ["keepalive", None, None, "What keeps a client logged in: ping or any-call [default: ping]"],
         ["config", None, None, "TOML file with these options by the same names; the command line wins"],
@@ -112,7 +119,8 @@ class Options(usage.Options):  # type: ignore[misc]
     compData = usage.Completions(
         optActions={
             "state": usage.CompleteDirs(), "config": usage.CompleteFiles("*.toml"), "tls-cert": usage.CompleteFiles("*.pem"),
-            "tls-key": usage.CompleteFiles("*.pem"), "admin-password-file": usage.CompleteFiles(),
+            "tls-key": usage.CompleteFiles("*.pem"), "tls-client-ca": usage.CompleteFiles("*.pem"),
+            "certificate-users": usage.CompleteFiles("*.toml"), "admin-password-file": usage.CompleteFiles(),
         }
     )  # fmt: skip
 
@@ -203,13 +211,26 @@ class Options(usage.Options):  # type: ignore[misc]
         if placement not in STRATEGIES:
             raise usage.UsageError(f"--placement: wants {' or '.join(STRATEGIES)}, not {placement}")
         http, https = many("http"), many("https")
-        cert, key = path("tls-cert"), path("tls-key")
+        cert, key, client_ca = path("tls-cert"), path("tls-key"), path("tls-client-ca")
+        clients = one("tls-clients", "required")
+        if clients not in CLIENTS:
+            raise usage.UsageError(f"--tls-clients: wants {' or '.join(CLIENTS)}, not {clients}")
         if https and (cert is None or key is None):
             raise usage.UsageError("--https wants --tls-cert and --tls-key")
+        tls = None if cert is None or key is None else TLSFiles(cert, key, client_ca, clients)
+        users = path("certificate-users")
+        if (users is not None or client_ca is not None) and not https:
+            raise usage.UsageError("--tls-client-ca and --certificate-users want --https")
+        if users is not None and client_ca is None:
+            raise usage.UsageError("--certificate-users wants --tls-client-ca")
+        hosts = one("hosts", "")
+        if not isinstance(hosts, str):
+            raise usage.UsageError("--hosts: wants names separated by commas")
         if not http and not https:
             http = (DEFAULT_HTTP,)
         return Settings(
-            state=state, database=database, http=http, https=https, tls_cert=cert, tls_key=key,
+            state=state, database=database, http=http, https=https, tls=tls, certificate_users=users,
+            hosts=tuple(name.strip().lower() for name in hosts.split(",") if name.strip()),
             session_timeout=number("session-timeout", 30, 1, 86400), keepalive=keepalive,
             admin_password_file=path("admin-password-file"), max_request=number("max-request", 2**20, 1024, 2**26),
             connections_per_address=number("connections-per-address", 1000, 1, 1000000),

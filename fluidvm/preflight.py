@@ -6,6 +6,8 @@ from __future__ import annotations
 
 import fcntl
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import IO
 
@@ -16,6 +18,7 @@ from twisted.internet.selectreactor import SelectReactor
 from twisted.python.failure import Failure
 
 from fluidvm.admin import PasswordError, read_password
+from fluidvm.certificates import MappingError, read_mapping
 from fluidvm.options import Settings
 from fluidvm.store.database import DatabaseError, connect, parse_url
 from fluidvm.wire.tls import TLSError, server_options
@@ -25,33 +28,60 @@ class StartError(Exception):
     """The server can't start, in one sentence."""
 
 
-def check(settings: Settings) -> IO[str]:
+def check(settings: Settings, uid: int | None = None, gid: int | None = None) -> IO[str]:
     """
     Check everything that the start will need.
+
+    @param uid: the user that the server will run as, where that is another (C{twistd --uid}): the state is made to be its.
+    @param gid: the group.
 
     @return: the state directory's lock: held as long as it is open, over a fork.
     @raise StartError: says what is wrong.
     """
-    lock = _claim_state(settings.state)
+    lock = _claim_state(settings.state, uid, gid)
     try:
-        if settings.tls_cert is not None and settings.tls_key is not None:
-            server_options(settings.tls_cert, settings.tls_key)
+        if settings.tls is not None:
+            server_options(settings.tls)
+        if settings.certificate_users is not None:
+            read_mapping(settings.certificate_users)
         if settings.admin_password_file is not None:
             read_password(settings.admin_password_file)
         for endpoint in (*settings.http, *settings.https):
             _try_endpoint(endpoint)
-        engine, connection = connect(parse_url(settings.database))
-        connection.close()
-        engine.dispose()
-    except (DatabaseError, PasswordError, TLSError) as error:
+        with _as_user(uid, gid):
+            engine, connection = connect(parse_url(settings.database))
+            connection.close()
+            engine.dispose()
+    except (DatabaseError, MappingError, PasswordError, TLSError) as error:
         raise StartError(str(error)) from None
     return lock
 
 
-def _claim_state(state: Path) -> IO[str]:
+@contextmanager
+def _as_user(uid: int | None, gid: int | None) -> Iterator[None]:
+    """What is made within the block belongs to another user, where the server will run as one."""
+    before = os.geteuid(), os.getegid()
     try:
-        state.mkdir(mode=0o700, parents=True, exist_ok=True)
-        lock = os.fdopen(os.open(state / "lock", os.O_RDWR | os.O_CREAT, 0o600), "r+")
+        if gid is not None:
+            os.setegid(gid)
+        if uid is not None:
+            os.seteuid(uid)
+        yield
+    except PermissionError as error:
+        raise StartError(f"--uid and --gid: {error.strerror}: only root can become another user") from None
+    finally:
+        os.seteuid(before[0])
+        os.setegid(before[1])
+
+
+def _claim_state(state: Path, uid: int | None, gid: int | None) -> IO[str]:
+    try:
+        if not state.exists():
+            state.mkdir(mode=0o700, parents=True)
+            if uid is not None or gid is not None:
+                os.chown(state, -1 if uid is None else uid, -1 if gid is None else gid)
+        with _as_user(uid, gid):
+            lock = os.fdopen(os.open(state / "lock", os.O_RDWR | os.O_CREAT, 0o600), "r+")
     except OSError as error:
         raise StartError(f"state directory {state}: {error.strerror}") from None
     try:

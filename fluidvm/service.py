@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import os
 import sys
 import time
 from collections.abc import Callable
+from signal import SIGHUP, signal
+from threading import current_thread, main_thread
 from typing import IO, Any
 
 from twisted.application.service import Service
@@ -12,12 +15,14 @@ from twisted.internet.defer import Deferred, succeed
 from twisted.internet.endpoints import serverFromString, wrapServerTLS
 from twisted.internet.error import CannotListenError
 from twisted.internet.interfaces import IDelayedCall, IListeningPort, IReactorTime
+from twisted.internet.threads import deferToThreadPool
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
 from fluidvm.admin import PasswordError, ensure_admin
 from fluidvm.audit import AuditLog
 from fluidvm.call import Services
+from fluidvm.certificates import MappingError, read_mapping
 from fluidvm.driver_loader import DriverLoader
 from fluidvm.engine.contexts import Engine
 from fluidvm.engine.job import Resources
@@ -33,11 +38,13 @@ from fluidvm.store.users import load_known
 from fluidvm.wire.dispatch import Dispatcher
 from fluidvm.wire.proxies import Proxies
 from fluidvm.wire.site import make_site
-from fluidvm.wire.tls import server_options
+from fluidvm.wire.tls import Certificates, TLSError
 
 __all__ = ["Options", "Server", "makeService"]
 
 FORGET_INTERVAL = 3600.0
+REREAD_INTERVAL = 10.0
+"""Seconds between two looks at whether certificates have changed."""
 PATIENCE = 10.0
 """Seconds that tasks under way have to reach their end when the server stops."""
 
@@ -78,6 +85,10 @@ class Server(Service):  # type: ignore[misc]
         clock = reactor if clock is None else clock
         self._clock = clock
         self._forgetting: IDelayedCall | None = None
+        self._certificates: Certificates | None = None
+        self._rereading: IDelayedCall | None = None
+        self._mapping: dict[str, str] = {}
+        self._old_handler: Any = None
         self._dropping: Deferred[None] = succeed(None)
         drivers = DriverLoader()
         self._database = Database(settings.database, reactor)
@@ -91,12 +102,12 @@ class Server(Service):  # type: ignore[misc]
         resources = Resources(clock, wall_clock, self.inventory, self._nodes, drivers, self.sessions, settings.placement)
         self._engine = Engine(resources, settings.tasks_per_node, self._audit)
         self._nodes.busy = lambda vm: self._engine.claims.held(("vm", vm))
-        services = Services(resources, self._database, self._engine, self._logins, self._audit)
+        services = Services(resources, self._database, self._engine, self._logins, self._audit, self._mapping)
         self.dispatcher = Dispatcher(services)
         self._site = make_site(
             self.dispatcher, self.health, reactor=reactor, max_request=settings.max_request,
             connections_per_address=settings.connections_per_address, access_log=settings.access_log,
-            proxies=Proxies(settings.trusted_proxies, settings.forwarded_header),
+            proxies=Proxies(settings.trusted_proxies, settings.forwarded_header), hosts=settings.hosts,
         )  # fmt: skip
 
     def health(self) -> tuple[bool, dict[str, Any]]:
@@ -113,11 +124,14 @@ class Server(Service):  # type: ignore[misc]
         settings = self._settings
         for description in settings.http:
             self._listen(serverFromString(self._reactor, description), description)
-        if settings.https:
-            assert settings.tls_cert is not None and settings.tls_key is not None
-            tls = server_options(settings.tls_cert, settings.tls_key)
+        if settings.https and settings.tls is not None:
+            try:
+                self._certificates = Certificates(settings.tls)
+            except TLSError as error:
+                raise self._fail(str(error)) from None
             for description in settings.https:
-                self._listen(wrapServerTLS(tls, serverFromString(self._reactor, description)), description)
+                endpoint = serverFromString(self._reactor, description)
+                self._listen(wrapServerTLS(self._certificates, endpoint), description)
 
     def _listen(self, endpoint: Any, description: str) -> None:
         failed: list[Failure] = []
@@ -143,6 +157,11 @@ class Server(Service):  # type: ignore[misc]
         self._nodes.start()
         self._engine.start()
         self._forget_contexts()
+        if self._certificates is not None:
+            self._map(self._read_mapping())
+            self._rereading = self._clock.callLater(REREAD_INTERVAL, self._reread)
+            if current_thread() is main_thread():
+                self._old_handler = signal(SIGHUP, lambda number, frame: self._reactor.callFromThread(self.reread))
         super().startService()
         for port in self.ports:
             self._log.info("FluidVM answers on {address}", address=port.getHost())
@@ -158,14 +177,49 @@ class Server(Service):  # type: ignore[misc]
         await self._engine.forget(now - 86400 * self._settings.keep_contexts)
         await self._audit.forget(now - 86400 * self._settings.keep_audit)
 
+    def reread(self) -> None:
+        """Read the files of TLS again, whether they seem to have changed or not."""
+        self._read_files(True)
+
+    def _reread(self) -> None:
+        if self._certificates is not None:
+            self._rereading = self._clock.callLater(REREAD_INTERVAL, self._reread)
+            self._read_files(False)
+
+    def _read_files(self, always: bool) -> None:
+        assert self._certificates is not None
+        for reading in (
+            self._in_thread(self._certificates.reload, always),
+            self._in_thread(self._read_mapping).addCallback(self._map),
+        ):
+            reading.addErrback(lambda failure: self._log.failure("TLS: reading files again failed", failure))
+
+    def _in_thread(self, function: Callable[..., Any], *args: Any) -> Deferred[Any]:
+        return deferToThreadPool(self._reactor, self._reactor.getThreadPool(), function, *args)
+
+    def _read_mapping(self) -> dict[str, str]:
+        path = self._settings.certificate_users
+        try:
+            return {} if path is None else read_mapping(path)
+        except MappingError as error:
+            self._log.error("TLS: the old users serve on: {error}", error=str(error))
+            return dict(self._mapping)
+
+    def _map(self, found: dict[str, str]) -> None:
+        self._mapping.clear()
+        self._mapping.update(found)
+
     def stopService(self) -> Deferred[None]:
         """Stop in order: tasks, listeners, sessions, nodes, store. Fires when all is stopped."""
         super().stopService()
         return Deferred.fromCoroutine(self._stop())
 
     async def _stop(self) -> None:
-        if self._forgetting is not None and self._forgetting.active():
-            self._forgetting.cancel()
+        if self._old_handler is not None:
+            signal(SIGHUP, self._old_handler)
+        for waiting in (self._forgetting, self._rereading):
+            if waiting is not None and waiting.active():
+                waiting.cancel()
         # Clients can look at their tasks while these reach their end; commits are refused meanwhile.
         await self._engine.stop(PATIENCE)
         for port in self.ports:
@@ -195,11 +249,13 @@ def makeService(options: Options) -> Server:
 
     # The reactor's thread and the store's wait for each other: by default 5 ms, longer than a commit takes.
     sys.setswitchinterval(0.0005)
+    # What the server writes is nobody else's business, whatever the umask was.
+    os.umask(0o077)
+    twistd: Any = options.parent or {}
     try:
-        lock = check(options.settings)
+        lock = check(options.settings, twistd.get("uid"), twistd.get("gid"))
     except StartError as error:
         raise SystemExit(f"fluidvm: {error}") from None
-    twistd: Any = options.parent or {}
     if twistd.get("nodaemon"):
         return Server(options.settings, reactor, lock=lock, fail=lambda text: SystemExit(f"fluidvm: {text}"))
     # A daemon's parent tells the terminal of exceptions only.

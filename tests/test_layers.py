@@ -16,12 +16,12 @@ LAYERS = [
     ["usage"],
     ["driver", "drivers"],
     ["declare"],
-    ["store", "change_log", "inventory", "driver_loader", "passwords", "throttle", "logins", "conformance"],
+    ["store", "change_log", "inventory", "driver_loader", "passwords", "throttle", "logins", "certificates", "conformance"],
     ["audit", "patience", "sessions", "engine", "node_watch"],
     ["call"],
     ["api"],
     ["wire"],
-    ["options", "admin", "preflight", "service", "client", "cli", "reference"],
+    ["options", "devcert", "admin", "preflight", "service", "client", "cli", "reference"],
 ]
 RANK = {name: rank for rank, names in enumerate(LAYERS) for name in names}
 

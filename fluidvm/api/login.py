@@ -30,6 +30,7 @@ class Login:
         self._database = call.services.database
         self._now = call.services.resources.wall_clock
         self._step = 0
+        self._outdated = ""
         user = call.inventory.named(User, name)
         self._attempt = self._logins.begin(call.address, name, None if user is None else user.id)
 

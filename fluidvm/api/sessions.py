@@ -8,6 +8,7 @@ from fluidvm.api.listing import cut, keep
 from fluidvm.api.login import CODE, Login
 from fluidvm.audit import LONGEST_STRING
 from fluidvm.call import Call
+from fluidvm.certificates import stands_for
 from fluidvm.declare import WORKERS, query
 from fluidvm.faults import ApiFault, NotFound, TooManyAttempts
 from fluidvm.kinds import Int, Secret, Serial, Text, filter_of
@@ -25,7 +26,11 @@ async def authenticate(
     password: Annotated[str, Secret("its password", longest=1024)],
     code: Annotated[str, CODE] = "",
 ) -> int:
-    """Log in. Returns the cookie that every other method takes first; it ends when ping stays away."""
+    """
+    Log in. Returns the cookie that every other method takes first; it ends when ping stays away.
+
+    A client whose TLS certificate stands for the user leaves the password empty.
+    """
     audit = call.services.audit
     try:
         session = await _log_in(call, name, password, code)
@@ -44,7 +49,9 @@ async def authenticate(
 
 async def _log_in(call: Call, name: str, password: str, code: str) -> Session:
     async with Login(call, name) as login:
-        right = [await login.check_password(password), login.check_code(code)]
+        # Without a password the client's certificate can stand for the user.
+        known = not password and stands_for(call.certificate, name, call.services.certificate_users)
+        right = [known or await login.check_password(password), login.check_code(code)]
         user = call.inventory.named(User, name)
         if not all(right) or user is None or not user.enabled:
             raise login.refuse()

@@ -20,6 +20,7 @@ from twisted.internet.protocol import connectionDone
 from twisted.web import http
 
 from fluidvm.wire import bounds
+from fluidvm.wire.hosts import is_loopback
 from fluidvm.wire.peer import Peer
 from fluidvm.wire.request import PLAIN, XML, Front, Request
 
@@ -40,6 +41,7 @@ class Channel(http.HTTPChannel):  # type: ignore[misc]
 
     @ivar site: what it belongs to.
     @ivar deadline: when L{expire} is due, in the site's time.
+    @ivar loopback: the client has reached the server by an address that is this machine's own to itself.
     @ivar discarding: what still comes in is thrown away: an answer that ends the connection is on its way.
     """
 
@@ -55,6 +57,9 @@ class Channel(http.HTTPChannel):  # type: ignore[misc]
     _missing = 0
     _peer: Peer | None = None
     _proxy = False
+    _secure = False
+    loopback = False
+    _heads: dict[bytes, int]
 
     @property
     def address(self) -> str:
@@ -82,6 +87,10 @@ class Channel(http.HTTPChannel):  # type: ignore[misc]
     def connectionMade(self) -> None:
         self._counted_as = self.address
         self._proxy = self.site.proxies.trusts(self._counted_as)
+        self._secure = ISSLTransport.providedBy(self.transport)
+        # A proxy's headers are its clients'.
+        self.loopback = not self._proxy and is_loopback(getattr(self.transport.getHost(), "host", ""))
+        self._heads = self.site.loopback_heads if self.loopback else self.site.heads
         if not self.site.admit(self, self._counted_as):
             self._refused = self.discarding = True
             self.transport.loseConnection()
@@ -113,7 +122,7 @@ class Channel(http.HTTPChannel):  # type: ignore[misc]
             self._begun = True
             end = data.find(b"\r\n\r\n") + 4
             head = data[:end]
-            length = None if self._proxy else self.site.heads.get(head)
+            length = None if self._proxy else self._heads.get(head)
             if length is None:
                 self._head = head if end <= bounds.LONGEST_HEAD and head.startswith(b"POST ") else b""
                 self.deadline = self.site.seconds() + self.site.bounds.header_time
@@ -156,7 +165,7 @@ class Channel(http.HTTPChannel):  # type: ignore[misc]
         if self._proxy:
             self._head = b""  # each request of a proxy's may be another client's
         if self._head and length is not None and self.persistent and not headers.hasHeader(b"Expect"):
-            self.site.remember(self._head, int(length[0]))
+            self.site.remember(self._heads, self._head, int(length[0]))
         self._head = b""
 
     def _begin(self) -> None:
@@ -238,7 +247,7 @@ class Channel(http.HTTPChannel):  # type: ignore[misc]
         @param head_only: leave out the body (the answer to HEAD).
         """
         head = b"%s%sContent-Type: %s\r\nContent-Length: %d\r\n%s%s\r\n" % (
-            _STATUS[code], self.site.headers, kind, len(body), headers,
+            _STATUS[code], self.site.tls_headers if self._secure else self.site.headers, kind, len(body), headers,
             b"" if self.persistent else b"Connection: close\r\n",
         )  # fmt: skip
         if head_only:

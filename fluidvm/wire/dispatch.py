@@ -79,7 +79,7 @@ class Dispatcher:
         try:
             if method.anonymous:
                 values, _ = method.check(arguments)
-                return method.function(Call(self._services, peer.address), *values)
+                return method.function(Call(self._services, peer.address, certificate=peer.certificate), *values)
             try:
                 call = self._admit(method, arguments, peer)
             except HeldBack as fault:

@@ -9,6 +9,7 @@ from twisted.internet.defer import Deferred
 from twisted.web import server
 
 from fluidvm.wire.bounds import MOST_DISCARDED, Bounds
+from fluidvm.wire.hosts import Hosts
 from fluidvm.wire.peer import Peer
 from fluidvm.wire.proxies import Proxies
 
@@ -30,6 +31,8 @@ class Front(Protocol):
     @ivar bounds: for all of them.
     @ivar calls: what answers calls.
     @ivar heads: what L{remember} has learnt: how many bytes of body follow a head.
+    @ivar loopback_heads: the same on loopback, where heads have to pass C{hosts}.
+    @ivar tls_headers: as C{headers}, over TLS.
     @ivar resources: what lies at which path.
     @ivar headers: the header lines that all answers have.
     @ivar proxies: whose word is taken for where a client is.
@@ -39,7 +42,10 @@ class Front(Protocol):
     bounds: Bounds
     calls: Answers
     heads: dict[bytes, int]
+    loopback_heads: dict[bytes, int]
+    hosts: Hosts
     headers: bytes
+    tls_headers: bytes
     proxies: Proxies
     stopped: bool
 
@@ -55,7 +61,7 @@ class Front(Protocol):
     def forget(self, channel: Any, address: str) -> None:
         """Count a connection out."""
 
-    def remember(self, head: bytes, length: int) -> None:
+    def remember(self, heads: dict[bytes, int], head: bytes, length: int) -> None:
         """Learn that a head is that of a call like all others. @param length: of the body that follows it."""
 
     def served(self, peer: Peer, method: bytes, path: bytes, code: int, size: int) -> None:
@@ -115,7 +121,9 @@ class Request(server.Request):  # type: ignore[misc]
         site = self.site = self.channel.site
         try:
             resource = site.resources.get(self.path)
-            if resource is None:
+            if self.channel.loopback and not site.hosts.admits(_first(self, b"Host")):
+                self.answer(421, PLAIN, b"This server isn't called so: see the option --hosts.\n")
+            elif resource is None:
                 self.answer(404, PLAIN, b"There is nothing here.\n")
             else:
                 resource.render(self)
@@ -159,5 +167,9 @@ class Request(server.Request):  # type: ignore[misc]
 
 def text(request: Request, header: bytes) -> str:
     """A header's value, lower case, without parameters; empty where there is none."""
+    return _first(request, header).partition(";")[0].strip().lower()
+
+
+def _first(request: Request, header: bytes) -> str:
     values: Any = request.requestHeaders.getRawHeaders(header)
-    return values[0].partition(b";")[0].strip().lower().decode("latin-1") if values else ""
+    return values[0].decode("latin-1") if values else ""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any, Protocol
 
 from twisted.internet.defer import Deferred
@@ -18,11 +18,17 @@ from fluidvm.engine.outcome import fault_of
 from fluidvm.faults import TooLarge
 from fluidvm.wire.bounds import Bounds
 from fluidvm.wire.channel import Channel
+from fluidvm.wire.hosts import Hosts
 from fluidvm.wire.peer import Peer
 from fluidvm.wire.proxies import Proxies
 from fluidvm.wire.request import PLAIN, XML, Request, text
 from fluidvm.wire.xmlrpc import render_fault
 
+HEADERS = (
+    b"Server: FluidVM\r\nDate: %s\r\nX-Content-Type-Options: nosniff\r\nX-Frame-Options: DENY\r\n"
+    b"Content-Security-Policy: default-src 'none'; frame-ancestors 'none'\r\nReferrer-Policy: no-referrer\r\n"
+    b"Cache-Control: no-store\r\n"
+)
 MOST_HEADS = 1000
 """Heads of calls that are remembered."""
 
@@ -133,14 +139,17 @@ class Site(server.Site):  # type: ignore[misc]
     _log = Logger()
 
     def __init__(
-        self, calls: Calls, health: HealthReport, bounds: Bounds, proxies: Proxies, reactor: Any, access_log: bool
-    ) -> None:
+        self, calls: Calls, health: HealthReport, bounds: Bounds, proxies: Proxies, hosts: Hosts, reactor: Any,
+        access_log: bool,
+    ) -> None:  # fmt: skip
         super().__init__(resource.Resource(), reactor=reactor, timeout=None)
         self.calls = calls
         self.resources: dict[bytes, resource.Resource] = {b"/RPC2": calls, b"/health": health}
         self.heads: dict[bytes, int] = {}
+        self.loopback_heads: dict[bytes, int] = {}
         self.bounds = bounds
         self.proxies = proxies
+        self.hosts = hosts
         self.stopped = False
         self.seconds: Callable[[], float] = self.reactor.seconds
         self._access_log = access_log
@@ -152,10 +161,9 @@ class Site(server.Site):  # type: ignore[misc]
         self._date()
 
     def _date(self) -> None:
-        self.headers = (
-            b"Server: FluidVM\r\nDate: %s\r\nX-Content-Type-Options: nosniff\r\nCache-Control: no-store\r\n"
-            % http.datetimeToString(time.time())
-        )
+        self.headers = HEADERS % http.datetimeToString(time.time())
+        # Over TLS, browsers are to come back over TLS only (RFC 6797).
+        self.tls_headers = self.headers + b"Strict-Transport-Security: max-age=31536000\r\n"
 
     def acceptableProtocols(self) -> list[bytes]:
         """What TLS may negotiate: not HTTP/2, whose connections would have none of the bounds."""
@@ -169,6 +177,7 @@ class Site(server.Site):  # type: ignore[misc]
     def stopFactory(self) -> None:
         self.stopped = True
         self.heads.clear()
+        self.loopback_heads.clear()
         for channel in tuple(self._channels):
             channel.finish_up()
 
@@ -183,12 +192,12 @@ class Site(server.Site):  # type: ignore[misc]
                 address=peer.address, method=method.decode("latin-1"), path=path.decode("latin-1"), code=code, size=size,
             )  # fmt: skip
 
-    def remember(self, head: bytes, length: int) -> None:
+    def remember(self, heads: dict[bytes, int], head: bytes, length: int) -> None:
         """Learn that a head is that of a call like all others. @param length: of the body that follows it."""
         if not self.stopped:
-            if len(self.heads) >= MOST_HEADS:
-                self.heads.clear()
-            self.heads[head] = length
+            if len(heads) >= MOST_HEADS:
+                heads.clear()
+            heads[head] = length
 
     @property
     def connections(self) -> int:
@@ -253,6 +262,7 @@ def make_site(
     send_time: float = Bounds.send_time,
     access_log: bool = False,
     proxies: Proxies | None = None,
+    hosts: Iterable[str] = (),
 ) -> Site:
     """
     Make the factory to listen with.
@@ -262,6 +272,7 @@ def make_site(
     @param reactor: the clock; default: the global reactor.
     @param access_log: log a line for every answer.
     @param proxies: whose word is taken for where a client is; default: nobody's.
+    @param hosts: names that clients may call the server by where they reach it on loopback.
 
     The other parameters are those of L{Bounds}.
     """
@@ -269,4 +280,4 @@ def make_site(
         max_request, connections, connections_per_address, header_time, body_time, idle_time, send_time
     )  # fmt: skip
     proxies = proxies or Proxies((), "forwarded")
-    return Site(Calls(dispatcher, bounds), HealthReport(health), bounds, proxies, reactor, access_log)
+    return Site(Calls(dispatcher, bounds), HealthReport(health), bounds, proxies, Hosts(hosts), reactor, access_log)

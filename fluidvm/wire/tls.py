@@ -1,47 +1,182 @@
-"""TLS for the listeners."""
+"""TLS for the listeners: what is offered, and files that may change while the server runs."""
 
 from __future__ import annotations
 
+import stat
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from itertools import pairwise
 from pathlib import Path
 
+from cryptography import x509
 from OpenSSL import SSL, crypto
-from twisted.internet.ssl import CertificateOptions, TLSVersion
+from twisted.internet.interfaces import IOpenSSLServerConnectionCreator
+from twisted.internet.ssl import AcceptableCiphers, CertificateOptions, TLSVersion
+from twisted.logger import Logger
+from zope.interface import implementer
+
+_BEGIN = b"-----BEGIN CERTIFICATE-----"
+# TLS 1.2 with forward secrecy and authenticated encryption only (RFC 9325, section 4.2); TLS 1.3 has nothing else.
+CIPHERS = AcceptableCiphers.fromOpenSSLCipherString("ECDHE+AESGCM:ECDHE+CHACHA20:DHE+AESGCM:!aNULL:!PSK")
+SOON = timedelta(days=14)
+CLIENTS = ("required", "optional")
 
 
 class TLSError(Exception):
     """A certificate or key can't be used, in one sentence."""
 
 
-def server_options(certificate: Path, key: Path) -> CertificateOptions:
+@dataclass(frozen=True)
+class TLSFiles:
     """
-    Read a server's certificate and key.
+    What the options name.
 
-    @param certificate: a PEM file: the server's certificate, then those that lead to its authority.
-    @param key: a PEM file without a passphrase.
-    @return: TLS 1.2 at least.
-    @raise TLSError: a file can't be read, holds nothing of the kind, or the two don't belong together.
+    @ivar certificate: a PEM file: the server's certificate, then those that lead to its authority.
+    @ivar key: a PEM file without a passphrase.
+    @ivar client_ca: a PEM file of the authorities that clients' certificates are of; C{None}: clients aren't asked for one.
+    @ivar clients: C{required} or C{optional}: what of a client without a certificate.
     """
-    chain = [
-        crypto.load_certificate(crypto.FILETYPE_PEM, b"-----BEGIN CERTIFICATE-----" + part)
-        for part in _read(certificate, "certificate").split(b"-----BEGIN CERTIFICATE-----")[1:]
-        if _certificate_at(certificate, part)
-    ]
-    if not chain:
-        raise TLSError(f"certificate {certificate}: holds no PEM certificate")
+
+    certificate: Path
+    key: Path
+    client_ca: Path | None = None
+    clients: str = "required"
+
+    def stamp(self) -> tuple[object, ...]:
+        """Something that is another when one of the files has changed. Blocks."""
+        paths = [self.certificate, self.key] + ([] if self.client_ca is None else [self.client_ca])
+        return tuple(_stamp(path) for path in paths)
+
+
+def server_options(files: TLSFiles, now: datetime | None = None) -> CertificateOptions:
+    """
+    Read and check what TLS needs. Blocks.
+
+    @param now: default: now.
+    @return: TLS 1.2 at least.
+    @raise TLSError: a file can't be read, holds nothing of the kind, the two don't belong together, the chain isn't one, the
+        certificate has expired or isn't valid yet, or others may write the key.
+    """
+    chain = _certificates(files.certificate, "certificate")
     try:
-        private = crypto.load_privatekey(crypto.FILETYPE_PEM, _read(key, "key"), passphrase=b"")
+        private = crypto.load_privatekey(crypto.FILETYPE_PEM, _read(files.key, "key"), passphrase=b"")
     except (crypto.Error, ValueError, TypeError):
-        raise TLSError(f"key {key}: holds no PEM private key without a passphrase") from None
+        raise TLSError(f"key {files.key}: holds no PEM private key without a passphrase") from None
     context = SSL.Context(SSL.TLS_METHOD)
     try:
         context.use_privatekey(private)
         context.use_certificate(chain[0])
         context.check_privatekey()
     except SSL.Error:
-        raise TLSError(f"certificate {certificate} and key {key} don't belong together") from None
-    return CertificateOptions(
-        privateKey=private, certificate=chain[0], extraCertChain=chain[1:], raiseMinimumTo=TLSVersion.TLSv1_2
-    )
+        raise TLSError(f"certificate {files.certificate} and key {files.key} don't belong together") from None
+    _check_chain(files.certificate, [certificate.to_cryptography() for certificate in chain])
+    _check_times(files.certificate, chain[0].to_cryptography(), now or datetime.now(UTC))
+    if files.key.stat().st_mode & stat.S_IWOTH:
+        raise TLSError(f"key {files.key}: everybody may write it: chmod 600")
+    authorities = None if files.client_ca is None else _certificates(files.client_ca, "client authority")
+    options = CertificateOptions(
+        privateKey=private, certificate=chain[0], extraCertChain=chain[1:], raiseMinimumTo=TLSVersion.TLSv1_2,
+        acceptableCiphers=CIPHERS, verify=authorities is not None, caCerts=authorities,
+        requireCertificate=files.clients == "required",
+    )  # fmt: skip
+    # Without tickets a session ends with its connection: nobody resumes one after a client's certificate was withdrawn.
+    options.getContext().set_options(SSL.OP_NO_TICKET | SSL.OP_CIPHER_SERVER_PREFERENCE | SSL.OP_NO_RENEGOTIATION)
+    return options
+
+
+def advice(files: TLSFiles, now: datetime | None = None) -> list[str]:
+    """What an operator should look at, though it works: sentences. Blocks."""
+    found = []
+    ends = _certificates(files.certificate, "certificate")[0].to_cryptography().not_valid_after_utc
+    if ends - (now or datetime.now(UTC)) < SOON:
+        found.append(f"certificate {files.certificate}: expires on {ends:%Y-%m-%d}: renew it")
+    if files.key.stat().st_mode & (stat.S_IRGRP | stat.S_IROTH):
+        found.append(f"key {files.key}: others than its owner may read it: chmod 600")
+    return found
+
+
+@implementer(IOpenSSLServerConnectionCreator)
+class Certificates:
+    """
+    Makes the server's ends of TLS connections, from files that can change: new connections are made with the newest good
+    ones, those that are open go on.
+
+    @param files: read now.
+    @raise TLSError: as L{server_options}.
+    """
+
+    _log = Logger()
+
+    def __init__(self, files: TLSFiles) -> None:
+        self._files = files
+        self._stamp = files.stamp()
+        self._options = server_options(files)
+        self._advise()
+
+    def serverConnectionForTLS(self, protocol: object) -> SSL.Connection:
+        """Called for each connection."""
+        return SSL.Connection(self._options.getContext(), None)
+
+    def reload(self, always: bool = False) -> None:
+        """
+        Take on the files if they have changed; what can't be used is logged, and the old ones serve on. Blocks.
+
+        @param always: also if they seem not to have changed.
+        """
+        stamp = self._files.stamp()
+        if stamp == self._stamp and not always:
+            return
+        self._stamp = stamp
+        try:
+            self._options = server_options(self._files)
+        except (TLSError, OSError) as error:
+            self._log.error("TLS: the old certificate serves on: {error}", error=str(error))
+            return
+        self._log.info("TLS: {certificate} has been read again", certificate=str(self._files.certificate))
+        self._advise()
+
+    def _advise(self) -> None:
+        for sentence in advice(self._files):
+            self._log.warn("TLS: {advice}", advice=sentence)
+
+
+def _stamp(path: Path) -> tuple[int, ...]:
+    try:
+        found = path.stat()
+    except OSError:
+        return ()
+    return (found.st_mtime_ns, found.st_size, found.st_ino)
+
+
+def _check_chain(path: Path, chain: list[x509.Certificate]) -> None:
+    """Clients go from one certificate to the next (RFC 8446, section 4.4.2)."""
+    for certificate, issuer in pairwise(chain):
+        try:
+            certificate.verify_directly_issued_by(issuer)
+        except Exception:  # ValueError, TypeError, InvalidSignature: all mean that it isn't
+            raise TLSError(
+                f"certificate {path}: {issuer.subject.rfc4514_string()} isn't what "
+                f"{certificate.subject.rfc4514_string()} was issued by: the server's comes first, then each one's issuer"
+            ) from None
+
+
+def _check_times(path: Path, certificate: x509.Certificate, now: datetime) -> None:
+    if now > certificate.not_valid_after_utc:
+        raise TLSError(f"certificate {path}: has expired on {certificate.not_valid_after_utc:%Y-%m-%d}")
+    if now < certificate.not_valid_before_utc:
+        raise TLSError(f"certificate {path}: isn't valid before {certificate.not_valid_before_utc:%Y-%m-%d %H:%M} UTC")
+
+
+def _certificates(path: Path, what: str) -> list[crypto.X509]:
+    found = []
+    for part in _read(path, what).split(_BEGIN)[1:]:
+        try:
+            found.append(crypto.load_certificate(crypto.FILETYPE_PEM, _BEGIN + part))
+        except (crypto.Error, ValueError):
+            raise TLSError(f"{what} {path}: holds a PEM certificate that can't be read") from None
+    if not found:
+        raise TLSError(f"{what} {path}: holds no PEM certificate")
+    return found
 
 
 def _read(path: Path, what: str) -> bytes:
@@ -49,11 +184,3 @@ def _read(path: Path, what: str) -> bytes:
         return path.read_bytes()
     except OSError as error:
         raise TLSError(f"{what} {path}: {error.strerror}") from None
-
-
-def _certificate_at(path: Path, part: bytes) -> bool:
-    try:
-        crypto.load_certificate(crypto.FILETYPE_PEM, b"-----BEGIN CERTIFICATE-----" + part)
-    except (crypto.Error, ValueError):
-        raise TLSError(f"certificate {path}: holds a PEM certificate that can't be read") from None
-    return True

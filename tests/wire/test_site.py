@@ -55,7 +55,7 @@ class AnswerTests(SiteTests):
             post(headers=b"Connection: close\r\n"), post().replace(b"HTTP/1.1", b"HTTP/1.0"), b"POST nothing\r\n\r\n",
         ]  # fmt: skip
         learning, forgetting = self.site(max_request=2000), self.site(max_request=2000)
-        self.patch(forgetting, "remember", lambda head, length: None)
+        self.patch(forgetting, "remember", lambda heads, head, length: None)
         self.patch(learning, "_date", lambda: None)
         learning.headers = forgetting.headers
         for first in requests:

@@ -1,0 +1,60 @@
+"""Which users clients' certificates stand for."""
+
+from __future__ import annotations
+
+import tomllib
+from collections.abc import Mapping
+from pathlib import Path
+
+from cryptography import x509
+from OpenSSL import crypto
+
+
+class MappingError(Exception):
+    """The file of certificates' users can't be used, in one sentence."""
+
+
+def read_mapping(path: Path) -> dict[str, str]:
+    """
+    Read whom certificates stand for: a TOML file of names in certificates and users' names.
+
+    A name is the whole subject (RFC 4514), such as C{CN=alice,O=Example}, or an alternative name with its kind:
+    C{email:alice@example.org}, C{dns:host.example.org}, C{uri:spiffe://example.org/alice}.
+
+    @raise MappingError: it can't be read, or isn't one.
+    """
+    try:
+        found = tomllib.loads(path.read_text())
+    except OSError as error:
+        raise MappingError(f"certificate users {path}: {error.strerror}") from None
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise MappingError(f"certificate users {path}: {error}") from None
+    for name, user in found.items():
+        if not isinstance(user, str) or not user:
+            raise MappingError(f'certificate users {path}: "{name}" wants a user\'s name')
+    return found
+
+
+def names_in(certificate: crypto.X509) -> list[str]:
+    """The names of a certificate that a mapping can have."""
+    read = certificate.to_cryptography()
+    names = [read.subject.rfc4514_string()] if read.subject else []
+    try:
+        alternatives = read.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
+    except (x509.ExtensionNotFound, ValueError):
+        return names
+    for kind, cls in (("email", x509.RFC822Name), ("dns", x509.DNSName), ("uri", x509.UniformResourceIdentifier)):
+        names += [f"{kind}:{value}" for value in alternatives.get_values_for_type(cls)]
+    return names
+
+
+def stands_for(certificate: object, name: str, mapping: Mapping[str, str]) -> bool:
+    """
+    Tell whether a verified client certificate stands for a user.
+
+    @param certificate: C{None}: the client showed none.
+    @param name: the user's.
+    """
+    if not mapping or not isinstance(certificate, crypto.X509):
+        return False
+    return any(mapping.get(found) == name for found in names_in(certificate))
