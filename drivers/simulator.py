@@ -255,6 +255,7 @@ class SimulatorDriver:
             "delay": Double("how long each verb takes; default: 0", unit="s", high=86400.0),
             "fail": Array("verbs that fail", of=_VERB, longest=len(VERBS)),
             "hang": Array("verbs that never answer", of=_VERB, longest=len(VERBS)),
+            "flap": Double("after how long it loses its connection; default: never", unit="s", low=0.01, high=86400.0),
             "deaf": Bool("whether guests ignore being asked to shut down"),
             "log_calls": Bool("whether each verb that had its effect is told in the state directory's file calls.log"),
         },
@@ -275,6 +276,9 @@ class SimulatorDriver:
                 simulated = SimulatedHost.at(host.state_dir, options)
             except OSError as error:
                 raise DriverError(f"The simulator's journal in {host.state_dir}: {error.strerror}.") from None
-            return SimulatedConnection(simulated, faults)
+            connection = SimulatedConnection(simulated, faults)
+            if "flap" in options:
+                host.clock.callLater(options["flap"], connection.cut, "The simulator was told to lose its connection.")
+            return connection
 
         return Deferred.fromCoroutine(connect())

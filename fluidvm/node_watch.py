@@ -127,6 +127,7 @@ class NodeWatch:
         self._waiting: list[Deferred[None]] = []
         self._retry: IDelayedCall | None = None
         self._delay = FIRST_RETRY
+        self._since = 0.0
         self._stopped = False
 
     def start(self) -> None:
@@ -205,7 +206,7 @@ class NodeWatch:
             connection.subscribe(lambda uuid, state: self._event(connection, uuid, state))
         await self._look(connection)
         self._connection = connection
-        self._delay = FIRST_RETRY
+        self._since = self._host.clock.seconds()
         self._log.info("Compute node {node} is online", node=self._host.node)
         self._wake()
         if not IEvents.providedBy(connection):
@@ -273,6 +274,8 @@ class NodeWatch:
     def _lost(self, connection: Any, reason: str) -> None:
         if connection is self._connection:
             self._connection = None
+            if self._host.clock.seconds() - self._since >= LONGEST_RETRY:
+                self._delay = FIRST_RETRY  # it has held: no node that comes and goes
             self._background(self._offline(reason), "noting a lost connection")
             self._background(self._close(connection), "closing a lost connection")
 
