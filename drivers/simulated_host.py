@@ -17,6 +17,7 @@ from fluidvm.driver import (
     AlreadyThere,
     DomainDisk,
     DomainInfo,
+    DomainInterface,
     DomainSpec,
     DomainState,
     DriverError,
@@ -145,9 +146,10 @@ class SimulatedHost:
             if kind == "volume":
                 self._volumes[key] = Volume(**value)
             else:
-                disks = tuple(DomainDisk(**disk) for disk in value.pop("disks"))
-                self._domains[key] = DomainInfo(**{**value, "state": DomainState(value["state"]), "disks": disks})
-                value["disks"] = [asdict(disk) for disk in disks]
+                disks = tuple(DomainDisk(**disk) for disk in value["disks"])
+                interfaces = tuple(DomainInterface(**interface) for interface in value.get("interfaces", ()))
+                state = DomainState(value["state"])
+                self._domains[key] = DomainInfo(**{**value, "state": state, "disks": disks, "interfaces": interfaces})
 
     def __del__(self) -> None:
         if self._journal is not None:
@@ -224,7 +226,7 @@ class SimulatedHost:
         self._put(
             DomainInfo(
                 spec.uuid, spec.name, DomainState.STOPPED, spec.vcpus, spec.max_vcpus, spec.memory, spec.max_memory,
-                spec.disks, spec.autostart,
+                spec.disks, spec.autostart, spec.interfaces,
             )
         )  # fmt: skip
 

@@ -13,8 +13,6 @@ Errors are the five below L{DriverError}; anything else that a verb raises is ta
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
-from enum import Enum
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
@@ -22,6 +20,46 @@ from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IReactorTime
 from zope.interface import Attribute, Interface
 
+from fluidvm.driver_abilities import (
+    IAdoption,
+    IConsole,
+    IDisks,
+    IEvents,
+    ILiveResize,
+    IMigration,
+    INetworks,
+    IReset,
+    ISave,
+    IScreenshot,
+    IShares,
+    ISnapshots,
+    IStats,
+    IVolumes,
+)
+from fluidvm.driver_values import (
+    AlreadyThere,
+    Boot,
+    Console,
+    DomainDisk,
+    DomainInfo,
+    DomainInterface,
+    DomainSpec,
+    DomainState,
+    DomainStats,
+    DriverError,
+    HostInfo,
+    HostStats,
+    Network,
+    NoSuchThing,
+    Pool,
+    Progress,
+    Shares,
+    Snapshot,
+    Unreachable,
+    Unsupported,
+    Volume,
+    WrongState,
+)
 from fluidvm.kinds import NAME_PATTERN, Array, Bool, Choice, Double, Int, Kind, Struct, Text
 
 __all__ = [
@@ -31,24 +69,43 @@ __all__ = [
     "Bool",
     "Boot",
     "Choice",
+    "Console",
     "DomainDisk",
     "DomainInfo",
+    "DomainInterface",
     "DomainSpec",
     "DomainState",
+    "DomainStats",
     "Double",
     "DriverError",
     "DriverHost",
     "HostInfo",
+    "HostStats",
+    "IAdoption",
     "IConnection",
+    "IConsole",
     "IDisks",
     "IDriver",
     "IEvents",
     "ILiveResize",
+    "IMigration",
+    "INetworks",
+    "IReset",
+    "ISave",
+    "IScreenshot",
+    "IShares",
+    "ISnapshots",
+    "IStats",
+    "IVolumes",
     "Int",
     "Interface",
     "Kind",
+    "Network",
     "NoSuchThing",
+    "Pool",
     "Progress",
+    "Shares",
+    "Snapshot",
     "Struct",
     "Text",
     "Unreachable",
@@ -58,140 +115,6 @@ __all__ = [
 ]  # fmt: skip
 
 T = TypeVar("T")
-Progress = Callable[[int], None]
-"""Takes the percentage done, 0 to 100; called in the reactor's thread, never going down."""
-
-
-class DriverError(Exception):
-    """What a hypervisor failed to do, in one sentence that names the thing. Raise one of the subclasses where it fits."""
-
-
-class NoSuchThing(DriverError):
-    """The domain, volume, pool or file isn't there."""
-
-
-class AlreadyThere(DriverError):
-    """Another domain or volume has this identity."""
-
-
-class WrongState(DriverError):
-    """The thing's state doesn't allow it; the sentence says which state does."""
-
-
-class Unsupported(DriverError):
-    """This host's hypervisor can't do it, though the driver can elsewhere."""
-
-
-class Unreachable(DriverError):
-    """The host doesn't answer; what was asked may or may not have happened."""
-
-
-class DomainState(str, Enum):
-    """A domain's state as its hypervisor tells it; the words of the wire contract."""
-
-    STOPPED = "stopped"
-    RUNNING = "running"
-    PAUSED = "paused"
-    SAVED = "saved"
-    STOPPING = "stopping"
-    CRASHED = "crashed"
-
-    def __str__(self) -> str:
-        return self.value
-
-
-@dataclass(frozen=True)
-class HostInfo:
-    """
-    What a host is.
-
-    @ivar vcpus: CPUs that it can run at once (threads).
-    @ivar memory: MiB of RAM.
-    @ivar hypervisor_version: e.g. C{QEMU 7.2.0}.
-    @ivar driver_version: of the driver and what it speaks through, e.g. C{libvirt 9.0.0}.
-    """
-
-    vcpus: int
-    memory: int
-    hypervisor_version: str
-    driver_version: str
-
-
-@dataclass(frozen=True)
-class DomainDisk:
-    """
-    A volume as a domain sees it.
-
-    @ivar path: on the host, as L{Volume.path} gave it.
-    @ivar target: the device's name in the guest: C{vda}, C{vdb}...
-    """
-
-    path: str
-    format: str
-    target: str
-
-
-@dataclass(frozen=True)
-class Boot:
-    """
-    What a domain boots: a kernel of the host's (direct kernel boot), or its devices in order.
-
-    @ivar kernel: absolute path on the host; empty: none.
-    @ivar initrd: absolute path on the host; empty: none.
-    @ivar cmdline: the kernel's command line.
-    @ivar order: C{disk}, C{network} and C{cdrom}, first wins; used when there is no kernel.
-    """
-
-    kernel: str = ""
-    initrd: str = ""
-    cmdline: str = ""
-    order: tuple[str, ...] = ("disk",)
-
-
-@dataclass(frozen=True)
-class DomainSpec:
-    """
-    A domain to define. Memory in MiB; C{max_vcpus} and C{max_memory} bound what it can have while it runs.
-
-    @ivar disks: empty unless the connection provides L{IDisks}.
-    @ivar autostart: whether the host starts it when it boots itself, with or without the server.
-    """
-
-    uuid: str
-    name: str
-    vcpus: int
-    max_vcpus: int
-    memory: int
-    max_memory: int
-    disks: tuple[DomainDisk, ...] = ()
-    boot: Boot = field(default_factory=Boot)
-    autostart: bool = False
-
-
-@dataclass(frozen=True)
-class DomainInfo:
-    """A domain as its host describes it now. C{vcpus} and C{memory} (MiB) are what it is given, not what it uses."""
-
-    uuid: str
-    name: str
-    state: DomainState
-    vcpus: int
-    max_vcpus: int
-    memory: int
-    max_memory: int
-    disks: tuple[DomainDisk, ...] = ()
-    autostart: bool = False
-
-
-@dataclass(frozen=True)
-class Volume:
-    """A volume in a storage pool. C{size} is what a guest sees, in MiB, rounded up."""
-
-    pool: str
-    name: str
-    path: str
-    format: str
-    size: int
 
 
 class DriverHost(Protocol):
@@ -389,107 +312,6 @@ class IConnection(Interface):
 
         @raise NoSuchThing: no such domain.
         @raise WrongState: it isn't stopped (see L{ILiveResize}).
-        """
-
-
-class ILiveResize(Interface):
-    """Running domains can be resized, within their maxima."""
-
-    def resize_memory(uuid: str, memory: int) -> Deferred[None]:
-        """
-        Give a running domain another amount of memory, now and in its definition.
-
-        After success the guest has it and L{get_domain} tells it, after a stop and a start too. After failure (the guest
-        doesn't follow in time) amount and definition are as before. A repetition changes nothing.
-
-        @param memory: MiB, at most the domain's maximum.
-        @raise NoSuchThing: no such domain.
-        @raise WrongState: it isn't running, or C{memory} is over its maximum; the sentence says that it needs a stop.
-        """
-
-    def resize_vcpus(uuid: str, vcpus: int) -> Deferred[None]:
-        """
-        Give a running domain another number of virtual CPUs, now and in its definition.
-
-        After success the domain has them and L{get_domain} tells it, after a stop and a start too. After failure number and
-        definition are as before. A repetition changes nothing.
-
-        @param vcpus: at most the domain's maximum.
-        @raise NoSuchThing: no such domain.
-        @raise WrongState: it isn't running, C{vcpus} is over its maximum, or the guest doesn't let CPUs go; the sentence
-            says that it needs a stop.
-        """
-
-
-class IDisks(Interface):
-    """The host has storage pools, with volumes that domains use as disks."""
-
-    formats: tuple[str, ...] = Attribute("The formats a volume can have, the default one first.")
-
-    def list_volumes(pool: str) -> Deferred[Sequence[Volume]]:
-        """
-        Tell the volumes of a pool.
-
-        Success changes nothing. Failure changes nothing. A repetition reads anew.
-
-        @raise NoSuchThing: no such pool.
-        """
-
-    def create_volume(pool: str, name: str, size: int, format: str, progress: Progress) -> Deferred[Volume]:
-        """
-        Make an empty volume.
-
-        After success L{list_volumes} tells it. After failure nothing of it is left. A repetition with the same size and
-        format gives the volume that is there, untouched.
-
-        @param size: MiB.
-        @raise NoSuchThing: no such pool.
-        @raise AlreadyThere: the name is taken by a volume of another size or format.
-        @raise DriverError: no space, among others.
-        """
-
-    def delete_volume(pool: str, name: str) -> Deferred[None]:
-        """
-        Remove a volume and its bytes.
-
-        After success L{list_volumes} doesn't tell it. After failure it is as before. A repetition (no such volume) succeeds.
-
-        @raise NoSuchThing: no such pool.
-        """
-
-    def attach_disk(uuid: str, disk: DomainDisk) -> Deferred[None]:
-        """
-        Give a domain a disk, at once if it runs, and in its definition.
-
-        After success L{get_domain} tells the disk. After failure it doesn't, neither now nor after a start. A repetition
-        changes nothing.
-
-        @raise NoSuchThing: no such domain, or no such file.
-        @raise AlreadyThere: the target is taken by another disk.
-        @raise WrongState: the domain's state allows no change; the sentence says which does.
-        """
-
-    def detach_disk(uuid: str, target: str) -> Deferred[None]:
-        """
-        Take a disk from a domain, at once if it runs, and from its definition; the volume stays.
-
-        After success L{get_domain} doesn't tell the disk and the guest has let go of it. After failure (the guest doesn't
-        let go in time) it is as before. A repetition (no such target) succeeds.
-
-        @raise NoSuchThing: no such domain.
-        @raise WrongState: the guest doesn't let go, or the domain's state allows no change.
-        """
-
-
-class IEvents(Interface):
-    """The host tells what happens to its domains, whoever did it."""
-
-    def subscribe(callback: Callable[[str, DomainState | None], None]) -> None:
-        """
-        Call C{callback} with a domain's UUID and its new state, in the reactor, at each change.
-
-        The state is C{None} when the domain isn't known any more. After success events come within a second. After failure
-        none come. Each repetition adds a callback.
         """
 
 

@@ -14,6 +14,8 @@ LAYERS = [
     ["faults", "xmlvalue"],
     ["kinds", "objects"],
     ["usage"],
+    ["driver_values"],
+    ["driver_abilities"],
     ["driver", "drivers"],
     ["declare"],
     ["store", "change_log", "inventory", "driver_loader", "passwords", "throttle", "logins", "certificates", "conformance"],

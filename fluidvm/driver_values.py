@@ -1,0 +1,259 @@
+"""What drivers and the server hand each other: errors and frozen values, memory and sizes in MiB."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from enum import Enum
+
+Progress = Callable[[int], None]
+"""Takes the percentage done, 0 to 100; called in the reactor's thread, never going down."""
+
+
+class DriverError(Exception):
+    """What a hypervisor failed to do, in one sentence that names the thing. Raise one of the subclasses where it fits."""
+
+
+class NoSuchThing(DriverError):
+    """The domain, volume, pool or file isn't there."""
+
+
+class AlreadyThere(DriverError):
+    """Another domain or volume has this identity."""
+
+
+class WrongState(DriverError):
+    """The thing's state doesn't allow it; the sentence says which state does."""
+
+
+class Unsupported(DriverError):
+    """This host's hypervisor can't do it, though the driver can elsewhere."""
+
+
+class Unreachable(DriverError):
+    """The host doesn't answer; what was asked may or may not have happened."""
+
+
+class DomainState(str, Enum):
+    """A domain's state as its hypervisor tells it; the words of the wire contract."""
+
+    STOPPED = "stopped"
+    RUNNING = "running"
+    PAUSED = "paused"
+    SAVED = "saved"
+    STOPPING = "stopping"
+    CRASHED = "crashed"
+
+    def __str__(self) -> str:
+        return self.value
+
+
+@dataclass(frozen=True)
+class HostInfo:
+    """
+    What a host is.
+
+    @ivar vcpus: CPUs that it can run at once (threads).
+    @ivar memory: MiB of RAM.
+    @ivar hypervisor_version: e.g. C{QEMU 7.2.0}.
+    @ivar driver_version: of the driver and what it speaks through, e.g. C{libvirt 9.0.0}.
+    """
+
+    vcpus: int
+    memory: int
+    hypervisor_version: str
+    driver_version: str
+
+
+@dataclass(frozen=True)
+class DomainDisk:
+    """
+    A volume as a domain sees it.
+
+    @ivar path: on the host, as L{Volume.path} gave it.
+    @ivar target: the device's name in the guest: C{vda}, C{vdb}...
+    """
+
+    path: str
+    format: str
+    target: str
+
+
+@dataclass(frozen=True)
+class DomainInterface:
+    """
+    A network interface as a domain sees it.
+
+    @ivar mac: its address, lower case, by which it is told from the domain's others.
+    @ivar network: the network's name, as L{Network.name} tells it.
+    @ivar model: C{virtio}, C{e1000}...; empty: the driver's usual one.
+    """
+
+    mac: str
+    network: str
+    model: str = ""
+
+
+@dataclass(frozen=True)
+class Shares:
+    """
+    What bounds a domain against others; 0: nothing does.
+
+    @ivar cpu_shares: its weight.
+    @ivar disk_iops: operations per second of each disk.
+    @ivar disk_mbps: MiB per second of each disk.
+    @ivar network_mbps: Mbit per second of each interface.
+    """
+
+    cpu_shares: int = 0
+    disk_iops: int = 0
+    disk_mbps: int = 0
+    network_mbps: int = 0
+
+
+@dataclass(frozen=True)
+class Boot:
+    """
+    What a domain boots: a kernel of the host's (direct kernel boot), or its devices in order.
+
+    @ivar kernel: absolute path on the host; empty: none.
+    @ivar initrd: absolute path on the host; empty: none.
+    @ivar cmdline: the kernel's command line.
+    @ivar order: C{disk}, C{network} and C{cdrom}, first wins; used when there is no kernel.
+    """
+
+    kernel: str = ""
+    initrd: str = ""
+    cmdline: str = ""
+    order: tuple[str, ...] = ("disk",)
+
+
+@dataclass(frozen=True)
+class DomainSpec:
+    """
+    A domain to define. Memory in MiB; C{max_vcpus} and C{max_memory} bound what it can have while it runs.
+
+    @ivar disks: empty unless the connection provides L{IDisks}.
+    @ivar autostart: whether the host starts it when it boots itself, with or without the server.
+    """
+
+    uuid: str
+    name: str
+    vcpus: int
+    max_vcpus: int
+    memory: int
+    max_memory: int
+    disks: tuple[DomainDisk, ...] = ()
+    boot: Boot = field(default_factory=Boot)
+    autostart: bool = False
+    interfaces: tuple[DomainInterface, ...] = ()
+    shares: Shares = field(default_factory=Shares)
+
+
+@dataclass(frozen=True)
+class DomainInfo:
+    """A domain as its host describes it now. C{vcpus} and C{memory} (MiB) are what it is given, not what it uses."""
+
+    uuid: str
+    name: str
+    state: DomainState
+    vcpus: int
+    max_vcpus: int
+    memory: int
+    max_memory: int
+    disks: tuple[DomainDisk, ...] = ()
+    autostart: bool = False
+    interfaces: tuple[DomainInterface, ...] = ()
+
+
+@dataclass(frozen=True)
+class Volume:
+    """A volume in a storage pool. C{size} is what a guest sees, in MiB, rounded up."""
+
+    pool: str
+    name: str
+    path: str
+    format: str
+    size: int
+
+
+@dataclass(frozen=True)
+class Pool:
+    """A storage pool. C{capacity} and C{free} in MiB."""
+
+    name: str
+    capacity: int
+    free: int
+
+
+@dataclass(frozen=True)
+class Network:
+    """A network that domains' interfaces can be in. C{bridge}: the host's bridge, where it has one."""
+
+    name: str
+    active: bool
+    bridge: str = ""
+
+
+@dataclass(frozen=True)
+class Snapshot:
+    """
+    A domain's snapshot.
+
+    @ivar name: unique among the domain's.
+    @ivar created: seconds since the epoch.
+    @ivar running: it has the memory of a running domain, which goes on there when it is reverted to.
+    """
+
+    name: str
+    created: float
+    running: bool
+
+
+@dataclass(frozen=True)
+class DomainStats:
+    """
+    What a running domain has used since it started; nothing where the host can't tell.
+
+    @ivar cpu_time: seconds of CPU.
+    @ivar memory: MiB that it takes of the host's.
+    @ivar disk_read: bytes; C{disk_written} as well.
+    @ivar network_received: bytes; C{network_sent} as well.
+    """
+
+    cpu_time: float | None = None
+    memory: int | None = None
+    disk_read: int | None = None
+    disk_written: int | None = None
+    network_received: int | None = None
+    network_sent: int | None = None
+
+
+@dataclass(frozen=True)
+class HostStats:
+    """
+    What a host is doing.
+
+    @ivar cpu: of all its CPUs together, percent of the time since it was last asked (or since its start).
+    @ivar memory_used: MiB.
+    """
+
+    cpu: float
+    memory_used: int
+
+
+@dataclass(frozen=True)
+class Console:
+    """
+    Where a running domain's console can be reached.
+
+    @ivar kind: C{vnc}, C{spice} or C{serial}.
+    @ivar address: of the host that it is on; empty: the host's own.
+    @ivar port: TCP; 0: there is none.
+    @ivar path: the host's terminal device or socket; empty: there is none.
+    """
+
+    kind: str
+    address: str = ""
+    port: int = 0
+    path: str = ""
