@@ -17,6 +17,7 @@ from .libvirt_connection import check_uri, open_connection, verb
 from .libvirt_disks import LibvirtDisks
 from .libvirt_errors import code_of
 from .libvirt_resize import LibvirtResize
+from .libvirt_stats import LibvirtStats
 
 DEFAULT_URI = "qemu:///system"
 PATH = r"/[^\x00-\x1f\x7f<>\"']*"
@@ -35,7 +36,7 @@ def _path(words: str) -> Text:
     return Text(words, longest=1024, pattern=PATH, rule="an absolute path on the host")
 
 
-class KvmConnection(LibvirtResize, LibvirtDisks):
+class KvmConnection(LibvirtStats, LibvirtResize, LibvirtDisks):
     """A QEMU/KVM host."""
 
     hypervisor = "QEMU"

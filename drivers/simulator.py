@@ -39,6 +39,7 @@ from fluidvm.driver import (
     Volume,
 )
 from fluidvm.drivers.simulated_host import SimulatedHost
+from fluidvm.drivers.simulator_stats import SimulatedStats
 
 T = TypeVar("T")
 STEPS = 10
@@ -46,7 +47,7 @@ STEPS = 10
 VERBS = (
     "connect", "host_info", "list_domains", "get_domain", "define_domain", "undefine_domain", "start", "shutdown", "stop",
     "reboot", "pause", "resume", "set_memory", "set_vcpus", "resize_memory", "resize_vcpus", "list_volumes",
-    "create_volume", "delete_volume", "attach_disk", "detach_disk",
+    "create_volume", "delete_volume", "attach_disk", "detach_disk", "domain_stats", "host_stats",
 )  # fmt: skip
 _VERB = Choice("a verb of the driver interface", choices=VERBS)
 
@@ -63,6 +64,7 @@ class Faults:
         self._fail = frozenset(options.get("fail", ()))
         self._hang = frozenset(options.get("hang", ()))
         self._clock = host.clock
+        self.seconds = host.clock.seconds
 
     async def meet(self, verb: str, progress: Progress | None = None) -> None:
         """
@@ -84,7 +86,7 @@ class Faults:
 
 
 @implementer(IConnection, ILiveResize, IDisks, IEvents)
-class SimulatedConnection:
+class SimulatedConnection(SimulatedStats):
     """
     A connection to a simulated host.
 
@@ -97,6 +99,7 @@ class SimulatedConnection:
     def __init__(self, simulated: SimulatedHost, faults: Faults) -> None:
         self.simulated = simulated
         self._faults = faults
+        self.seconds = faults.seconds
         self._open = True
         self._lost: list[Callable[[str], None]] = []
         self._lost_reason = ""

@@ -315,5 +315,5 @@ class IConnection(Interface):
         """
 
 
-ABILITIES: tuple[type[Interface], ...] = (IConnection, ILiveResize, IDisks, IEvents)
+ABILITIES: tuple[type[Interface], ...] = (IConnection, ILiveResize, IDisks, IEvents, IStats)
 """Every interface that a connection can provide, the core first."""

@@ -18,7 +18,9 @@ from fluidvm.driver import (
     DomainInfo,
     DomainSpec,
     DomainState,
+    DomainStats,
     DriverError,
+    HostStats,
     IConnection,
     IDisks,
     Unreachable,
@@ -272,6 +274,30 @@ class TakesWhatIsMissing(SimulatedConnection):
         return super().attach_disk(uuid, disk)
 
 
+class TellsOfTheStopped(SimulatedConnection):
+    def domain_stats(self, uuid: str) -> Deferred[DomainStats]:
+        return self._do("domain_stats", lambda: DomainStats(cpu_time=1.0, memory=self.simulated.domain(uuid).memory))
+
+
+class CountsBackwards(SimulatedConnection):
+    left = 1000
+
+    def domain_stats(self, uuid: str) -> Deferred[DomainStats]:
+        self.left -= 1
+        running = self.simulated.domain(uuid).state is DomainState.RUNNING
+        return self._do("domain_stats", lambda: DomainStats(1.0, 1, self.left) if running else DomainStats())
+
+
+class KnowsNothing(SimulatedConnection):
+    def domain_stats(self, uuid: str) -> Deferred[DomainStats]:
+        return super().domain_stats(uuid).addCallback(lambda told: DomainStats())
+
+
+class UsesMoreThanThereIs(SimulatedConnection):
+    def host_stats(self) -> Deferred[HostStats]:
+        return self._do("host_stats", lambda: HostStats(140.0, 2**30))
+
+
 FAULTY: tuple[tuple[type[SimulatedConnection], str], ...] = (
     (LiesAtStart, "start: it is running"),
     (KeepsTheUndefined, "undefine_domain: list_domains doesn't tell it"),
@@ -304,6 +330,10 @@ FAULTY: tuple[tuple[type[SimulatedConnection], str], ...] = (
     (StopsTheOthersAtReboot, "reboot: another domain that runs isn't disturbed"),
     (ResizesTheOthers, "resize_memory, resize_vcpus: another domain isn't disturbed"),
     (DoesNotSayHow, "resize_memory: over the maximum, the sentence says that it needs a stop"),
+    (TellsOfTheStopped, "domain_stats: of a domain that doesn't run, nothing"),
+    (CountsBackwards, "domain_stats: what was used doesn't get less"),
+    (KnowsNothing, "domain_stats: a domain that has booted has used CPU or memory"),
+    (UsesMoreThanThereIs, "host_stats: cpu is a percentage"),
     (TakesWhatIsMissing, "attach_disk: NoSuchThing is raised for a file that isn't there"),
 )
 

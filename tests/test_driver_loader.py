@@ -161,7 +161,7 @@ class DriverLoaderTests(SynchronousTestCase):
             simulator="fluidvm.drivers.simulator:SimulatorDriver", bad=f"{HERE}:LacksAVerb", gone="no_such_module:Driver"
         )  # fmt: skip
         bad, gone, good = found.describe()
-        names = ("IConnection", "ILiveResize", "IDisks", "IEvents")
+        names = tuple(ability.__name__ for ability in ABILITIES)
         self.assertEqual(good, DriverDescription("simulator", "", "", good.summary, names, ""))
         self.assertEqual((bad.name, bad.abilities), ("bad", ()))
         self.assertIn("start(uuid)", bad.error)

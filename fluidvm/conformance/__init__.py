@@ -19,7 +19,8 @@ from fluidvm.conformance.connection import ConnectionContract
 from fluidvm.conformance.disks import DisksContract
 from fluidvm.conformance.events import EventsContract
 from fluidvm.conformance.live_resize import LiveResizeContract
-from fluidvm.driver import ABILITIES, IConnection, IDisks, IEvents, ILiveResize, Interface
+from fluidvm.conformance.stats import StatsContract
+from fluidvm.driver import ABILITIES, IConnection, IDisks, IEvents, ILiveResize, Interface, IStats
 
 __all__ = ["CONTRACTS", "ContractFactory", "driver_contract"]
 
@@ -28,6 +29,7 @@ CONTRACTS: dict[type[Interface], type[ContractCase]] = {
     ILiveResize: LiveResizeContract,
     IDisks: DisksContract,
     IEvents: EventsContract,
+    IStats: StatsContract,
 }
 """The tests of each ability."""
 

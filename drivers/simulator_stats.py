@@ -1,0 +1,47 @@
+"""What the simulator says that its host and its domains are doing."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from twisted.internet.defer import Deferred
+from zope.interface import implementer
+
+from fluidvm.driver import DomainState, DomainStats, HostStats, IStats
+from fluidvm.drivers.simulated_host import SimulatedHost
+
+SHARE = 0.1
+"""How much of a CPU each virtual one is taken to use."""
+
+
+@implementer(IStats)
+class SimulatedStats:
+    """Its guests do always the same: a tenth of each virtual CPU, all of their memory."""
+
+    simulated: SimulatedHost
+    seconds: Callable[[], float]
+    _do: Callable[..., Deferred[Any]]
+
+    def domain_stats(self, uuid: str) -> Deferred[DomainStats]:
+        """What a domain has used."""
+
+        def tell() -> DomainStats:
+            domain = self.simulated.domain(uuid)
+            if domain.state not in (DomainState.RUNNING, DomainState.PAUSED):
+                return DomainStats()
+            cpu_time = SHARE * domain.vcpus * self.seconds()
+            return DomainStats(cpu_time, domain.memory, 0, 0, 0, 0)
+
+        return self._do("domain_stats", tell)
+
+    def host_stats(self) -> Deferred[HostStats]:
+        """What the host is doing."""
+
+        def tell() -> HostStats:
+            info = self.simulated.info()
+            running = [domain for domain in self.simulated.domains() if domain.state is DomainState.RUNNING]
+            cpu = 100.0 * SHARE * sum(domain.vcpus for domain in running) / info.vcpus
+            return HostStats(min(100.0, cpu), min(info.memory, sum(domain.memory for domain in running)))
+
+        return self._do("host_stats", tell)

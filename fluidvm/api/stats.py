@@ -1,0 +1,54 @@
+"""What VMs and compute nodes are using."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from typing import Any
+
+from fluidvm.call import Call
+from fluidvm.declare import query
+from fluidvm.driver import IStats, NoSuchThing
+from fluidvm.faults import NotFound
+from fluidvm.inventory import missing
+from fluidvm.kinds import NodeId, VmId
+from fluidvm.objects import VM, ComputeNode
+
+
+@query("struct")
+async def get_vm_stats(call: Call, vm: VmId) -> dict[str, Any]:
+    """
+    Tell what a running VM has used since it started, as its compute node has it now.
+
+    Keys, absent where the node can't tell or the VM doesn't run: cpu_time (seconds of CPU, double), memory (MiB of the
+    node's, int), disk_read, disk_written, network_received and network_sent (bytes, double).
+    """
+    entry = call.inventory.visible("vm", vm, call.user)
+    if entry is None:
+        raise missing("vm", vm)
+    record = call.inventory.get(VM, vm)
+    connection = await call.services.resources.nodes.connection(record.compute_node, IStats)
+    try:
+        told = asdict(await connection.domain_stats(record.uuid))
+    except NoSuchThing:
+        raise NotFound(f"VM {record.name} is gone from its compute node.") from None
+    return {
+        name: value if name == "memory" else float(value) for name, value in told.items() if value is not None
+    }  # fmt: skip
+
+
+@query("struct", roles=("admin", "auditor"))
+async def get_compute_node_stats(call: Call, node: NodeId) -> dict[str, Any]:
+    """
+    Tell what a compute node is doing now.
+
+    Keys: cpu (percent of all its CPUs since it was last asked, double), memory_used (MiB), and what it has and has given
+    away: vcpus, memory, vcpus_used, memory_used_by_vms, vms.
+    """
+    record = call.inventory.get(ComputeNode, node)
+    connection = await call.services.resources.nodes.connection(node, IStats)
+    told = await connection.host_stats()
+    given = call.inventory.related(record)
+    return {
+        "cpu": float(told.cpu), "memory_used": told.memory_used, "vcpus": record.vcpus, "memory": record.memory,
+        "vcpus_used": given["vcpus_used"], "memory_used_by_vms": given["memory_used"], "vms": given["vms"],
+    }  # fmt: skip
