@@ -14,10 +14,10 @@ from fluidvm.driver import NAME_PATTERN, Choice, DriverError, DriverHost, IDrive
 
 from .domain_xml import PROBE_PREFIX, Platform, parse_domain_kinds, probe_xml
 from .libvirt_connection import check_uri, open_connection, verb
-from .libvirt_disks import LibvirtDisks
 from .libvirt_errors import code_of
 from .libvirt_resize import LibvirtResize
 from .libvirt_stats import LibvirtStats
+from .libvirt_volumes import LibvirtVolumes
 
 DEFAULT_URI = "qemu:///system"
 PATH = r"/[^\x00-\x1f\x7f<>\"']*"
@@ -36,7 +36,7 @@ def _path(words: str) -> Text:
     return Text(words, longest=1024, pattern=PATH, rule="an absolute path on the host")
 
 
-class KvmConnection(LibvirtStats, LibvirtResize, LibvirtDisks):
+class KvmConnection(LibvirtStats, LibvirtResize, LibvirtVolumes):
     """A QEMU/KVM host."""
 
     hypervisor = "QEMU"

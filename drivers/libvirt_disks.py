@@ -75,7 +75,12 @@ class LibvirtDisks(LibvirtDomains):
         if not pool.isActive():
             pool.create()
         # libvirt lists what it saw last; others write to pools as well.
-        pool.refresh()
+        try:
+            pool.refresh()
+        except libvirt.libvirtError as error:
+            # While a volume is being copied libvirt looks at nothing anew, and says so by no code of its own.
+            if code_of(error) != libvirt.VIR_ERR_INTERNAL_ERROR or not pool.isActive():
+                raise
         return pool
 
     def _do_volume(self, pool: Any, name: str) -> Any:

@@ -329,12 +329,25 @@ class SimulatedHost:
             if there != volume:
                 raise AlreadyThere(f"There is another volume {name}.")
             return there
+        self.check_room(size)
+        self.put_volume(volume)
+        return volume
+
+    def check_room(self, size: int) -> None:
+        """@raise DriverError: the pool has no room for so many MiB more."""
         room = self.options.get("pool_size")
         if room is not None and sum(other.size for other in self._volumes.values()) + size > room:
-            raise DriverError(f"Storage pool {pool} has no room for {size} MiB.")
+            raise DriverError(f"Storage pool {POOL} has no room for {size} MiB.")
+
+    def put_volume(self, volume: Volume) -> None:
+        """A volume is there, or is another."""
+        key = _key(volume.pool, volume.name)
         self._remember("volume", key, asdict(volume))
         self._volumes[key] = volume
-        return volume
+
+    def all_volumes(self) -> list[Volume]:
+        """The volumes of all pools."""
+        return list(self._volumes.values())
 
     def delete_volume(self, pool: str, name: str) -> None:
         """Remove a volume."""

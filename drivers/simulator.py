@@ -40,6 +40,7 @@ from fluidvm.driver import (
 )
 from fluidvm.drivers.simulated_host import SimulatedHost
 from fluidvm.drivers.simulator_stats import SimulatedStats
+from fluidvm.drivers.simulator_volumes import SimulatedVolumes
 
 T = TypeVar("T")
 STEPS = 10
@@ -48,6 +49,7 @@ VERBS = (
     "connect", "host_info", "list_domains", "get_domain", "define_domain", "undefine_domain", "start", "shutdown", "stop",
     "reboot", "pause", "resume", "set_memory", "set_vcpus", "resize_memory", "resize_vcpus", "list_volumes",
     "create_volume", "delete_volume", "attach_disk", "detach_disk", "domain_stats", "host_stats",
+    "list_pools", "resize_volume", "resize_disk", "clone_volume",
 )  # fmt: skip
 _VERB = Choice("a verb of the driver interface", choices=VERBS)
 
@@ -86,7 +88,7 @@ class Faults:
 
 
 @implementer(IConnection, ILiveResize, IDisks, IEvents)
-class SimulatedConnection(SimulatedStats):
+class SimulatedConnection(SimulatedStats, SimulatedVolumes):
     """
     A connection to a simulated host.
 

@@ -136,6 +136,13 @@ class DriverHost(Protocol):
         Calls run in order. Cancelling the Deferred doesn't stop the thread.
         """
 
+    def run_long(self, function: Callable[..., T], *args: Any) -> Deferred[T]:
+        """
+        Call a blocking function that may take minutes, such as a copy, beside the calls of L{run}.
+
+        The node has a few threads for such calls. Cancelling the Deferred doesn't stop the thread.
+        """
+
     def call_in_reactor(self, function: Callable[..., Any], *args: Any) -> None:
         """Call a function in the reactor's thread, from any thread."""
 
@@ -315,5 +322,5 @@ class IConnection(Interface):
         """
 
 
-ABILITIES: tuple[type[Interface], ...] = (IConnection, ILiveResize, IDisks, IEvents, IStats)
+ABILITIES: tuple[type[Interface], ...] = (IConnection, ILiveResize, IDisks, IEvents, IStats, IVolumes)
 """Every interface that a connection can provide, the core first."""

@@ -21,7 +21,17 @@ from twisted.internet.threads import deferToThreadPool
 from twisted.logger import Logger
 from twisted.python.threadpool import ThreadPool
 
-from fluidvm.driver import DomainInfo, DomainState, DriverError, IConnection, IDisks, IEvents, Interface, Unreachable
+from fluidvm.driver import (
+    DomainInfo,
+    DomainState,
+    DriverError,
+    IConnection,
+    IDisks,
+    IEvents,
+    Interface,
+    IVolumes,
+    Unreachable,
+)
 from fluidvm.driver_loader import BrokenDriver, DriverLoader, UnknownDriver
 from fluidvm.faults import Unavailable, Unsupported
 from fluidvm.inventory import Inventory, missing
@@ -33,6 +43,10 @@ T = TypeVar("T")
 CONNECT_TIMEOUT = 30.0
 CLOSE_TIMEOUT = 3.0
 FIRST_RETRY, LONGEST_RETRY = 1.0, 60.0
+MEASURE_INTERVAL = 60.0
+"""Seconds between two looks at how much room storage pools have."""
+MOST_LONG = 4
+"""How many calls of a node that take long are made at the same time."""
 MOST_ABANDONED = 4
 """How many threads of a node may hang before no further one is started for it."""
 OURS = ("creating", "starting", "stopping", "migrating")
@@ -47,11 +61,12 @@ class Host:
         self.node = node
         self.state_dir = state_dir
         self._reactor = reactor
-        self._pool = self._new_pool()
+        self._pool = self._new_pool(1)
+        self._long = self._new_pool(MOST_LONG)
         self._abandoned: list[ThreadPool] = []
 
-    def _new_pool(self) -> ThreadPool:
-        pool = ThreadPool(0, 1, f"node {self.node}")
+    def _new_pool(self, most: int) -> ThreadPool:
+        pool = ThreadPool(0, most, f"node {self.node}")
         # A call that hangs must not keep the server from ending.
         pool.threadFactory = partial(Thread, daemon=True)  # type: ignore[assignment]
         return pool
@@ -62,6 +77,12 @@ class Host:
             self._pool.start()
         return deferToThreadPool(self._reactor, self._pool, function, *args)
 
+    def run_long(self, function: Callable[..., T], *args: Any) -> Deferred[T]:
+        """Call a blocking function that may take minutes in one of the node's threads for such."""
+        if not self._long.started:
+            self._long.start()
+        return deferToThreadPool(self._reactor, self._long, function, *args)
+
     def call_in_reactor(self, function: Callable[..., Any], *args: Any) -> None:
         """Call a function in the reactor's thread."""
         self._reactor.callFromThread(function, *args)
@@ -70,15 +91,20 @@ class Host:
         """Have the next calls in another thread: this one hangs, and ends by itself when it doesn't any more."""
         self._abandoned = [pool for pool in self._abandoned if pool.threads]
         if self._pool.started and len(self._abandoned) < MOST_ABANDONED:
-            self.stop()
+            _end(self._pool)
             self._abandoned.append(self._pool)
-            self._pool = self._new_pool()
+            self._pool = self._new_pool(1)
 
     def stop(self) -> None:
-        """End the thread, without waiting for a call that hangs."""
-        if self._pool.started:
-            for _ in self._pool.threads:
-                self._pool.stopAWorker()
+        """End the threads, without waiting for a call that hangs."""
+        _end(self._pool)
+        _end(self._long)
+
+
+def _end(pool: ThreadPool) -> None:
+    if pool.started:
+        for _ in pool.threads:
+            pool.stopAWorker()
 
 
 @dataclass(frozen=True)
@@ -128,6 +154,8 @@ class NodeWatch:
         self._retry: IDelayedCall | None = None
         self._delay = FIRST_RETRY
         self._since = 0.0
+        self.pools: dict[str, int] = {}
+        """How many MiB each storage pool had free when it was last asked."""
         self._stopped = False
 
     def start(self) -> None:
@@ -208,9 +236,21 @@ class NodeWatch:
         self._connection = connection
         self._since = self._host.clock.seconds()
         self._log.info("Compute node {node} is online", node=self._host.node)
+        self._background(self._measure(connection), "measuring the pools")
         self._wake()
         if not IEvents.providedBy(connection):
             self._host.clock.callLater(self._habits.poll_interval, self._poll, connection)
+
+    async def _measure(self, connection: Any) -> None:
+        """Ask now and then how much room the storage pools have."""
+        if connection is not self._connection or not IVolumes.providedBy(connection):
+            return
+        try:
+            self.pools = {pool.name: pool.free for pool in await connection.list_pools()}
+        finally:
+            self._host.clock.callLater(
+                MEASURE_INTERVAL, lambda: self._background(self._measure(connection), "measuring the pools")
+            )
 
     async def _look(self, connection: Any) -> None:
         """Take on what the host and its domains are now."""
@@ -428,6 +468,11 @@ class Nodes:
         """Tell whether a node is online and its driver can do something."""
         watch = self._watches.get(id)
         return watch is not None and watch.connection is not None and bool(ability.providedBy(watch.connection))
+
+    def pool_space(self, id: int, pool: str) -> int | None:
+        """Tell how many MiB a node's storage pool had free when it was last asked; C{None}: it isn't known."""
+        watch = self._watches.get(id)
+        return None if watch is None else watch.pools.get(pool)
 
     def formats(self, id: int) -> tuple[str, ...]:
         """

@@ -298,6 +298,37 @@ class UsesMoreThanThereIs(SimulatedConnection):
         return self._do("host_stats", lambda: HostStats(140.0, 2**30))
 
 
+class GrowsTheOthers(SimulatedConnection):
+    def resize_volume(self, pool: str, name: str, size: int) -> Deferred[Volume]:
+        for volume in self.simulated.volumes(pool):
+            if volume.name != name and volume.size < size:
+                self.simulated.put_volume(replace(volume, size=size))
+        return super().resize_volume(pool, name, size)
+
+
+class SaysItGrew(SimulatedConnection):
+    def resize_volume(self, pool: str, name: str, size: int) -> Deferred[Volume]:
+        def grown() -> Volume:
+            (found,) = [volume for volume in self.simulated.volumes(pool) if volume.name == name]
+            return replace(found, size=size)
+
+        return self._do("resize_volume", grown)
+
+
+class LinksInsteadOfCopying(SimulatedConnection):
+    def clone_volume(self, pool: str, name: str, new: str, progress: Any) -> Deferred[Volume]:
+        def linked(copy: Volume) -> Volume:
+            self.simulated.put_volume(replace(copy, path=f"/simulated/{pool}/{name}"))
+            return replace(copy, path=f"/simulated/{pool}/{name}")
+
+        return super().clone_volume(pool, name, new, progress).addCallback(linked)
+
+
+class HasMoreFreeThanThereIs(SimulatedConnection):
+    def list_pools(self) -> Deferred[Any]:
+        return super().list_pools().addCallback(lambda pools: [replace(pool, free=pool.capacity + 1) for pool in pools])
+
+
 FAULTY: tuple[tuple[type[SimulatedConnection], str], ...] = (
     (LiesAtStart, "start: it is running"),
     (KeepsTheUndefined, "undefine_domain: list_domains doesn't tell it"),
@@ -334,6 +365,10 @@ FAULTY: tuple[tuple[type[SimulatedConnection], str], ...] = (
     (CountsBackwards, "domain_stats: what was used doesn't get less"),
     (KnowsNothing, "domain_stats: a domain that has booted has used CPU or memory"),
     (UsesMoreThanThereIs, "host_stats: cpu is a percentage"),
+    (GrowsTheOthers, "resize_volume: another volume isn't disturbed"),
+    (SaysItGrew, "resize_volume: list_volumes tells the size"),
+    (LinksInsteadOfCopying, "clone_volume: the copy is another volume"),
+    (HasMoreFreeThanThereIs, "list_pools: no more is free than there is"),
     (TakesWhatIsMissing, "attach_disk: NoSuchThing is raised for a file that isn't there"),
 )
 

@@ -16,6 +16,7 @@ from fluidvm.api import (
     vm_hardware,
     vm_power,
     vms,
+    volumes,
 )
 
 __all__ = [
@@ -34,4 +35,5 @@ __all__ = [
     "vm_hardware",
     "vm_power",
     "vms",
+    "volumes",
 ]

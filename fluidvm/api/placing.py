@@ -64,7 +64,8 @@ def place(job: Job, spec: dict[str, Any], owner: int, wanted: Wanted, ability: t
 
     def load(node: ComputeNode) -> Load:
         account = of_node(node.id)
-        return Load(ledger.taken(account, "vcpus"), ledger.taken(account, "memory"))
+        space = job.nodes.pool_space(node.id, wanted.pool) if wanted.pool else None
+        return Load(ledger.taken(account, "vcpus"), ledger.taken(account, "memory"), space)
 
     chosen, reasons = choose(
         job.inventory.all(ComputeNode), replace(wanted, driver=spec.get("driver"), labels=spec.get("labels", ())),

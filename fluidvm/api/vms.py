@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable
 from typing import Annotated, Any
 from uuid import uuid4
 
 from twisted.internet.defer import CancelledError
 
-from fluidvm.api.disks import check_attachable, delete_volume, make_volume, new_disk
+from fluidvm.api.disks import DEFAULT_POOL, check_attachable, delete_volume, make_volume, new_disk
 from fluidvm.api.listing import list_objects, show
 from fluidvm.api.placing import free_name, may_own, owner_of, place
 from fluidvm.call import Call
@@ -166,7 +167,9 @@ async def _plan(job: Job, spec: dict[str, Any]) -> VM:
     memory = spec.get("memory", min(limits.get("default_memory", 512), spec.get("max_memory", MEMORY_HIGH)))
     default_disk = limits.get("default_disk")
     wanted = spec.get("disks", [] if default_disk is None else [{"size": default_disk}])
-    node = place(job, spec, owner, Wanted(vcpus, memory), IDisks if wanted else IConnection)
+    pool, space = _largest([disk for disk in wanted if "size" in disk])
+    shape = Wanted(vcpus, memory, pool=pool, space=space)
+    node = place(job, spec, owner, shape, IDisks if wanted else IConnection)
     await job.connection(node.id, IDisks if wanted else IConnection)
     boot = spec.get("boot", {})
     check_boot(job, node, boot)
@@ -194,6 +197,14 @@ async def _plan(job: Job, spec: dict[str, Any]) -> VM:
     await job.flush()
     job.unreserve()
     return vm
+
+
+def _largest(disks: list[dict[str, Any]]) -> tuple[str, int]:
+    """In which storage pool a VM's new disks take most, and how much."""
+    sums: Counter[str] = Counter()
+    for disk in disks:
+        sums[disk.get("pool", DEFAULT_POOL)] += disk["size"]
+    return sums.most_common(1)[0] if sums else ("", 0)
 
 
 def domain_spec(vm: VM, disks: Iterable[DomainDisk]) -> DomainSpec:

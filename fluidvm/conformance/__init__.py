@@ -20,7 +20,8 @@ from fluidvm.conformance.disks import DisksContract
 from fluidvm.conformance.events import EventsContract
 from fluidvm.conformance.live_resize import LiveResizeContract
 from fluidvm.conformance.stats import StatsContract
-from fluidvm.driver import ABILITIES, IConnection, IDisks, IEvents, ILiveResize, Interface, IStats
+from fluidvm.conformance.volumes import VolumesContract
+from fluidvm.driver import ABILITIES, IConnection, IDisks, IEvents, ILiveResize, Interface, IStats, IVolumes
 
 __all__ = ["CONTRACTS", "ContractFactory", "driver_contract"]
 
@@ -30,6 +31,7 @@ CONTRACTS: dict[type[Interface], type[ContractCase]] = {
     IDisks: DisksContract,
     IEvents: EventsContract,
     IStats: StatsContract,
+    IVolumes: VolumesContract,
 }
 """The tests of each ability."""
 

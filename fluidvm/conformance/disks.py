@@ -14,8 +14,8 @@ SIZE = 4
 NO_POOL = "contract-no-such-pool"
 
 
-class DisksContract(ContractCase):
-    """The promises of L{IDisks}."""
+class VolumeCase(ContractCase):
+    """Tests with volumes."""
 
     async def volume(self, format: str = "", **given: Any) -> Volume:
         """Make a volume; it is removed at the end."""
@@ -38,6 +38,10 @@ class DisksContract(ContractCase):
     async def listed(self, promise: str) -> dict[str, Volume]:
         """The pool's volumes by name."""
         return {volume.name: volume for volume in await self.ask("list_volumes", self.factory.pool, promise=promise)}
+
+
+class DisksContract(VolumeCase):
+    """The promises of L{IDisks}."""
 
     async def disks(self, spec: DomainSpec, promise: str) -> list[DomainDisk]:
         """A domain's disks beside those that it was defined with."""

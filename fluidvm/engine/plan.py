@@ -12,10 +12,12 @@ from dataclasses import replace
 from typing import Any
 
 from twisted.internet.defer import Deferred, succeed
+from twisted.internet.task import Clock
 from twisted.python.failure import Failure
 
 from fluidvm.driver import DomainDisk, DomainInfo, DomainState, IConnection, IDisks, Interface, Volume
 from fluidvm.drivers.simulated_host import SimulatedHost
+from fluidvm.drivers.simulator import Faults, SimulatedConnection
 from fluidvm.engine import entitlement
 from fluidvm.engine.job import Job, Resources
 from fluidvm.engine.outcome import fault_of
@@ -28,40 +30,18 @@ from fluidvm.sessions import PendingTask
 _STATES = {"running": DomainState.RUNNING, "paused": DomainState.PAUSED, "starting": DomainState.RUNNING}
 
 
-class _Model:
+class _Still:
+    """A driver's host without a clock: nothing takes time in a plan."""
+
+    clock = Clock()
+
+
+class _Model(SimulatedConnection):
     """A hypervisor as it would be: each verb works at once, on memory."""
 
     def __init__(self, host: SimulatedHost, formats: tuple[str, ...]) -> None:
-        self._host = host
-        self.formats = formats
-
-    def __getattr__(self, verb: str) -> Any:
-        method = getattr(self._host, _VERBS[verb])
-
-        def call(*arguments: Any) -> Deferred[Any]:
-            if verb == "create_volume":
-                arguments = arguments[:-1]  # no progress to tell
-            keywords = {}
-            if verb in _RESIZES:
-                arguments, keywords = arguments[:1], {_RESIZES[verb]: arguments[1]}
-            try:
-                return succeed(method(*arguments, **keywords))
-            except Exception:
-                failed: Deferred[Any] = Deferred()
-                failed.errback(Failure())
-                return failed
-
-        return call
-
-
-_VERBS = {
-    "host_info": "info", "list_domains": "domains", "get_domain": "domain", "define_domain": "define",
-    "undefine_domain": "undefine", "start": "start", "shutdown": "shutdown", "stop": "stop", "reboot": "reboot",
-    "pause": "pause", "resume": "resume", "set_memory": "resize", "set_vcpus": "resize", "resize_memory": "resize_live",
-    "resize_vcpus": "resize_live", "list_volumes": "volumes", "create_volume": "create_volume",
-    "delete_volume": "delete_volume", "attach_disk": "attach", "detach_disk": "detach",
-}  # fmt: skip
-_RESIZES = {"set_memory": "memory", "resize_memory": "memory", "set_vcpus": "vcpus", "resize_vcpus": "vcpus"}
+        super().__init__(host, Faults({}, _Still()))  # type: ignore[arg-type]
+        self.formats = formats  # type: ignore[assignment]
 
 
 class _Nodes:
@@ -88,6 +68,9 @@ class _Nodes:
 
     def provides(self, id: int, ability: type[Interface]) -> bool:
         return self._real.provides(id, ability)
+
+    def pool_space(self, id: int, pool: str) -> int | None:
+        return self._real.pool_space(id, pool)
 
     def formats(self, id: int) -> tuple[str, ...]:
         return self._real.formats(id)

@@ -164,6 +164,16 @@ class PlacementTests(ServerCase):
             codes.append((await admin.call("get_execution_context", ec))["tasks"][0]["code"])
         self.assertEqual(sorted(codes), [0, 0, 503, 503])
 
+    async def test_room_in_the_storage_pool(self) -> None:
+        admin = await self.serve().login()
+        await admin.node("node1", pool_size=100)
+        code, words = await admin.fail("create_vm", {"name": "x", "disks": [{"size": 60}, {"size": 60}]})
+        self.assertEqual(code, 503)
+        self.assertIn("node1: storage pool default, 20 MiB short", words)
+        self.assertIn("1 MiB short", (await admin.fail("create_disk", {"name": "x", "size": 101}))[1])
+        large = await admin.node("node2", pool_size=200)
+        self.assertEqual(await self.where(admin, "x", disks=[{"size": 60}, {"size": 60}]), large)
+
 
 class DriverTests(ServerCase):
     async def test_listed(self) -> None:

@@ -60,6 +60,9 @@ class ThreadHost:
     def run(self, function: Callable[..., Any], *args: Any) -> Deferred[Any]:
         return deferToThreadPool(reactor, self._pool, function, *args)
 
+    def run_long(self, function: Callable[..., Any], *args: Any) -> Deferred[Any]:
+        return deferToThreadPool(reactor, reactor.getThreadPool(), function, *args)
+
     def call_in_reactor(self, function: Callable[..., Any], *args: Any) -> None:
         reactor.callFromThread(function, *args)
 

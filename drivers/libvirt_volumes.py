@@ -1,0 +1,147 @@
+"""Volumes made larger and copied, and how much room libvirt's storage pools have."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import libvirt
+from twisted.internet.defer import CancelledError, Deferred
+from twisted.python.failure import Failure
+from zope.interface import implementer
+
+from fluidvm.driver import (
+    AlreadyThere,
+    DomainDisk,
+    DriverError,
+    IVolumes,
+    NoSuchThing,
+    Pool,
+    Progress,
+    Volume,
+    WrongState,
+)
+
+from .domain_xml import parse_domain, volume_xml
+from .libvirt_connection import verb
+from .libvirt_disks import LibvirtDisks, _describe
+
+MIB = 2**20
+LOOK = 0.5
+"""Seconds between two looks at how far a copy is."""
+
+
+@implementer(IVolumes)
+class LibvirtVolumes(LibvirtDisks):
+    """A host whose volumes can be more than made and removed."""
+
+    @verb
+    async def list_pools(self) -> Sequence[Pool]:
+        def ask() -> Sequence[Pool]:
+            found = []
+            for pool in self._connection.listAllStoragePools(libvirt.VIR_CONNECT_LIST_STORAGE_POOLS_ACTIVE):
+                _, capacity, _, free = pool.info()
+                found.append(Pool(pool.name(), capacity // MIB, free // MIB))
+            return sorted(found, key=lambda pool: pool.name)
+
+        return await self._call("the host's storage pools", ask)
+
+    def _do_existing(self, pool: str, name: str) -> Any:
+        volume = self._do_volume(self._do_pool(pool), name)
+        if volume is None:
+            raise NoSuchThing(f"Storage pool {pool} has no volume {name}.")
+        return volume
+
+    def _do_check_unused(self, volume: Any) -> None:
+        path = volume.path()
+        for domain in self._connection.listAllDomains(libvirt.VIR_CONNECT_LIST_DOMAINS_ACTIVE):
+            if any(disk.path == path for disk in parse_domain(domain.XMLDesc(0)).disks):
+                raise WrongState(f"Volume {volume.name()} is in use by domain {domain.name()}, which runs.")
+
+    @verb
+    async def resize_volume(self, pool: str, name: str, size: int) -> Volume:
+        def act() -> Volume:
+            volume = self._do_existing(pool, name)
+            there = _describe(pool, volume)
+            if there.size > size:
+                raise WrongState(f"Volume {name} has {there.size} MiB already: it can't be made smaller.")
+            if there.size < size:
+                self._do_check_unused(volume)
+                volume.resize(size * MIB)
+            return _describe(pool, volume)
+
+        return await self._call(f"volume {name} in storage pool {pool}", act)
+
+    @verb
+    async def resize_disk(self, uuid: str, disk: DomainDisk, size: int) -> None:
+        def act() -> None:
+            domain = self._do_find(uuid)
+            if not domain.isActive():
+                raise WrongState(f"Domain {domain.name()} isn't running: its volume can be made larger by itself.")
+            if disk not in parse_domain(domain.XMLDesc(0)).disks:
+                raise NoSuchThing(f"Domain {domain.name()} has no disk {disk.path} as {disk.target}.")
+            capacity, _, _ = domain.blockInfo(disk.target)
+            if capacity > size * MIB:
+                raise WrongState(f"Disk {disk.target} has {capacity // MIB} MiB already: it can't be made smaller.")
+            if capacity < size * MIB:
+                domain.blockResize(disk.target, size * MIB, libvirt.VIR_DOMAIN_BLOCK_RESIZE_BYTES)
+
+        await self._call(f"disk {disk.target} of domain {uuid}", act)
+
+    @verb
+    async def clone_volume(self, pool: str, name: str, new: str, progress: Progress) -> Volume:
+        subject = f"copy {new} of volume {name} in storage pool {pool}"
+        source, there = await self._call(subject, self._do_look_before, pool, name, new)
+        if there is not None:
+            return there
+        copying = self._host.run_long(self._guarded, subject, self._do_clone, pool, source, new)
+        ended: list[Any] = []
+        copying.addBoth(ended.append)
+        cancelled = False
+        while not ended:
+            try:
+                await self._wait(LOOK)
+                progress(await self._call(subject, self._do_measure, pool, source.name, new))
+            except CancelledError:
+                # libvirt can't leave a copy half done: it is removed when it is whole.
+                cancelled = True
+            except DriverError:
+                continue
+        if cancelled:
+            await Deferred.fromCoroutine(self._call(subject, self._do_discard, pool, new))
+            raise CancelledError
+        if isinstance(ended[0], Failure):
+            await self._call(subject, self._do_discard, pool, new)
+            ended[0].raiseException()
+        progress(100)
+        made: Volume = ended[0]
+        return made
+
+    def _do_look_before(self, pool: str, name: str, new: str) -> tuple[Volume, Volume | None]:
+        volume = self._do_existing(pool, name)
+        source = _describe(pool, volume)
+        copy = self._do_volume(self._do_pool(pool), new)
+        if copy is not None:
+            there = _describe(pool, copy)
+            if (there.size, there.format) != (source.size, source.format):
+                raise AlreadyThere(f"Storage pool {pool} has another volume {new} already.")
+            return source, there
+        self._do_check_unused(volume)
+        return source, None
+
+    def _do_clone(self, pool_name: str, source: Volume, new: str) -> Volume:
+        pool = self._connection.storagePoolLookupByName(pool_name)
+        text = volume_xml(new, source.size, source.format)
+        return _describe(pool_name, pool.createXMLFrom(text, pool.storageVolLookupByName(source.name)))
+
+    def _do_measure(self, pool_name: str, name: str, new: str) -> int:
+        """How many percent of a volume's bytes its copy has."""
+        pool = self._connection.storagePoolLookupByName(pool_name)
+        _, _, whole = pool.storageVolLookupByName(name).info()
+        _, _, part = pool.storageVolLookupByName(new).info()
+        return min(99, 100 * part // whole) if whole else 0
+
+    def _do_discard(self, pool_name: str, new: str) -> None:
+        volume = self._do_volume(self._do_pool(pool_name), new)
+        if volume is not None:
+            volume.delete()

@@ -1,0 +1,95 @@
+"""The simulator's volumes, made larger and copied."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from typing import Any
+
+from twisted.internet.defer import Deferred
+from zope.interface import implementer
+
+from fluidvm.driver import DomainDisk, IVolumes, NoSuchThing, Pool, Progress, Volume, WrongState
+from fluidvm.drivers.simulated_host import OFF, POOL, SimulatedHost
+
+LARGE = 2**31 - 1
+"""MiB of room in a pool without a bound."""
+
+
+def pools(host: SimulatedHost) -> list[Pool]:
+    """The host's storage pools."""
+    capacity = host.options.get("pool_size", LARGE)
+    return [Pool(POOL, capacity, max(0, capacity - sum(volume.size for volume in host.volumes(POOL))))]
+
+
+def volume(host: SimulatedHost, pool: str, name: str) -> Volume:
+    """One volume."""
+    for found in host.volumes(pool):
+        if found.name == name:
+            return found
+    raise NoSuchThing(f"There is no volume {name} in storage pool {pool}.")
+
+
+def _check_unused(host: SimulatedHost, path: str) -> None:
+    for domain in host.domains():
+        if domain.state not in OFF and any(disk.path == path for disk in domain.disks):
+            raise WrongState(f"The volume is in use by domain {domain.name}, which runs.")
+
+
+def _grow(host: SimulatedHost, there: Volume, size: int) -> Volume:
+    if size < there.size:
+        raise WrongState(f"Volume {there.name} has {there.size} MiB already: it can't be made smaller.")
+    host.check_room(size - there.size)
+    grown = replace(there, size=size)
+    host.put_volume(grown)
+    return grown
+
+
+def resize(host: SimulatedHost, pool: str, name: str, size: int) -> Volume:
+    """Make a volume larger."""
+    there = volume(host, pool, name)
+    if size != there.size:
+        _check_unused(host, there.path)
+    return _grow(host, there, size)
+
+
+def resize_disk(host: SimulatedHost, uuid: str, disk: DomainDisk, size: int) -> None:
+    """Make a running domain's disk larger."""
+    domain = host.domain(uuid)
+    if domain.state in OFF:
+        raise WrongState(f"Domain {domain.name} isn't running.")
+    if disk not in domain.disks:
+        raise NoSuchThing(f"Domain {domain.name} has no disk {disk.target}.")
+    _grow(host, next(one for one in host.all_volumes() if one.path == disk.path), size)
+
+
+def clone(host: SimulatedHost, pool: str, name: str, new: str) -> Volume:
+    """Copy a volume."""
+    there = volume(host, pool, name)
+    if all(other.name != new for other in host.volumes(pool)):
+        _check_unused(host, there.path)
+    return host.create_volume(pool, new, there.size, there.format)
+
+
+@implementer(IVolumes)
+class SimulatedVolumes:
+    """The verbs."""
+
+    simulated: SimulatedHost
+    _do: Callable[..., Deferred[Any]]
+
+    def list_pools(self) -> Deferred[Sequence[Pool]]:
+        """Tell the storage pools."""
+        return self._do("list_pools", lambda: pools(self.simulated))
+
+    def resize_volume(self, pool: str, name: str, size: int) -> Deferred[Volume]:
+        """Make a volume larger."""
+        return self._do("resize_volume", lambda: resize(self.simulated, pool, name, size), subject=name)
+
+    def resize_disk(self, uuid: str, disk: DomainDisk, size: int) -> Deferred[None]:
+        """Make a running domain's disk larger."""
+        return self._do("resize_disk", lambda: resize_disk(self.simulated, uuid, disk, size), subject=uuid)
+
+    def clone_volume(self, pool: str, name: str, new: str, progress: Progress) -> Deferred[Volume]:
+        """Copy a volume."""
+        return self._do("clone_volume", lambda: clone(self.simulated, pool, name, new), progress, new)

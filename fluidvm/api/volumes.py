@@ -1,0 +1,119 @@
+"""Disks made larger and copied, and the pools that they are in."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+from twisted.internet.defer import CancelledError, Deferred
+from twisted.internet.task import deferLater
+
+from fluidvm.api.disks import delete_volume, new_disk
+from fluidvm.api.placing import free_name
+from fluidvm.call import Call
+from fluidvm.declare import query, task
+from fluidvm.driver import DomainDisk, DriverError, IVolumes
+from fluidvm.engine.job import Job
+from fluidvm.engine.quota import check_vm
+from fluidvm.faults import ApiFault, Conflict
+from fluidvm.kinds import DiskId, DiskMiB, NodeId, named
+from fluidvm.objects import VM, ComputeNode, Disk
+from fluidvm.store.objects import Create, Delete, Update
+from fluidvm.xmlvalue import INT_HIGH
+
+CopyName = Annotated[str, named("the copy's name, unique among its owner's disks")]
+TRIES = 60
+"""How often, a second apart, removing what an interrupted copy has left is tried: the host may still be at work on it."""
+
+
+@task("disk", needs=(IVolumes,))
+async def resize_disk(job: Job, disk: DiskId, size: DiskMiB) -> None:
+    """Make a disk larger, also while its VM runs; its guest sees more room at once. It is never made smaller."""
+    record = job.inventory.get(Disk, disk)
+    if size < record.size:
+        raise Conflict(f"Disk {record.name} has {record.size} MiB: it can't be made smaller.")
+    if record.state != "ready":
+        raise Conflict(f"Disk {record.name} is {record.state}.")
+    vm = None if record.vm is None else job.inventory.get(VM, record.vm)
+    if vm is not None:
+        others = sum(other.size for other in job.inventory.disks_of(vm.id) if other.id != disk)
+        check_vm(job.inventory, record.owner, {"vm_disk": others + size})
+    connection = await job.connection(record.compute_node, IVolumes)
+    await job.reserve(record.owner, disk_space=size - record.size)
+    if vm is not None and vm.powered:
+        await connection.resize_disk(vm.uuid, DomainDisk(record.path, record.format, str(record.target)), size)
+    else:
+        await connection.resize_volume(record.pool, record.volume, size)
+    job.put(Update("disk", disk, {"size": size}))
+
+
+def _check_copy(call: Call, disk: int, name: str) -> None:
+    record = call.inventory.find(Disk, disk)
+    free_name(call.inventory, Disk, name, call.user.id if record is None else record.owner)
+
+
+@task("disk", creates=True, early=_check_copy, needs=(IVolumes,))
+async def clone_disk(job: Job, disk: DiskId, name: CopyName) -> None:
+    """
+    Copy a disk whose VM doesn't run, to a detached one of the same owner, in the same pool.
+
+    Its record is durable before the hypervisor is asked; if that fails nothing is left.
+    """
+    source = job.inventory.get(Disk, disk)
+    copy = job.inventory.find(Disk, job.target)
+    connection = await job.connection(source.compute_node, IVolumes)
+    if copy is None:
+        free_name(job.inventory, Disk, name, source.owner)
+        if source.vm is not None and job.inventory.get(VM, source.vm).powered:
+            raise Conflict(f"Disk {source.name} is in use by VM {source.vm}, which runs: stop it first.")
+        if source.state != "ready":
+            raise Conflict(f"Disk {source.name} is {source.state}.")
+        node = job.inventory.get(ComputeNode, source.compute_node)
+        job.reserve_for(source.owner, disks=1, disk_space=source.size)
+        spec = {"size": source.size, "format": source.format, "pool": source.pool}
+        copy = new_disk(job, spec, name, source.owner, node, id=job.target)
+        job.put(Create(copy))
+        await job.flush()
+        job.unreserve()
+    else:
+        # Interrupted: what is there may be half a copy.
+        await _discard(job, copy)
+    try:
+        job.status(f"copying {source.name}")
+        volume = await job.interruptible(
+            connection.clone_volume(source.pool, source.volume, copy.volume, job.progress)
+        )  # fmt: skip
+    except CancelledError:
+        raise  # the server stops: its next start goes on here
+    except Exception:
+        try:
+            await delete_volume(job, copy)
+        except Exception as error:
+            # The record stays and says so: forgetting it would orphan what may be there.
+            job.put(Update("disk", copy.id, {"state": "missing"}))
+            job.status(f"cleaning up failed: {error}")
+        else:
+            job.put(Delete("disk", copy.id))
+        raise
+    job.put(Update("disk", copy.id, {"state": "ready", "path": volume.path, "size": volume.size}))
+
+
+async def _discard(job: Job, copy: Disk) -> None:
+    for left in reversed(range(TRIES)):
+        try:
+            await delete_volume(job, copy)
+            return
+        except (DriverError, ApiFault):
+            if not left:
+                raise
+            waiting: Deferred[None] = deferLater(job.clock, 1.0, lambda: None)
+            await waiting
+
+
+@query("array", roles=("admin", "auditor"))
+async def list_storage_pools(call: Call, node: NodeId) -> list[dict[str, Any]]:
+    """List a compute node's storage pools: structs of name, capacity and free (MiB)."""
+    connection = await call.services.resources.nodes.connection(node, IVolumes)
+    return [
+        {"name": pool.name, "capacity": min(INT_HIGH, pool.capacity), "free": min(INT_HIGH, pool.free)}
+        for pool in await connection.list_pools()
+    ]

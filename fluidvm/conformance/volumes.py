@@ -1,0 +1,90 @@
+"""Tests of volumes that are made larger and copied, and of pools."""
+
+from __future__ import annotations
+
+from fluidvm.conformance.connection import NOBODY
+from fluidvm.conformance.disks import NO_POOL, SIZE, VolumeCase
+from fluidvm.driver import DomainDisk, NoSuchThing, Unreachable, Volume, WrongState
+
+LARGER = 2 * SIZE
+
+
+class VolumesContract(VolumeCase):
+    """The promises of L{IVolumes}."""
+
+    async def copied(self, volume: Volume, promise: str) -> Volume:
+        """Copy a volume; the copy is removed at the end."""
+        name = self.name()
+        self.volumes.append(name)
+        told: list[int] = []
+        copy: Volume = await self.ask("clone_volume", volume.pool, volume.name, name, told.append, promise=promise)
+        self.assertEqual(told, sorted(told), "clone_volume: its progress never goes down")
+        return copy
+
+    async def test_pools(self) -> None:
+        pools = {pool.name: pool for pool in await self.ask("list_pools", promise="list_pools: the pools are told")}
+        self.assertIn(self.factory.pool, pools, "list_pools: the pools are told")
+        for pool in pools.values():
+            self.assertTrue(0 <= pool.free <= pool.capacity, "list_pools: no more is free than there is")
+
+    async def test_a_volume_is_made_larger(self) -> None:
+        for format in self.connection.formats:
+            volume, other = await self.volume(format), await self.volume(format)
+            promise = f"resize_volume: list_volumes tells the size ({format})"
+            grown = await self.ask("resize_volume", volume.pool, volume.name, LARGER, promise=promise)
+            listed = await self.listed(promise)
+            self.assertEqual((grown.size, listed[volume.name]), (LARGER, grown), promise)
+            self.assertEqual(listed[other.name], other, "resize_volume: another volume isn't disturbed")
+            await self.again("resize_volume", volume.pool, volume.name, LARGER)
+            await self.refuses(WrongState, "less than it has", "resize_volume", volume.pool, volume.name, SIZE)
+        await self.refuses(NoSuchThing, "a volume that isn't there", "resize_volume", self.factory.pool, self.name(), SIZE)
+        await self.refuses(NoSuchThing, "a pool that isn't there", "resize_volume", NO_POOL, "x", SIZE)
+
+    async def test_a_running_domain_s_disk_is_made_larger(self) -> None:
+        spec, volume = await self.defined(), await self.volume()
+        disk = DomainDisk(volume.path, volume.format, "vdz")
+        await self.ask("attach_disk", spec.uuid, disk)
+        await self.refuses(WrongState, "a domain that doesn't run", "resize_disk", spec.uuid, disk, LARGER)
+        await self.ask("start", spec.uuid)
+        promise = "resize_disk: the volume has the size"
+        await self.ask("resize_disk", spec.uuid, disk, LARGER, promise=promise)
+        self.assertEqual((await self.listed(promise))[volume.name].size, LARGER, promise)
+        await self.again("resize_disk", spec.uuid, disk, LARGER)
+        await self.refuses(WrongState, "less than it has", "resize_disk", spec.uuid, disk, SIZE)
+        await self.refuses(
+            WrongState, "a volume that a running domain has", "resize_volume", volume.pool, volume.name, 2 * LARGER
+        )  # fmt: skip
+        missing = DomainDisk(volume.path, volume.format, "vdy")
+        await self.refuses(NoSuchThing, "a disk that the domain hasn't", "resize_disk", spec.uuid, missing, LARGER)
+        await self.refuses(NoSuchThing, "a domain that isn't there", "resize_disk", NOBODY, disk, LARGER)
+
+    async def test_a_volume_is_copied(self) -> None:
+        for format in self.connection.formats:
+            volume = await self.volume(format)
+            promise = f"clone_volume: list_volumes tells the copy ({format})"
+            copy = await self.copied(volume, promise)
+            self.assertEqual((copy.size, copy.format, copy.pool), (volume.size, volume.format, volume.pool), promise)
+            self.assertNotEqual(copy.path, volume.path, "clone_volume: the copy is another volume")
+            listed = await self.listed(promise)
+            self.assertEqual((listed.get(copy.name), listed.get(volume.name)), (copy, volume), promise)
+            again = await self.again("clone_volume", volume.pool, volume.name, copy.name, lambda part: None)
+            self.assertEqual(again, copy, "clone_volume: a repetition gives the copy")
+            await self.ask("delete_volume", volume.pool, volume.name)
+            promise = "clone_volume: the copy stays when its original is removed"
+            self.assertEqual((await self.listed(promise)).get(copy.name), copy, promise)
+        name = self.name()
+        self.volumes.append(name)
+        for pool, source, when in (
+            (self.factory.pool, self.name(), "a volume that isn't there"), (NO_POOL, "x", "a pool that isn't there")
+        ):  # fmt: skip
+            await self.refuses(NoSuchThing, when, "clone_volume", pool, source, name, lambda part: None)
+
+    async def test_a_closed_connection(self) -> None:
+        spec, volume = await self.defined(), await self.volume()
+        disk = DomainDisk(volume.path, volume.format, "vdz")
+        await self.ask("close")
+        when = "a closed connection"
+        await self.raises(Unreachable, when, "list_pools")
+        await self.raises(Unreachable, when, "resize_volume", volume.pool, volume.name, LARGER)
+        await self.raises(Unreachable, when, "resize_disk", spec.uuid, disk, LARGER)
+        await self.raises(Unreachable, when, "clone_volume", volume.pool, volume.name, "x", lambda part: None)
