@@ -154,6 +154,7 @@ class NodeWatch:
         self._retry: IDelayedCall | None = None
         self._delay = FIRST_RETRY
         self._since = 0.0
+        self._measuring: IDelayedCall | None = None
         self.pools: dict[str, int] = {}
         """How many MiB each storage pool had free when it was last asked."""
         self._stopped = False
@@ -166,8 +167,9 @@ class NodeWatch:
     async def stop(self) -> None:
         """Let go of the node."""
         self._stopped = True
-        if self._retry is not None and self._retry.active():
-            self._retry.cancel()
+        for waiting in (self._retry, self._measuring):
+            if waiting is not None and waiting.active():
+                waiting.cancel()
         if self._attempt is not None:
             self._attempt.cancel()
         connection, self._connection = self._connection, None
@@ -248,9 +250,10 @@ class NodeWatch:
         try:
             self.pools = {pool.name: pool.free for pool in await connection.list_pools()}
         finally:
-            self._host.clock.callLater(
-                MEASURE_INTERVAL, lambda: self._background(self._measure(connection), "measuring the pools")
-            )
+            if not self._stopped:
+                self._measuring = self._host.clock.callLater(
+                    MEASURE_INTERVAL, lambda: self._background(self._measure(connection), "measuring the pools")
+                )
 
     async def _look(self, connection: Any) -> None:
         """Take on what the host and its domains are now."""
