@@ -30,6 +30,7 @@ from fluidvm.drivers.simulated_host import SimulatedHost
 PASSWORD = "killed at random instants"
 USERS = 4
 PATIENCE = 90.0
+LIMITS = {"vms": 12, "running_vms": 4, "vcpus": 18, "memory": 1000, "disks": 14, "disk_space": 18}
 GONE = (OSError, xmlrpc.client.ProtocolError, http.client.HTTPException)
 """What a client sees of a server that was killed."""
 
@@ -174,8 +175,15 @@ class Worker(threading.Thread):
             vm = proxy.create_vm(cookie, {"name": name, "memory": 64, "disks": disks})
             vms.append(vm)
             return "create_vm", vm
-        if chance < 0.4:
+        if chance < 0.36:
             return "create_disk", proxy.create_disk(cookie, {"name": name, "size": 1, "pool": self._pool})
+        if chance < 0.42:
+            disks = [disk["id"] for disk in proxy.list_disks(cookie, {"state": "ready", "fields": ["id"]})]
+            if disks:
+                disk = self._random.choice(disks)
+                if self._random.random() < 0.5:
+                    return "resize_disk", proxy.resize_disk(cookie, disk, self._random.choice([2, 3]))
+                return "clone_disk", proxy.clone_disk(cookie, disk, name)
         methods = ["delete_vm", "set_vm_memory", "set_vm_vcpus"]
         if self._pool == "default":  # real guests take seconds to boot
             methods += ["start_vm", "stop_vm", "pause_vm", "resume_vm", "start_vm", "stop_vm"]
@@ -204,8 +212,9 @@ def run(seed: int, kills: int, host: Any = None, busy: float = 1.0) -> Findings:
         program.start()
         proxy = program.proxy()
         cookie = proxy.authenticate("admin", PASSWORD)
+        plan = proxy.create_resource_plan(cookie, "bounded", LIMITS)
         for number in range(USERS):
-            proxy.create_user(cookie, f"user{number}", PASSWORD)
+            proxy.create_user(cookie, f"user{number}", PASSWORD, {"resource_plan": plan})
         if host is None:
             pool = "default"
             options: dict[str, Any] = {"delay": 0.01, "memory": 10**7, "log_calls": True}
@@ -281,6 +290,7 @@ def _look(program: Program, committed: dict[int, Committed], findings: Findings,
         sums = (len(own), sum(vm["vcpus"] for vm in own), sum(vm["memory"] for vm in own))
         if sums != (node["vms"], node["vcpus_used"], node["memory_used"]):
             wrong.append(f"compute node {node['name']} doesn't add up: {node}, {sums}")
+    _look_at_usage(proxy, cookie, vms, disks, wrong)
     program.stop()
     if host is None:
         _look_at_calls(program, committed, wrong)
@@ -293,6 +303,26 @@ def _look(program: Program, committed: dict[int, Committed], findings: Findings,
     paths = sorted(disk.get("path", f"none: {disk}") for disk in disks)
     if len(set(paths)) != len(paths) or set(paths) != volumes:
         wrong.append(f"volumes differ: only real {volumes - set(paths)}, only listed {set(paths) - volumes}")
+
+
+def _look_at_usage(
+    proxy: Any, cookie: int, vms: list[dict[str, Any]], disks: list[dict[str, Any]], wrong: list[str]
+) -> None:
+    """What each user is said to hold is what it holds, and no more than its plan has."""
+    for user in proxy.list_users(cookie, {"role": "user"}):
+        own = [vm for vm in vms if vm["owner"] == user["id"]]
+        sizes = [disk["size"] for disk in disks if disk["owner"] == user["id"]]
+        held = {
+            "vms": len(own), "running_vms": sum(vm["state"] in ("running", "paused") for vm in own),
+            "vcpus": sum(vm["vcpus"] for vm in own), "memory": sum(vm["memory"] for vm in own), "disks": len(sizes),
+            "disk_space": sum(sizes),
+        }  # fmt: skip
+        said = {limit: told["used"] for limit, told in proxy.get_user_usage(cookie, user["id"]).items() if limit in held}
+        if said != held:
+            wrong.append(f"{user['name']} is said to hold {said}, and holds {held}")
+        for limit, most in LIMITS.items():
+            if held[limit] > most:
+                wrong.append(f"{user['name']} holds {held[limit]} of {limit}, over the limit of {most}")
 
 
 def _story(contexts: list[dict[str, Any]], vms: set[int]) -> list[str]:

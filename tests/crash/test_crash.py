@@ -5,13 +5,14 @@ from __future__ import annotations
 import os
 import random
 import time
+from concurrent.futures import ThreadPoolExecutor
 
 from twisted.trial.unittest import SynchronousTestCase
 
 from ..drivers.real_host import shared_host
 from .harness import Findings, run
 
-KILLS = int(os.environ.get("FLUIDVM_CRASH_KILLS", "60"))
+KILLS = int(os.environ.get("FLUIDVM_CRASH_KILLS", "200"))
 PER_RUN = 20
 
 
@@ -23,8 +24,10 @@ class CrashTests(SynchronousTestCase):
 
     def test_simulator(self) -> None:
         first = random.randrange(10**6)
-        for seed in range(first, first + max(1, KILLS // PER_RUN)):
-            self.check(seed, run(seed, PER_RUN))
+        seeds = range(first, first + max(1, KILLS // PER_RUN))
+        with ThreadPoolExecutor(os.cpu_count() or 1) as pool:
+            for seed, findings in zip(seeds, pool.map(lambda seed: run(seed, PER_RUN), seeds), strict=True):
+                self.check(seed, findings)
 
     def test_libvirt(self) -> None:
         seed = int(time.time())
