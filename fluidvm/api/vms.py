@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from typing import Annotated, Any
 from uuid import uuid4
 
@@ -153,7 +153,7 @@ async def create_vm(job: Job, spec: VmSpec) -> None:
         raise  # the server stops: its next start goes on here
     except Exception:
         job.take_facts()
-        await _undo(job, vm, spec)
+        await remove_made(job, vm, {disk["disk"] for disk in spec.get("disks", ()) if "disk" in disk})
         raise
     job.put(Update("vm", vm.id, {"state": "stopped"}))
 
@@ -223,9 +223,8 @@ def disks_of(job: Job, vm: int) -> list[DomainDisk]:
     return [DomainDisk(disk.path, disk.format, str(disk.target)) for disk in job.inventory.disks_of(vm)]
 
 
-async def _undo(job: Job, vm: VM, spec: dict[str, Any]) -> None:
-    """Remove what a failed creation has made, on the hypervisor and here."""
-    given = {disk["disk"] for disk in spec.get("disks", ()) if "disk" in disk}
+async def remove_made(job: Job, vm: VM, given: Collection[int]) -> None:
+    """Remove what a failed creation has made, on the hypervisor and here. C{given}: the ids of disks that stay."""
     try:
         connection = await job.connection(vm.compute_node)
         await connection.undefine_domain(vm.uuid)

@@ -11,7 +11,7 @@ from fluidvm.api.disks import delete_volume, new_disk
 from fluidvm.api.placing import free_name
 from fluidvm.call import Call
 from fluidvm.declare import query, task
-from fluidvm.driver import DomainDisk, DriverError, IVolumes
+from fluidvm.driver import DomainDisk, DriverError, IVolumes, Progress
 from fluidvm.engine.job import Job
 from fluidvm.engine.quota import check_vm
 from fluidvm.faults import ApiFault, Conflict
@@ -60,7 +60,8 @@ async def clone_disk(job: Job, disk: DiskId, name: CopyName) -> None:
     """
     source = job.inventory.get(Disk, disk)
     copy = job.inventory.find(Disk, job.target)
-    connection = await job.connection(source.compute_node, IVolumes)
+    await job.connection(source.compute_node, IVolumes)
+    resumed = copy is not None
     if copy is None:
         free_name(job.inventory, Disk, name, source.owner)
         if source.vm is not None and job.inventory.get(VM, source.vm).powered:
@@ -74,14 +75,9 @@ async def clone_disk(job: Job, disk: DiskId, name: CopyName) -> None:
         job.put(Create(copy))
         await job.flush()
         job.unreserve()
-    else:
-        # Interrupted: what is there may be half a copy.
-        await _discard(job, copy)
     try:
         job.status(f"copying {source.name}")
-        volume = await job.interruptible(
-            connection.clone_volume(source.pool, source.volume, copy.volume, job.progress)
-        )  # fmt: skip
+        await copy_volume(job, source, copy, job.progress, resumed)
     except CancelledError:
         raise  # the server stops: its next start goes on here
     except Exception:
@@ -94,6 +90,18 @@ async def clone_disk(job: Job, disk: DiskId, name: CopyName) -> None:
         else:
             job.put(Delete("disk", copy.id))
         raise
+
+
+async def copy_volume(job: Job, source: Disk, copy: Disk, progress: Progress, resumed: bool) -> None:
+    """
+    Copy one disk's volume for another, and note it.
+
+    @param resumed: the task was interrupted: what is there may be half a copy.
+    """
+    connection = await job.connection(source.compute_node, IVolumes)
+    if resumed:
+        await _discard(job, copy)
+    volume = await job.interruptible(connection.clone_volume(source.pool, source.volume, copy.volume, progress))
     job.put(Update("disk", copy.id, {"state": "ready", "path": volume.path, "size": volume.size}))
 
 

@@ -96,3 +96,52 @@ class VolumeTests(ServerCase):
         await admin.call("resize_disk", disk, 50)
         await admin.call("clone_disk", disk, "copy")
         self.assertEqual([line["code"] for line in await admin.call("plan_tasks")], [0, 409, 0, 0])
+
+
+class CloneTests(ServerCase):
+    async def test_a_vm_with_its_disks(self) -> None:
+        running = self.serve()
+        admin = await running.login()
+        node = await admin.node()
+        alice = await admin.user("alice")
+        spec = {"name": "one", "memory": 64, "disks": [{"size": 5}, {"size": 6, "format": "raw"}], "tags": ["a"]}
+        vm = await alice.do("create_vm", spec)
+        clone = await alice.do("clone_vm", vm, "two")
+        one, two = await alice.call("get_vm", vm), await alice.call("get_vm", clone)
+        self.assertEqual((two["name"], two["state"], two["memory"], two["tags"]), ("two", "stopped", 64, ["a"]))
+        self.assertNotEqual(one["uuid"], two["uuid"])
+        sizes = [(await alice.call("get_disk", disk))["size"] for disk in two["disks"]]
+        self.assertEqual((sizes, set(one["disks"]) & set(two["disks"])), ([5, 6], set()))
+        host = simulated(running, node)
+        self.assertEqual((len(host.domains()), len(host.all_volumes())), (2, 4))
+        self.assertEqual(len(host.domain(two["uuid"]).disks), 2)
+        await alice.do("delete_vm", vm)
+        await alice.do("start_vm", clone)
+        self.assertEqual((await alice.fail("clone_vm", clone, "three"))[0], 409)
+
+    async def test_one_that_fails_leaves_nothing(self) -> None:
+        for verb in ("clone_volume", "define_domain"):
+            running = self.serve()
+            admin = await running.login()
+            node = await admin.node(f"node-{verb}".replace("_", "-"))
+            vm = await admin.do("create_vm", {"name": f"one-{verb}", "compute_node": node, "disks": [{"size": 5}]})
+            running.server._nodes._watches[node].connection._connection._faults._fail = frozenset([verb])
+            self.assertEqual((await admin.fail("clone_vm", vm, f"two-{verb}"))[0], 503)
+            host = simulated(running, node)
+            self.assertEqual((len(host.domains()), len(host.all_volumes())), (1, 1))
+            self.assertEqual((await admin.call("get_user_usage", 1))["disks"]["used"], len(await admin.call("list_disks")))
+            await running.stop()
+            self.running.remove(running)
+
+    async def test_within_the_plan(self) -> None:
+        admin = await self.serve().login()
+        await admin.node()
+        plan = await admin.do("create_resource_plan", "small", {"vms": 2, "disks": 2})
+        alice = await admin.user("alice")
+        await admin.do("set_user_resource_plan", 2, plan)
+        vm = await alice.do("create_vm", {"name": "one", "disks": [{"size": 1}]})
+        await alice.call("clone_vm", vm, "two")
+        await alice.call("clone_vm", vm, "three")
+        self.assertEqual([line["code"] for line in await alice.call("plan_tasks")], [0, 507])
+        ec = await alice.commit()
+        self.assertEqual([task["code"] for task in (await alice.call("get_execution_context", ec))["tasks"]], [0, 507])

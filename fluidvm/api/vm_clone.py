@@ -1,0 +1,104 @@
+"""VMs copied with their disks."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Annotated
+from uuid import uuid4
+
+from twisted.internet.defer import CancelledError
+
+from fluidvm.api.disks import new_disk
+from fluidvm.api.placing import free_name
+from fluidvm.api.vms import disks_of, domain_spec, remove_made
+from fluidvm.api.volumes import copy_volume
+from fluidvm.call import Call
+from fluidvm.declare import task
+from fluidvm.driver import IConnection, IVolumes
+from fluidvm.engine.job import Job
+from fluidvm.engine.quota import check_driver, check_vm
+from fluidvm.faults import Conflict
+from fluidvm.kinds import VmId, named
+from fluidvm.objects import VM, ComputeNode, Disk
+from fluidvm.store.objects import Create, Update
+
+CloneName = Annotated[str, named("the new VM's name, unique among its owner's VMs")]
+
+
+def _check(call: Call, vm: int, name: str) -> None:
+    record = call.inventory.find(VM, vm)
+    free_name(call.inventory, VM, name, call.user.id if record is None else record.owner)
+
+
+@task("vm", creates=True, early=_check, better=((IVolumes, "with disks"),))
+async def clone_vm(job: Job, vm: VmId, name: CloneName) -> None:
+    """
+    Copy a VM that doesn't run, with its disks, to another one of the same owner on the same compute node, stopped.
+
+    Its record and its disks' are durable before the hypervisor is asked; if anything fails, what was made is removed.
+    """
+    source = job.inventory.get(VM, vm)
+    clone = job.inventory.find(VM, job.target)
+    resumed = clone is not None
+    if clone is None:
+        clone = await _plan(job, source, name)
+    try:
+        connection = await job.connection(clone.compute_node, IVolumes if job.memo["copies"] else IConnection)
+        disks = job.inventory.disks_of(clone.id)
+        for number, disk in enumerate(disks):
+            if disk.state != "creating":
+                continue
+            job.status(f"copying disk {number + 1} of {len(disks)}")
+
+            def progress(percentage: int, number: int = number) -> None:
+                job.progress((100 * number + percentage) // len(disks))
+
+            original = job.inventory.get(Disk, job.memo["copies"][str(disk.id)])
+            await copy_volume(job, original, disk, progress, resumed)
+        await job.flush()
+        job.status(f"defining {clone.name}")
+        await connection.define_domain(domain_spec(clone, disks_of(job, clone.id)))
+    except CancelledError:
+        raise  # the server stops: its next start goes on here
+    except Exception:
+        job.take_facts()
+        await remove_made(job, clone, ())
+        raise
+    job.put(Update("vm", clone.id, {"state": "stopped"}))
+
+
+async def _plan(job: Job, source: VM, name: str) -> VM:
+    """Decide everything and make it durable."""
+    owner = source.owner
+    if source.powered or source.state not in ("stopped", "crashed"):
+        raise Conflict(f"VM {source.name} is {source.state}: stop it first.")
+    node = job.inventory.get(ComputeNode, source.compute_node)
+    if node.mode != "active":
+        raise Conflict(f"Compute node {node.name} is in mode {node.mode}.")
+    free_name(job.inventory, VM, name, owner)
+    disks = job.inventory.disks_of(source.id)
+    await job.connection(node.id, IVolumes if disks else IConnection)
+    sizes = sum(disk.size for disk in disks)
+    check_driver(job.inventory, owner, source.driver)
+    check_vm(job.inventory, owner, {"vm_vcpus": source.vcpus, "vm_memory": source.memory, "vm_disk": sizes})
+    names = [f"{name[:50]}-{disk.target}" for disk in disks]
+    for disk_name in names:
+        free_name(job.inventory, Disk, disk_name, owner)
+    job.reserve_for(
+        owner, vms=1, vcpus=source.vcpus, memory=source.memory, disks=len(disks), disk_space=sizes,
+    )  # fmt: skip
+    clone = replace(
+        source, id=job.target, name=name, state="creating", uuid=str(uuid4()), created=job.wall_clock(), domain="",
+        powered=False,
+    )  # fmt: skip
+    job.put(Create(clone))
+    copies: dict[str, int] = {}
+    for disk, disk_name in zip(disks, names, strict=True):
+        spec = {"size": disk.size, "format": disk.format, "pool": disk.pool}
+        copy = new_disk(job, spec, disk_name, owner, node, vm=clone.id, target=disk.target)
+        copies[str(copy.id)] = disk.id
+        job.put(Create(copy))
+    job.memo["copies"] = copies
+    await job.flush()
+    job.unreserve()
+    return clone
