@@ -5,10 +5,12 @@ from __future__ import annotations
 import shutil
 import signal
 import time
+from pathlib import Path
 from typing import Any
 
 import libvirt
 from twisted.internet import reactor
+from twisted.internet.defer import CancelledError
 from twisted.internet.task import deferLater
 from twisted.trial.unittest import SynchronousTestCase
 from zope.interface.verify import verifyClass, verifyObject
@@ -258,6 +260,24 @@ class DiskTests(HostCase):
             await self.connection.delete_volume("nowhere", "raw")
         with self.assertRaises(NoSuchThing):
             await self.connection.create_volume("nowhere", "raw", 1, "raw", said.append)
+
+    async def test_a_copy_has_the_same_bytes(self) -> None:
+        pool = "default"
+        volume = await self.connection.create_volume(pool, "original", 8, "raw", lambda part: None)
+        content = bytes(range(256)) * 4096 * 8  # 8 MiB
+        Path(volume.path).write_bytes(content)
+        told: list[int] = []
+        copy = await self.connection.clone_volume(pool, "original", "copy", told.append)
+        self.assertEqual(Path(copy.path).read_bytes(), content)
+        self.assertEqual(told[-1], 100)
+        # Other calls are answered while one is made.
+        cloning = self.connection.clone_volume(pool, "original", "another", told.append)
+        self.assertIn("original", [one.name for one in await self.connection.list_volumes(pool)])
+        await cloning
+        cancelled = self.connection.clone_volume(pool, "original", "never", told.append)
+        cancelled.cancel()
+        await self.assertFailure(cancelled, CancelledError)
+        self.assertNotIn("never", [one.name for one in await self.connection.list_volumes(pool)])
 
     async def test_a_volume_without_room_leaves_nothing(self) -> None:
         with self.assertRaises(DriverError):
