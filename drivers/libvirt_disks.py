@@ -7,6 +7,7 @@ from pathlib import PurePosixPath
 from typing import Any
 
 import libvirt
+from twisted.internet.defer import CancelledError
 from zope.interface import implementer
 
 from fluidvm.driver import (
@@ -110,7 +111,15 @@ class LibvirtDisks(LibvirtDomains):
     async def create_volume(self, pool: str, name: str, size: int, format: str, progress: Progress) -> Volume:
         if format not in self.formats:
             raise Unsupported(f"Volume {name}: the format is one of {', '.join(self.formats)}, not {format}.")
-        made = await self._call(f"volume {name} in storage pool {pool}", self._do_create, pool, name, size, format)
+        subject = f"volume {name} in storage pool {pool}"
+        there = await self._call(subject, self._do_has, pool, name)
+        try:
+            made = await self._call(subject, self._do_create, pool, name, size, format)
+        except CancelledError:
+            # The host's thread makes it all the same; this comes after, in the same thread.
+            if not there:
+                await self._call(subject, self._do_delete, pool, name)
+            raise
         progress(100)
         return made
 
@@ -128,12 +137,15 @@ class LibvirtDisks(LibvirtDomains):
 
     @verb
     async def delete_volume(self, pool: str, name: str) -> None:
-        def act() -> None:
-            volume = self._do_volume(self._do_pool(pool), name)
-            if volume is not None:
-                volume.delete()
+        await self._call(f"volume {name} in storage pool {pool}", self._do_delete, pool, name)
 
-        await self._call(f"volume {name} in storage pool {pool}", act)
+    def _do_has(self, pool: str, name: str) -> bool:
+        return self._do_volume(self._do_pool(pool), name) is not None
+
+    def _do_delete(self, pool: str, name: str) -> None:
+        volume = self._do_volume(self._do_pool(pool), name)
+        if volume is not None:
+            volume.delete()
 
     def _do_exists(self, path: str) -> bool | None:
         known = super()._do_exists(path)

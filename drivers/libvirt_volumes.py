@@ -108,10 +108,10 @@ class LibvirtVolumes(LibvirtDisks):
             except DriverError:
                 continue
         if cancelled:
-            await Deferred.fromCoroutine(self._call(subject, self._do_discard, pool, new))
+            await Deferred.fromCoroutine(self._call(subject, self._do_delete, pool, new))
             raise CancelledError
         if isinstance(ended[0], Failure):
-            await self._call(subject, self._do_discard, pool, new)
+            await self._call(subject, self._do_delete, pool, new)
             ended[0].raiseException()
         progress(100)
         made: Volume = ended[0]
@@ -140,8 +140,3 @@ class LibvirtVolumes(LibvirtDisks):
         _, _, whole = pool.storageVolLookupByName(name).info()
         _, _, part = pool.storageVolLookupByName(new).info()
         return min(99, 100 * part // whole) if whole else 0
-
-    def _do_discard(self, pool_name: str, new: str) -> None:
-        volume = self._do_volume(self._do_pool(pool_name), new)
-        if volume is not None:
-            volume.delete()

@@ -8,6 +8,7 @@ from dataclasses import replace
 from typing import Any
 
 from twisted.internet.defer import Deferred, fail, succeed
+from twisted.internet.task import deferLater
 from twisted.trial.unittest import SynchronousTestCase
 from zope.interface import implementer_only
 
@@ -329,6 +330,16 @@ class HasMoreFreeThanThereIs(SimulatedConnection):
         return super().list_pools().addCallback(lambda pools: [replace(pool, free=pool.capacity + 1) for pool in pools])
 
 
+class LeavesTheCancelled(SimulatedConnection):
+    def create_volume(self, pool: str, name: str, size: int, format: str, progress: Any) -> Deferred[Volume]:
+        async def make() -> Volume:
+            made: Volume = await super(LeavesTheCancelled, self).create_volume(pool, name, size, format, progress)
+            await deferLater(self._faults._clock, 0.1, lambda: None)
+            return made
+
+        return Deferred.fromCoroutine(make())
+
+
 FAULTY: tuple[tuple[type[SimulatedConnection], str], ...] = (
     (LiesAtStart, "start: it is running"),
     (KeepsTheUndefined, "undefine_domain: list_domains doesn't tell it"),
@@ -369,6 +380,7 @@ FAULTY: tuple[tuple[type[SimulatedConnection], str], ...] = (
     (SaysItGrew, "resize_volume: list_volumes tells the size"),
     (LinksInsteadOfCopying, "clone_volume: the copy is another volume"),
     (HasMoreFreeThanThereIs, "list_pools: no more is free than there is"),
+    (LeavesTheCancelled, "create_volume: cancelled, it stops and nothing of it is left"),
     (TakesWhatIsMissing, "attach_disk: NoSuchThing is raised for a file that isn't there"),
 )
 

@@ -24,10 +24,17 @@ def _wire(found: DriverDescription) -> dict[str, Any]:
     return {key: value for key, value in wire.items() if value or key == "abilities"}
 
 
+def _seen(call: Call, wire: dict[str, Any]) -> dict[str, Any]:
+    """Why a driver can't be loaded may tell of the server's files: plain users learn only that it can't."""
+    if "error" in wire and call.user.role == "user":
+        wire["error"] = f"Driver {wire['name']} can't be loaded."
+    return wire
+
+
 @query("array")
 async def list_drivers(call: Call, filter: DriverFilter = {}) -> list[dict[str, Any]]:  # noqa: B006
     """List the drivers that are installed, by name, with their abilities, or with the error that keeps one out."""
-    found = [_wire(one) for one in call.services.resources.drivers.describe()]
+    found = [_seen(call, _wire(one)) for one in call.services.resources.drivers.describe()]
     kept = [cut(one, filter) for one in found if keep(one, filter)]
     return kept[: filter.get("limit")]
 
@@ -45,7 +52,7 @@ async def get_driver(
     drivers = call.services.resources.drivers
     if name not in drivers.names():
         raise NotFound(f"There is no driver {name}; list_drivers lists them.")
-    wire = _wire(drivers.description(name))
+    wire = _seen(call, _wire(drivers.description(name)))
     if "error" not in wire:
         fields = drivers.get(name).options.fields or {}
         wire["options"] = {key: kind.describe() for key, kind in fields.items()}

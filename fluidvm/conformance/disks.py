@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
+from twisted.internet.defer import CancelledError
+
 from fluidvm.conformance.case import RUNNING, STOPPED, ContractCase
 from fluidvm.conformance.connection import NOBODY
 from fluidvm.driver import AlreadyThere, DomainDisk, DomainSpec, NoSuchThing, Unreachable, Volume
@@ -39,6 +41,17 @@ class VolumeCase(ContractCase):
         """The pool's volumes by name."""
         return {volume.name: volume for volume in await self.ask("list_volumes", self.factory.pool, promise=promise)}
 
+    async def cancelled(self, verb: str, making: Any, name: str) -> None:
+        """Cancel the making of a volume: nothing of it is left, unless it was there already."""
+        making.cancel()
+        made = True
+        try:
+            await self.wait(verb, lambda: making)
+        except CancelledError:
+            made = False
+        promise = f"{verb}: cancelled, it stops and nothing of it is left"
+        self.assertEqual(name in await self.listed(promise), made, promise)
+
 
 class DisksContract(VolumeCase):
     """The promises of L{IDisks}."""
@@ -72,6 +85,13 @@ class DisksContract(VolumeCase):
             await self.again("delete_volume", volume.pool, volume.name)
         promise = "create_volume, delete_volume: another volume isn't disturbed"
         self.assertEqual((await self.listed(promise)).get(bystander.name), bystander, promise)
+
+    async def test_a_cancelled_volume(self) -> None:
+        volume = await self.volume()
+        name = self.name()
+        self.volumes.append(name)
+        making = self.connection.create_volume(volume.pool, name, SIZE, volume.format, lambda part: None)
+        await self.cancelled("create_volume", making, name)
 
     async def test_a_pool_that_is_not_there(self) -> None:
         format, name = self.connection.formats[0], self.name()

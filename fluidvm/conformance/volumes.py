@@ -79,6 +79,12 @@ class VolumesContract(VolumeCase):
         ):  # fmt: skip
             await self.refuses(NoSuchThing, when, "clone_volume", pool, source, name, lambda part: None)
 
+    async def test_a_cancelled_copy(self) -> None:
+        volume, name = await self.volume(), self.name()
+        self.volumes.append(name)
+        copying = self.connection.clone_volume(volume.pool, volume.name, name, lambda part: None)
+        await self.cancelled("clone_volume", copying, name)
+
     async def test_a_closed_connection(self) -> None:
         spec, volume = await self.defined(), await self.volume()
         disk = DomainDisk(volume.path, volume.format, "vdz")
