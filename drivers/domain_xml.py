@@ -94,30 +94,55 @@ def disk_xml(disk: DomainDisk) -> str:
     return ElementTree.tostring(_disk(None, disk), encoding="unicode")
 
 
-def domain_xml(spec: DomainSpec, platform: Platform) -> str:
+def begin_domain(spec: DomainSpec, kind: str) -> Element:
     """
-    Write a definition.
+    Begin a definition: what is the same on every hypervisor.
 
+    @param kind: libvirt's domain type.
     @raise DriverError: a value can't stand in XML, or the UUID is none.
     """
     try:
         uuid = str(uuids.UUID(spec.uuid))
     except ValueError:
         raise DriverError(f"{spec.uuid!r} is no UUID.") from None
-    domain = Element("domain", type=platform.kind)
+    domain = Element("domain", type=kind)
     _text(domain, "name", spec.name)
     _text(domain, "uuid", uuid)
     SubElement(SubElement(domain, "metadata"), f"{{{NAMESPACE}}}domain")
     _text(domain, "memory", str(max(spec.memory, spec.max_memory)), unit="MiB")
     _text(domain, "currentMemory", str(spec.memory), unit="MiB")
     _text(domain, "vcpu", str(max(spec.vcpus, spec.max_vcpus)), placement="static", current=str(spec.vcpus))
+    return domain
+
+
+def add_ends(domain: Element) -> None:
+    """Say what becomes of a domain when its guest ends."""
+    _text(domain, "on_poweroff", "destroy")
+    _text(domain, "on_reboot", "restart")
+    _text(domain, "on_crash", "destroy")
+
+
+def add_kernel(boot: Element, spec: DomainSpec) -> None:
+    """Say which kernel a domain boots, with what."""
+    _text(boot, "kernel", spec.boot.kernel)
+    if spec.boot.initrd:
+        _text(boot, "initrd", spec.boot.initrd)
+    if spec.boot.cmdline:
+        _text(boot, "cmdline", spec.boot.cmdline)
+
+
+def domain_xml(spec: DomainSpec, platform: Platform) -> str:
+    """
+    Write a definition.
+
+    @raise DriverError: a value can't stand in XML, or the UUID is none.
+    """
+    domain = begin_domain(spec, platform.kind)
     _boot(domain, spec, platform)
     features = SubElement(domain, "features")
     SubElement(features, "acpi")
     SubElement(features, "apic")
-    _text(domain, "on_poweroff", "destroy")
-    _text(domain, "on_reboot", "restart")
-    _text(domain, "on_crash", "destroy")
+    add_ends(domain)
     devices = SubElement(domain, "devices")
     SubElement(devices, "controller", type="usb", model="none")
     if "q35" in platform.machine:
@@ -139,11 +164,7 @@ def _boot(domain: Element, spec: DomainSpec, platform: Platform) -> None:
     boot = SubElement(domain, "os")
     _text(boot, "type", "hvm", machine=platform.machine)
     if spec.boot.kernel:
-        _text(boot, "kernel", spec.boot.kernel)
-        if spec.boot.initrd:
-            _text(boot, "initrd", spec.boot.initrd)
-        if spec.boot.cmdline:
-            _text(boot, "cmdline", spec.boot.cmdline)
+        add_kernel(boot, spec)
         return
     for device in spec.boot.order:
         if device not in _BOOT_DEVICES:
@@ -214,7 +235,9 @@ def parse_domain(text: str) -> Description:
         if source is None or target is None:
             continue
         path = source.get("file") or source.get("dev") or source.get("name") or source.get("volume") or ""
-        disks.append(DomainDisk(path, "raw" if driver is None else driver.get("type", "raw"), target.get("dev", "")))
+        # A Xen guest's xvda is the vda of this interface.
+        name = re.sub("^xvd", "vd", target.get("dev", ""))
+        disks.append(DomainDisk(path, "raw" if driver is None else driver.get("type", "raw"), name))
     return Description(
         uuid=domain.findtext("uuid", ""),
         name=domain.findtext("name", ""),

@@ -108,10 +108,11 @@ def check_uri(address: str, default: str, drivers: Sequence[str]) -> str:
     return address
 
 
-async def open_connection(uri: str, host: DriverHost) -> Any:
+async def open_connection(uri: str, host: DriverHost, log_in: Callable[[], tuple[str, str]] | None = None) -> Any:
     """
     Open a libvirt connection, kept alive.
 
+    @param log_in: gives a user's name and password for a host that asks for them (SASL); it may block.
     @return: C{libvirt.virConnect}. When the waiting is cancelled the connection is closed as soon as it is there.
     @raise Unreachable: the host doesn't answer.
     @raise DriverError: it refuses.
@@ -122,7 +123,7 @@ async def open_connection(uri: str, host: DriverHost) -> Any:
         ensure_loop()
         connection = None
         try:
-            connection = libvirt.open(uri)
+            connection = libvirt.open(uri) if log_in is None else libvirt.openAuth(uri, _authentication(*log_in()), 0)
             connection.setKeepAlive(*KEEPALIVE)
         except libvirt.libvirtError as error:
             if connection is not None:
@@ -137,6 +138,19 @@ async def open_connection(uri: str, host: DriverHost) -> Any:
     except CancelledError:
         abandoned.set()
         raise
+
+
+def _authentication(user: str, password: str) -> list[Any]:
+    """What C{libvirt.openAuth} asks when a host wants to know who comes."""
+    names = (libvirt.VIR_CRED_AUTHNAME, libvirt.VIR_CRED_USERNAME)
+
+    def answer(questions: list[list[Any]], _opaque: Any) -> int:
+        for question in questions:
+            # Type, prompt, challenge, default, and room for the answer.
+            question[4] = user if question[0] in names else password
+        return 0
+
+    return [[*names, libvirt.VIR_CRED_PASSPHRASE], answer, None]
 
 
 @implementer(IEvents)
@@ -248,6 +262,10 @@ class LibvirtConnection:
 
     # Looking.
 
+    def _hidden(self, domain: Any) -> bool:
+        """Whether a domain is none of anybody's: asks the host nothing."""
+        return bool(domain.name().startswith(PROBE_PREFIX))
+
     def _do_find(self, uuid: str) -> Any:
         try:
             return self._connection.lookupByUUIDString(uuid)
@@ -276,7 +294,7 @@ class LibvirtConnection:
 
     def _lifecycle(self, _connection: Any, domain: Any, event: int, detail: int, _opaque: Any) -> None:
         # In the event loop's thread: only what needs no call to the host, which would wait for this very thread.
-        if not domain.name().startswith(PROBE_PREFIX):
+        if not self._hidden(domain):
             self._host.call_in_reactor(self._happened, domain.UUIDString(), event, detail)
 
     def _happened(self, uuid: str, event: int, detail: int) -> None:

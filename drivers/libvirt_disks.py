@@ -42,6 +42,10 @@ class LibvirtDisks(LibvirtDomains):
 
     formats = ("qcow2", "raw")
 
+    def _disk_xml(self, disk: DomainDisk) -> str:
+        """A disk's definition, for here."""
+        return disk_xml(disk)
+
     async def ensure_pool(self, name: str, path: str) -> None:
         """
         Make a directory a storage pool, unless it is one, and start it.
@@ -175,7 +179,7 @@ class LibvirtDisks(LibvirtDomains):
             return
         if self._do_exists(disk.path) is False:
             raise NoSuchThing(f"{disk.path} isn't on the host.")
-        domain.attachDeviceFlags(disk_xml(disk), flags)
+        domain.attachDeviceFlags(self._disk_xml(disk), flags)
 
     def _do_changeable(self, uuid: str) -> Any:
         domain = self._do_find(uuid)
@@ -211,7 +215,7 @@ class LibvirtDisks(LibvirtDomains):
         if self._do_state(domain) is not DomainState.RUNNING:
             raise WrongState(f"Domain {domain.name()} is paused; its guest can let go of a disk when it runs.")
         try:
-            domain.detachDeviceFlags(disk_xml(disk), _LIVE)
+            domain.detachDeviceFlags(self._disk_xml(disk), _LIVE)
         except libvirt.libvirtError as error:
             # Asked before, and still being done: wait for that.
             if not self._alive() or not domain.isActive() or code_of(error) == libvirt.VIR_ERR_OPERATION_INVALID:
@@ -227,10 +231,10 @@ class LibvirtDisks(LibvirtDomains):
         if disk is None:
             return
         try:
-            domain.detachDeviceFlags(disk_xml(disk), _CONFIG)
+            domain.detachDeviceFlags(self._disk_xml(disk), _CONFIG)
         except libvirt.libvirtError:
             if domain.isActive() and self._alive():
-                domain.attachDeviceFlags(disk_xml(disk), _LIVE)
+                domain.attachDeviceFlags(self._disk_xml(disk), _LIVE)
             raise
 
 

@@ -20,16 +20,10 @@ from fluidvm.driver import (
     WrongState,
 )
 
-from .domain_xml import PROBE_PREFIX, Platform, domain_xml, parse_domain
+from .domain_xml import Platform, domain_xml, parse_domain
 from .libvirt_connection import LibvirtConnection, dotted, verb
 from .libvirt_errors import code_of
 
-UNDEFINE = (
-    libvirt.VIR_DOMAIN_UNDEFINE_MANAGED_SAVE
-    | libvirt.VIR_DOMAIN_UNDEFINE_SNAPSHOTS_METADATA
-    | libvirt.VIR_DOMAIN_UNDEFINE_CHECKPOINTS_METADATA
-    | libvirt.VIR_DOMAIN_UNDEFINE_NVRAM
-)
 _CONFIG = libvirt.VIR_DOMAIN_AFFECT_CONFIG
 _INACTIVE = libvirt.VIR_DOMAIN_XML_INACTIVE
 
@@ -39,8 +33,18 @@ class LibvirtDomains(LibvirtConnection):
     """A host's domains."""
 
     hypervisor = "libvirt"
+    undefine_flags = (
+        libvirt.VIR_DOMAIN_UNDEFINE_MANAGED_SAVE
+        | libvirt.VIR_DOMAIN_UNDEFINE_SNAPSHOTS_METADATA
+        | libvirt.VIR_DOMAIN_UNDEFINE_CHECKPOINTS_METADATA
+        | libvirt.VIR_DOMAIN_UNDEFINE_NVRAM
+    )
 
-    # What a hypervisor adds.
+    # What a hypervisor adds, or does otherwise.
+
+    async def definition(self, spec: DomainSpec) -> str:
+        """A domain's definition, for here."""
+        return domain_xml(spec, await self.platform(spec.uuid))
 
     async def platform(self, uuid: str) -> Platform:
         """What a domain is to run on here."""
@@ -51,6 +55,14 @@ class LibvirtDomains(LibvirtConnection):
         number = await self._call("the host's version", self._connection.getVersion)
         return f"{self.hypervisor} {dotted(number)}"
 
+    def _do_memory(self) -> int:
+        """The host's MiB."""
+        # getInfo's memory lacks what was plugged in after the host's boot.
+        return int(self._connection.getMemoryStats(libvirt.VIR_NODE_MEMORY_STATS_ALL_CELLS)["total"]) // 1024
+
+    def _do_rename(self, uuid: str, name: str) -> None:
+        self._do_find(uuid).rename(name, 0)
+
     # Asking.
 
     @verb
@@ -59,9 +71,7 @@ class LibvirtDomains(LibvirtConnection):
 
         def ask() -> HostInfo:
             vcpus = self._connection.getInfo()[2]
-            # getInfo's memory lacks what was plugged in after the host's boot.
-            memory = self._connection.getMemoryStats(libvirt.VIR_NODE_MEMORY_STATS_ALL_CELLS)["total"] // 1024
-            return HostInfo(vcpus, memory, version, f"libvirt {dotted(self._connection.getLibVersion())}")
+            return HostInfo(vcpus, self._do_memory(), version, f"libvirt {dotted(self._connection.getLibVersion())}")
 
         return await self._call("the host's description", ask)
 
@@ -72,7 +82,7 @@ class LibvirtDomains(LibvirtConnection):
     def _do_list(self) -> Sequence[DomainInfo]:
         found = []
         for domain in self._connection.listAllDomains(0):
-            if domain.name().startswith(PROBE_PREFIX):
+            if self._hidden(domain):
                 continue
             try:
                 found.append(self._do_describe(domain))
@@ -109,7 +119,7 @@ class LibvirtDomains(LibvirtConnection):
 
     @verb
     async def define_domain(self, spec: DomainSpec) -> None:
-        text = domain_xml(spec, await self.platform(spec.uuid))
+        text = await self.definition(spec)
         await self._call(f"definition of domain {spec.name}", self._do_define, spec, text)
 
     def _do_define(self, spec: DomainSpec, text: str) -> None:
@@ -124,7 +134,7 @@ class LibvirtDomains(LibvirtConnection):
                 raise AlreadyThere(f"Another domain, {domain.UUIDString()}, has the name {spec.name}.")
         if before is not None and parse_domain(before).name != spec.name:
             # libvirt takes another name for another domain; renaming is a step of its own.
-            self._do_find(spec.uuid).rename(spec.name, 0)
+            self._do_rename(spec.uuid, spec.name)
         defined = None
         try:
             defined = self._connection.defineXML(text)
@@ -132,10 +142,10 @@ class LibvirtDomains(LibvirtConnection):
         except libvirt.libvirtError:
             if before is not None:
                 if parse_domain(before).name != spec.name:
-                    self._do_find(spec.uuid).rename(parse_domain(before).name, 0)
+                    self._do_rename(spec.uuid, parse_domain(before).name)
                 self._connection.defineXML(before)
             elif defined is not None:
-                defined.undefineFlags(UNDEFINE)
+                defined.undefineFlags(self.undefine_flags)
             raise
 
     @verb
@@ -149,7 +159,7 @@ class LibvirtDomains(LibvirtConnection):
             return
         if domain.isActive():
             raise WrongState(f"Domain {domain.name()} is {self._do_state(domain)}; it can be removed when stopped.")
-        domain.undefineFlags(UNDEFINE)
+        domain.undefineFlags(self.undefine_flags)
 
     # Power.
 
@@ -267,19 +277,18 @@ class LibvirtDomains(LibvirtConnection):
 
     @verb
     async def set_vcpus(self, uuid: str, vcpus: int) -> None:
-        def act() -> None:
-            domain = self._do_stopped(uuid)
-            before = parse_domain(domain.XMLDesc(_INACTIVE))
-            if vcpus > before.max_vcpus:
-                domain.setVcpusFlags(vcpus, _CONFIG | libvirt.VIR_DOMAIN_VCPU_MAXIMUM)
-            try:
-                domain.setVcpusFlags(vcpus, _CONFIG)
-            except libvirt.libvirtError:
-                if vcpus > before.max_vcpus:
-                    domain.setVcpusFlags(before.max_vcpus, _CONFIG | libvirt.VIR_DOMAIN_VCPU_MAXIMUM)
-                raise
+        await self._call(f"virtual CPUs of domain {uuid}", lambda: self._do_set_vcpus(self._do_stopped(uuid), vcpus))
 
-        await self._call(f"virtual CPUs of domain {uuid}", act)
+    def _do_set_vcpus(self, domain: Any, vcpus: int) -> None:
+        before = parse_domain(domain.XMLDesc(_INACTIVE))
+        if vcpus > before.max_vcpus:
+            domain.setVcpusFlags(vcpus, _CONFIG | libvirt.VIR_DOMAIN_VCPU_MAXIMUM)
+        try:
+            domain.setVcpusFlags(vcpus, _CONFIG)
+        except libvirt.libvirtError:
+            if vcpus > before.max_vcpus:
+                domain.setVcpusFlags(before.max_vcpus, _CONFIG | libvirt.VIR_DOMAIN_VCPU_MAXIMUM)
+            raise
 
     def _do_stopped(self, uuid: str) -> Any:
         domain = self._do_find(uuid)

@@ -1,0 +1,277 @@
+"""
+Xen through libvirt's libxl driver: what is Xen's own.
+
+What libvirt's driver does otherwise than QEMU's was seen on libvirt 9.0 and Xen 4.17, where comments say so.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from contextlib import suppress
+from pathlib import Path
+from typing import Any, TypeVar
+
+import libvirt
+from twisted.internet.defer import CancelledError
+from zope.interface import implementer
+
+from fluidvm.driver import (
+    NAME_PATTERN,
+    AlreadyThere,
+    Choice,
+    DomainDisk,
+    DomainSpec,
+    DomainState,
+    DriverError,
+    DriverHost,
+    IDriver,
+    NoSuchThing,
+    Struct,
+    Text,
+    Unreachable,
+    WrongState,
+)
+
+from .domain_xml import parse_domain
+from .libvirt_connection import check_uri, open_connection, verb
+from .libvirt_disks import LibvirtDisks
+from .libvirt_resize import FOLLOW, LibvirtResize
+from .xen_xml import GUESTS, PYGRUB, has_device_model, with_name, with_vcpus, xen_disk_xml, xen_domain_xml
+
+T = TypeVar("T")
+DEFAULT_URI = "xen:///system"
+DOM0 = "00000000-0000-0000-0000-000000000000"
+"""The UUID of the domain that rules the host; libvirt lists it among the others."""
+SETTLE = 60.0
+"""Seconds that a domain may be between two states; rebuilding one with much memory takes some."""
+BETWEEN_POLL = 0.1
+"""Seconds between looks at such a domain."""
+_CONFIG = libvirt.VIR_DOMAIN_AFFECT_CONFIG
+_DEFINITION = libvirt.VIR_DOMAIN_XML_INACTIVE | libvirt.VIR_DOMAIN_XML_SECURE
+
+
+class _Between(Exception):
+    """A domain is being started or rebooted: what it will be is known in a moment."""
+
+
+class XenConnection(LibvirtResize, LibvirtDisks):
+    """A Xen host."""
+
+    hypervisor = "Xen"
+    # Raw disks are given to running guests without a device model; it is what every guest can take.
+    formats = ("raw", "qcow2")
+    undefine_flags = libvirt.VIR_DOMAIN_UNDEFINE_MANAGED_SAVE
+
+    def __init__(self, connection: Any, uri: str, options: Mapping[str, Any], host: DriverHost) -> None:
+        super().__init__(connection, uri, options, host)
+        self._newest: dict[str, int] = {}
+
+    # dom0.
+
+    def _hidden(self, domain: Any) -> bool:
+        return bool(domain.UUIDString() == DOM0) or super()._hidden(domain)
+
+    # Rebooting: the toolstack destroys the domain and builds it anew, and libvirt says that it is shut off meanwhile. What
+    # tells this from an end is that a job is under way.
+
+    def _do_between(self, domain: Any) -> bool:
+        """Whether a domain that says it is shut off is on its way up, or down."""
+        if domain.state()[0] != libvirt.VIR_DOMAIN_SHUTOFF:
+            return False
+        return bool(domain.jobInfo()[0] != libvirt.VIR_DOMAIN_JOB_NONE)
+
+    def _do_find(self, uuid: str) -> Any:
+        domain = super()._do_find(uuid)
+        if self._hidden(domain):
+            raise NoSuchThing(f"The host knows no domain {uuid}.")
+        if self._do_between(domain):
+            raise _Between
+        return domain
+
+    async def _call(self, subject: str, function: Callable[..., T], *args: Any) -> T:
+        # Whatever is called looks for its domain first, so that nothing is done twice.
+        deadline = self._seconds() + SETTLE
+        while True:
+            try:
+                return await super()._call(subject, function, *args)
+            except _Between:
+                if self._seconds() >= deadline:
+                    raise WrongState(f"{subject}: the domain is being started or stopped, for {SETTLE:g} s now.") from None
+                await self._wait(BETWEEN_POLL)
+
+    def _do_state(self, domain: Any) -> DomainState:
+        return DomainState.RUNNING if self._do_between(domain) else super()._do_state(domain)
+
+    def _lifecycle(self, connection: Any, domain: Any, event: int, detail: int, opaque: Any) -> None:
+        uuid, number = domain.UUIDString(), domain.ID()
+        if event == libvirt.VIR_DOMAIN_EVENT_STARTED:
+            self._newest[uuid] = number
+        elif event == libvirt.VIR_DOMAIN_EVENT_STOPPED and 0 <= number < self._newest.get(uuid, 0):
+            # The end of what a reboot has replaced already: it is told after the new one's start.
+            return
+        elif event == libvirt.VIR_DOMAIN_EVENT_UNDEFINED:
+            self._newest.pop(uuid, None)
+        super()._lifecycle(connection, domain, event, detail, opaque)
+
+    # Definitions.
+
+    async def definition(self, spec: DomainSpec) -> str:
+        return xen_domain_xml(spec, self._options.get("guests", "pv"), self._options.get("boot_loader", PYGRUB))
+
+    def _do_define(self, spec: DomainSpec, text: str) -> None:
+        if spec.uuid == DOM0:
+            raise AlreadyThere(f"{DOM0} is the host itself.")
+        with suppress(NoSuchThing):
+            self._do_find(spec.uuid)
+        super()._do_define(spec, text)
+
+    def _do_rename(self, uuid: str, name: str) -> None:
+        domain = self._do_find(uuid)
+        before, autostart = domain.XMLDesc(_DEFINITION), domain.autostart()
+        # Xen's driver has no renaming, and takes no known UUID with another name.
+        domain.undefineFlags(self.undefine_flags)
+        try:
+            domain = self._connection.defineXML(with_name(before, name))
+        except libvirt.libvirtError:
+            domain = self._connection.defineXML(before)
+            raise
+        finally:
+            domain.setAutostart(autostart)
+
+    def _do_set_vcpus(self, domain: Any, vcpus: int) -> None:
+        # The call for it refuses more than the host has CPUs, which a definition may well have.
+        self._connection.defineXML(with_vcpus(domain.XMLDesc(_DEFINITION), vcpus))
+
+    # Amounts.
+
+    def _do_memory(self) -> int:
+        return int(self._connection.getInfo()[1])
+
+    def _do_balloon(self, domain: Any) -> int:
+        return int(domain.info()[2])
+
+    @verb
+    async def resize_vcpus(self, uuid: str, vcpus: int) -> None:
+        subject = f"virtual CPUs of domain {uuid}"
+        before = await self._call(subject, lambda: parse_domain(self._do_running(uuid).XMLDesc(0)))
+        await super().resize_vcpus(uuid, vcpus)
+        # libvirt has written down what it asked the guest for; how many are awake is for the guest to do.
+        deadline = self._seconds() + FOLLOW
+        while await self._call(subject, lambda: self._do_running(uuid).info()[3]) > vcpus:
+            if self._seconds() >= deadline:
+                await super().resize_vcpus(uuid, before.vcpus)
+                raise self._refusal(before.name)
+            await self._wait()
+
+    # Disks.
+
+    def _disk_xml(self, disk: DomainDisk) -> str:
+        return xen_disk_xml(disk)
+
+    def _do_attach(self, uuid: str, disk: DomainDisk) -> None:
+        domain = self._do_find(uuid)
+        if domain.isActive():
+            self._do_check_plug(domain, disk)
+        super()._do_attach(uuid, disk)
+
+    def _do_check_plug(self, domain: Any, disk: DomainDisk) -> None:
+        """
+        Refuse what libxl would fail at: its failure leaves a trace in the domain, which can't be destroyed any more.
+
+        @raise WrongState: it takes a stop.
+        """
+        text, name = domain.XMLDesc(0), domain.name()
+        if any(there.target == disk.target for there in parse_domain(text).disks):
+            return
+        if disk.format != "raw" and not has_device_model(text):
+            raise WrongState(
+                f"Domain {name} has run without QEMU since its start, which disks in format {disk.format} take; it can be "
+                "given this one when it is stopped."
+            )
+        if self._do_exists(disk.path) is None:
+            raise WrongState(
+                f"{disk.path} is in no storage pool, where it could be looked for; domain {name} can be given it when it "
+                "is stopped."
+            )
+
+
+def _read_password(path: str) -> str:
+    """
+    Read a password that its owner alone may read.
+
+    @raise DriverError: there is none, or others may read it.
+    """
+    try:
+        with Path(path).open(encoding="utf-8") as file:
+            if Path(path).stat().st_mode & 0o077:
+                raise DriverError(f"password_file: {path} can be read by others; chmod 600 it.")
+            return file.readline().rstrip("\r\n")
+    except OSError as error:
+        raise DriverError(f"password_file: {path}: {error.strerror}.") from error
+    except UnicodeDecodeError:
+        raise DriverError(f"password_file: {path} is no text.") from None
+
+
+def _path(words: str, where: str) -> Text:
+    return Text(words, longest=1024, pattern=r"/[^\x00-\x1f\x7f<>\"']*", rule=f"an absolute path on the {where}")
+
+
+@implementer(IDriver)
+class XenDriver:
+    """Xen through libvirt."""
+
+    name = "xen"
+    summary = "Xen hosts through libvirt (libxl)"
+    connection = XenConnection
+    options = Struct(
+        "how a Xen host is used",
+        {
+            "guests": Choice("what its guests are; pv if not given", choices=tuple(GUESTS)),
+            "boot_loader": Text(
+                "what boots pv and pvh guests from their disks: pygrub, if not given, or a GRUB built for Xen (pvgrub)",
+                longest=1024, pattern=rf"{PYGRUB}|/[^\x00-\x1f\x7f<>\"']*", rule=f"{PYGRUB} or an absolute path on the host",
+            ),
+            "pool": Text(
+                "the storage pool that pool_path makes, default if not given", longest=63, pattern=NAME_PATTERN,
+                rule="letters, digits, dots, dashes and underscores",
+            ),
+            "pool_path": _path("a directory to be a storage pool, made if it isn't there", "host"),
+            "username": Text(
+                "who logs in on a host that asks for it (SASL)", longest=255, pattern=r"[^\x00-\x1f\x7f]+",
+                rule="no control characters",
+            ),
+            "password_file": _path("a file with username's password, which its owner alone may read", "server"),
+        },
+    )  # fmt: skip
+
+    def _check(self, address: str) -> str:
+        uri = check_uri(address, DEFAULT_URI, ("xen",))
+        if "/session" in uri.partition("?")[0]:
+            raise ValueError(f"Xen has no sessions: e.g. {DEFAULT_URI}")
+        return uri
+
+    def check_address(self, address: str) -> None:
+        self._check(address)
+
+    @verb
+    async def connect(self, address: str, options: Mapping[str, Any], host: DriverHost) -> XenConnection:
+        try:
+            uri = self._check(address)
+        except ValueError as error:
+            raise Unreachable(f"{address}: {error}.") from None
+
+        def log_in() -> tuple[str, str]:
+            file = options.get("password_file", "")
+            return options["username"], _read_password(file) if file else ""
+
+        connection = XenConnection(
+            await open_connection(uri, host, log_in if "username" in options else None), uri, options, host
+        )  # fmt: skip
+        try:
+            await connection.prepare()
+            if "pool_path" in options:
+                await connection.ensure_pool(options.get("pool", "default"), options["pool_path"])
+        except (DriverError, CancelledError):
+            await connection.close()
+            raise
+        return connection
