@@ -10,6 +10,7 @@ export RUFF_CACHE_DIR = $(STATE)/cache/ruff
 export MYPY_CACHE_DIR = $(STATE)/cache/mypy
 export HYPOTHESIS_STORAGE_DIRECTORY = $(STATE)/cache/hypothesis
 export FLUIDVM_GUEST = $(STATE)/guest
+export FLUIDVM_XEN = $(STATE)/xen
 
 # What setuptools and twistd's plugin list leave in the source tree.
 TIDY = rm -rf *.egg-info build twisted/plugins/dropin.cache examples/*/build examples/*/src/*.egg-info
@@ -26,6 +27,7 @@ demo serve:
 test:
 	lab/setup.sh test "$(STATE)"
 	lab/guest.sh "$(FLUIDVM_GUEST)"
+	tests/xen/image.sh "$(FLUIDVM_XEN)"
 	@$(WAIT); "$(VENV)/bin/tox" --workdir "$(STATE)/tox" $(if $(TOXENV),-e $(TOXENV)) $(ARGS); status=$$?; $(TIDY); exit $$status
 
 clean:

@@ -61,7 +61,7 @@ class LibvirtResize(LibvirtDomains):
         """Wait until the balloon is where it shall be; only the guest's own driver moves it."""
         deadline = self._seconds() + FOLLOW
         while True:
-            actual = await self._call(f"memory of domain {name}", lambda: self._do_balloon(self._do_running(uuid)))
+            actual = await self._call(f"memory of domain {name}", lambda: self._do_running(uuid).memoryStats()["actual"])
             if abs(actual - target) < 1024:
                 return
             if self._seconds() >= deadline:
@@ -70,10 +70,6 @@ class LibvirtResize(LibvirtDomains):
                     "to change its memory it needs a stop."
                 )
             await self._wait()
-
-    def _do_balloon(self, domain: Any) -> int:
-        """The KiB that a running domain has just now."""
-        return int(domain.memoryStats()["actual"])
 
     async def _put_back(self, uuid: str, memory: int) -> None:
         try:

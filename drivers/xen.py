@@ -147,9 +147,6 @@ class XenConnection(LibvirtResize, LibvirtDisks):
     def _do_memory(self) -> int:
         return int(self._connection.getInfo()[1])
 
-    def _do_balloon(self, domain: Any) -> int:
-        return int(domain.info()[2])
-
     @verb
     async def resize_vcpus(self, uuid: str, vcpus: int) -> None:
         subject = f"virtual CPUs of domain {uuid}"
