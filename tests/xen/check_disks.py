@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from fluidvm.driver import DomainDisk, DomainState, NoSuchThing, WrongState
+from tests.drivers.real_host import until
 
 from .real_xen import POOL, XenCase
 
@@ -68,7 +69,12 @@ class PlugTests(XenCase):
         console = await self.up(spec)
         self.assertIn("disks=1", console.text)
         await self.connection.attach_disk(spec.uuid, two)
-        self.assertIn("size=32768", await console.tell("echo size=$(cat /sys/block/xvdb/size)"))
+
+        async def has() -> bool:
+            return "size=32768" in await console.tell("echo size=$(cat /sys/block/xvdb/size)")
+
+        # QEMU connects by and by.
+        await until("the disk in the guest", has)
         await self.connection.detach_disk(spec.uuid, "vdb")
         self.assertEqual((await self.connection.get_domain(spec.uuid)).disks, (one,))
         await self.gone(spec.uuid)

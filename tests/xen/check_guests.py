@@ -8,9 +8,8 @@ from fluidvm.driver import Boot, DomainDisk, Unsupported
 from tests.drivers.real_host import until
 from tests.drivers.test_xen_xml import GOLDEN
 
-from .real_xen import GUEST, UP, XenCase, bootable
+from .real_xen import GUEST, PVGRUB, UP, XenCase, bootable
 
-PVGRUB = {"pv": "/usr/lib/grub-xen/grub-x86_64-xen.bin", "pvh": "/usr/lib/grub-xen/grub-i386-xen_pvh.bin"}
 DISK = DomainDisk(f"{GUEST}/disk.img", "raw", "vda")
 VALIDATE = libvirt.VIR_DOMAIN_DEFINE_VALIDATE
 HVM_UP = 360.0

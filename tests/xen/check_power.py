@@ -6,10 +6,10 @@ import libvirt
 from twisted.internet import reactor
 from twisted.internet.task import deferLater
 
-from fluidvm.driver import DomainState, DriverError, WrongState
+from fluidvm.driver import Boot, DomainState, DriverError, WrongState
 from tests.drivers.real_host import until
 
-from .real_xen import UP, XenCase, bootable
+from .real_xen import PVGRUB, UP, XenCase, bootable
 
 RUNNING, STOPPED, CRASHED = DomainState.RUNNING, DomainState.STOPPED, DomainState.CRASHED
 
@@ -148,10 +148,13 @@ class ResizeTests(XenCase):
             await until(f"{vcpus} CPUs in the guest", has)
 
     async def test_a_guest_without_a_balloon_keeps_its_memory(self) -> None:
-        spec = await self.started(cmdline="console=hvc0 quiet init=/none rdinit=/none panic=0", vcpus=2)
+        # A GRUB that has found no disk waits at its prompt.
+        spec = await self.started(boot=Boot(PVGRUB["pv"]))
+        before = await self.connection.get_domain(spec.uuid)
         with self.assertRaises(WrongState) as caught:
             await self.connection.resize_memory(spec.uuid, 192)
         self.assertIn("stop", str(caught.exception))
+        self.assertEqual(await self.connection.get_domain(spec.uuid), before)
 
     async def test_more_cpus_than_the_host_has(self) -> None:
         spec = bootable("web1")

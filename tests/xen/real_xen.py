@@ -21,6 +21,8 @@ from .machine import USER, XenMachine, image
 POOL = "/var/lib/libvirt/images"
 GUEST = "/srv/guest"
 """Where dom0 has what guests boot."""
+PVGRUB = {"pv": "/usr/lib/grub-xen/grub-x86_64-xen.bin", "pvh": "/usr/lib/grub-xen/grub-i386-xen_pvh.bin"}
+"""A boot loader that runs in the guest, for each kind that wants one."""
 UP = 120.0
 """Seconds that a guest has to boot; a paravirtual one takes 3 on a quiet host."""
 _shared: XenMachine | None = None
