@@ -7,7 +7,7 @@ from dataclasses import replace
 from fluidvm.driver import DomainDisk, DomainState, NoSuchThing, WrongState
 from tests.drivers.real_host import until
 
-from .real_xen import POOL, XenCase
+from .real_xen import POOL, UP, XenCase
 
 STOPPED = DomainState.STOPPED
 
@@ -74,7 +74,7 @@ class PlugTests(XenCase):
             return "size=32768" in await console.tell("echo size=$(cat /sys/block/xvdb/size)")
 
         # QEMU connects by and by.
-        await until("the disk in the guest", has)
+        await until("the disk in the guest", has, UP)
         await self.connection.detach_disk(spec.uuid, "vdb")
         self.assertEqual((await self.connection.get_domain(spec.uuid)).disks, (one,))
         await self.gone(spec.uuid)

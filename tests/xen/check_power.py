@@ -63,7 +63,7 @@ class EndTests(XenCase):
         await until("end of the old domain", lambda: domain.state()[0] == libvirt.VIR_DOMAIN_SHUTOFF, UP)
         await self.connection.stop(spec.uuid)
         self.assertEqual((await self.connection.get_domain(spec.uuid)).state, STOPPED)
-        await until("the end told", lambda: self.told[-1] is STOPPED)
+        await until("the end told", lambda: self.told[-1] is STOPPED, UP)
         await deferLater(reactor, 1.0, lambda: None)
         self.assertFalse(domain.isActive())
         self.assertIs(self.told[-1], STOPPED)
@@ -145,7 +145,7 @@ class ResizeTests(XenCase):
             async def has(vcpus: int = vcpus) -> bool:
                 return f"{vcpus}\r\nRC=0" in await console.tell("nproc")
 
-            await until(f"{vcpus} CPUs in the guest", has)
+            await until(f"{vcpus} CPUs in the guest", has, UP)
 
     async def test_a_guest_without_a_balloon_keeps_its_memory(self) -> None:
         # A GRUB that has found no disk waits at its prompt.
