@@ -14,8 +14,10 @@ from twisted.trial.runner import TestLoader
 import tests.xen
 
 
+class CheckLoader(TestLoader):
+    modulePrefix = "check_"
+
+
 def testSuite() -> Any:
     """Find them, as trial asks."""
-    loader = TestLoader()
-    loader.modulePrefix = "check_"
-    return loader.loadPackage(tests.xen)
+    return CheckLoader().loadPackage(tests.xen)
