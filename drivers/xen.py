@@ -46,7 +46,6 @@ SETTLE = 60.0
 """Seconds that a domain may be between two states; rebuilding one with much memory takes some."""
 BETWEEN_POLL = 0.1
 """Seconds between looks at such a domain."""
-_CONFIG = libvirt.VIR_DOMAIN_AFFECT_CONFIG
 _DEFINITION = libvirt.VIR_DOMAIN_XML_INACTIVE | libvirt.VIR_DOMAIN_XML_SECURE
 
 
@@ -152,13 +151,24 @@ class XenConnection(LibvirtResize, LibvirtDisks):
         subject = f"virtual CPUs of domain {uuid}"
         before = await self._call(subject, lambda: parse_domain(self._do_running(uuid).XMLDesc(0)))
         await super().resize_vcpus(uuid, vcpus)
-        # libvirt has written down what it asked the guest for; how many are awake is for the guest to do.
+        # libvirt has written down what it asked the guest for; letting CPUs go is for the guest to do.
         deadline = self._seconds() + FOLLOW
-        while await self._call(subject, lambda: self._do_running(uuid).info()[3]) > vcpus:
-            if self._seconds() >= deadline:
-                await super().resize_vcpus(uuid, before.vcpus)
-                raise self._refusal(before.name)
-            await self._wait()
+        try:
+            while await self._call(subject, lambda: self._do_running(uuid).info()[3]) > vcpus:
+                if self._seconds() >= deadline:
+                    raise self._refusal(before.name)
+                await self._wait()
+        except (DriverError, CancelledError) as error:
+            if not isinstance(error, Unreachable):
+                await self._call(subject, self._do_take_vcpus_back, uuid, before.vcpus)
+            raise
+
+    def _do_take_vcpus_back(self, uuid: str, vcpus: int) -> None:
+        domain = self._do_find(uuid)
+        if domain.isActive():
+            domain.setVcpusFlags(vcpus, libvirt.VIR_DOMAIN_AFFECT_LIVE)
+        if domain.isPersistent():
+            domain.setVcpusFlags(vcpus, libvirt.VIR_DOMAIN_AFFECT_CONFIG)
 
     # Disks.
 
@@ -256,6 +266,9 @@ class XenDriver:
             uri = self._check(address)
         except ValueError as error:
             raise Unreachable(f"{address}: {error}.") from None
+
+        if "password_file" in options and "username" not in options:
+            raise DriverError(f"{uri}: the option password_file wants username beside it.")
 
         def log_in() -> tuple[str, str]:
             file = options.get("password_file", "")

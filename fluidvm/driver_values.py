@@ -71,7 +71,7 @@ class DomainDisk:
     A volume as a domain sees it.
 
     @ivar path: on the host, as L{Volume.path} gave it.
-    @ivar target: the device's name in the guest: C{vda}, C{vdb}...
+    @ivar target: the device's name: C{vda}, C{vdb}... A driver whose guests have others (C{xvda}) translates.
     """
 
     path: str

@@ -9,7 +9,8 @@ from twisted.internet import reactor
 from twisted.internet.task import deferLater
 
 from fluidvm.driver import AlreadyThere, DomainState, DriverError, NoSuchThing, Unreachable
-from fluidvm.drivers.xen import DOM0
+from fluidvm.drivers.xen import DOM0, XenDriver
+from tests.drivers.real_host import ThreadHost
 
 from .machine import USER
 from .real_xen import XenCase, bootable
@@ -47,6 +48,13 @@ class WayTests(XenCase):
         with self.assertRaises(DriverError) as caught:
             await self.connect(password_file="/nowhere/password")
         self.assertIn("/nowhere/password", str(caught.exception))
+
+    async def test_a_password_wants_a_name(self) -> None:
+        host = ThreadHost(Path(self.mktemp()))
+        self.addCleanup(host.stop)
+        with self.assertRaises(DriverError) as caught:
+            await XenDriver().connect(self.machine.tcp, {"password_file": str(self.machine.password_file)}, host)
+        self.assertIn("username", str(caught.exception))
 
 
 class Dom0Tests(XenCase):

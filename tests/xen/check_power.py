@@ -156,6 +156,21 @@ class ResizeTests(XenCase):
         self.assertIn("stop", str(caught.exception))
         self.assertEqual(await self.connection.get_domain(spec.uuid), before)
 
+    async def test_a_guest_too_busy_to_let_cpus_go_keeps_them(self) -> None:
+        spec = await self.started(vcpus=2)
+        console = await self.up(spec)
+        # Its kernel's own threads get no CPU any more.
+        await console.tell("echo -1 >/proc/sys/kernel/sched_rt_runtime_us")
+        for _ in range(2):
+            console.write("busybox chrt -f 50 sh -c 'while :; do :; done' &")
+        await deferLater(reactor, 2.0, lambda: None)
+        with self.assertRaises(WrongState) as caught:
+            await self.connection.resize_vcpus(spec.uuid, 1)
+        self.assertIn("stop", str(caught.exception))
+        self.assertEqual((await self.connection.get_domain(spec.uuid)).vcpus, 2)
+        await self.connection.stop(spec.uuid)
+        self.assertEqual((await self.connection.get_domain(spec.uuid)).vcpus, 2)
+
     async def test_more_cpus_than_the_host_has(self) -> None:
         spec = bootable("web1")
         await self.connection.define_domain(spec)

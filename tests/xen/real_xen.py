@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import uuid
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ from twisted.trial.unittest import TestCase
 
 from fluidvm.driver import Boot, DomainDisk, DomainSpec
 from fluidvm.drivers.xen import DOM0, XenConnection, XenDriver
+from lab.host import LabError
 from tests.drivers.real_host import ThreadHost, until
 
 from .machine import USER, XenMachine, image
@@ -25,18 +27,30 @@ PVGRUB = {"pv": "/usr/lib/grub-xen/grub-x86_64-xen.bin", "pvh": "/usr/lib/grub-x
 """A boot loader that runs in the guest, for each kind that wants one."""
 UP = 120.0
 """Seconds that a guest has to boot; a paravirtual one takes 3 on a quiet host."""
-_shared: XenMachine | None = None
 
 
-def shared_machine() -> XenMachine:
-    """The process's machine, booted at the first call, gone when the process ends in whatever way."""
-    global _shared
-    if _shared is None:
+@functools.cache
+def _booted() -> XenMachine | LabError:
+    """The machine, or why there is none: what failed once isn't tried again by each test."""
+    try:
         machine = XenMachine(image())
         reactor.addSystemEventTrigger("after", "shutdown", machine.stop)
         machine.start()
-        _shared = machine
-    return _shared
+    except LabError as error:
+        return error
+    return machine
+
+
+def shared_machine() -> XenMachine:
+    """
+    The process's machine, booted at the first call, gone when the process ends in whatever way.
+
+    @raise LabError: it can't be had; says why.
+    """
+    machine = _booted()
+    if isinstance(machine, LabError):
+        raise machine
+    return machine
 
 
 def options(machine: XenMachine, **more: Any) -> dict[str, Any]:
