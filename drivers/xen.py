@@ -99,7 +99,24 @@ class XenConnection(LibvirtResize, LibvirtDisks):
                 await self._wait(BETWEEN_POLL)
 
     def _do_state(self, domain: Any) -> DomainState:
-        return DomainState.RUNNING if self._do_between(domain) else super()._do_state(domain)
+        # Looked at again after the job, for a reboot may end, or begin, between any two looks.
+        while (state := super()._do_state(domain)) in (DomainState.STOPPED, DomainState.CRASHED):
+            if domain.jobInfo()[0] != libvirt.VIR_DOMAIN_JOB_NONE:
+                return DomainState.RUNNING
+            if super()._do_state(domain) is state:
+                break
+        return state
+
+    @verb
+    async def stop(self, uuid: str) -> None:
+        # What was just then beginning to reboot looked stopped.
+        again = True
+        while again:
+            await super().stop(uuid)
+            try:
+                again = await self._call(f"stop of domain {uuid}", lambda: self._do_find(uuid).isActive())
+            except NoSuchThing:
+                return
 
     def _lifecycle(self, connection: Any, domain: Any, event: int, detail: int, opaque: Any) -> None:
         uuid, number = domain.UUIDString(), domain.ID()

@@ -18,7 +18,13 @@ class EndTests(XenCase):
     async def setUp(self) -> None:
         await super().setUp()
         self.told: list[DomainState | None] = []
-        self.connection.subscribe(lambda _uuid, state: self.told.append(state))
+        self.spec = bootable("web1")
+        self.connection.subscribe(self.tell)
+
+    def tell(self, uuid: str, state: DomainState | None) -> None:
+        """Note an event of the test's domain."""
+        if uuid == self.spec.uuid:
+            self.told.append(state)
 
     def number(self, uuid: str) -> int:
         """A domain's number on the host, another one after each boot; -1 while it has none."""
@@ -40,7 +46,7 @@ class EndTests(XenCase):
         return seen
 
     async def test_a_reboot_that_was_asked_for_ends_nothing(self) -> None:
-        spec = await self.started()
+        spec = await self.started(uuid=self.spec.uuid)
         await self.up(spec)
         before = self.number(spec.uuid)
         self.told.clear()
@@ -56,7 +62,7 @@ class EndTests(XenCase):
         self.assertEqual(set(self.told), {RUNNING})
 
     async def test_a_stop_during_a_reboot_is_one(self) -> None:
-        spec = await self.started()
+        spec = await self.started(uuid=self.spec.uuid)
         await self.up(spec)
         await self.connection.reboot(spec.uuid)
         domain = self.outside.lookupByUUIDString(spec.uuid)
@@ -69,7 +75,7 @@ class EndTests(XenCase):
         self.assertIs(self.told[-1], STOPPED)
 
     async def test_a_shutdown(self) -> None:
-        spec = await self.started()
+        spec = await self.started(uuid=self.spec.uuid)
         await self.up(spec)
         await self.connection.shutdown(spec.uuid)
         await until("the end told", lambda: STOPPED in self.told, UP)
@@ -77,7 +83,7 @@ class EndTests(XenCase):
         self.assertEqual((await self.connection.get_domain(spec.uuid)).state, STOPPED)
 
     async def test_a_crash(self) -> None:
-        spec = await self.started()
+        spec = await self.started(uuid=self.spec.uuid)
         console = await self.up(spec)
         console.write("echo c >/proc/sysrq-trigger")
         await until("the crash told", lambda: CRASHED in self.told, UP)
@@ -87,7 +93,7 @@ class EndTests(XenCase):
         self.assertEqual((await self.connection.get_domain(spec.uuid)).state, RUNNING)
 
     async def test_a_guest_that_doesnt_obey_runs_on(self) -> None:
-        spec = await self.started(cmdline="console=hvc0 quiet deaf")
+        spec = await self.started(uuid=self.spec.uuid, cmdline="console=hvc0 quiet deaf")
         await self.up(spec)
         await self.connection.shutdown(spec.uuid)
         await deferLater(reactor, 3.0, lambda: None)

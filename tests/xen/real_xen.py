@@ -145,8 +145,12 @@ class XenCase(TestCase):
         for domain in outside.listAllDomains(0):
             if domain.UUIDString() == DOM0:
                 continue
-            if domain.isActive():
+            try:
                 domain.destroy()
+            except libvirt.libvirtError:
+                # It has ended, perhaps just now.
+                if domain.isActive():
+                    raise
             if domain.isPersistent():
                 domain.undefineFlags(libvirt.VIR_DOMAIN_UNDEFINE_MANAGED_SAVE)
         for pool in outside.listAllStoragePools(0):
