@@ -36,6 +36,7 @@ from .domain_xml import parse_domain
 from .libvirt_connection import check_uri, open_connection, verb
 from .libvirt_disks import LibvirtDisks
 from .libvirt_resize import FOLLOW, LibvirtResize
+from .xen_stats import XenStats
 from .xen_xml import GUESTS, PYGRUB, has_device_model, with_name, with_vcpus, xen_disk_xml, xen_domain_xml
 
 T = TypeVar("T")
@@ -53,7 +54,7 @@ class _Between(Exception):
     """A domain is being started or rebooted: what it will be is known in a moment."""
 
 
-class XenConnection(LibvirtResize, LibvirtDisks):
+class XenConnection(XenStats, LibvirtResize, LibvirtDisks):
     """A Xen host."""
 
     hypervisor = "Xen"
