@@ -24,7 +24,7 @@ T = TypeVar("T")
 THREADS = 2
 FREE_TRIES = 5
 """How many wrong passwords in a row cost one address nothing, for one name; each one more doubles the wait."""
-FREE_TRIES_PER_ADDRESS = 50
+FREE_TRIES_PER_ADDRESS = 100
 FREE_TRIES_PER_NAME = 20
 """From all addresses together that the user hasn't logged in from."""
 MOST_PER_ADDRESS = 64

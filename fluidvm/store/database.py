@@ -18,7 +18,7 @@ from alembic import command
 from alembic.config import Config
 from alembic.migration import MigrationContext
 from alembic.script import ScriptDirectory
-from sqlalchemy import Connection, Engine, Insert, create_engine, event
+from sqlalchemy import Connection, Engine, Insert, create_engine, event, text
 from sqlalchemy.engine import URL, make_url
 from sqlalchemy.exc import ArgumentError, DBAPIError, InterfaceError, OperationalError, SQLAlchemyError
 from twisted.internet.defer import Deferred, fail
@@ -27,6 +27,8 @@ from twisted.python.failure import Failure
 from fluidvm.faults import Unavailable
 
 T = TypeVar("T")
+CLAIM = 0x466C756964564D
+"""The number of the lock that a server holds on its PostgreSQL database."""
 GROUP = 256
 """How many functions one commit takes along, or a few more: what a client waits for, beside its own."""
 
@@ -235,6 +237,8 @@ def connect(url: URL) -> tuple[Engine, Connection]:
         engine = _engine(url)
         connection = engine.connect()
         try:
+            if url.drivername != "sqlite":
+                _claim(connection, shown)
             _migrate(connection, shown)
         except BaseException:
             connection.close()
@@ -245,6 +249,13 @@ def connect(url: URL) -> tuple[Engine, Connection]:
     except ImportError as error:
         raise DatabaseError(f"database {shown}: {error}; pip install 'fluidvm[postgresql]'") from None
     return engine, connection
+
+
+def _claim(connection: Connection, shown: str) -> None:
+    """One server at a time: what it knows is in its memory. Held as long as the connection (PostgreSQL's advisory locks)."""
+    with connection.begin():
+        if not connection.execute(text("SELECT pg_try_advisory_lock(:key)"), {"key": CLAIM}).scalar():
+            raise DatabaseError(f"database {shown}: another server uses it")
 
 
 def _engine(url: URL) -> Engine:

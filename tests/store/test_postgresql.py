@@ -44,8 +44,18 @@ if URL:
             await admin.do("stop_vm", vm)
             await admin.do("delete_vm", vm)
 
-        def test_a_newer_database_is_refused(self) -> None:
+        async def test_one_server_at_a_time(self) -> None:
+            running = self.serve("--database", URL)
+            refused = self.assertRaises(DatabaseError, Database(URL, running.clock).open)
+            self.assertIn("another server uses it", str(refused))
+            await running.stop()
+            self.running.remove(running)
+            await self.serve("--database", URL).login()
+
+        async def test_a_newer_database_is_refused(self) -> None:
             running = self.serve("--database", URL)
             self.execute("UPDATE alembic_version SET version_num = '9999'")
+            await running.stop()
+            self.running.remove(running)
             refused = self.assertRaises(DatabaseError, Database(URL, running.clock).open)
             self.assertIn("newer", str(refused))
