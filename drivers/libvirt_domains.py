@@ -175,7 +175,7 @@ class LibvirtDomains(LibvirtConnection):
         def act(domain: Any, state: DomainState) -> None:
             if state is DomainState.RUNNING:
                 return
-            if domain.isActive():
+            if domain.isActive() or state is DomainState.SAVED:
                 raise WrongState(f"Domain {domain.name()} is {state}; only a stopped one can be started.")
             try:
                 domain.create()
@@ -212,6 +212,8 @@ class LibvirtDomains(LibvirtConnection):
     @verb
     async def stop(self, uuid: str) -> None:
         def act(domain: Any, _state: DomainState) -> None:
+            if domain.hasManagedSaveImage(0):
+                domain.managedSaveRemove(0)
             if not domain.isActive():
                 return
             try:

@@ -247,6 +247,10 @@ class SimulatedHost:
             raise WrongState(f"Domain {domain.name} is {domain.state}: {needs}.")
         self._put(replace(domain, state=state))
 
+    def put_state(self, uuid: str, state: DomainState) -> None:
+        """A domain is in another state."""
+        self._put(replace(self.domain(uuid), state=state))
+
     def start(self, uuid: str) -> None:
         """Boot a domain."""
         domain = self.domain(uuid)

@@ -39,6 +39,7 @@ from fluidvm.driver import (
     Volume,
 )
 from fluidvm.drivers.simulated_host import SimulatedHost
+from fluidvm.drivers.simulator_save import SimulatedSave
 from fluidvm.drivers.simulator_stats import SimulatedStats
 from fluidvm.drivers.simulator_volumes import SimulatedVolumes
 
@@ -49,7 +50,7 @@ VERBS = (
     "connect", "host_info", "list_domains", "get_domain", "define_domain", "undefine_domain", "start", "shutdown", "stop",
     "reboot", "pause", "resume", "set_memory", "set_vcpus", "resize_memory", "resize_vcpus", "list_volumes",
     "create_volume", "delete_volume", "attach_disk", "detach_disk", "domain_stats", "host_stats",
-    "list_pools", "resize_volume", "resize_disk", "clone_volume",
+    "list_pools", "resize_volume", "resize_disk", "clone_volume", "save", "restore", "reset",
 )  # fmt: skip
 _VERB = Choice("a verb of the driver interface", choices=VERBS)
 
@@ -88,7 +89,7 @@ class Faults:
 
 
 @implementer(IConnection, ILiveResize, IDisks, IEvents)
-class SimulatedConnection(SimulatedStats, SimulatedVolumes):
+class SimulatedConnection(SimulatedStats, SimulatedVolumes, SimulatedSave):
     """
     A connection to a simulated host.
 

@@ -322,5 +322,5 @@ class IConnection(Interface):
         """
 
 
-ABILITIES: tuple[type[Interface], ...] = (IConnection, ILiveResize, IDisks, IEvents, IStats, IVolumes)
+ABILITIES: tuple[type[Interface], ...] = (IConnection, ILiveResize, IDisks, IEvents, IStats, IVolumes, ISave, IReset)
 """Every interface that a connection can provide, the core first."""

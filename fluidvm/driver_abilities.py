@@ -150,8 +150,8 @@ class ISave(Interface):
         """
         Save a running or paused domain's memory, and stop it.
 
-        After success its state is C{saved}, and it takes no memory. After failure it runs, or is paused, as before. On a
-        saved domain it succeeds and changes nothing.
+        After success its state is C{saved}, and it takes no memory; stopping it throws away what was saved, starting it is
+        refused. After failure it runs, or is paused, as before. On a saved domain it succeeds and changes nothing.
 
         @raise NoSuchThing: no such domain.
         @raise WrongState: it is stopped.

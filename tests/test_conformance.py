@@ -340,6 +340,38 @@ class LeavesTheCancelled(SimulatedConnection):
         return Deferred.fromCoroutine(make())
 
 
+class ForgetsWhatItSaved(SimulatedConnection):
+    def save(self, uuid: str, progress: Any) -> Deferred[None]:
+        return super().save(uuid, progress).addCallback(lambda _: self.simulated.put_state(uuid, DomainState.STOPPED))
+
+
+class SavesTheOthers(SimulatedConnection):
+    def save(self, uuid: str, progress: Any) -> Deferred[None]:
+        for domain in self.simulated.domains():
+            if domain.state is DomainState.RUNNING:
+                self.simulated.put_state(domain.uuid, DomainState.SAVED)
+        return super().save(uuid, progress)
+
+
+class KeepsWhatWasSaved(SimulatedConnection):
+    def stop(self, uuid: str) -> Deferred[None]:
+        if self.simulated.domain(uuid).state is DomainState.SAVED:
+            return succeed(None)
+        return super().stop(uuid)
+
+
+class ResetsByStopping(SimulatedConnection):
+    def reset(self, uuid: str) -> Deferred[None]:
+        return super().reset(uuid).addCallback(lambda _: self.simulated.stop(uuid))
+
+
+class ResetsThePaused(SimulatedConnection):
+    def reset(self, uuid: str) -> Deferred[None]:
+        if self.simulated.domain(uuid).state is DomainState.PAUSED:
+            return succeed(None)
+        return super().reset(uuid)
+
+
 FAULTY: tuple[tuple[type[SimulatedConnection], str], ...] = (
     (LiesAtStart, "start: it is running"),
     (KeepsTheUndefined, "undefine_domain: list_domains doesn't tell it"),
@@ -380,6 +412,11 @@ FAULTY: tuple[tuple[type[SimulatedConnection], str], ...] = (
     (SaysItGrew, "resize_volume: list_volumes tells the size"),
     (LinksInsteadOfCopying, "clone_volume: the copy is another volume"),
     (HasMoreFreeThanThereIs, "list_pools: no more is free than there is"),
+    (ForgetsWhatItSaved, "save: its state is saved"),
+    (SavesTheOthers, "save, restore: another domain isn't disturbed"),
+    (KeepsWhatWasSaved, "stop: a saved domain is stopped"),
+    (ResetsByStopping, "reset: it is running"),
+    (ResetsThePaused, "reset: WrongState is raised for a paused domain"),
     (LeavesTheCancelled, "create_volume: cancelled, it stops and nothing of it is left"),
     (TakesWhatIsMissing, "attach_disk: NoSuchThing is raised for a file that isn't there"),
 )

@@ -16,6 +16,7 @@ from fluidvm.api import (
     vm_details,
     vm_hardware,
     vm_power,
+    vm_save,
     vms,
     volumes,
 )
@@ -36,6 +37,7 @@ __all__ = [
     "vm_details",
     "vm_hardware",
     "vm_power",
+    "vm_save",
     "vms",
     "volumes",
 ]

@@ -18,17 +18,17 @@ from fluidvm.store.objects import Update
 SHUTDOWN_TIMEOUT = 60
 
 
-async def _settle(job: Job, vm: VM) -> None:
+async def settle(job: Job, vm: VM) -> None:
     """Note what the hypervisor says that the VM is now."""
     info = await job.domain(vm.compute_node, vm.uuid)
     job.put(Update("vm", vm.id, {"state": str(info.state)}))
 
 
-async def _settle_after(job: Job, vm: VM, failed: Exception) -> NoReturn:
+async def settle_after(job: Job, vm: VM, failed: Exception) -> NoReturn:
     """Note what the VM is after a failure, where that can be told, and raise the failure on."""
     if not isinstance(failed, CancelledError):
         with suppress(Exception):
-            await _settle(job, vm)
+            await settle(job, vm)
     raise failed
 
 
@@ -37,11 +37,11 @@ async def _ask(job: Job, vm: int, verb: str) -> VM:
     record = job.inventory.get(VM, vm)
     connection = await job.connection(record.compute_node)
     await getattr(connection, verb)(record.uuid)
-    await _settle(job, record)
+    await settle(job, record)
     return record
 
 
-async def _mark(job: Job, vm: VM, state: str) -> None:
+async def mark(job: Job, vm: VM, state: str) -> None:
     """Show that something that takes its time is under way."""
     job.put(Update("vm", vm.id, {"state": state}))
     await job.flush()
@@ -54,19 +54,21 @@ async def start_vm(job: Job, vm: VmId) -> None:
     connection = await job.connection(record.compute_node)
     if record.state == "running" and (await job.domain(record.compute_node, record.uuid)).state is DomainState.RUNNING:
         return
+    if record.state == "saved":
+        raise Conflict(f"VM {record.name} is saved: restore_vm has it go on, stop_vm throws away what was saved.")
     node = job.inventory.get(ComputeNode, record.compute_node)
     if node.mode == "maintenance":
         raise Conflict(f"Compute node {node.name} is in mode maintenance: nothing is started there.")
     if not record.powered:
         job.reserve_for(record.owner, running_vms=1)
-    await _mark(job, record, "starting")
+    await mark(job, record, "starting")
     job.unreserve()
     job.status(f"starting {record.name}")
     try:
         await connection.start(record.uuid)
     except Exception as failed:
-        await _settle_after(job, record, failed)
-    await _settle(job, record)
+        await settle_after(job, record, failed)
+    await settle(job, record)
 
 
 @task("vm")
@@ -79,7 +81,7 @@ async def shutdown_vm(
     record = job.inventory.get(VM, vm)
     connection = await job.connection(record.compute_node)
     await connection.shutdown(record.uuid)
-    await _mark(job, record, "stopping")
+    await mark(job, record, "stopping")
     job.status(f"waiting for {record.name} to shut down")
     try:
         await job.until_state(
@@ -87,8 +89,8 @@ async def shutdown_vm(
             f"VM {record.name} didn't shut down within {timeout} s; its guest doesn't obey: stop_vm pulls the plug.",
         )  # fmt: skip
     except Exception as failed:
-        await _settle_after(job, record, failed)
-    await _settle(job, record)
+        await settle_after(job, record, failed)
+    await settle(job, record)
 
 
 @task("vm")

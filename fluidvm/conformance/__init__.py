@@ -19,9 +19,10 @@ from fluidvm.conformance.connection import ConnectionContract
 from fluidvm.conformance.disks import DisksContract
 from fluidvm.conformance.events import EventsContract
 from fluidvm.conformance.live_resize import LiveResizeContract
+from fluidvm.conformance.save import ResetContract, SaveContract
 from fluidvm.conformance.stats import StatsContract
 from fluidvm.conformance.volumes import VolumesContract
-from fluidvm.driver import ABILITIES, IConnection, IDisks, IEvents, ILiveResize, Interface, IStats, IVolumes
+from fluidvm.driver import ABILITIES, IConnection, IDisks, IEvents, ILiveResize, Interface, IReset, ISave, IStats, IVolumes
 
 __all__ = ["CONTRACTS", "ContractFactory", "driver_contract"]
 
@@ -32,6 +33,8 @@ CONTRACTS: dict[type[Interface], type[ContractCase]] = {
     IEvents: EventsContract,
     IStats: StatsContract,
     IVolumes: VolumesContract,
+    ISave: SaveContract,
+    IReset: ResetContract,
 }
 """The tests of each ability."""
 

@@ -1,0 +1,101 @@
+"""Domains whose memory is saved to the host's disk, through libvirt's managed saves; and reset."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import libvirt
+from twisted.internet.defer import CancelledError
+from twisted.python.failure import Failure
+from zope.interface import implementer
+
+from fluidvm.driver import DomainState, DriverError, IReset, ISave, Progress, WrongState
+
+from .libvirt_connection import verb
+from .libvirt_domains import LibvirtDomains
+
+LOOK = 0.5
+"""Seconds between two looks at how far a job is."""
+
+
+@implementer(ISave)
+class LibvirtSave(LibvirtDomains):
+    """A host that keeps what it saves where it likes: libvirt knows of it as long as it knows the domain."""
+
+    @verb
+    async def save(self, uuid: str, progress: Progress) -> None:
+        def begin() -> Any:
+            domain = self._do_find(uuid)
+            state = self._do_state(domain)
+            if state is DomainState.SAVED:
+                return None
+            if state not in (DomainState.RUNNING, DomainState.PAUSED):
+                raise WrongState(f"Domain {domain.name()} is {state}; only a running or paused one can be saved.")
+            return domain
+
+        domain = await self._call(f"saving domain {uuid}", begin)
+        if domain is not None:
+            flags = libvirt.VIR_DOMAIN_SAVE_RUNNING  # it is to run when it is restored, also if it is paused now
+            await self._long(f"saving domain {uuid}", domain, lambda: domain.managedSave(flags), progress)
+        progress(100)
+
+    @verb
+    async def restore(self, uuid: str, progress: Progress) -> None:
+        def begin() -> Any:
+            domain = self._do_find(uuid)
+            state = self._do_state(domain)
+            if state is DomainState.RUNNING:
+                return None
+            if state is not DomainState.SAVED:
+                raise WrongState(f"Domain {domain.name()} is {state}, and nothing is saved of it.")
+            return domain
+
+        domain = await self._call(f"restoring domain {uuid}", begin)
+        if domain is not None:
+            await self._long(f"restoring domain {uuid}", domain, domain.create, progress)
+        progress(100)
+
+    async def _long(self, subject: str, domain: Any, function: Callable[[], Any], progress: Progress) -> None:
+        """Do what takes long beside other calls, and tell how far it is; cancelled, libvirt is asked to leave it."""
+        working = self._host.run_long(self._guarded, subject, function)
+        ended: list[Any] = []
+        working.addBoth(ended.append)
+        cancelled = False
+        while not ended:
+            try:
+                await self._wait(LOOK)
+                progress(await self._call(subject, _do_measure, domain))
+            except CancelledError:
+                cancelled = True
+                try:
+                    await self._call(subject, domain.abortJob)
+                except DriverError as error:
+                    self._log.info("{subject}: {error}", subject=subject, error=error)
+            except DriverError:
+                continue
+        if isinstance(ended[0], Failure):
+            if cancelled:
+                raise CancelledError
+            ended[0].raiseException()
+
+
+def _do_measure(domain: Any) -> int:
+    """How many percent of the memory have been written or read."""
+    told = domain.jobStats()
+    total = told.get(libvirt.VIR_DOMAIN_JOB_DATA_TOTAL, 0)
+    return min(99, 100 * told.get(libvirt.VIR_DOMAIN_JOB_DATA_PROCESSED, 0) // total) if total else 0
+
+
+@implementer(IReset)
+class LibvirtReset(LibvirtDomains):
+    """A host whose domains have a button for it."""
+
+    @verb
+    async def reset(self, uuid: str) -> None:
+        def act(domain: Any, state: DomainState) -> None:
+            if state is not DomainState.RUNNING or not domain.isActive():
+                raise WrongState(f"Domain {domain.name()} is {state}; only a running one can be reset.")
+            domain.reset(0)
+
+        await self._power("reset", uuid, act)

@@ -1,0 +1,52 @@
+"""The simulator's domains saved, restored and reset."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from twisted.internet.defer import Deferred
+from zope.interface import implementer
+
+from fluidvm.driver import DomainState, IReset, ISave, Progress, WrongState
+from fluidvm.drivers.simulated_host import SimulatedHost
+
+
+@implementer(ISave, IReset)
+class SimulatedSave:
+    """The verbs."""
+
+    simulated: SimulatedHost
+    _do: Callable[..., Deferred[Any]]
+
+    def save(self, uuid: str, progress: Progress) -> Deferred[None]:
+        """Save a domain's memory, and stop it."""
+
+        def effect() -> None:
+            domain = self.simulated.domain(uuid)
+            if domain.state not in (DomainState.RUNNING, DomainState.PAUSED, DomainState.SAVED):
+                raise WrongState(f"Domain {domain.name} is {domain.state}: it can be saved when it runs.")
+            self.simulated.put_state(uuid, DomainState.SAVED)
+
+        return self._do("save", effect, progress, uuid)
+
+    def restore(self, uuid: str, progress: Progress) -> Deferred[None]:
+        """Have a saved domain go on."""
+
+        def effect() -> None:
+            domain = self.simulated.domain(uuid)
+            if domain.state not in (DomainState.SAVED, DomainState.RUNNING):
+                raise WrongState(f"Domain {domain.name} is {domain.state}, and nothing is saved of it.")
+            self.simulated.put_state(uuid, DomainState.RUNNING)
+
+        return self._do("restore", effect, progress, uuid)
+
+    def reset(self, uuid: str) -> Deferred[None]:
+        """Reset a running domain."""
+
+        def effect() -> None:
+            domain = self.simulated.domain(uuid)
+            if domain.state is not DomainState.RUNNING:
+                raise WrongState(f"Domain {domain.name} is {domain.state}: only a running one can be reset.")
+
+        return self._do("reset", effect, subject=uuid)
