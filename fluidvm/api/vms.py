@@ -34,7 +34,7 @@ from fluidvm.kinds import (
     named,
 )  # fmt: skip
 from fluidvm.objects import VM, ComputeNode, Disk
-from fluidvm.store.objects import Create, Delete, Update
+from fluidvm.store.objects import Change, Create, Delete, Update
 from fluidvm.xmlvalue import Rendered
 
 MEMORY_HIGH = 16 * 1024 * 1024
@@ -183,17 +183,19 @@ async def _plan(job: Job, spec: dict[str, Any]) -> VM:
     given = [job.inventory.get(Disk, disk["disk"]).size for disk in wanted if "disk" in disk]
     check_vm(job.inventory, owner, {"vm_vcpus": vcpus, "vm_memory": memory, "vm_disk": sum(sizes) + sum(given)})
     job.reserve_for(owner, vms=1, vcpus=vcpus, memory=memory, disks=len(sizes), disk_space=sum(sizes))
-    job.put(Create(vm))
+    # Noted together at the end: what is noted when a check fails would be stored with the failure.
+    facts: list[Change] = [Create(vm)]
     for number, disk in enumerate(wanted):
         target = "vd" + "abcdefghijklmnopqrstuvwx"[number]
         if "disk" in disk:
             there = job.inventory.get(Disk, disk["disk"])
             check_attachable(there, vm)
-            job.put(Update("disk", there.id, {"vm": vm.id, "target": target}))
+            facts.append(Update("disk", there.id, {"vm": vm.id, "target": target}))
         else:
             name = f"{vm.name[:50]}-{target}"
             free_name(job.inventory, Disk, name, owner)
-            job.put(Create(new_disk(job, disk, name, owner, node, vm=vm.id, target=target)))
+            facts.append(Create(new_disk(job, disk, name, owner, node, vm=vm.id, target=target)))
+    job.put(*facts)
     await job.flush()
     job.unreserve()
     return vm

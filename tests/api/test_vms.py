@@ -121,6 +121,21 @@ class VmTests(ServerCase):
         self.assertEqual(code, 503, words)
         self.assertEqual((await admin.call("list_vms"), await admin.call("list_disks")), ([], []))
 
+    async def test_a_creation_that_is_refused_leaves_nothing(self) -> None:
+        admin = await self.admin()
+        disk = await admin.do("create_disk", {"name": "data", "size": 10})
+        vm = await admin.do("create_vm", {"name": "web", "disks": [{"disk": disk}]})
+        await admin.do("create_disk", {"name": "name-vdb", "size": 10})
+        for name, disks in (
+            ("other", [{"disk": disk}]), ("name", [{"size": 1}, {"size": 1}]), ("format", [{"size": 1, "format": "vmdk"}]),
+        ):  # fmt: skip
+            code, words = await admin.fail("create_vm", {"name": name, "disks": disks})
+            self.assertIn(code, (409, -32602), words)
+            self.assertEqual([one["name"] for one in await admin.call("list_vms")], ["web"], words)
+            self.assertEqual(len(await admin.call("list_disks")), 2, words)
+        self.assertEqual((await admin.call("get_disk", disk))["vm"], vm)
+        self.assertEqual((await admin.call("get_user_usage", 1))["vms"]["used"], 1)
+
     async def test_delete(self) -> None:
         admin = await self.admin()
         vm = await admin.do("create_vm", {"name": "web", "disks": [{"size": 1}, {"size": 2}]})
