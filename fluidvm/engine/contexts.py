@@ -92,6 +92,7 @@ class Engine:
             for task in context.tasks:
                 if task.waiting is not None:
                     task.waiting.cancel()
+        self._slots.close()
         chains = list(self._chains.values())
         # Twice: what is cancelled may clean up first, but not for any time.
         impatience = [self._resources.clock.callLater(after, _cut_off, chains) for after in (patience, patience + CLEANING)]

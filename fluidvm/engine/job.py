@@ -145,11 +145,13 @@ class Job:
         @param ability: the interface that it must provide.
         @raise Unavailable: the node isn't online.
         @raise Unsupported: its hypervisor can't do it.
+        @raise Conflict: a client cancelled the task while it waited for its turn on the node.
         """
         connection = await self.nodes.connection(node, ability)
         if self._slot is None:
+            # Nothing has been asked of the node yet: who cancels the task needn't wait for its turn.
+            await self.interruptible(self._slots.take(node))
             self._slot = node
-            await self._slots.take(node)
         return connection
 
     def release(self) -> None:

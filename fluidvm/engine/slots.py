@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from twisted.internet.defer import DeferredSemaphore
+from typing import Any
+
+from twisted.internet.defer import CancelledError, Deferred, DeferredSemaphore, fail
 
 
 class Slots:
@@ -17,11 +19,21 @@ class Slots:
     def __init__(self, most: int) -> None:
         self._most = most
         self._nodes: dict[int, DeferredSemaphore] = {}
+        self._closed = False
 
-    async def take(self, node: int) -> None:
-        """Wait for a place on a node."""
-        await self._nodes.setdefault(node, DeferredSemaphore(self._most)).acquire()
+    def take(self, node: int) -> Deferred[Any]:
+        """Wait for a place on a node; cancelling gives the wait up."""
+        if self._closed:
+            return fail(CancelledError())
+        return self._nodes.setdefault(node, DeferredSemaphore(self._most)).acquire()
 
     def release(self, node: int) -> None:
         """Give a place back."""
         self._nodes[node].release()
+
+    def close(self) -> None:
+        """Give no further place: the waits for one end with L{CancelledError}."""
+        self._closed = True
+        for node in self._nodes.values():
+            for waiting in list(node.waiting):
+                waiting.cancel()

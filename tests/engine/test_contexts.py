@@ -59,6 +59,23 @@ class CancelTests(ServerCase):
         self.assertEqual(await admin.call("list_disks"), [])
         await self.refused(404, admin.call("get_disk", disk))
 
+    async def test_one_that_waits_for_its_turn_on_a_node(self) -> None:
+        running = self.serve("--tasks-per-node", "1")
+        admin = await running.login()
+        await admin.node(delay=10.0)
+        contexts = []
+        for name in ("first", "second", "third"):
+            await admin.call("create_disk", {"name": name, "size": 5})
+            contexts.append(await admin.call("commit_tasks"))
+        await running.pass_time(1)
+        self.assertEqual(await admin.call("cancel_tasks", contexts[1]), 1)
+        self.assertIs(await admin.call("wait_for_tasks", contexts[1], 1.0), True, "at once")
+        self.assertEqual(await admin.call("get_errors", contexts[1]), ["cancelled"])
+        self.assertEqual(await admin.call("get_task_state", contexts[0]), [1])
+        for ec in contexts:
+            await admin.finish(ec)
+        self.assertEqual([disk["name"] for disk in await admin.call("list_disks")], ["first", "third"])
+
     async def test_only_ones_own(self) -> None:
         admin = await self.serve().login()
         alice = await admin.user("alice")
@@ -171,6 +188,27 @@ class RecoveryTests(ServerCase):
         await admin.finish(ec)
         self.assertEqual(await admin.call("get_errors", ec), ["", ""])
         self.assertEqual((await admin.call("get_vm", vm))["state"], "paused")
+
+    async def test_stopping_begins_nothing_that_waits_for_its_turn_on_a_node(self) -> None:
+        running = self.serve("--tasks-per-node", "1")
+        admin = await running.login()
+        node = await admin.node(delay=1.0)
+        contexts = []
+        for name in ("first", "second"):
+            await admin.call("create_disk", {"name": name, "size": 5, "compute_node": node})
+            contexts.append(await admin.call("commit_tasks"))
+        await running.pass_time(0.25)
+        stopping = running.server.stopService()
+        while not stopping.called:
+            running.clock.advance(0.25)
+            await self.turn()
+        self.running.remove(running)
+        admin = await self.serve().login()
+        self.assertEqual(await admin.call("get_task_state", contexts[0]), [0])
+        self.assertEqual(await admin.call("get_task_state", contexts[1]), [1], "it is left to the next start")
+        for ec in contexts:
+            await admin.finish(ec)
+            self.assertEqual(await admin.call("get_errors", ec), [""])
 
     async def turn(self) -> None:
         """Let threads catch up."""
