@@ -455,6 +455,13 @@ class Nodes:
         await watch.settled()
         return self.check(id, ability)
 
+    async def settled(self) -> bool:
+        """Wait until no node is being connected; tells whether one was."""
+        waiting = [settling for settling in (watch.settled() for watch in self._watches.values()) if not settling.called]
+        for settling in waiting:
+            await settling
+        return bool(waiting)
+
     def check(self, id: int, ability: type[Interface]) -> Any:
         """As L{connection}, for a node as it is now: one that is connecting isn't online."""
         watch = self._watches.get(id)

@@ -106,7 +106,7 @@ async def create_disk(job: Job, spec: DiskSpec) -> None:
     if disk is None:
         owner = owner_of(job, spec)
         free_name(job.inventory, Disk, spec["name"], owner)
-        node = place(job, spec, owner, Wanted(pool=spec.get("pool", DEFAULT_POOL), space=spec["size"]), IDisks)
+        node = await place(job, spec, owner, Wanted(pool=spec.get("pool", DEFAULT_POOL), space=spec["size"]), IDisks)
         await job.connection(node.id, IDisks)
         disk = new_disk(job, spec, spec["name"], owner, node, id=job.target)
         job.reserve_for(owner, disks=1, disk_space=disk.size)

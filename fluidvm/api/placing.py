@@ -37,9 +37,11 @@ def free_name(inventory: Inventory, cls: type[VM] | type[Disk], name: str, owner
         raise Conflict(f"There is a {WORDS[cls.TYPE]} {name} already.")
 
 
-def place(job: Job, spec: dict[str, Any], owner: int, wanted: Wanted, ability: type[Interface]) -> ComputeNode:
+async def place(job: Job, spec: dict[str, Any], owner: int, wanted: Wanted, ability: type[Interface]) -> ComputeNode:
     """
     Decide on which compute node a new object goes, and set its room aside there: L{Job.unreserve} gives that back.
+
+    Where none fits it waits for those that are being connected, as all are after a start.
 
     Who names a node is taken at its word: neither its room nor its labels are looked at.
 
@@ -67,11 +69,14 @@ def place(job: Job, spec: dict[str, Any], owner: int, wanted: Wanted, ability: t
         space = job.nodes.pool_space(node.id, wanted.pool) if wanted.pool else None
         return Load(ledger.taken(account, "vcpus"), ledger.taken(account, "memory"), space)
 
-    chosen, reasons = choose(
-        job.inventory.all(ComputeNode), replace(wanted, driver=spec.get("driver"), labels=spec.get("labels", ())),
-        load=load, able=lambda node: job.nodes.provides(node.id, ability), strategy=job.placement,
-        allowed=lambda driver: allows(limits, driver),
-    )  # fmt: skip
+    while True:
+        chosen, reasons = choose(
+            job.inventory.all(ComputeNode), replace(wanted, driver=spec.get("driver"), labels=spec.get("labels", ())),
+            load=load, able=lambda node: job.nodes.provides(node.id, ability), strategy=job.placement,
+            allowed=lambda driver: allows(limits, driver),
+        )  # fmt: skip
+        if chosen is not None or not await job.nodes.settled():
+            break
     if chosen is None:
         raise Unavailable(f"No compute node fits ({'; '.join(reasons) or 'there is none'}).")
     job.reserve_on(chosen.id, vcpus=wanted.vcpus, memory=wanted.memory)

@@ -169,7 +169,7 @@ async def _plan(job: Job, spec: dict[str, Any]) -> VM:
     wanted = spec.get("disks", [] if default_disk is None else [{"size": default_disk}])
     pool, space = _largest([disk for disk in wanted if "size" in disk])
     shape = Wanted(vcpus, memory, pool=pool, space=space)
-    node = place(job, spec, owner, shape, IDisks if wanted else IConnection)
+    node = await place(job, spec, owner, shape, IDisks if wanted else IConnection)
     await job.connection(node.id, IDisks if wanted else IConnection)
     boot = spec.get("boot", {})
     check_boot(job, node, boot)

@@ -75,6 +75,9 @@ class _Nodes:
     def formats(self, id: int) -> tuple[str, ...]:
         return self._real.formats(id)
 
+    async def settled(self) -> bool:
+        return False
+
     async def refresh(self, id: int) -> None:
         self._real.check(id, IConnection)
 

@@ -210,6 +210,19 @@ class RecoveryTests(ServerCase):
             await admin.finish(ec)
             self.assertEqual(await admin.call("get_errors", ec), [""])
 
+    async def test_what_is_to_be_placed_waits_for_nodes_that_are_being_connected(self) -> None:
+        running = self.serve("--tasks-per-node", "1")
+        admin = await running.login()
+        await admin.node(delay=1.0)
+        contexts = []
+        for name in ("first", "second"):
+            await admin.call("create_disk", {"name": name, "size": 5})
+            contexts.append(await admin.call("commit_tasks"))
+        admin = await (await self.restart(running)).login()
+        for ec in contexts:
+            await admin.finish(ec)
+            self.assertEqual(await admin.call("get_errors", ec), [""])
+
     async def turn(self) -> None:
         """Let threads catch up."""
         seen: list[int] = []
