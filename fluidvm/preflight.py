@@ -28,18 +28,19 @@ class StartError(Exception):
     """The server can't start, in one sentence."""
 
 
-def check(settings: Settings, uid: int | None = None, gid: int | None = None) -> IO[str]:
+def check(settings: Settings, uid: int | None = None, gid: int | None = None) -> Lock:
     """
     Check everything that the start will need.
 
     @param uid: the user that the server will run as, where that is another (C{twistd --uid}): the state is made to be its.
     @param gid: the group.
 
-    @return: the state directory's lock: held as long as it is open, over a fork.
+    @return: the lock of the state directory and of the database: held as long as it is open, over a fork.
     @raise StartError: says what is wrong.
     """
     lock = _claim_state(settings.state, uid, gid)
     try:
+        lock.also(_claim_database(settings.database, uid, gid))
         if settings.tls is not None:
             server_options(settings.tls)
         if settings.certificate_users is not None:
@@ -74,22 +75,58 @@ def _as_user(uid: int | None, gid: int | None) -> Iterator[None]:
         os.setegid(before[1])
 
 
-def _claim_state(state: Path, uid: int | None, gid: int | None) -> IO[str]:
+class Lock:
+    """What no other server may use meanwhile."""
+
+    def __init__(self) -> None:
+        self._files: list[IO[str]] = []
+
+    def also(self, file: IO[str] | None) -> None:
+        """Hold one more lock."""
+        if file is not None:
+            self._files.append(file)
+
+    def close(self) -> None:
+        """Let go of all."""
+        for file in self._files:
+            file.close()
+
+
+def _claim_state(state: Path, uid: int | None, gid: int | None) -> Lock:
+    lock = Lock()
     try:
         if not state.exists():
             state.mkdir(mode=0o700, parents=True)
             if uid is not None or gid is not None:
                 os.chown(state, -1 if uid is None else uid, -1 if gid is None else gid)
         with _as_user(uid, gid):
-            lock = os.fdopen(os.open(state / "lock", os.O_RDWR | os.O_CREAT, 0o600), "r+")
+            lock.also(_locked(state / "lock", f"state directory {state}"))
     except OSError as error:
         raise StartError(f"state directory {state}: {error.strerror}") from None
-    try:
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError:
-        lock.close()
-        raise StartError(f"state directory {state}: another server uses it") from None
     return lock
+
+
+def _claim_database(database: str, uid: int | None, gid: int | None) -> IO[str] | None:
+    """Two servers on one database would both run what was committed; SQLite's own locks are per transaction."""
+    url = parse_url(database)
+    if url.drivername != "sqlite" or url.database in (None, "", ":memory:"):
+        return None
+    path = Path(str(url.database)).resolve()
+    try:
+        with _as_user(uid, gid):
+            return _locked(path.with_name(path.name + ".lock"), f"database {path}")
+    except OSError as error:
+        raise DatabaseError(f"database {path}: {error.strerror}") from None
+
+
+def _locked(path: Path, what: str) -> IO[str]:
+    file = os.fdopen(os.open(path, os.O_RDWR | os.O_CREAT, 0o600), "r+")
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        file.close()
+        raise StartError(f"{what}: another server uses it") from None
+    return file
 
 
 class _Trial(Factory):

@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable
 from signal import SIGHUP, signal
 from threading import current_thread, main_thread
-from typing import IO, Any
+from typing import Any
 
 from twisted.application.service import Service
 from twisted.internet.defer import Deferred, succeed
@@ -31,7 +31,7 @@ from fluidvm.logins import ADDRESSES_PER_USER, Logins
 from fluidvm.node_watch import Habits, Nodes
 from fluidvm.options import Options, Settings
 from fluidvm.passwords import Hasher
-from fluidvm.preflight import StartError, check
+from fluidvm.preflight import Lock, StartError, check
 from fluidvm.sessions import Sessions
 from fluidvm.store.database import Database, DatabaseError
 from fluidvm.store.users import load_known
@@ -61,7 +61,7 @@ class Server(Service):  # type: ignore[misc]
     @param reactor: for ports and threads.
     @param clock: the time; default: the reactor's.
     @param wall_clock: seconds since the epoch.
-    @param lock: the state directory's, held until the server has stopped.
+    @param lock: the state directory's and the database's, held until the server has stopped.
     @param fail: makes what is raised when the start fails.
     """
 
@@ -73,7 +73,7 @@ class Server(Service):  # type: ignore[misc]
         reactor: Any,
         clock: IReactorTime | None = None,
         wall_clock: Callable[[], float] = time.time,
-        lock: IO[str] | None = None,
+        lock: Lock | None = None,
         fail: Callable[[str], BaseException] = StartError,
     ) -> None:
         self._fail = fail

@@ -220,6 +220,14 @@ class RefusalTests(ProcessCase):
         self.pid = self.directory / "another-pid"
         self.refused("another server")
 
+    def test_a_database_in_use(self) -> None:
+        self.start()
+        database = f"sqlite:///{self.state}/fluidvm.db"
+        self.port = free_port()
+        self.pid = self.directory / "another-pid"
+        self.state = self.directory / "another-state"
+        self.refused("another server", "--database", database)
+
     def file(self, name: str, content: str) -> str:
         path = self.directory / name
         path.write_text(content)
