@@ -7,10 +7,11 @@ from __future__ import annotations
 import fcntl
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO
 
+from sqlalchemy.exc import SQLAlchemyError
 from twisted.internet.endpoints import serverFromString
 from twisted.internet.error import CannotListenError
 from twisted.internet.protocol import Factory
@@ -49,6 +50,8 @@ def check(settings: Settings, uid: int | None = None, gid: int | None = None) ->
             read_password(settings.admin_password_file)
         for endpoint in (*settings.http, *settings.https):
             _try_endpoint(endpoint)
+        with suppress(ImportError, SQLAlchemyError):  # who can't read Python's own files can use what is loaded
+            parse_url(settings.database).get_dialect().import_dbapi()
         with _as_user(uid, gid):
             engine, connection = connect(parse_url(settings.database))
             connection.close()

@@ -29,7 +29,7 @@ class Task:
         self.waiting: Deferred[Any] | None = None
         self.job: Job | None = None
         self.ending = row.finished is not None
-        self.progress = 0 if row.finished is None else 100
+        self.progress = row.progress if row.finished is None else 100
 
 
 class Context:

@@ -18,9 +18,10 @@ from fluidvm.engine.claims import Claim, Claims, Key
 from fluidvm.engine.context import Context, Task
 from fluidvm.engine.job import Job, Resources
 from fluidvm.engine.outcome import fault_of
+from fluidvm.engine.progress import Progress
 from fluidvm.engine.slots import Slots
 from fluidvm.engine.waiters import Waiters
-from fluidvm.faults import ApiFault, Conflict, Unavailable
+from fluidvm.faults import ApiFault, Conflict, Unavailable, Unsupported
 from fluidvm.inventory import Write, missing
 from fluidvm.objects import User
 from fluidvm.sessions import PendingTask
@@ -69,6 +70,9 @@ class Engine:
         with connection.begin():
             for row in stored.load_unfinished(connection):
                 self._adopt(Context(row))
+                first = next((task for task in self._contexts[row.id].tasks if task.row.finished is None), None)
+                if first is not None:
+                    first.progress = max(1, first.progress)  # it may have been seen under way
                 for place, task in enumerate(row.tasks):
                     reserved = task.memo.get("reserved")
                     if reserved is not None:
@@ -193,7 +197,7 @@ class Engine:
 
     def _begun(self, task: Task) -> bool:
         """Whether a task has begun, perhaps under a server that died: what it left must be completed or removed."""
-        made = METHODS[task.row.method].creates and self._inventory.knows(task.row.target_type, task.row.target)
+        made = _creates(task) and self._inventory.knows(task.row.target_type, task.row.target)
         return task.job is not None or task.row.started is not None or made or bool(task.row.memo)
 
     async def forget(self, before: float) -> int:
@@ -219,7 +223,7 @@ class Engine:
 
     def _promise(self, context: Context) -> None:
         for task in context.tasks:
-            if task.row.finished is None and METHODS[task.row.method].creates:
+            if task.row.finished is None and _creates(task):
                 self._promised[task.row.target_type, task.row.target] = context.row.owner
 
     def _break_promises(self, context: Context) -> None:
@@ -258,7 +262,11 @@ class Engine:
         self._retire(context)
 
     async def _execute(self, context: Context, place: int, task: Task) -> None:
-        method = METHODS[task.row.method]
+        method = METHODS.get(task.row.method)
+        if method is None:  # another version of the server has committed it
+            unknown = Unsupported(f"This server has no method {task.row.method}: check what came of it.")
+            await self._end(context, [(place, unknown, "")], [])
+            return
         try:
             claim = await self._claim(task)
         except CancelledError:
@@ -324,16 +332,14 @@ class Engine:
         def save_memo(memo: dict[str, Any]) -> Write:
             return stored.save_task, (context.row.id, place, {"memo": memo})
 
-        def progress(percentage: int) -> None:
-            if task.row.finished is None:
-                task.progress = max(task.progress, min(99, percentage))
+        telling = Progress(self._inventory, self._resources.clock, context.row.id, place, task)
 
         def status(words: str) -> None:
             context.status = words
 
-        progress(1)
+        task.progress = max(1, task.progress)
         return Job(
-            self._resources, task.row.target, context.row.owner, task.row.memo, save_memo, progress, status, self._slots,
+            self._resources, task.row.target, context.row.owner, task.row.memo, save_memo, telling.tell, status, self._slots,
             (context.row.id, place),
         )  # fmt: skip
 
@@ -416,6 +422,11 @@ class Engine:
         if len(self._complete) > REMEMBERED:
             oldest, _ = self._complete.popitem(last=False)
             self._contexts.pop(oldest, None)
+
+
+def _creates(task: Task) -> bool:
+    method = METHODS.get(task.row.method)
+    return method is not None and method.creates
 
 
 def _cut_off(chains: Sequence[Deferred[None]]) -> None:

@@ -80,6 +80,7 @@ class Job:
         self._slot: int | None = None
         self._cancelled = False
         self._interruptible: Deferred[Any] | None = None
+        self._leavable = False
 
     def put(self, *facts: Change) -> None:
         """
@@ -167,10 +168,11 @@ class Job:
 
         @return: whether it will; a task that can't be left goes on to its end.
         """
-        if self._interruptible is None or self._cancelled:
+        if self._cancelled or (self._interruptible is None and not self._leavable):
             return False
         self._cancelled = True
-        self._interruptible.cancel()
+        if self._interruptible is not None:
+            self._interruptible.cancel()
         return True
 
     async def interruptible(self, work: Deferred[T]) -> T:
@@ -213,9 +215,15 @@ class Job:
         @raise Conflict: it isn't in time; C{otherwise} are its words.
         """
         deadline = self.clock.seconds() + timeout
-        while (await self.domain(node, uuid)).state is not state:
-            left = deadline - self.clock.seconds()
-            if left <= 0:
-                raise Conflict(otherwise)
-            self.progress(int(100 * (1 - left / timeout)))
-            await self.pause(min(POLL, left))
+        self._leavable = True  # also during a look, which itself isn't cut off
+        try:
+            while (await self.domain(node, uuid)).state is not state:
+                left = deadline - self.clock.seconds()
+                if self._cancelled:
+                    raise Conflict("cancelled")
+                if left <= 0:
+                    raise Conflict(otherwise)
+                self.progress(int(100 * (1 - left / timeout)))
+                await self.pause(min(POLL, left))
+        finally:
+            self._leavable = False

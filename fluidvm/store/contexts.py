@@ -27,6 +27,7 @@ class StoredTask:
     error: str
     result: Any
     memo: dict[str, Any]
+    progress: int = 0
 
 
 @dataclass(slots=True)

@@ -61,7 +61,7 @@ tasks = Table(
     Column("target_type", String), Column("target", Integer), Column("arguments", JSON), Column("claims", JSON),
     Column("started", Float),
     Column("finished", Float), Column("code", Integer), Column("error", String), Column("result", JSON),
-    Column("memo", JSON),
+    Column("memo", JSON), Column("progress", Integer),
 )  # fmt: skip
 
 changes = Table(

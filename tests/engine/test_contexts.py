@@ -166,6 +166,45 @@ class SlotTests(ServerCase):
         self.assertEqual(most, 2)
 
 
+class ProgressTests(ServerCase):
+    async def test_it_does_not_go_down_over_a_restart(self) -> None:
+        running = self.serve()
+        admin = await running.login()
+        await admin.node(delay=10.0)
+        await admin.call("create_disk", {"name": "data", "size": 1})
+        ec = await admin.call("commit_tasks")
+        seen = [await admin.call("get_task_progress", ec)]
+        while seen[-1] < [40]:
+            await running.pass_time(0.5)
+            seen.append(await admin.call("get_task_progress", ec))
+        running = await self.restart(running)
+        admin = await running.login()
+        while seen[-1] < [100]:
+            seen.append(await admin.call("get_task_progress", ec))
+            await running.pass_time(0.5)
+        self.assertEqual(seen, sorted(seen))
+        self.assertGreater(len({tuple(one) for one in seen}), 4)
+
+    async def test_what_another_version_has_committed(self) -> None:
+        running = self.serve()
+        admin = await running.login()
+        await admin.node(delay=15.0)
+        await admin.call("create_disk", {"name": "data", "size": 1})
+        await admin.call("create_disk", {"name": "more", "size": 1})
+        ec = await admin.call("commit_tasks")
+        await running.stop()
+        self.running.remove(running)
+        database = sqlite3.connect(self.directory / "state" / "fluidvm.db")
+        database.execute("UPDATE tasks SET method = 'teleport_disk' WHERE context = ? AND position = 0", (ec,))
+        database.commit()
+        database.close()
+        admin = await self.serve().login()
+        await admin.finish(ec)
+        context = await admin.call("get_execution_context", ec)
+        self.assertEqual([task["code"] for task in context["tasks"]], [501, 0])
+        self.assertIn("teleport_disk", context["errors"][0])
+
+
 class RecoveryTests(ServerCase):
     async def test_stopping_refuses_commits_and_lets_the_task_under_way_end(self) -> None:
         running = self.serve()

@@ -15,7 +15,7 @@ from pathlib import Path
 from fluidvm.driver import DriverError
 from fluidvm_driver_namespaces.guest import MIB
 
-PASSES = 200
+PASSES = 2000
 """How often a guest that makes new processes all the time is gone through."""
 GONE = "ZX"
 FROZEN = "Tt"

@@ -1,0 +1,51 @@
+"""How far a task is: told once it is durable, so that it never goes down, over a restart neither."""
+
+from __future__ import annotations
+
+from twisted.internet.interfaces import IReactorTime
+from twisted.python.failure import Failure
+
+from fluidvm.engine.context import Task
+from fluidvm.faults import Unavailable
+from fluidvm.inventory import Inventory
+from fluidvm.store import contexts as stored
+
+INTERVAL = 0.5
+"""Seconds between two figures that are stored: what is over sooner costs nothing."""
+
+
+class Progress:
+    """
+    One task's.
+
+    @param context: the execution context's number.
+    @param place: the task's place in it, from 0.
+    """
+
+    def __init__(self, inventory: Inventory, clock: IReactorTime, context: int, place: int, task: Task) -> None:
+        self._inventory = inventory
+        self._clock = clock
+        self._context = context
+        self._place = place
+        self._task = task
+        self._last = clock.seconds()
+        self._storing = False
+
+    def tell(self, percentage: int) -> None:
+        """Take a figure; it shows when it is stored, and unless a newer one comes soon."""
+        wanted = min(99, percentage)
+        now = self._clock.seconds()
+        if wanted <= self._task.progress or self._storing or self._task.ending or now - self._last < INTERVAL:
+            return
+        self._last, self._storing = now, True
+        write = (stored.save_task, (self._context, self._place, {"progress": wanted}))
+        storing = self._inventory.commit([], [write])
+        storing.addCallbacks(self._stored, self._failed, (wanted,))
+
+    def _stored(self, results: list[object], wanted: int) -> None:
+        self._storing = False
+        self._task.progress = max(self._task.progress, wanted)
+
+    def _failed(self, failure: Failure) -> None:
+        self._storing = False
+        failure.trap(Unavailable)  # the next figure may be stored
