@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from xml.etree import ElementTree
 from xml.etree.ElementTree import Element, SubElement
 
-from fluidvm.driver import DomainDisk, DomainSpec, DriverError
+from fluidvm.driver import DomainDisk, DomainInterface, DomainSpec, DriverError
 
 NAMESPACE = "https://fluidvm.org/xmlns/domain/1"
 """Of the metadata element that marks FluidVM's own domains."""
@@ -58,6 +58,7 @@ class Description:
     disks: tuple[DomainDisk, ...]
     kernel: str
     initrd: str
+    interfaces: tuple[DomainInterface, ...] = ()
 
 
 def _text(parent: Element, tag: str, text: str, **attributes: str) -> Element:
@@ -92,6 +93,23 @@ def disk_xml(disk: DomainDisk) -> str:
     @raise DriverError: a value can't stand in XML.
     """
     return ElementTree.tostring(_disk(None, disk), encoding="unicode")
+
+
+def _interface(interface: DomainInterface) -> Element:
+    element = Element("interface", type="network")
+    _attributes(element, "mac", address=interface.mac)
+    _attributes(element, "source", network=interface.network)
+    _attributes(element, "model", type=interface.model or "virtio")
+    return element
+
+
+def interface_xml(interface: DomainInterface) -> str:
+    """
+    Write one interface, as attaching wants it.
+
+    @raise DriverError: a value can't stand in XML.
+    """
+    return ElementTree.tostring(_interface(interface), encoding="unicode")
 
 
 def begin_domain(spec: DomainSpec, kind: str) -> Element:
@@ -148,10 +166,12 @@ def domain_xml(spec: DomainSpec, platform: Platform) -> str:
     if "q35" in platform.machine:
         # Nothing can be plugged into PCI Express's root itself; each hot-plugged device wants a port that is there.
         SubElement(devices, "controller", type="pci", model="pcie-root")
-        for _ in range(len(spec.disks) + 16):
+        for _ in range(len(spec.disks) + len(spec.interfaces) + 16):
             SubElement(devices, "controller", type="pci", model="pcie-root-port")
     for disk in spec.disks:
         _disk(devices, disk)
+    for interface in spec.interfaces:
+        devices.append(_interface(interface))
     serial = SubElement(devices, "serial", type="pty")
     if platform.console_log:
         _attributes(serial, "log", file=platform.console_log, append="on")
@@ -222,7 +242,8 @@ def parse_domain(text: str) -> Description:
     """
     Read a definition as libvirt gives it, of anyone's domain.
 
-    Disks without a source (empty CD drives) and those that are no disks are left out.
+    Disks without a source (empty CD drives) and those that are no disks are left out, as are interfaces in no network of
+    libvirt's.
     """
     domain = ElementTree.fromstring(text)  # noqa: S314 - libvirtd is trusted: it is root on that host
     maximum = _amount(domain.find("memory"))
@@ -238,6 +259,13 @@ def parse_domain(text: str) -> Description:
         # A Xen guest's xvda is the vda of this interface.
         name = re.sub("^xvd", "vd", target.get("dev", ""))
         disks.append(DomainDisk(path, "raw" if driver is None else driver.get("type", "raw"), name))
+    interfaces = []
+    # A running domain's may be of another type, which tells how libvirt made the network's connection.
+    for element in domain.iterfind("devices/interface"):
+        mac, source, model = element.find("mac"), element.find("source"), element.find("model")
+        if mac is not None and source is not None and source.get("network"):
+            kind = "" if model is None else model.get("type", "")
+            interfaces.append(DomainInterface(mac.get("address", "").lower(), source.get("network", ""), kind))
     return Description(
         uuid=domain.findtext("uuid", ""),
         name=domain.findtext("name", ""),
@@ -248,6 +276,7 @@ def parse_domain(text: str) -> Description:
         disks=tuple(disks),
         kernel=domain.findtext("os/kernel", ""),
         initrd=domain.findtext("os/initrd", ""),
+        interfaces=tuple(interfaces),
     )
 
 

@@ -15,6 +15,7 @@ from fluidvm.driver import NAME_PATTERN, Choice, DriverError, DriverHost, IDrive
 from .domain_xml import PROBE_PREFIX, Platform, parse_domain_kinds, probe_xml
 from .libvirt_connection import check_uri, open_connection, verb
 from .libvirt_errors import code_of
+from .libvirt_networks import LibvirtNetworks
 from .libvirt_resize import LibvirtResize
 from .libvirt_save import LibvirtReset, LibvirtSave
 from .libvirt_stats import LibvirtStats
@@ -37,7 +38,7 @@ def _path(words: str) -> Text:
     return Text(words, longest=1024, pattern=PATH, rule="an absolute path on the host")
 
 
-class KvmConnection(LibvirtStats, LibvirtSave, LibvirtReset, LibvirtResize, LibvirtVolumes):
+class KvmConnection(LibvirtStats, LibvirtSave, LibvirtReset, LibvirtResize, LibvirtVolumes, LibvirtNetworks):
     """A QEMU/KVM host."""
 
     hypervisor = "QEMU"

@@ -168,7 +168,7 @@ class LibvirtDisks(LibvirtDomains):
     def _do_attach(self, uuid: str, disk: DomainDisk) -> None:
         domain = self._do_changeable(uuid)
         flags = 0
-        for flag, look in _places(domain):
+        for flag, look in places(domain):
             described = parse_domain(domain.XMLDesc(look))
             there = next((other for other in described.disks if other.target == disk.target), None)
             if there is None:
@@ -238,7 +238,7 @@ class LibvirtDisks(LibvirtDomains):
             raise
 
 
-def _places(domain: Any) -> list[tuple[int, int]]:
+def places(domain: Any) -> list[tuple[int, int]]:
     """Where a domain's devices stand: the flag that changes them there, and the one that shows them."""
     places = []
     if domain.isActive():

@@ -113,6 +113,7 @@ class LibvirtDomains(LibvirtConnection):
             max_memory=described.max_memory,
             disks=described.disks,
             autostart=persistent and bool(domain.autostart()),
+            interfaces=described.interfaces,
         )
 
     # Defining.

@@ -16,6 +16,7 @@ _MEANINGS: dict[int, type[DriverError]] = {
     libvirt.VIR_ERR_NO_DOMAIN: NoSuchThing,
     libvirt.VIR_ERR_NO_STORAGE_POOL: NoSuchThing,
     libvirt.VIR_ERR_NO_STORAGE_VOL: NoSuchThing,
+    libvirt.VIR_ERR_NO_NETWORK: NoSuchThing,
     libvirt.VIR_ERR_DEVICE_MISSING: NoSuchThing,
     libvirt.VIR_ERR_DOM_EXIST: AlreadyThere,
     libvirt.VIR_ERR_STORAGE_VOL_EXIST: AlreadyThere,

@@ -22,12 +22,14 @@ from fluidvm.driver import (
     DomainState,
     DriverError,
     HostInfo,
+    Network,
     NoSuchThing,
     Volume,
     WrongState,
 )
 
 POOL = "default"
+NETWORKS = (Network("default", True, "sim0"), Network("lan", True, "sim1"))
 OFF = (DomainState.STOPPED, DomainState.CRASHED)
 SLACK = 1000
 """How many lines the journal may have beyond what there is to tell."""
@@ -223,6 +225,8 @@ class SimulatedHost:
                 raise AlreadyThere(f"There is another domain {spec.name}.")
         for disk in spec.disks:
             self._check_file(disk)
+        for interface in spec.interfaces:
+            self.check_network(interface.network)
         self._put(
             DomainInfo(
                 spec.uuid, spec.name, DomainState.STOPPED, spec.vcpus, spec.max_vcpus, spec.memory, spec.max_memory,
@@ -307,6 +311,15 @@ class SimulatedHost:
         if vcpus > domain.max_vcpus:
             raise WrongState(f"Domain {domain.name} has at most {domain.max_vcpus} CPUs while it runs: more needs a stop.")
         self._put(replace(domain, memory=memory or domain.memory, vcpus=vcpus or domain.vcpus))
+
+    def put_interfaces(self, uuid: str, interfaces: tuple[DomainInterface, ...]) -> None:
+        """A domain has other interfaces."""
+        self._put(replace(self.domain(uuid), interfaces=interfaces))
+
+    def check_network(self, name: str) -> None:
+        """@raise NoSuchThing: there is no such network."""
+        if self._journal is not None and all(network.name != name for network in NETWORKS):
+            raise NoSuchThing(f"There is no network {name} on the simulated host.")
 
     # disks
 

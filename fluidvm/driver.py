@@ -226,7 +226,7 @@ class IConnection(Interface):
 
         @raise AlreadyThere: another domain has the name.
         @raise WrongState: the domain runs.
-        @raise NoSuchThing: a disk's, kernel's or initrd's file isn't there, where the host checks it now.
+        @raise NoSuchThing: a network, or a disk's, kernel's or initrd's file isn't there, where the host checks it now.
         """
 
     def undefine_domain(uuid: str) -> Deferred[None]:
@@ -322,5 +322,15 @@ class IConnection(Interface):
         """
 
 
-ABILITIES: tuple[type[Interface], ...] = (IConnection, ILiveResize, IDisks, IEvents, IStats, IVolumes, ISave, IReset)
+ABILITIES: tuple[type[Interface], ...] = (
+    IConnection,
+    ILiveResize,
+    IDisks,
+    IEvents,
+    IStats,
+    IVolumes,
+    ISave,
+    IReset,
+    INetworks,
+)
 """Every interface that a connection can provide, the core first."""

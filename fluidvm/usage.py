@@ -12,7 +12,7 @@ LIMITS = ("vms", "running_vms", "vcpus", "memory", "disks", "disk_space", "snaps
 
 
 Account = tuple[str, int]
-"""C{("user", id)} or C{("compute_node", id)}."""
+"""C{("user", id)}, C{("compute_node", id)} or C{("mac", number)}."""
 
 
 def of_user(id: int) -> Account:
@@ -23,6 +23,11 @@ def of_user(id: int) -> Account:
 def of_node(id: int) -> Account:
     """A compute node's account."""
     return ("compute_node", id)
+
+
+def of_mac(mac: str) -> Account:
+    """A network address's account: of its C{interfaces} there is one at most."""
+    return ("mac", int(mac.replace(":", ""), 16))
 
 
 def amounts(thing: Object) -> dict[str, int]:
@@ -53,6 +58,9 @@ class Ledger:
             taken = amounts(thing)
             for account in (("user", thing.owner), ("compute_node", thing.compute_node)):
                 self._used.setdefault(account, Counter()).update(taken)
+        if isinstance(thing, VM):
+            for interface in thing.interfaces:
+                self._used.setdefault(of_mac(interface["mac"]), Counter()).update({"interfaces": 1})
 
     def remove(self, thing: Object) -> None:
         """An object isn't there any more."""
@@ -60,6 +68,9 @@ class Ledger:
             taken = amounts(thing)
             for account in (("user", thing.owner), ("compute_node", thing.compute_node)):
                 self._used[account].subtract(taken)
+        if isinstance(thing, VM):
+            for interface in thing.interfaces:
+                del self._used[of_mac(interface["mac"])]
 
     def used(self, account: Account, what: str) -> int:
         """Tell what an account holds."""

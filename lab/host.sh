@@ -12,6 +12,7 @@
 #     kill -9 $(cat DIR/host.pid)
 #
 # Connect with qemu+unix:///system?socket=DIR/libvirt-sock once that works; the socket is there a little earlier.
+# The host has two networks, lab and spare: one bridge, which its guests' interfaces are in and nothing else.
 # DIR is the same inside: what guests shall use lies in it, or anywhere outside /etc, /var and /run.
 #
 #     --no-kvm      hide /dev/kvm
@@ -140,6 +141,15 @@ if ! grep -q ^libvirt-qemu: /etc/passwd; then
 fi
 for part in /etc/libvirt /var/{cache,lib,log}/libvirt; do mount -t tmpfs -o mode=755 fluidvm-lab "$part"; done
 cp "$dir/qemu.conf" /etc/libvirt/qemu.conf
+# A bridge that libvirt only uses: for one of its own it wants iptables, and dnsmasq.
+ip link add "fluidvm$number" type bridge
+ip link set "fluidvm$number" up
+networks=/etc/libvirt/qemu/networks
+mkdir -p "$networks/autostart"
+for name in lab spare; do
+    echo "<network><name>$name</name><forward mode=\"bridge\"/><bridge name=\"fluidvm$number\"/></network>" > "$networks/$name.xml"
+    ln -s "$networks/$name.xml" "$networks/autostart/$name.xml"
+done
 # The first process stays a shell, for libvirt waits for processes that only this one can reap. A daemon that ends comes
 # back, as under systemd; its guests live on meanwhile.
 failures=0

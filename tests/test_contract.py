@@ -151,6 +151,33 @@ class ContractTests(TestCase):
     async def booted_twice(self, vm: int) -> bool:
         return (await self.console(vm)).count("GUEST-UP") == 2
 
+    async def test_a_guests_interfaces(self) -> None:
+        node = await self.add_node()
+        self.assertIn("lab", [network["name"] for network in await self.call("list_networks", node)])
+        spec = {
+            "name": "web", "memory": 128, "compute_node": node, "boot": self.kernel(), "interfaces": [{"network": "lab"}],
+        }  # fmt: skip
+        vm = await self.call("create_vm", spec)
+        await self.call("start_vm", vm)
+        self.assertEqual(await self.commit(), ["", ""])
+        await self.boots(vm)
+        await self.call("attach_interface", vm, {"network": "lab", "mac": "02:00:00:00:00:0A"})
+        self.assertEqual(await self.commit(), [""])
+        found = await self.call("get_vm", vm)
+        macs = [interface["mac"] for interface in found["interfaces"]]
+        definition = self.outside.lookupByUUIDString(found["uuid"]).XMLDesc(0)
+        for mac in macs:
+            self.assertIn(mac, definition)
+        await self.call("detach_interface", vm, found["interfaces"][1]["id"])
+        await self.call("attach_interface", vm, {"network": "no-such-network"})
+        errors = await self.commit()
+        self.assertEqual((errors[0], "no-such-network" in errors[1]), ("", True), errors)
+        self.assertNotIn(macs[1], self.outside.lookupByUUIDString(found["uuid"]).XMLDesc(0))
+        self.assertEqual([one["mac"] for one in (await self.call("get_vm", vm))["interfaces"]], macs[:1])
+        await self.call("stop_vm", vm)
+        await self.call("delete_vm", vm)
+        self.assertEqual(await self.commit(), ["", ""])
+
     async def test_disk_boot(self) -> None:
         """A VM without a kernel of its own boots what its disk holds."""
         node = await self.add_node()

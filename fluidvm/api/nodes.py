@@ -26,6 +26,9 @@ SERVER_OPTIONS: dict[str, Kind] = {
         "directories of the host; plain users' VMs may boot kernels from nowhere else",
         of=Text("a directory", longest=1024, pattern=r"(/[A-Za-z0-9._+-]+)+", rule="an absolute path"),
     ),
+    "user_networks": Array(
+        "networks of the host; plain users' VMs may be in no others; default: all", of=named("a network")
+    ),
 }
 NodeOptions = Annotated[
     dict[str, Any],

@@ -37,7 +37,7 @@ def free_name(inventory: Inventory, cls: type[VM] | type[Disk], name: str, owner
         raise Conflict(f"There is a {WORDS[cls.TYPE]} {name} already.")
 
 
-async def place(job: Job, spec: dict[str, Any], owner: int, wanted: Wanted, ability: type[Interface]) -> ComputeNode:
+async def place(job: Job, spec: dict[str, Any], owner: int, wanted: Wanted, *abilities: type[Interface]) -> ComputeNode:
     """
     Decide on which compute node a new object goes, and set its room aside there: L{Job.unreserve} gives that back.
 
@@ -47,7 +47,7 @@ async def place(job: Job, spec: dict[str, Any], owner: int, wanted: Wanted, abil
 
     @param owner: whose it will be.
     @param wanted: what it takes; driver and labels are the spec's.
-    @param ability: what the node's driver must be able to do.
+    @param abilities: what the node's driver must be able to do.
     @raise QuotaExceeded: the owner's plan hasn't this kind of hypervisor.
     @raise Conflict: the node that is named takes nothing new.
     @raise Unavailable: none fits; says why.
@@ -72,8 +72,8 @@ async def place(job: Job, spec: dict[str, Any], owner: int, wanted: Wanted, abil
     while True:
         chosen, reasons = choose(
             job.inventory.all(ComputeNode), replace(wanted, driver=spec.get("driver"), labels=spec.get("labels", ())),
-            load=load, able=lambda node: job.nodes.provides(node.id, ability), strategy=job.placement,
-            allowed=lambda driver: allows(limits, driver),
+            load=load, able=lambda node: all(job.nodes.provides(node.id, ability) for ability in abilities),
+            strategy=job.placement, allowed=lambda driver: allows(limits, driver),
         )  # fmt: skip
         if chosen is not None or not await job.nodes.settled():
             break

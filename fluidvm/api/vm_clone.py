@@ -9,6 +9,7 @@ from uuid import uuid4
 from twisted.internet.defer import CancelledError
 
 from fluidvm.api.disks import new_disk
+from fluidvm.api.networks import check_networks, new_interface
 from fluidvm.api.placing import free_name
 from fluidvm.api.vms import disks_of, domain_spec, remove_made
 from fluidvm.api.volumes import copy_volume
@@ -34,6 +35,8 @@ def _check(call: Call, vm: int, name: str) -> None:
 async def clone_vm(job: Job, vm: VmId, name: CloneName) -> None:
     """
     Copy a VM that doesn't run, with its disks, to another one of the same owner on the same compute node, stopped.
+
+    Its interfaces are in the same networks, with new addresses.
 
     Its record and its disks' are durable before the hypervisor is asked; if anything fails, what was made is removed.
     """
@@ -87,9 +90,13 @@ async def _plan(job: Job, source: VM, name: str) -> VM:
     job.reserve_for(
         owner, vms=1, vcpus=source.vcpus, memory=source.memory, disks=len(disks), disk_space=sizes,
     )  # fmt: skip
+    check_networks(job, node, source.interfaces)
+    # An address belongs to one guest, the IP address as well.
+    plugs = [{key: one[key] for key in ("network", "model") if key in one} for one in source.interfaces]
+    interfaces = tuple(new_interface(job, plug) for plug in plugs)
     clone = replace(
         source, id=job.target, name=name, state="creating", uuid=str(uuid4()), created=job.wall_clock(), domain="",
-        powered=False,
+        powered=False, interfaces=interfaces,
     )  # fmt: skip
     job.put(Create(clone))
     copies: dict[str, int] = {}

@@ -11,10 +11,11 @@ from twisted.internet.defer import CancelledError
 
 from fluidvm.api.disks import DEFAULT_POOL, check_attachable, delete_volume, make_volume, new_disk
 from fluidvm.api.listing import list_objects, show
+from fluidvm.api.networks import MOST, InterfaceKind, check_networks, domain_interface, new_interface
 from fluidvm.api.placing import free_name, may_own, owner_of, place
 from fluidvm.call import Call
 from fluidvm.declare import AfterCrash, query, task
-from fluidvm.driver import Boot, DomainDisk, DomainSpec, DomainState, IConnection, IDisks, NoSuchThing
+from fluidvm.driver import Boot, DomainDisk, DomainSpec, DomainState, IConnection, IDisks, INetworks, Interface, NoSuchThing
 from fluidvm.engine.job import Job
 from fluidvm.engine.placement import Wanted
 from fluidvm.engine.quota import check_vm, limits_of
@@ -77,6 +78,7 @@ VmSpec = Annotated[
             "disks": Array(
                 "its disks: vda, vdb...; default: one as the resource plan says, else none", of=NewDisk, longest=24
             ),
+            "interfaces": Array("its network interfaces; default: none", of=InterfaceKind, longest=MOST),
             "compute_node": Id("where; default: placed", type="compute_node"),
             "driver": Text("placed on a node of this driver", longest=63, pattern=NAME_PATTERN, rule=NAME_RULE),
             "labels": Array("placed on a node with all of these", of=named("a label")),
@@ -127,10 +129,10 @@ def check_boot(job: Job, node: ComputeNode, boot: dict[str, Any]) -> None:
             raise Forbidden(f"spec.boot.{key}: {path} is in none of the boot_dirs of compute node {node.name}.")
 
 
-@task("vm", creates=True, early=_check_spec, better=((IDisks, "with disks"),))
+@task("vm", creates=True, early=_check_spec, better=((IDisks, "with disks"), (INetworks, "with interfaces")))
 async def create_vm(job: Job, spec: VmSpec) -> None:
     """
-    Make a VM, stopped, with its disks.
+    Make a VM, stopped, with its disks and interfaces.
 
     Its record and its disks' are durable before the hypervisor is asked; if anything fails, what was made is removed.
     """
@@ -169,14 +171,19 @@ async def _plan(job: Job, spec: dict[str, Any]) -> VM:
     wanted = spec.get("disks", [] if default_disk is None else [{"size": default_disk}])
     pool, space = _largest([disk for disk in wanted if "size" in disk])
     shape = Wanted(vcpus, memory, pool=pool, space=space)
-    node = await place(job, spec, owner, shape, IDisks if wanted else IConnection)
-    await job.connection(node.id, IDisks if wanted else IConnection)
+    plugs = spec.get("interfaces", [])
+    abilities: list[type[Interface]] = [IConnection, *([IDisks] if wanted else []), *([INetworks] if plugs else [])]
+    node = await place(job, spec, owner, shape, *abilities)
+    for ability in abilities:
+        await job.connection(node.id, ability)
+    check_networks(job, node, plugs)
     boot = spec.get("boot", {})
     check_boot(job, node, boot)
+    interfaces = tuple(new_interface(job, plug) for plug in plugs)
     vm = VM(
         id=job.target, name=spec["name"], owner=owner, state="creating", uuid=str(uuid4()), compute_node=node.id,
         driver=node.driver, vcpus=vcpus, max_vcpus=spec.get("max_vcpus", vcpus), memory=memory,
-        max_memory=spec.get("max_memory", memory), interfaces=(), description=spec.get("description", ""),
+        max_memory=spec.get("max_memory", memory), interfaces=interfaces, description=spec.get("description", ""),
         tags=tuple(spec.get("tags", ())), autostart=spec.get("autostart", False), boot=boot, created=job.wall_clock(),
     )  # fmt: skip
     sizes = [disk["size"] for disk in wanted if "size" in disk]
@@ -217,6 +224,7 @@ def domain_spec(vm: VM, disks: Iterable[DomainDisk]) -> DomainSpec:
     return DomainSpec(
         uuid=vm.uuid, name=vm.domain_name, vcpus=vm.vcpus, max_vcpus=vm.max_vcpus, memory=vm.memory,
         max_memory=vm.max_memory, disks=tuple(disks), boot=boot, autostart=vm.autostart,
+        interfaces=tuple(domain_interface(interface) for interface in vm.interfaces),
     )  # fmt: skip
 
 

@@ -19,10 +19,23 @@ from fluidvm.conformance.connection import ConnectionContract
 from fluidvm.conformance.disks import DisksContract
 from fluidvm.conformance.events import EventsContract
 from fluidvm.conformance.live_resize import LiveResizeContract
+from fluidvm.conformance.networks import NetworksContract
 from fluidvm.conformance.save import ResetContract, SaveContract
 from fluidvm.conformance.stats import StatsContract
 from fluidvm.conformance.volumes import VolumesContract
-from fluidvm.driver import ABILITIES, IConnection, IDisks, IEvents, ILiveResize, Interface, IReset, ISave, IStats, IVolumes
+from fluidvm.driver import (
+    ABILITIES,
+    IConnection,
+    IDisks,
+    IEvents,
+    ILiveResize,
+    INetworks,
+    Interface,
+    IReset,
+    ISave,
+    IStats,
+    IVolumes,
+)
 
 __all__ = ["CONTRACTS", "ContractFactory", "driver_contract"]
 
@@ -35,6 +48,7 @@ CONTRACTS: dict[type[Interface], type[ContractCase]] = {
     IVolumes: VolumesContract,
     ISave: SaveContract,
     IReset: ResetContract,
+    INetworks: NetworksContract,
 }
 """The tests of each ability."""
 

@@ -41,6 +41,10 @@ class ContractFactory(Protocol):
         """A storage pool on the host with room for 32 MiB. Asked only where the driver provides L{IDisks}."""
 
     @property
+    def network(self) -> str:
+        """An active network on the host. Asked only where the driver provides L{INetworks}."""
+
+    @property
     def patience(self) -> float:
         """The seconds that a verb may take, or a guest to obey, before a test fails."""
 
@@ -63,7 +67,7 @@ class ContractFactory(Protocol):
 
         @param changes: fields of L{DomainSpec} that are to differ.
         @return: with a UUID of its own unless that is given, with C{max_vcpus} above C{vcpus}, C{max_memory} above
-            C{memory}, and no disk C{vdy} or C{vdz}.
+            C{memory}, no disk C{vdy} or C{vdz}, and no interfaces unless they are given.
         """
 
     async def booted(self, connection: Any, uuid: str) -> None:

@@ -20,7 +20,7 @@ from fluidvm.node_watch import Nodes
 from fluidvm.objects import User
 from fluidvm.sessions import Sessions
 from fluidvm.store.objects import Change
-from fluidvm.usage import of_node, of_user
+from fluidvm.usage import of_mac, of_node, of_user
 
 T = TypeVar("T")
 POLL = 0.25
@@ -126,6 +126,14 @@ class Job:
     def reserve_on(self, node: int, **asked: int) -> None:
         """Set aside what the next L{flush} puts on a compute node; L{unreserve} gives it back."""
         self.inventory.ledger.reserve(self._key, of_node(node), asked)
+
+    def reserve_mac(self, mac: str) -> bool:
+        """Set a network address aside, which the next L{flush} gives to a VM. @return: whether it was free."""
+        account = of_mac(mac)
+        if self.inventory.ledger.taken(account, "interfaces"):
+            return False
+        self.inventory.ledger.reserve(self._key, account, {"interfaces": 1})
+        return True
 
     def unreserve(self) -> None:
         """What was reserved is in use now, or isn't needed."""

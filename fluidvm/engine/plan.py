@@ -15,7 +15,7 @@ from twisted.internet.defer import Deferred, succeed
 from twisted.internet.task import Clock
 from twisted.python.failure import Failure
 
-from fluidvm.driver import DomainDisk, DomainInfo, DomainState, IConnection, IDisks, Interface, Volume
+from fluidvm.driver import DomainDisk, DomainInfo, DomainInterface, DomainState, IConnection, IDisks, Interface, Volume
 from fluidvm.drivers.simulated_host import SimulatedHost
 from fluidvm.drivers.simulator import Faults, SimulatedConnection
 from fluidvm.engine import entitlement
@@ -111,10 +111,11 @@ def _copy(inventory: Inventory, node: int) -> SimulatedHost:
     host = SimulatedHost(None)
     for vm in inventory.vms_on(node):
         disks = tuple(DomainDisk(disk.path, disk.format, str(disk.target)) for disk in inventory.disks_of(vm.id))
+        interfaces = tuple(DomainInterface(one["mac"], one["network"], one.get("model", "")) for one in vm.interfaces)
         host.add(
             DomainInfo(
                 vm.uuid, vm.domain_name, _STATES.get(vm.state, DomainState.STOPPED), vm.vcpus, vm.max_vcpus, vm.memory,
-                vm.max_memory, disks, vm.autostart,
+                vm.max_memory, disks, vm.autostart, interfaces,
             )
         )  # fmt: skip
     for disk in inventory.disks_on(node):

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from twisted.trial.unittest import SynchronousTestCase
 
-from fluidvm.driver import Boot, DomainDisk, DomainSpec, DriverError
+from fluidvm.driver import Boot, DomainDisk, DomainInterface, DomainSpec, DriverError
 from fluidvm.drivers.domain_xml import (
     Platform,
     disk_xml,
@@ -157,6 +157,18 @@ class ReadingTests(SynchronousTestCase):
         )
         self.assertEqual((read.vcpus, read.max_vcpus, read.memory, read.max_memory), (3, 3, 2, 2))
         self.assertEqual(read.disks, (DomainDisk("/dev/sdb", "raw", "sda"),))
+
+    def test_interfaces(self) -> None:
+        given = (DomainInterface("52:54:00:00:00:01", "lab", "e1000"), DomainInterface("52:54:00:00:00:02", "other"))
+        read = parse_domain(domain_xml(spec(interfaces=given), Platform("kvm")))
+        self.assertEqual(read.interfaces, (given[0], DomainInterface("52:54:00:00:00:02", "other", "virtio")))
+        running = parse_domain(
+            f"<domain type='qemu'><name>a</name><uuid>{UUID}</uuid><memory>1024</memory><vcpu>1</vcpu><devices>"
+            "<interface type='bridge'><mac address='52:54:00:AA:00:01'/><source network='lab' bridge='virbr0'/></interface>"
+            "<interface type='bridge'><mac address='52:54:00:00:00:02'/><source bridge='br0'/></interface>"
+            "</devices></domain>"
+        )
+        self.assertEqual(running.interfaces, (DomainInterface("52:54:00:aa:00:01", "lab"),))
 
     def test_a_volumes_size_is_rounded_up(self) -> None:
         self.assertEqual(parse_volume("<volume><name>a</name><capacity unit='bytes'>1048577</capacity></volume>")[3], 2)

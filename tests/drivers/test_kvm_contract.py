@@ -21,6 +21,7 @@ from .real_host import ThreadHost, bootable, shared_host, until
 class KvmFactory:
     driver = KvmDriver()
     pool = "default"
+    network = "lab"
     patience = 60.0
 
     def __init__(self) -> None:

@@ -42,6 +42,7 @@ class SimulatorFactory:
 
     address = ""
     pool = "default"
+    network = "default"
     patience = 5.0
 
     def __init__(self, connection: type[SimulatedConnection] = SimulatedConnection, **options: Any) -> None:

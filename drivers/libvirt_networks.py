@@ -1,0 +1,147 @@
+"""libvirt's networks, and interfaces in them that domains are given."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import libvirt
+from zope.interface import implementer
+
+from fluidvm.driver import (
+    AlreadyThere,
+    DomainInterface,
+    DomainSpec,
+    DomainState,
+    INetworks,
+    Network,
+    NoSuchThing,
+    WrongState,
+)
+
+from .domain_xml import interface_xml, parse_domain
+from .libvirt_connection import verb
+from .libvirt_disks import LET_GO, places
+from .libvirt_domains import LibvirtDomains
+from .libvirt_errors import code_of
+
+_LIVE = libvirt.VIR_DOMAIN_AFFECT_LIVE
+_CONFIG = libvirt.VIR_DOMAIN_AFFECT_CONFIG
+_INACTIVE = libvirt.VIR_DOMAIN_XML_INACTIVE
+_CHANGEABLE = (DomainState.STOPPED, DomainState.CRASHED, DomainState.RUNNING, DomainState.PAUSED)
+
+
+@implementer(INetworks)
+class LibvirtNetworks(LibvirtDomains):
+    """A host with networks."""
+
+    @verb
+    async def list_networks(self) -> Sequence[Network]:
+        return await self._call("the list of networks", self._do_networks)
+
+    def _do_networks(self) -> Sequence[Network]:
+        found = []
+        for network in self._connection.listAllNetworks(0):
+            try:
+                found.append(Network(network.name(), bool(network.isActive()), self._do_bridge(network)))
+            except libvirt.libvirtError as error:
+                # It went between the listing and this look.
+                if code_of(error) != libvirt.VIR_ERR_NO_NETWORK:
+                    raise
+        return found
+
+    def _do_bridge(self, network: Any) -> str:
+        try:
+            return str(network.bridgeName())
+        except libvirt.libvirtError as error:
+            # Networks of other kinds have none, and this is how libvirt says so.
+            if code_of(error) != libvirt.VIR_ERR_INTERNAL_ERROR or not self._alive():
+                raise
+            return ""
+
+    def _do_check_network(self, name: str) -> None:
+        try:
+            self._connection.networkLookupByName(name)
+        except libvirt.libvirtError as error:
+            if code_of(error) == libvirt.VIR_ERR_NO_NETWORK:
+                raise NoSuchThing(f"The host has no network {name}.") from error
+            raise
+
+    def _do_define(self, spec: DomainSpec, text: str) -> None:
+        for interface in spec.interfaces:
+            self._do_check_network(interface.network)
+        super()._do_define(spec, text)
+
+    @verb
+    async def attach_interface(self, uuid: str, interface: DomainInterface) -> None:
+        await self._call(f"interface {interface.mac} of domain {uuid}", self._do_attach_interface, uuid, interface)
+
+    def _do_attach_interface(self, uuid: str, interface: DomainInterface) -> None:
+        domain = self._do_with_interfaces(uuid)
+        flags = 0
+        for flag, look in places(domain):
+            there = _find(domain.XMLDesc(look), interface.mac)
+            if there is None:
+                flags |= flag
+            elif there.network != interface.network:
+                raise AlreadyThere(f"Domain {domain.name()} has interface {interface.mac} in network {there.network}.")
+        if flags:
+            self._do_check_network(interface.network)
+            domain.attachDeviceFlags(interface_xml(interface), flags)
+
+    def _do_with_interfaces(self, uuid: str) -> Any:
+        domain = self._do_find(uuid)
+        state = self._do_state(domain)
+        if state not in _CHANGEABLE:
+            raise WrongState(f"Domain {domain.name()} is {state}; its interfaces can be changed when it runs or is stopped.")
+        return domain
+
+    @verb
+    async def detach_interface(self, uuid: str, mac: str) -> None:
+        subject = f"interface {mac} of domain {uuid}"
+        if await self._call(subject, self._do_begin_detach_interface, uuid, mac):
+            deadline = self._seconds() + LET_GO
+            while await self._call(subject, self._do_has_interface, uuid, mac):
+                if self._seconds() >= deadline:
+                    raise WrongState(
+                        f"The guest of domain {uuid} didn't let go of interface {mac} within {LET_GO:g} s; stop it first."
+                    )
+                await self._wait()
+        await self._call(subject, self._do_end_detach_interface, uuid, mac)
+
+    def _do_has_interface(self, uuid: str, mac: str) -> bool:
+        return _find(self._do_find(uuid).XMLDesc(0), mac) is not None
+
+    def _do_begin_detach_interface(self, uuid: str, mac: str) -> bool:
+        """Ask the guest to let go. Gives whether there is something to wait for."""
+        domain = self._do_with_interfaces(uuid)
+        there = _find(domain.XMLDesc(0), mac)
+        if not domain.isActive() or there is None:
+            return False
+        if self._do_state(domain) is not DomainState.RUNNING:
+            raise WrongState(f"Domain {domain.name()} is paused; its guest can let go of an interface when it runs.")
+        try:
+            domain.detachDeviceFlags(interface_xml(there), _LIVE)
+        except libvirt.libvirtError as error:
+            # Asked before, and still being done: wait for that.
+            if not self._alive() or not domain.isActive() or code_of(error) == libvirt.VIR_ERR_OPERATION_INVALID:
+                raise
+            self._log.info("Domain {uuid}, interface {mac}: {error}", uuid=uuid, mac=mac, error=error)
+        return True
+
+    def _do_end_detach_interface(self, uuid: str, mac: str) -> None:
+        domain = self._do_find(uuid)
+        there = _find(domain.XMLDesc(_INACTIVE), mac) if domain.isPersistent() else None
+        if there is None:
+            return
+        try:
+            domain.detachDeviceFlags(interface_xml(there), _CONFIG)
+        except libvirt.libvirtError:
+            if domain.isActive() and self._alive():
+                domain.attachDeviceFlags(interface_xml(there), _LIVE)
+            raise
+
+
+def _find(definition: str, mac: str) -> DomainInterface | None:
+    wanted = mac.lower()
+    return next((interface for interface in parse_domain(definition).interfaces if interface.mac == wanted), None)
