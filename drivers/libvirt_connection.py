@@ -232,12 +232,16 @@ class LibvirtConnection:
 
         @param subject: what an error's sentence begins with.
         """
+        return await self._call_in(self._host.run, subject, function, *args)
+
+    async def _call_in(self, run: Callable[..., Deferred[T]], subject: str, function: Callable[..., T], *args: Any) -> T:
+        """As L{_call}, in the node's own thread or another: C{run} or C{run_long} of the L{DriverHost}."""
         if self._closed:
             raise Unreachable(f"{self._uri}: the connection is closed.")
         if self._lost_reason is not None:
             raise Unreachable(self._lost_reason)
         try:
-            return await self._host.run(self._guarded, subject, function, *args)
+            return await run(self._guarded, subject, function, *args)
         except Unreachable as error:
             self._lose(str(error))
             raise

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import libvirt
-from twisted.internet.defer import CancelledError
+from twisted.internet.defer import CancelledError, Deferred
 from zope.interface import implementer
 
 from fluidvm.driver import (
@@ -88,12 +88,12 @@ class XenConnection(XenStats, LibvirtResize, LibvirtDisks):
             raise _Between
         return domain
 
-    async def _call(self, subject: str, function: Callable[..., T], *args: Any) -> T:
+    async def _call_in(self, run: Callable[..., Deferred[T]], subject: str, function: Callable[..., T], *args: Any) -> T:
         # Whatever is called looks for its domain first, so that nothing is done twice.
         deadline = self._seconds() + SETTLE
         while True:
             try:
-                return await super()._call(subject, function, *args)
+                return await super()._call_in(run, subject, function, *args)
             except _Between:
                 if self._seconds() >= deadline:
                     raise WrongState(f"{subject}: the domain is being started or stopped, for {SETTLE:g} s now.") from None
@@ -107,6 +107,15 @@ class XenConnection(XenStats, LibvirtResize, LibvirtDisks):
             if super()._do_state(domain) is state:
                 break
         return state
+
+    async def _power(self, what: str, uuid: str, function: Callable[[Any, DomainState], None]) -> None:
+        def act() -> None:
+            domain = self._do_find(uuid)
+            function(domain, self._do_state(domain))
+
+        # libxl waits a minute for a guest that doesn't say that it was asked; other domains mustn't.
+        run = self._host.run_long if what in ("shutdown", "reboot") else self._host.run
+        await self._call_in(run, f"{what} of domain {uuid}", act)
 
     @verb
     async def stop(self, uuid: str) -> None:

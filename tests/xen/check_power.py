@@ -95,6 +95,20 @@ class EndTests(XenCase):
         await self.up(spec)
         self.assertEqual((await self.connection.get_domain(spec.uuid)).state, RUNNING)
 
+    async def test_a_guest_that_doesnt_answer_keeps_nobody_waiting(self) -> None:
+        """A GRUB at its prompt doesn't even take notice; libxl waits a minute for it."""
+        spec = await self.started(uuid=self.spec.uuid, boot=Boot(PVGRUB["pv"]))
+        other = await self.started("web2")
+        ended: list[Any] = []
+        self.connection.shutdown(spec.uuid).addBoth(ended.append)
+        await self.connection.stop(other.uuid)
+        await self.connection.start(other.uuid)
+        self.assertEqual((await self.connection.get_domain(other.uuid)).state, RUNNING)
+        self.assertEqual(ended, [])
+        await until("libxl's giving up", lambda: ended, UP)
+        self.assertIsInstance(ended[0].value, DriverError)
+        self.assertEqual((await self.connection.get_domain(spec.uuid)).state, RUNNING)
+
     async def test_a_guest_that_doesnt_obey_runs_on(self) -> None:
         spec = await self.started(uuid=self.spec.uuid, cmdline="console=hvc0 quiet deaf")
         await self.up(spec)
