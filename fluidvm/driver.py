@@ -123,6 +123,9 @@ class DriverHost(Protocol):
     clock: IReactorTime
     """The time: a driver that waits asks it, so that tests can turn it."""
 
+    reactor: Any
+    """For processes and connections. What waits takes C{clock}."""
+
     node: str
     """The compute node's name."""
 

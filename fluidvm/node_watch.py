@@ -60,7 +60,7 @@ class Host:
         self.clock = clock
         self.node = node
         self.state_dir = state_dir
-        self._reactor = reactor
+        self.reactor = reactor
         self._pool = self._new_pool(1)
         self._long = self._new_pool(MOST_LONG)
         self._abandoned: list[ThreadPool] = []
@@ -75,17 +75,17 @@ class Host:
         """Call a blocking function in the node's thread."""
         if not self._pool.started:
             self._pool.start()
-        return deferToThreadPool(self._reactor, self._pool, function, *args)
+        return deferToThreadPool(self.reactor, self._pool, function, *args)
 
     def run_long(self, function: Callable[..., T], *args: Any) -> Deferred[T]:
         """Call a blocking function that may take minutes in one of the node's threads for such."""
         if not self._long.started:
             self._long.start()
-        return deferToThreadPool(self._reactor, self._long, function, *args)
+        return deferToThreadPool(self.reactor, self._long, function, *args)
 
     def call_in_reactor(self, function: Callable[..., Any], *args: Any) -> None:
         """Call a function in the reactor's thread."""
-        self._reactor.callFromThread(function, *args)
+        self.reactor.callFromThread(function, *args)
 
     def abandon(self) -> None:
         """Have the next calls in another thread: this one hangs, and ends by itself when it doesn't any more."""

@@ -16,7 +16,7 @@ packages=(gcc pkg-config libvirt-dev python3-dev python3-venv
     libvirt-daemon libvirt-daemon-driver-qemu libvirt-clients qemu-system-x86 qemu-utils iproute2 util-linux
     busybox-static cpio lz4 xz-utils zstd e2fsprogs binutils)
 # And for units, and the machine with Xen.
-[ "$purpose" = demo ] || packages+=(openssl git systemd kmod libsasl2-modules openssh-client)
+[ "$purpose" = demo ] || packages+=(openssl git systemd kmod libsasl2-modules openssh-client openssh-server)
 [ "$(id -u)" = 0 ] || packages+=(uidmap)  # for the host's user namespace
 
 missing=()

@@ -1,0 +1,430 @@
+"""
+OpenVZ containers, through vzctl and vzlist: on the server's own machine or over SSH, dialects 4 and 7.
+
+A domain here is a container: it has no disks but its own file system, no kernel, and no firmware. Its maxima of memory and
+CPUs bound what FluidVM gives it while it runs; OpenVZ itself has none.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+from twisted.internet.defer import CancelledError
+from zope.interface import implementer
+
+from fluidvm.driver import (
+    NAME_PATTERN,
+    AlreadyThere,
+    Choice,
+    DomainInfo,
+    DomainSpec,
+    DomainState,
+    DriverError,
+    DriverHost,
+    HostInfo,
+    IConnection,
+    IDriver,
+    ILiveResize,
+    Int,
+    Struct,
+    Text,
+    Unreachable,
+    Unsupported,
+    WrongState,
+)
+
+from .vz_dialect import AREA_EXISTS, LOCKED, parse_host, parse_version
+from .vz_identity import Mark, new_ids, unpaused
+from .vz_node import FIRST_RETRY, LONG, PATIENCE, Container, VzNode, changed, started, verb
+from .vz_runner import LocalRunner, Runner
+from .vz_ssh import SshRunner, parse_address, read_credentials
+
+RUNNING, PAUSED, STOPPED, SAVED = DomainState.RUNNING, DomainState.PAUSED, DomainState.STOPPED, DomainState.SAVED
+ON = (RUNNING, PAUSED)
+PROBE = 10.0
+"""Seconds that a guest has to run C{true}, to show that it isn't frozen."""
+
+
+@implementer(IConnection, ILiveResize)
+class OpenVzConnection(VzNode):
+    """An OpenVZ node."""
+
+    # Reading.
+
+    @verb
+    async def host_info(self) -> HostInfo:
+        kernel = (await self._run(["uname", "-r"])).stdout.strip()
+        version = f"vzctl {self._dialect.version}"
+        return HostInfo(self._cpus, self._memory, f"OpenVZ, kernel {kernel}", f"{version}, dialect {self._dialect.number}")
+
+    @verb
+    async def list_domains(self) -> Sequence[DomainInfo]:
+        return [container.info for container in await self._containers()]
+
+    @verb
+    async def get_domain(self, uuid: str) -> DomainInfo:
+        return (await self._container(uuid)).info
+
+    # Definitions.
+
+    @verb
+    async def define_domain(self, spec: DomainSpec) -> None:
+        if spec.disks:
+            raise Unsupported(f"Container {spec.name}: a container has no disks but its own file system.")
+        if spec.boot.kernel or spec.boot.initrd:
+            raise Unsupported(f"Container {spec.name}: a container boots no kernel of its own.")
+        if not re.fullmatch(NAME_PATTERN, spec.name):
+            raise DriverError(f"Container {spec.name!r}: this can't be a container's name.")
+        await self._alone(spec.uuid, lambda: self._define(spec))
+
+    async def _define(self, spec: DomainSpec) -> None:
+        identities = await self._identities()
+        for other in identities.values():
+            if other.name == spec.name and other.uuid != spec.uuid:
+                raise AlreadyThere(f"There is another container {spec.name} on the node.")
+        there = await self._find(spec.uuid)
+        if there is None:
+            there = await self._create(spec, {identity.ctid for identity in identities.values()})
+            try:
+                await self._redefine(spec, there)
+            except Exception:
+                await self._remove(spec.uuid)
+                raise
+        else:
+            if there.state not in (STOPPED, DomainState.CRASHED):
+                raise WrongState(f"Container {spec.name} is {there.state}: stop it first.")
+            await self._redefine(spec, there)
+
+    async def _create(self, spec: DomainSpec, taken: set[str]) -> Container:
+        """Make the container, findable by its UUID from the first moment."""
+        template = getattr(spec, "template", "") or self._options.get("template", "")
+        if not template:
+            raise DriverError(f"Container {spec.name}: no OS template is named, and the node's options have none.")
+        candidates = iter([spec.uuid] if self._dialect.uuids else new_ids(spec.uuid, taken))
+        ctid, waited = next(candidates), 0.0
+        subject = f"creation of container {spec.name}"
+        while True:
+            mark = Mark(spec.uuid, ctid, spec.max_vcpus, spec.max_memory)
+            words = [
+                "create", ctid, "--ostemplate", template, "--name", spec.name, "--description", str(mark),
+                "--hostname", re.sub(r"[^A-Za-z0-9-]", "-", spec.name),
+            ]  # fmt: skip
+            if "layout" in self._options:
+                words += ["--layout", self._options["layout"]]
+            if "sample" in self._options:
+                words += ["--config", self._options["sample"]]
+            outcome = await self._run(["vzctl", *words], LONG)
+            if outcome.code == 127:
+                raise self._vanished()
+            there = await self._find(spec.uuid)
+            if outcome.code == LOCKED and there is None and waited < PATIENCE:
+                # Perhaps by an earlier attempt of our own that goes on.
+                await self._wait(FIRST_RETRY)
+                waited += FIRST_RETRY
+            elif outcome.code in (LOCKED, AREA_EXISTS) and there is None and (another := next(candidates, None)):
+                ctid = another
+            elif outcome.code not in (0, LOCKED, AREA_EXISTS):
+                await self._remove(spec.uuid)
+                raise self._explain(subject, outcome)
+            elif there is None:
+                raise self._explain(subject, outcome)
+            else:
+                return there
+
+    async def _redefine(self, spec: DomainSpec, there: Container) -> None:
+        """Give a stopped container what the spec says, and check that it has it."""
+        old = there.identity.mark
+        mark = Mark(spec.uuid, there.ctid, spec.max_vcpus, spec.max_memory, rest=old.rest if old else "")
+        wanted = DomainInfo(
+            spec.uuid, spec.name, STOPPED, spec.vcpus, spec.max_vcpus, spec.memory, spec.max_memory, (), spec.autostart
+        )
+        if replace(there.info, state=STOPPED) == wanted and there.listed.cpus and mark == old:
+            return
+        subject = f"definition of container {spec.name}"
+        words = [
+            "--ram", f"{spec.memory}M", "--swap", f"{self._options.get('swap', 0)}M", "--cpus", str(spec.vcpus),
+            "--onboot", yes(spec.autostart), "--description", str(mark),
+        ]  # fmt: skip
+        if "disk_size" in self._options and old is None:
+            words += ["--diskspace", f"{self._options['disk_size']}M"]
+        if there.identity.name != spec.name:
+            words += ["--name", spec.name]
+        before = there.info
+        back = [
+            "--ram", f"{before.memory}M", "--cpus", str(there.listed.cpus), "--onboot", yes(before.autostart),
+            "--name", there.identity.name, "--description", str(old or ""),
+        ]  # fmt: skip
+        await self._set(subject, there.ctid, words, back)
+        changed(subject, wanted, replace((await self._container(spec.uuid)).info, state=STOPPED))
+
+    async def _remove(self, uuid: str) -> None:
+        there = await self._find(uuid)
+        if there is None:
+            return
+        if there.state in ON:
+            raise WrongState(f"Container {there.info.name} is {there.state}: stop it first.")
+        subject = f"removal of container {there.info.name}"
+        if there.mounted:
+            await self._do(subject, "umount", there.ctid)
+        await self._do(subject, "destroy", there.ctid, timeout=LONG)
+
+    @verb
+    async def undefine_domain(self, uuid: str) -> None:
+        """As L{IConnection} says; a container's file system is a part of it, and goes with it."""
+        await self._alone(uuid, lambda: self._remove(uuid))
+
+    # Power.
+
+    @verb
+    async def start(self, uuid: str) -> None:
+        await self._alone(uuid, lambda: self._start(uuid))
+
+    async def _start(self, uuid: str) -> None:
+        there = await self._container(uuid)
+        if there.state is PAUSED:
+            raise WrongState(f"Container {there.info.name} is paused: resume it.")
+        if there.state is RUNNING:
+            return
+        subject = f"start of container {there.info.name}"
+        if there.identity.mark and there.identity.mark.paused is not None:
+            await self._write_mark(subject, there, unpaused(there.identity.mark))
+        outcome = await self._vz(subject, "start", there.ctid)
+        if (await self._container(uuid)).state is not RUNNING:
+            raise self._explain(subject, outcome)
+
+    @verb
+    async def shutdown(self, uuid: str) -> None:
+        """As L{IConnection} says: by C{halt} in the guest, for C{vzctl stop} kills a guest that doesn't obey."""
+        await self._alone(uuid, lambda: self._shutdown(uuid))
+
+    async def _shutdown(self, uuid: str) -> None:
+        there = await self._container(uuid)
+        if there.state is PAUSED:
+            raise WrongState(f"Container {there.info.name} is paused: resume it first.")
+        if there.state is not RUNNING:
+            return
+        outcome = await self._run(["vzctl", "exec2", there.ctid, "halt || init 0"])
+        # A guest that goes down takes the command with it.
+        if 0 < outcome.code < 128 and (await self._container(uuid)).state is RUNNING:
+            raise DriverError(f"Container {there.info.name}: the guest couldn't be asked to halt ({outcome.code}).")
+
+    @verb
+    async def stop(self, uuid: str) -> None:
+        await self._alone(uuid, lambda: self._stop(uuid))
+
+    async def _stop(self, uuid: str) -> None:
+        there = await self._container(uuid)
+        if there.state not in ON:
+            return
+        subject = f"stop of container {there.info.name}"
+        if there.state is PAUSED and self._dialect.number == 4:
+            # Frozen processes don't die by a signal.
+            outcome = await self._vz(subject, "chkpnt", there.ctid, "--kill")
+        else:
+            if there.state is PAUSED:
+                await self._do(subject, "resume", there.ctid)
+            outcome = await self._vz(subject, "stop", there.ctid, "--fast")
+        there = await self._container(uuid)
+        if there.state in ON:
+            raise self._explain(subject, outcome)
+        if there.identity.mark and there.identity.mark.paused is not None:
+            await self._write_mark(subject, there, unpaused(there.identity.mark))
+
+    @verb
+    async def reboot(self, uuid: str) -> None:
+        """As L{IConnection} says, but by C{vzctl restart}, which waits; and kills a guest that doesn't go down in time."""
+        await self._alone(uuid, lambda: self._reboot(uuid))
+
+    async def _reboot(self, uuid: str) -> None:
+        there = await self._container(uuid)
+        if there.state is not RUNNING:
+            raise WrongState(f"Container {there.info.name} is {there.state}: only a running one reboots.")
+        await self._do(f"reboot of container {there.info.name}", "restart", there.ctid)
+
+    # Freezing.
+
+    @verb
+    async def pause(self, uuid: str) -> None:
+        await self._alone(uuid, lambda: self._pause(uuid))
+
+    async def _pause(self, uuid: str) -> None:
+        there = await self._container(uuid)
+        if there.state is PAUSED:
+            return
+        if there.state is not RUNNING:
+            raise WrongState(f"Container {there.info.name} is {there.state}: only a running one is paused.")
+        subject = f"pause of container {there.info.name}"
+        if self._dialect.number == 7:
+            await self._do(subject, "pause", there.ctid)
+            return
+        # Noted before it is so: one that is noted and runs can be resumed, one that is frozen unnoted couldn't be told.
+        before = await self._moment()
+        there = await self._container(uuid)
+        mark = there.identity.mark or Mark(uuid, there.ctid, there.info.max_vcpus, there.info.max_memory)
+        await self._write_mark(subject, there, replace(mark, paused=started(before, there.listed.uptime)))
+        outcome = await self._vz(subject, "chkpnt", there.ctid, "--suspend")
+        if outcome.code != 0:
+            await self._write_mark(subject, there, mark)
+            raise self._explain(subject, outcome)
+
+    @verb
+    async def resume(self, uuid: str) -> None:
+        await self._alone(uuid, lambda: self._resume(uuid))
+
+    async def _resume(self, uuid: str) -> None:
+        there = await self._container(uuid)
+        if there.state is RUNNING:
+            return
+        if there.state is not PAUSED:
+            raise WrongState(f"Container {there.info.name} is {there.state}: only a paused one is resumed.")
+        subject = f"resumption of container {there.info.name}"
+        if self._dialect.number == 7:
+            await self._do(subject, "resume", there.ctid)
+            return
+        outcome = await self._vz(subject, "chkpnt", there.ctid, "--resume")
+        if outcome.code != 0 and not await self._answers(there.ctid):
+            raise self._explain(subject, outcome)
+        assert there.identity.mark is not None
+        await self._write_mark(subject, there, unpaused(there.identity.mark))
+
+    async def _answers(self, ctid: str) -> bool:
+        """Whether a container isn't frozen: somebody may have resumed it without us, or pausing it was interrupted."""
+        argv = ["timeout", f"{PROBE:g}", "vzctl", "exec2", ctid, "true"]
+        return (await self._run(argv)).code == 0
+
+    async def _write_mark(self, subject: str, there: Container, mark: Mark) -> None:
+        await self._set(subject, there.ctid, ["--description", str(mark)], [])
+
+    # Amounts.
+
+    @verb
+    async def set_memory(self, uuid: str, memory: int) -> None:
+        await self._alone(uuid, lambda: self._resize(uuid, stopped=True, memory=memory))
+
+    @verb
+    async def set_vcpus(self, uuid: str, vcpus: int) -> None:
+        await self._alone(uuid, lambda: self._resize(uuid, stopped=True, vcpus=vcpus))
+
+    @verb
+    async def resize_memory(self, uuid: str, memory: int) -> None:
+        await self._alone(uuid, lambda: self._resize(uuid, stopped=False, memory=memory))
+
+    @verb
+    async def resize_vcpus(self, uuid: str, vcpus: int) -> None:
+        await self._alone(uuid, lambda: self._resize(uuid, stopped=False, vcpus=vcpus))
+
+    async def _resize(self, uuid: str, *, stopped: bool, memory: int = 0, vcpus: int = 0) -> None:
+        there = await self._container(uuid)
+        info = there.info
+        if stopped and info.state not in (STOPPED, DomainState.CRASHED):
+            raise WrongState(f"Container {info.name} is {info.state}: this needs a stop.")
+        if not stopped and info.state is not RUNNING:
+            raise WrongState(f"Container {info.name} is {info.state}, not running.")
+        wanted = replace(
+            info, memory=memory or info.memory, max_memory=max(memory, info.max_memory), vcpus=vcpus or info.vcpus,
+            max_vcpus=max(vcpus, info.max_vcpus),
+        )  # fmt: skip
+        if not stopped and (wanted.max_memory, wanted.max_vcpus) != (info.max_memory, info.max_vcpus):
+            raise WrongState(
+                f"Container {info.name} has at most {info.max_memory} MiB and {info.max_vcpus} CPUs while it runs: "
+                "more needs a stop."
+            )
+        if wanted == info:
+            return
+        subject = f"resizing of container {info.name}"
+        if memory:
+            new, old = ["--ram", f"{memory}M"], ["--ram", "unlimited" if there.listed.memory is None else f"{info.memory}M"]
+        else:
+            new, old = ["--cpus", str(vcpus)], ["--cpus", str(there.listed.cpus)]
+        mark = there.identity.mark
+        if mark is not None:
+            grown = replace(mark, max_vcpus=wanted.max_vcpus, max_memory=wanted.max_memory)
+            if grown != mark:
+                new, old = [*new, "--description", str(grown)], [*old, "--description", str(mark)]
+        await self._set(subject, there.ctid, new, old)
+        is_now = (await self._container(uuid)).info
+        changed(subject, (wanted.memory, wanted.vcpus), (is_now.memory, is_now.vcpus))
+
+
+def yes(value: bool) -> str:
+    """As vzctl wants it."""
+    return "yes" if value else "no"
+
+
+def _path(words: str) -> Text:
+    return Text(words, longest=1024, pattern=r"/[^\x00-\x1f\x7f:]*", rule="an absolute path")
+
+
+def _word(words: str) -> Text:
+    return Text(words, longest=128, pattern=r"[A-Za-z0-9][A-Za-z0-9._+-]*", rule="letters, digits and ._+-")
+
+
+@implementer(IDriver)
+class OpenVzDriver:
+    """OpenVZ through vzctl."""
+
+    name = "openvz"
+    summary = "OpenVZ containers through vzctl, 4.x and OpenVZ 7, on this machine or over SSH"
+    connection = OpenVzConnection
+    options = Struct(
+        "how an OpenVZ node is used",
+        {
+            "template": _word("the OS template of containers whose specs name none"),
+            "layout": Choice("of new containers' file systems; default: the node's", choices=("simfs", "ploop")),
+            "sample": _word("the sample configuration of new containers; default: the node's"),
+            "swap": Int("of each container; default: 0", unit="MiB", low=0),
+            "disk_size": Int("of new containers' file systems; default: the sample's", unit="MiB", low=1),
+            "key_file": _path("the private key to log in with, on the server; default: the agent's"),
+            "agent": _path("the SSH agent's socket; default: that of the server's environment"),
+            "host_key": Text(
+                "the node's public host key, as in its ssh_host_*_key.pub; default: known_hosts is looked at",
+                longest=4096, pattern=r"[a-z0-9@.-]+ [A-Za-z0-9+/=]+( .*)?", rule="type, key, and a comment if any",
+            ),
+            "known_hosts": Text(
+                "the server's file of host keys; default: ~/.ssh/known_hosts", longest=1024,
+                pattern=r"[~/][^\x00-\x1f\x7f]*", rule="a path",
+            ),
+            "bin_dir": _path("where vzctl is, if commands' usual directories don't have it"),
+            "conf_dir": _path("where containers' configurations are; default: /etc/vz/conf"),
+        },
+    )  # fmt: skip
+
+    def check_address(self, address: str) -> None:
+        parse_address(address)
+
+    @verb
+    async def connect(self, address: str, options: Mapping[str, Any], host: DriverHost) -> OpenVzConnection:
+        runner = await self._reach(address, options, host)
+        try:
+            version = await runner.run(["vzctl", "--version"], 20.0)
+            if version.code == 127:
+                raise Unsupported(f"{runner.where}: there is no vzctl.")
+            dialect = parse_version(version.stdout)
+            cpus = await runner.run(["getconf", "_NPROCESSORS_ONLN"], 20.0)
+            meminfo = await runner.run(["cat", "/proc/meminfo"], 20.0)
+            if not cpus.stdout.strip().isdigit():
+                raise DriverError(f"{runner.where} doesn't tell its number of CPUs.")
+            memory = parse_host(meminfo.stdout)
+        except (DriverError, CancelledError):
+            await runner.close()
+            raise
+        return OpenVzConnection(runner, dialect, options, host, int(cpus.stdout), memory)
+
+    async def _reach(self, address: str, options: Mapping[str, Any], host: DriverHost) -> Runner:
+        try:
+            there = parse_address(address)
+        except ValueError as error:
+            raise Unreachable(f"{address}: {error}.") from None
+        if there is None:
+            return LocalRunner(host, options.get("bin_dir", ""))
+        credentials = await host.run(
+            read_credentials, options.get("key_file", ""), options.get("agent", os.environ.get("SSH_AUTH_SOCK", "")),
+            options.get("host_key", ""), options.get("known_hosts", "~/.ssh/known_hosts"),
+        )  # fmt: skip
+        runner = SshRunner(host, there, options.get("bin_dir", ""))
+        await runner.open(credentials)
+        return runner

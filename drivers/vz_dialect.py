@@ -1,0 +1,291 @@
+"""
+What vzctl and vzlist say, in both dialects, as values: pure functions from text.
+
+Dialect 4 is vzctl 4.x (and 3.x), dialect 7 that of OpenVZ 7, whose versions are 7 to 9. Exit codes: vzctl(8), and vzerror.h
+of each.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from fluidvm.driver import AlreadyThere, DomainState, DriverError, NoSuchThing, Unreachable, Unsupported, WrongState
+
+PAGE = 4096
+MIB = 1024 * 1024
+UNLIMITED_PAGES = 2**40
+"""From here on an amount of pages means that there is no limit: C{LONG_MAX} and its quotients are how vzctl says so."""
+LOCKED = 9
+NO_CONFIG = 14
+BAD_VALUE = 21
+NOT_RUNNING = 31
+AREA_EXISTS = 44
+LIST_FIELDS = (
+    "ctid", "status", "physpages", "swappages", "cpus", "cpuunits", "cpulimit", "onboot", "layout", "diskspace",
+    "diskinodes", "ip", "uptime", "laverage", "ostemplate",
+)  # fmt: skip
+"""What is asked of vzlist: no free text, which it doesn't escape, so that one quote spoils the whole answer."""
+
+
+@dataclass(frozen=True)
+class Dialect:
+    """
+    How the two families of tools differ.
+
+    @ivar number: 4 or 7.
+    @ivar version: as C{vzctl --version} tells it.
+    @ivar name_taken: C{vzctl}'s exit code for a name that another container has.
+    @ivar restart_fast: whether C{vzctl restart} takes C{--fast}.
+    """
+
+    number: int
+    version: str
+    name_taken: int
+    uuids: bool
+
+
+def parse_version(stdout: str) -> Dialect:
+    """
+    Read C{vzctl --version}.
+
+    @raise Unsupported: it is none, or one before 3.
+    """
+    found = re.search(r"^vzctl version (\d+)\.(\S*)", stdout, re.MULTILINE)
+    if found is None:
+        raise Unsupported("This isn't OpenVZ's vzctl: it tells no version.")
+    major, version = int(found[1]), f"{found[1]}.{found[2]}"
+    if major >= 7:
+        return Dialect(7, version, 137, True)
+    if major >= 4:
+        return Dialect(4, version, 131, False)
+    raise Unsupported(f"vzctl {version} is too old: 4.0 is the first whose vzlist writes JSON.")
+
+
+@dataclass(frozen=True)
+class Status:
+    """What C{vzctl status} says. C{state} is one of C{running}, C{paused}, C{suspended} and C{down}."""
+
+    exists: bool
+    mounted: bool
+    state: str
+
+
+def parse_status(stdout: str) -> Status:
+    """
+    Read C{vzctl status}, in any dialect.
+
+    @raise DriverError: there is no such line.
+    """
+    for line in stdout.splitlines():
+        words = line.split()
+        if len(words) >= 5 and words[0] in ("CTID", "VEID"):
+            state = words[4]
+            if state == "down" and "suspended" in words[5:]:
+                state = "suspended"
+            return Status(words[2] == "exist", words[3] == "mounted", state)
+    raise DriverError(f"vzctl status said what isn't understood: {first_line(stdout)!r}.")
+
+
+STATES = {
+    "running": DomainState.RUNNING,
+    "paused": DomainState.PAUSED,
+    "suspended": DomainState.SAVED,
+    "down": DomainState.STOPPED,
+    "stopped": DomainState.STOPPED,
+    "mounted": DomainState.STOPPED,
+    "unknown": DomainState.CRASHED,
+}
+"""The words of C{vzctl status} and of vzlist's C{status}."""
+
+
+@dataclass(frozen=True)
+class Listed:
+    """
+    A container as vzlist tells it.
+
+    @ivar ctid: its id, a number or a UUID.
+    @ivar state: vzlist's own word.
+    @ivar memory: MiB; C{None}: unlimited.
+    @ivar swap: MiB; C{None}: unlimited.
+    @ivar used_memory: MiB.
+    @ivar cpus: 0: all of the host's.
+    @ivar cpulimit: per cent of one CPU; 0: unlimited.
+    @ivar disk: MiB of its file system's soft limit; 0: not told.
+    @ivar used_disk: MiB.
+    @ivar addresses: as the kernel or the configuration has them.
+    @ivar uptime: seconds.
+    """
+
+    ctid: str
+    state: str
+    memory: int | None
+    swap: int | None
+    used_memory: int
+    cpus: int
+    cpuunits: int
+    cpulimit: int
+    disk: int
+    used_disk: int
+    inodes: int
+    used_inodes: int
+    addresses: tuple[str, ...]
+    uptime: float
+    onboot: bool
+    layout: str
+    ostemplate: str
+
+
+def parse_list(stdout: str) -> list[Listed]:
+    """
+    Read C{vzlist -j} with L{LIST_FIELDS}: an array, which has three shapes when it is empty.
+
+    @raise DriverError: it isn't.
+    """
+    try:
+        told = json.loads(stdout or "[]")
+        return [_listed(one) for one in told]
+    except (ValueError, TypeError, KeyError, AttributeError):
+        raise DriverError(f"vzlist said what isn't understood: {first_line(stdout)!r}.") from None
+
+
+def _listed(one: Mapping[str, Any]) -> Listed:
+    disk, inodes = one.get("diskspace") or {}, one.get("diskinodes") or {}
+    return Listed(
+        ctid=str(one["ctid"]),
+        state=str(one["status"]),
+        memory=_mib(one["physpages"]["limit"]),
+        swap=_mib(one["swappages"]["limit"]),
+        used_memory=int(one["physpages"]["held"]) * PAGE // MIB,
+        cpus=int(one.get("cpus") or 0),
+        cpuunits=int(one.get("cpuunits") or 0),
+        cpulimit=int(one.get("cpulimit") or 0),
+        disk=-(-int(disk.get("softlimit") or 0) // 1024),
+        used_disk=-(-int(disk.get("usage") or 0) // 1024),
+        inodes=int(inodes.get("softlimit") or 0),
+        used_inodes=int(inodes.get("usage") or 0),
+        addresses=tuple(one.get("ip") or ()),
+        uptime=float(one.get("uptime") or 0.0),
+        onboot=bool(one.get("onboot")),
+        layout=str(one.get("layout") or ""),
+        ostemplate=str(one.get("ostemplate") or ""),
+    )
+
+
+def _mib(pages: int) -> int | None:
+    return None if pages >= UNLIMITED_PAGES else -(-pages * PAGE // MIB)
+
+
+def parse_conf(text: str) -> dict[str, str]:
+    """Read a configuration file, C{KEY="value"}: a later line wins, and nothing is unescaped."""
+    values = {}
+    for line in text.splitlines():
+        found = re.fullmatch(r"\s*([A-Z_][A-Z0-9_]*)=(.*?)\s*", line)
+        if found:
+            value = found[2]
+            values[found[1]] = value[1:-1] if len(value) > 1 and value[0] == value[-1] and value[0] in "\"'" else value
+    return values
+
+
+def parse_grep(stdout: str) -> dict[str, dict[str, str]]:
+    """
+    Read C{grep -H} over a directory of configuration files.
+
+    @return: of each container's file, by its id, what was found; samples and the host's own file are left out.
+    """
+    found: dict[str, list[str]] = {}
+    for line in stdout.splitlines():
+        path, colon, rest = line.partition(".conf:")
+        ctid = path.rpartition("/")[2]
+        if colon and is_ctid(ctid):
+            found.setdefault(ctid, []).append(rest)
+    return {ctid: parse_conf("\n".join(lines)) for ctid, lines in found.items()}
+
+
+def is_ctid(text: str) -> bool:
+    """Whether this is a container's id: a number other than the host's 0, or a UUID."""
+    return bool(re.fullmatch(r"[1-9][0-9]{0,9}|[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}", text))
+
+
+@dataclass(frozen=True)
+class Snapshot:
+    """A snapshot as C{vzctl snapshot-list} tells it. C{parent} is empty at the root; C{created} is the host's local time."""
+
+    uuid: str
+    parent: str
+    current: bool
+    created: str
+    name: str = ""
+
+
+def parse_snapshots(stdout: str) -> list[Snapshot]:
+    """Read C{vzctl snapshot-list -H -o uuid,parent_uuid,current,date,name}: columns of 38, 38, 1 and 19, and the rest."""
+    made = []
+    for line in stdout.splitlines():
+        uuid = line[:38].strip().strip("{}")
+        if is_ctid(uuid):
+            parent = line[39:77].strip().strip("{}")
+            made.append(Snapshot(uuid, parent, line[78:79] == "*", line[80:99].strip(), line[100:].strip()))
+    return made
+
+
+def parse_templates(stdout: str) -> list[str]:
+    """Read the listing of a template cache: the names of the archives that C{vzctl create} of dialect 4 takes."""
+    names = set()
+    for line in stdout.splitlines():
+        found = re.fullmatch(r"([A-Za-z0-9][A-Za-z0-9._+-]*?)\.tar(\.gz|\.bz2|\.xz)?", line.strip())
+        if found:
+            names.add(found[1])
+    return sorted(names)
+
+
+def parse_host(meminfo: str) -> int:
+    """Read C{/proc/meminfo}. @return: MiB of RAM."""
+    found = re.search(r"^MemTotal:\s+(\d+) kB", meminfo, re.MULTILINE)
+    if found is None:
+        raise DriverError("The node doesn't tell its memory.")
+    return int(found[1]) // 1024
+
+
+def first_line(text: str) -> str:
+    """Something to quote."""
+    return next((line.strip() for line in text.splitlines() if line.strip()), "")[:200]
+
+
+# Codes that mean the same in both; what isn't here is a plain DriverError.
+_MEANINGS: dict[int, type[DriverError]] = {
+    5: Unsupported,  # no OpenVZ kernel
+    LOCKED: WrongState,
+    11: Unsupported,  # a helper script is missing
+    NO_CONFIG: NoSuchThing,
+    NOT_RUNNING: WrongState,
+    32: WrongState,  # running
+    40: WrongState,  # not mounted
+    41: WrongState,  # mounted
+    43: NoSuchThing,  # its private area
+    AREA_EXISTS: AlreadyThere,
+    78: AlreadyThere,  # an address is in use
+    91: NoSuchThing,  # an OS template
+    105: WrongState,  # starting is disabled
+    127: Unreachable,  # env: no vzctl any more
+}
+_MEANINGS_OF: dict[int, dict[int, type[DriverError]]] = {
+    4: {99: Unsupported, 131: AlreadyThere},
+    7: {131: Unsupported, 137: AlreadyThere, 141: WrongState, 221: NoSuchThing, 233: Unsupported},
+}
+_WORDS = {LOCKED: "another command holds the container's lock", 5: "the node runs no OpenVZ kernel"}
+
+
+def explain(dialect: Dialect, subject: str, code: int, stdout: str, stderr: str) -> DriverError:
+    """
+    Make an error of a vzctl that failed: its class by the code alone, its sentence with what vzctl said.
+
+    @param subject: what was asked for, to begin the sentence with.
+    """
+    kind = _MEANINGS_OF[dialect.number].get(code) or _MEANINGS.get(code, DriverError)
+    said = [line.strip() for line in (*stderr.splitlines(), *stdout.splitlines()) if line.strip()]
+    words = _WORDS.get(code) or "; ".join(line.rstrip(".") for line in said[:3]) or "no reason was given"
+    return kind(f"{subject}: {words[:400]} (vzctl's exit code {code}).")

@@ -1,0 +1,118 @@
+"""
+Which container is which domain: a line in the container's own description, and ids for new containers.
+
+vzctl 4.x names containers by numbers, which say nothing about who made them and are used again. So a container's description
+begins with what FluidVM has to find again after a crash, on the node itself: nothing to lose, and migration takes it along.
+"""
+
+from __future__ import annotations
+
+import re
+import uuid as uuids
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, replace
+
+from fluidvm.driver import DriverError
+
+FIRST_ID, LAST_ID = 1_000_000, 9_999_999
+"""Ids of new containers in dialect 4: seven digits, for C{veth1000000.0} has to fit the 15 characters of an interface."""
+_NAMESPACE = uuids.UUID("6f2c3f0e-6d0b-5a51-9c8e-2f1d6d2c9b57")
+_MARK = re.compile(
+    r"fluidvm:(?P<uuid>[0-9a-f-]{36}):(?P<ctid>[0-9a-f-]+):(?P<vcpus>\d+):(?P<memory>\d+)"
+    r"(:paused@(?P<paused>\d+))?(?: (?P<rest>.*))?"
+)
+_UNSAFE = re.compile(r'[\x00-\x1f\x7f"\\`$]')
+
+
+@dataclass(frozen=True)
+class Mark:
+    """
+    What a container's description says to FluidVM.
+
+    @ivar ctid: the container it was written for: a configuration that somebody copied shows by it.
+    @ivar paused: when the container that was then frozen had started, in seconds since the epoch; C{None}: not frozen.
+        Dialect 4 can't tell frozen containers from running ones; once it has been started anew, this counts no more.
+    @ivar rest: the description that people see.
+    """
+
+    uuid: str
+    ctid: str
+    max_vcpus: int
+    max_memory: int
+    paused: int | None = None
+    rest: str = ""
+
+    def __str__(self) -> str:
+        paused = "" if self.paused is None else f":paused@{self.paused}"
+        return f"fluidvm:{self.uuid}:{self.ctid}:{self.max_vcpus}:{self.max_memory}{paused} {self.rest}".rstrip()
+
+
+def parse_mark(description: str) -> Mark | None:
+    """Read a description; C{None} where it isn't marked."""
+    found = _MARK.fullmatch(description.strip())
+    if found is None:
+        return None
+    paused = found["paused"]
+    return Mark(
+        found["uuid"], found["ctid"], int(found["vcpus"]), int(found["memory"]), int(paused) if paused else None,
+        found["rest"] or "",
+    )  # fmt: skip
+
+
+def check_text(what: str, text: str) -> str:
+    """
+    Refuse text that mustn't get into a configuration file: shell scripts on the host read that as a part of themselves.
+
+    @raise DriverError: it holds a control character or one of C{" \\ ` $}.
+    """
+    if _UNSAFE.search(text):
+        raise DriverError(f'{what}: no control character, and none of " \\ ` $, can be in it on an OpenVZ node.')
+    return text
+
+
+def identify(node: str, descriptions: Mapping[str, str]) -> dict[str, tuple[str, Mark | None]]:
+    """
+    Say which domain each container is.
+
+    One that isn't marked has a UUID by its id and its node. When a mark is found twice, somebody has copied a container: it
+    counts where it was written for, and the copy is one of others.
+
+    @param descriptions: by the containers' ids.
+    @return: by UUID, the id and the mark.
+    """
+    marks = {ctid: parse_mark(text) for ctid, text in descriptions.items()}
+    owners: dict[str, str] = {}
+    for ctid in sorted(marks):
+        mark = marks[ctid]
+        if mark is not None and (mark.uuid not in owners or mark.ctid == ctid):
+            owners[mark.uuid] = ctid
+    found: dict[str, tuple[str, Mark | None]] = {}
+    for ctid, mark in marks.items():
+        if mark is not None and owners[mark.uuid] == ctid:
+            found[mark.uuid] = ctid, mark
+        else:
+            found[foreign_uuid(node, ctid)] = ctid, None
+    return found
+
+
+def foreign_uuid(node: str, ctid: str) -> str:
+    """The UUID of a container that isn't marked: its own in dialect 7, else one made of its id and its node's name."""
+    return str(uuids.uuid5(_NAMESPACE, f"{node}/{ctid}")) if ctid.isdigit() else ctid
+
+
+def new_ids(uuid: str, taken: Iterable[str]) -> Iterable[str]:
+    """
+    Give numbers for a new container, the best first.
+
+    The first is made of the UUID: a creation that is repeated while its first attempt goes on unseen meets that attempt's
+    lock, instead of making a second container. Two nodes' containers seldom have the same, so they can be migrated.
+    """
+    used = set(taken)
+    size = LAST_ID - FIRST_ID + 1
+    first = uuids.UUID(uuid).int % size
+    return (ctid for step in range(size) if (ctid := str(FIRST_ID + (first + step) % size)) not in used)
+
+
+def unpaused(mark: Mark) -> Mark:
+    """The same, of a container that isn't frozen."""
+    return replace(mark, paused=None)

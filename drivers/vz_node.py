@@ -1,0 +1,339 @@
+"""
+An OpenVZ node as its commands show it: asking, changing with the container's lock in mind, and who is who.
+
+vzctl fails at once when another command holds a container's lock, so every change is tried again for a while. Success is
+told by exit codes, and what came of it is read anew; nothing is told by text.
+"""
+
+from __future__ import annotations
+
+import functools
+import re
+from collections.abc import Callable, Coroutine, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Concatenate, ParamSpec, TypeVar
+
+from twisted.internet.defer import Deferred, DeferredLock
+from twisted.internet.task import deferLater
+
+from fluidvm.driver import DomainInfo, DomainState, DriverError, DriverHost, NoSuchThing, Unreachable
+
+from .vz_dialect import (
+    LIST_FIELDS,
+    LOCKED,
+    STATES,
+    Dialect,
+    Listed,
+    Status,
+    explain,
+    first_line,
+    parse_grep,
+    parse_list,
+    parse_status,
+)
+from .vz_identity import Mark, identify
+from .vz_runner import Outcome, Runner
+
+P = ParamSpec("P")
+T = TypeVar("T")
+C = TypeVar("C")
+READ, CHANGE, LONG = 60.0, 600.0, 3600.0
+"""Seconds that a command may take: one that reads, one that starts or stops, one that copies a file system."""
+FIRST_RETRY, LONGEST_RETRY, PATIENCE = 0.5, 5.0, 120.0
+"""Seconds between tries for a container's lock, the longest, and all together."""
+CONF_DIR = "/etc/vz/conf"
+_KEYS = "^(NAME|DESCRIPTION|VE_PRIVATE|OSTEMPLATE|ORIGIN_SAMPLE|PHYSPAGES)="
+"""What is read of configurations; each has one of these at least."""
+
+
+def verb(
+    method: Callable[Concatenate[C, P], Coroutine[Any, Any, T]],
+) -> Callable[Concatenate[C, P], Deferred[T]]:
+    """Make an C{async} method give a Deferred, as the interfaces promise: it begins at once, awaited or not."""
+
+    @functools.wraps(method)
+    def wrapper(self: C, /, *args: P.args, **kwargs: P.kwargs) -> Deferred[T]:
+        return Deferred.fromCoroutine(method(self, *args, **kwargs))
+
+    return wrapper
+
+
+@dataclass(frozen=True)
+class Identity:
+    """Which container a domain is. C{name} is empty where it has none."""
+
+    uuid: str
+    ctid: str
+    name: str
+    mark: Mark | None
+    ostemplate: str
+
+
+@dataclass(frozen=True)
+class Container:
+    """A domain's container now."""
+
+    identity: Identity
+    listed: Listed
+    info: DomainInfo
+    mounted: bool
+
+    @property
+    def ctid(self) -> str:
+        """Its id on the node."""
+        return self.identity.ctid
+
+    @property
+    def state(self) -> DomainState:
+        """What it does."""
+        return self.info.state
+
+
+@dataclass(frozen=True)
+class Moment:
+    """A moment on the node: which boot it is of, and how many seconds after it."""
+
+    boot: int
+    uptime: float
+
+
+class VzNode:
+    """
+    What all verbs share.
+
+    @param runner: the way to the node.
+    @param dialect: of its tools.
+    @param options: the node's.
+    @param cpus: the node's CPUs.
+    @param memory: the node's MiB.
+    """
+
+    def __init__(
+        self, runner: Runner, dialect: Dialect, options: Mapping[str, Any], host: DriverHost, cpus: int, memory: int
+    ) -> None:
+        self._runner = runner
+        self._dialect = dialect
+        self._options = options
+        self._host = host
+        self._cpus = cpus
+        self._memory = memory
+        self._conf_dir = str(options.get("conf_dir", CONF_DIR)).rstrip("/")
+        self._closed = False
+        self._lost_reason: str | None = None
+        self._on_lost: list[Callable[[str], None]] = []
+        self._locks: dict[str, DeferredLock] = {}
+        runner.on_lost(self._lose)
+
+    # The connection.
+
+    @verb
+    async def close(self) -> None:
+        self._closed = True
+        await self._runner.close()
+
+    def on_lost(self, callback: Callable[[str], None]) -> None:
+        self._on_lost.append(callback)
+        if self._lost_reason is not None and not self._closed:
+            callback(self._lost_reason)
+
+    def _lose(self, reason: str) -> None:
+        if self._closed or self._lost_reason is not None:
+            return
+        self._lost_reason = reason
+        # What still runs on the node isn't waited for.
+        closing = self._runner.close()
+        closing.addErrback(lambda failure: failure.trap(DriverError))
+        for callback in list(self._on_lost):
+            callback(reason)
+
+    async def _run(self, argv: Sequence[str], timeout: float = READ, stdin: bytes = b"") -> Outcome:
+        """Run a command. @raise Unreachable: and then the connection is lost."""
+        if self._closed:
+            raise Unreachable(f"The connection to {self._runner.where} is closed.")
+        if self._lost_reason is not None:
+            raise Unreachable(self._lost_reason)
+        try:
+            return await self._runner.run(argv, timeout, stdin)
+        except Unreachable as error:
+            self._lose(str(error))
+            raise
+
+    async def _wait(self, seconds: float) -> None:
+        await deferLater(self._host.clock, seconds, lambda: None)
+
+    # Asking.
+
+    async def _vz(self, subject: str, *words: str, timeout: float = CHANGE, stdin: bytes = b"") -> Outcome:
+        """
+        Run vzctl, again and again while another command holds the container's lock.
+
+        @param subject: what an error's sentence begins with.
+        @return: any outcome but "locked".
+        @raise WrongState: the lock isn't to be had.
+        """
+        delay, waited = FIRST_RETRY, 0.0
+        while True:
+            outcome = await self._run(["vzctl", *words], timeout, stdin)
+            if outcome.code == 127:
+                raise self._vanished()
+            if outcome.code != LOCKED:
+                return outcome
+            if waited >= PATIENCE:
+                raise self._explain(subject, outcome)
+            await self._wait(delay)
+            waited += delay
+            delay = min(2 * delay, LONGEST_RETRY)
+
+    def _vanished(self) -> Unreachable:
+        error = Unreachable(f"{self._runner.where}: vzctl isn't there any more.")
+        self._lose(str(error))
+        return error
+
+    def _explain(self, subject: str, outcome: Outcome) -> DriverError:
+        return explain(self._dialect, subject, outcome.code, outcome.stdout, outcome.stderr)
+
+    async def _do(self, subject: str, *words: str, timeout: float = CHANGE) -> Outcome:
+        """Run vzctl and have it succeed. @raise DriverError: as its exit code says."""
+        outcome = await self._vz(subject, *words, timeout=timeout)
+        if outcome.code != 0:
+            raise self._explain(subject, outcome)
+        return outcome
+
+    async def _set(self, subject: str, ctid: str, new: Sequence[str], old: Sequence[str]) -> None:
+        """
+        Change a container's parameters, now if it runs and in its configuration; all or none.
+
+        @param ctid: of a container that is known to be there: C{set} would make a configuration for any other.
+        @param old: what is to be again if that fails: dialect 7 saves what it couldn't apply.
+        """
+        outcome = await self._vz(subject, "set", ctid, *new, "--save")
+        if outcome.code != 0:
+            if old:
+                await self._vz(subject, "set", ctid, *old, "--save")
+            raise self._explain(subject, outcome)
+
+    async def _status(self, ctid: str) -> Status:
+        outcome = await self._run(["vzctl", "status", ctid])
+        if outcome.code == 127:
+            raise self._vanished()
+        if outcome.code != 0:
+            raise self._explain(f"status of container {ctid}", outcome)
+        return parse_status(outcome.stdout)
+
+    async def _list(self, *words: str) -> list[Listed]:
+        outcome = await self._run(["vzlist", "-j", "-o", ",".join(LIST_FIELDS), *words])
+        if outcome.code == 127:
+            raise self._vanished()
+        if outcome.code != 0 and not (outcome.code == 1 and outcome.stdout.strip() == "[]"):
+            raise DriverError(f"{self._runner.where}: vzlist failed: {first_line(outcome.stderr)}.")
+        return parse_list(outcome.stdout)
+
+    async def _moment(self) -> Moment:
+        """Which boot of the node this is, and how long ago that was."""
+        outcome = await self._run(["cat", "/proc/sys/kernel/random/boot_id", "/proc/uptime"])
+        found = re.fullmatch(r"([0-9a-f]{8})-\S+\s+([0-9.]+)\s.*", outcome.stdout.strip(), re.DOTALL)
+        if found is None:
+            raise DriverError(f"{self._runner.where} doesn't tell how long it has been up.")
+        return Moment(int(found[1], 16), float(found[2]))
+
+    # Who is who.
+
+    async def _identities(self) -> dict[str, Identity]:
+        """Read who every container is, by UUID; of those that have a configuration."""
+        outcome = await self._run(["grep", "-RsHE", "--include=*.conf", _KEYS, self._conf_dir])
+        if outcome.code == 127:
+            raise self._vanished()
+        confs = parse_grep(outcome.stdout)
+        found = identify(self._host.node, {ctid: conf.get("DESCRIPTION", "") for ctid, conf in confs.items()})
+        return {
+            uuid: Identity(uuid, ctid, confs[ctid].get("NAME", ""), mark, confs[ctid].get("OSTEMPLATE", ""))
+            for uuid, (ctid, mark) in found.items()
+        }
+
+    async def _container(self, uuid: str) -> Container:
+        """@raise NoSuchThing: there is none."""
+        container = await self._find(uuid)
+        if container is None:
+            raise NoSuchThing(f"The node knows no container {uuid}.")
+        return container
+
+    async def _find(self, uuid: str) -> Container | None:
+        """Read a domain's container; C{None} where there is none."""
+        identity = (await self._identities()).get(uuid)
+        return None if identity is None else await self._look(identity)
+
+    async def _look(self, identity: Identity) -> Container | None:
+        paused = identity.mark is not None and identity.mark.paused is not None
+        before = await self._moment() if paused else None
+        listed = await self._list(identity.ctid)
+        status = await self._status(identity.ctid)
+        if not listed or not status.exists:
+            return None
+        return self._put_together(identity, listed[0], status, before, await self._moment() if paused else None)
+
+    async def _containers(self) -> list[Container]:
+        """Read all containers."""
+        identities = {identity.ctid: identity for identity in (await self._identities()).values()}
+        paused = any(identity.mark and identity.mark.paused is not None for identity in identities.values())
+        before = await self._moment() if paused else None
+        listed = await self._list("-a")
+        # Without /proc/vz (vzctl on a kernel that isn't OpenVZ's) vzlist sees none, or takes running ones for mounted.
+        blind = not listed and bool(identities)
+        if blind:
+            listed = await self._list("-S")
+        after = await self._moment() if paused else None
+        made = []
+        for one in listed:
+            identity = identities.get(one.ctid)
+            if identity is None:
+                continue  # made since the configurations were read
+            state = one.state
+            status = Status(True, state in ("running", "mounted", "paused"), state)
+            if blind or state == "mounted":
+                status = await self._status(one.ctid)
+            if status.exists:
+                made.append(self._put_together(identity, one, status, before, after))
+        return made
+
+    def _put_together(
+        self, identity: Identity, listed: Listed, status: Status, before: Moment | None, after: Moment | None
+    ) -> Container:
+        state = STATES.get(status.state, DomainState.CRASHED)
+        mark = identity.mark
+        if state is DomainState.RUNNING and mark and mark.paused is not None and before and after:
+            low, high = started(before, listed.uptime) - 2, started(after, listed.uptime) + 2
+            if low <= mark.paused <= high:
+                state = DomainState.PAUSED
+        vcpus = listed.cpus or self._cpus
+        memory = self._memory if listed.memory is None else listed.memory
+        info = DomainInfo(
+            identity.uuid, identity.name or identity.ctid, state, vcpus, max(vcpus, mark.max_vcpus if mark else 0), memory,
+            max(memory, mark.max_memory if mark else 0), (), listed.onboot,
+        )  # fmt: skip
+        return Container(identity, listed, info, status.mounted)
+
+    async def _alone(self, uuid: str, work: Callable[[], Coroutine[Any, Any, T]]) -> T:
+        """Do something to a domain when nothing else is being done to it here."""
+        lock = self._locks.setdefault(uuid, DeferredLock())
+        await lock.acquire()
+        try:
+            return await work()
+        finally:
+            lock.release()
+            if not lock.locked and not lock.waiting:
+                self._locks.pop(uuid, None)
+
+
+def started(moment: Moment, uptime: float) -> int:
+    """
+    When a container started, told as no other start on this node is: by the boot and the seconds after it.
+
+    @param uptime: how long it has run at that moment, in seconds.
+    """
+    return moment.boot * 10**10 + round(moment.uptime - uptime)
+
+
+def changed(subject: str, wanted: object, is_now: object) -> None:
+    """@raise DriverError: what was asked for isn't what is so now."""
+    if wanted != is_now:
+        raise DriverError(f"{subject}: {wanted} was asked for, and vzctl said that it did it, but it is {is_now}.")

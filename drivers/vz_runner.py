@@ -1,0 +1,234 @@
+"""
+Running commands on an OpenVZ node: argument vectors in, exit code and output out.
+
+Here is what every way to a node has, and the shortest way, to the server's own machine; L{fluidvm.drivers.vz_ssh} has the
+other.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from twisted.internet.defer import Deferred, succeed
+from twisted.internet.error import ProcessExitedAlready
+from twisted.internet.interfaces import IDelayedCall
+from twisted.internet.protocol import ProcessProtocol
+from twisted.python.failure import Failure
+
+from fluidvm.driver import DriverError, DriverHost, Unreachable
+
+SYSTEM_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+"""Where commands are: sshd's own PATH for commands leaves out sbin on some distributions, and vzctl lies there."""
+STDOUT_LIMIT = 16 * 1024 * 1024
+STDERR_LIMIT = 256 * 1024
+GRACE = 1.0
+"""
+Seconds that output may still come after a command has ended.
+
+C{vzctl destroy} and C{vzctl start} leave processes behind, which may hold the pipe open for as long as they live.
+"""
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """
+    How a command ended.
+
+    @ivar code: its exit code; when a signal ended it, the signal's number, negative.
+    """
+
+    code: int
+    stdout: str
+    stderr: str
+
+
+class Runner(Protocol):
+    """A way to a node. Commands may run at the same time."""
+
+    where: str
+    """The node, for errors' sentences."""
+
+    def run(self, argv: Sequence[str], timeout: float, stdin: bytes = b"") -> Deferred[Outcome]:
+        """
+        Run a command.
+
+        Cancelling stops the waiting; the command goes on.
+
+        @param argv: the command and its arguments; no NUL in them.
+        @param timeout: seconds until it is killed.
+        @raise Unreachable: the way is closed or broken, or the command didn't end in time: its effect isn't known.
+        @raise DriverError: it said more than there is room for; it was killed.
+        """
+
+    def close(self) -> Deferred[None]:
+        """Let go of the node. Commands under way fail with L{Unreachable}."""
+
+    def on_lost(self, callback: Callable[[str], None]) -> None:
+        """Call C{callback} with the reason once the way is broken, not when it was closed."""
+
+
+class Collected:
+    """
+    What a running command says, until it is over: shared by all ways to a node.
+
+    @ivar outcome: fires when it is over.
+    """
+
+    def __init__(self, host: DriverHost, subject: str, timeout: float, kill: Callable[[], None]) -> None:
+        self.outcome: Deferred[Outcome] = Deferred(lambda _: self._settle(None))
+        self._host = host
+        self._subject = subject
+        self._kill = kill
+        self._out = bytearray()
+        self._err = bytearray()
+        self._code: int | None = None
+        self._grace: IDelayedCall | None = None
+        self._over = False
+        self._limit = host.clock.callLater(timeout, self._late, timeout)
+
+    def out(self, data: bytes) -> None:
+        """Take standard output."""
+        self._take(self._out, data, STDOUT_LIMIT)
+
+    def err(self, data: bytes) -> None:
+        """Take standard error."""
+        self._take(self._err, data, STDERR_LIMIT)
+
+    def _take(self, sink: bytearray, data: bytes, limit: int) -> None:
+        if self._over:
+            return
+        sink += data
+        if len(sink) > limit:
+            self.fail(DriverError(f"{self._subject} said more than {limit // 1024} KiB; it was killed."))
+            self._kill()
+        elif self._grace is not None:
+            self._grace.reset(GRACE)
+
+    def exited(self, code: int) -> None:
+        """Its exit code is known; output may still come."""
+        self._code = code
+        if not self._over:
+            self._grace = self._host.clock.callLater(GRACE, self.ended)
+
+    def ended(self) -> None:
+        """No more output comes. Without an exit code the way has broken."""
+        if self._over:
+            return
+        if self._code is None:
+            self.fail(Unreachable(f"{self._subject}: the connection broke before it ended."))
+            return
+        outcome = Outcome(self._code, self._out.decode(errors="replace"), self._err.decode(errors="replace"))
+        self._settle(outcome)
+
+    def fail(self, error: DriverError) -> None:
+        """It is over, badly."""
+        if not self._over:
+            self._settle(Failure(error))
+
+    def _late(self, timeout: float) -> None:
+        self.fail(Unreachable(f"{self._subject} didn't end within {timeout:g} s; it was killed."))
+        self._kill()
+
+    def _settle(self, result: Outcome | Failure | None) -> None:
+        self._over = True
+        for call in (self._limit, self._grace):
+            if call is not None and call.active():
+                call.cancel()
+        if isinstance(result, Failure):
+            self.outcome.errback(result)
+        elif result is not None:
+            self.outcome.callback(result)
+
+
+def environment(bin_dir: str) -> list[str]:
+    """
+    The beginning of every command: C{env}, with one language and all directories of commands.
+
+    @param bin_dir: searched first; empty: none.
+    """
+    return ["env", "LC_ALL=C", f"PATH={bin_dir}:{SYSTEM_PATH}" if bin_dir else f"PATH={SYSTEM_PATH}"]
+
+
+class _Local(ProcessProtocol):
+    def __init__(self, host: DriverHost, subject: str, timeout: float, stdin: bytes, gone: Callable[[Any], None]) -> None:
+        self.collected = Collected(host, subject, timeout, self.kill)
+        self._stdin = stdin
+        self._gone = gone
+        self._pid: int | None = None
+
+    def connectionMade(self) -> None:
+        assert self.transport is not None
+        self._pid = self.transport.pid
+        if self._stdin:
+            self.transport.write(self._stdin)
+        self.transport.closeStdin()
+
+    def outReceived(self, data: bytes) -> None:
+        self.collected.out(data)
+
+    def errReceived(self, data: bytes) -> None:
+        self.collected.err(data)
+
+    def processExited(self, reason: Failure) -> None:
+        self._pid = None
+        value: Any = reason.value
+        self.collected.exited(-value.signal if getattr(value, "signal", None) else value.exitCode or 0)
+        self.collected.outcome.addBoth(self._let_go)
+
+    def _let_go(self, result: Any) -> Any:
+        # What it left behind may hold the pipes.
+        if self.transport is not None:
+            self.transport.loseConnection()
+        return result
+
+    def processEnded(self, reason: Failure) -> None:
+        self._gone(self)
+        self.collected.ended()
+
+    def kill(self) -> None:
+        if self._pid is not None:
+            # vzctl takes no notice of SIGTERM while it holds its lock; its scripts are of the same group.
+            with suppress(ProcessLookupError, ProcessExitedAlready, PermissionError):
+                os.killpg(self._pid, signal.SIGKILL)
+
+
+class LocalRunner:
+    """
+    Commands on the server's own machine, each in a session of its own.
+
+    @param bin_dir: where commands are looked for first; empty: nowhere else than usual.
+    """
+
+    where = "this machine"
+
+    def __init__(self, host: DriverHost, bin_dir: str) -> None:
+        self._host = host
+        self._prefix = [*environment(bin_dir), "setsid"]
+        self._running: set[Any] = set()
+        self._closed = False
+
+    def run(self, argv: Sequence[str], timeout: float, stdin: bytes = b"") -> Deferred[Outcome]:
+        async def run() -> Outcome:
+            if self._closed:
+                raise Unreachable("The connection to this machine's OpenVZ is closed.")
+            protocol = _Local(self._host, f"{argv[0]} on this machine", timeout, stdin, self._running.discard)
+            self._running.add(protocol)
+            command = [word.encode() for word in (*self._prefix, *argv)]
+            self._host.reactor.spawnProcess(protocol, b"/usr/bin/env", command, env={b"HOME": b"/root"}, path="/")
+            return await protocol.collected.outcome
+
+        return Deferred.fromCoroutine(run())
+
+    def close(self) -> Deferred[None]:
+        self._closed = True
+        for protocol in list(self._running):
+            protocol.collected.fail(Unreachable("The connection to this machine's OpenVZ was closed."))
+        return succeed(None)
+
+    def on_lost(self, callback: Callable[[str], None]) -> None:
+        """This machine can't be lost."""
