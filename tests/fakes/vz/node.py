@@ -1,0 +1,118 @@
+"""Nodes with the stand-ins for OpenVZ's tools: installed into a directory, with what tests look at and break."""
+
+from __future__ import annotations
+
+import py_compile
+import shlex
+import shutil
+import sys
+from pathlib import Path
+
+SAMPLE = """\
+PHYSPAGES="0:256M"
+
+# Swap
+SWAPPAGES="0:512M"
+
+# Disk quota parameters (in form of softlimit:hardlimit)
+DISKSPACE="2G:2.2G"
+DISKINODES="131072:144179"
+QUOTATIME="0"
+
+# CPU fair scheduler parameter
+CPUUNITS="1000"
+
+NETFILTER="stateless"
+"""
+VERSIONS = {4: "4.11.1-3.ga3f732ef", 7: "9.0.1"}
+TOOLS = ("vzctl", "vzlist", "vzmigrate")
+GUEST_TOOLS = ("cat", "rm", "sleep", "mkdir", "chmod", "touch", "tee", "id", "sh", "head")
+TEMPLATES = {"debian-12-x86_64.tar.gz": "chpasswd", "busybox-1-x86_64.tar": ""}
+
+
+class FakeNode:
+    """
+    One node in a directory.
+
+    @param settings: as L{tests.fakes.vz.host.Host} reads them, over those of a node of that dialect.
+    @ivar bin: where the commands are.
+    """
+
+    def __init__(self, root: Path, dialect: int = 4, **settings: object) -> None:
+        self.root = root.absolute()
+        self.bin = self.root / "bin"
+        self.conf_dir = self.root / "etc/vz/conf"
+        self.dialect = dialect
+        self.settings: dict[str, object] = {
+            "DIALECT": dialect, "VERSION": VERSIONS[dialect], "VSWAP": 1, "PLOOP": 1, "VEINFO": 1, "PROC": 1, "CPUS": 2,
+            "STOP_TIMEOUT": 5, "LOCK_WAIT": 0,
+        }  # fmt: skip
+        for directory in ("bin", "modules", "etc/vz/conf", "etc/vz/names", "vz/private", "vz/template/cache", "vz/lock",
+                          "faults", "guest-bin"):  # fmt: skip
+            (self.root / directory).mkdir(parents=True, exist_ok=True)
+        self._install()
+        self.set(**settings)
+        (self.conf_dir / "ve-vswap-256m.conf-sample").write_text(SAMPLE)
+        (self.conf_dir / "0.conf").write_text('ONBOOT="no"\n')
+        template = self.root / "vz/template"
+        (self.root / "etc/vz/vz.conf").write_text(f'TEMPLATE={template}\nLOCKDIR={self.root / "vz/lock"}\n')
+        for name, text in TEMPLATES.items():
+            (template / "cache" / name).write_text(text)
+
+    def _install(self) -> None:
+        # Compiled once: each command is a Python of its own.
+        for source in Path(__file__).parent.glob("*.py"):
+            if source.name not in ("__init__.py", "node.py"):
+                copy = self.root / "modules" / source.name
+                shutil.copy(source, copy)
+                py_compile.compile(str(copy), doraise=True)
+        modules, root = str(self.root / "modules"), str(self.root)
+        for tool in TOOLS:
+            start = f"import sys; sys.path.insert(0, {modules!r}); import {tool}; sys.exit({tool}.command({root!r}, sys.argv[2:]))"
+            line = f'exec {shlex.quote(sys.executable)} -IS -c {shlex.quote(start)} {tool} "$@"'
+            self.bin.joinpath(tool).write_text(f"#!/bin/sh\n{line}\n")
+            self.bin.joinpath(tool).chmod(0o755)
+        for tool in GUEST_TOOLS:
+            link = self.root / "guest-bin" / tool
+            if not link.exists():
+                link.symlink_to(shutil.which(tool) or f"/bin/{tool}")
+
+    def set(self, **settings: object) -> None:
+        """Change settings."""
+        self.settings |= settings
+        (self.root / "settings").write_text("".join(f"{key}={value}\n" for key, value in self.settings.items()))
+
+    def fault(self, verb: str, **what: object) -> None:
+        """Have the next run of a verb go wrong: C{times}, C{rc}, C{stdout}, C{stderr}, C{delay}, C{hang}."""
+        (self.root / "faults" / verb).write_text("".join(f"{key}={value}\n" for key, value in what.items()))
+
+    def calls(self) -> list[list[str]]:
+        """Every command line that ran."""
+        log = self.root / "calls.log"
+        return [eval(line) for line in log.read_text().splitlines()] if log.exists() else []
+
+    def ctid(self, uuid: str) -> str:
+        """The container that is marked with a UUID."""
+        for path in self.conf_dir.glob("*.conf"):
+            if f"fluidvm:{uuid}:" in path.read_text():
+                return path.stem
+        raise LookupError(uuid)
+
+    def conf(self, ctid: str) -> str:
+        """A container's configuration."""
+        return (self.conf_dir / f"{ctid}.conf").read_text()
+
+    def power_off(self, ctid: str) -> None:
+        """As the guest does."""
+        (self.root / "run" / ctid / "running").unlink()
+
+    def deafen(self, ctid: str) -> None:
+        """Make a guest that doesn't obey."""
+        (self.root / "run" / ctid).mkdir(parents=True, exist_ok=True)
+        (self.root / "run" / ctid / "deaf").touch()
+
+    def leftovers(self) -> list[str]:
+        """What is there of containers: configurations, private areas, names, locks, dumps."""
+        places = ("etc/vz/conf/[0-9a-f]*.conf", "vz/private/*", "etc/vz/names/*", "vz/lock/*", "vz/dump/*")
+        found = [str(path.relative_to(self.root)) for place in places for path in self.root.glob(place)]
+        return sorted(name for name in found if name != "etc/vz/conf/0.conf")
