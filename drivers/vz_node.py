@@ -266,8 +266,11 @@ class VzNode:
         paused = identity.mark is not None and identity.mark.paused is not None
         before = await self._moment() if paused else None
         listed = await self._list(identity.ctid)
-        status = await self._status(identity.ctid)
-        if not listed or not status.exists:
+        status = await self._status(identity.ctid) if not listed or unsure(listed[0]) else as_listed(listed[0])
+        if not status.exists:
+            return None
+        listed = listed or await self._list("-S", identity.ctid)  # as in the next method
+        if not listed:
             return None
         return self._put_together(identity, listed[0], status, before, await self._moment() if paused else None)
 
@@ -277,7 +280,7 @@ class VzNode:
         paused = any(identity.mark and identity.mark.paused is not None for identity in identities.values())
         before = await self._moment() if paused else None
         listed = await self._list("-a")
-        # Without /proc/vz (vzctl on a kernel that isn't OpenVZ's) vzlist sees none, or takes running ones for mounted.
+        # Without /proc/vz (vzctl on a kernel that isn't OpenVZ's) vzlist sees none.
         blind = not listed and bool(identities)
         if blind:
             listed = await self._list("-S")
@@ -287,10 +290,7 @@ class VzNode:
             identity = identities.get(one.ctid)
             if identity is None:
                 continue  # made since the configurations were read
-            state = one.state
-            status = Status(True, state in ("running", "mounted", "paused"), state)
-            if blind or state == "mounted":
-                status = await self._status(one.ctid)
+            status = await self._status(one.ctid) if blind or unsure(one) else as_listed(one)
             if status.exists:
                 made.append(self._put_together(identity, one, status, before, after))
         return made
@@ -322,6 +322,16 @@ class VzNode:
             lock.release()
             if not lock.locked and not lock.waiting:
                 self._locks.pop(uuid, None)
+
+
+def unsure(listed: Listed) -> bool:
+    """Whether vzlist's state isn't to be trusted: on a kernel that isn't OpenVZ's it takes what runs for mounted."""
+    return listed.state not in ("running", "paused", "suspended", "stopped")
+
+
+def as_listed(listed: Listed) -> Status:
+    """What C{vzctl status} would say, by what vzlist said."""
+    return Status(True, listed.state in ("running", "paused"), listed.state)
 
 
 def started(moment: Moment, uptime: float) -> int:

@@ -228,6 +228,7 @@ class LocalRunner:
         self._closed = True
         for protocol in list(self._running):
             protocol.collected.fail(Unreachable("The connection to this machine's OpenVZ was closed."))
+            protocol.transport.loseConnection()
         return succeed(None)
 
     def on_lost(self, callback: Callable[[str], None]) -> None:

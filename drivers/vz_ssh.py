@@ -27,16 +27,19 @@ from twisted.internet.endpoints import UNIXClientEndpoint
 from twisted.internet.error import ConnectError, ConnectionClosed
 from twisted.internet.interfaces import IDelayedCall
 from twisted.internet.protocol import Factory, Protocol
+from twisted.internet.task import deferLater
 from twisted.python.filepath import FilePath
 
 from fluidvm.driver import DriverError, DriverHost, Unreachable
 
 from .vz_runner import Collected, Outcome, environment
 
-CHANNELS = 8
-"""Commands at the same time: sshd allows 10 sessions on a connection if it isn't told otherwise."""
-PING, PATIENCE = 5.0, 20.0
-"""Seconds between two signs of life, and how long none may come before the node counts as gone."""
+CHANNELS = 5
+"""Commands at the same time: sshd allows 10 sessions on a connection if it isn't told otherwise, and forgets them late."""
+RETRIES, RETRY = 20, 0.25
+"""How often a command that sshd has no session for is tried again, and after how many seconds."""
+PING, UNANSWERED = 5.0, 4
+"""Seconds between two questions whether the node is alive, and how many may stay unanswered before it counts as gone."""
 _SIGNALS = {b"ABRT": 6, b"ALRM": 14, b"FPE": 8, b"HUP": 1, b"ILL": 4, b"INT": 2, b"KILL": 9, b"PIPE": 13, b"QUIT": 3,
             b"SEGV": 11, b"TERM": 15, b"USR1": 10, b"USR2": 12}  # fmt: skip
 
@@ -79,16 +82,15 @@ def parse_address(address: str) -> SshAddress | None:
     return SshAddress(user, parts.hostname, port)
 
 
-class HostKeys:
+class HostKeys(KnownHostsFile):  # type: ignore[misc]
     """
     Which host key is the node's. Nobody is asked and nothing is learnt: what isn't known is refused.
-
-    Stands in for conch's C{KnownHostsFile}, of which endpoints need this one method.
 
     @param pinned: the only key that is right; C{None}: those of C{known}.
     """
 
     def __init__(self, address: SshAddress, pinned: Key | None, known: KnownHostsFile | None) -> None:
+        super().__init__(FilePath("/dev/null"))  # never written
         self._names = [address.host.encode(), f"[{address.host}]:{address.port}".encode()]
         self._pinned = pinned
         self._known = known
@@ -139,7 +141,7 @@ def read_credentials(key_file: str, agent: str, host_key: str, known_hosts: str)
         raise DriverError("There is neither a key_file among the node's options nor an SSH agent.")
     try:
         pinned = Key.fromString(host_key.encode()) if host_key else None
-    except BadKeyError:
+    except (BadKeyError, ValueError, struct.error):
         raise DriverError("The option host_key holds no public key.") from None
     known = None
     if pinned is None:
@@ -165,6 +167,7 @@ class _Exec(SSHChannel):
         self._stdin = stdin
         self._ending = False
         self._opened = False
+        self.refused = False
 
     def channelOpen(self, data: bytes) -> None:
         self._opened = True
@@ -187,6 +190,7 @@ class _Exec(SSHChannel):
         self._end_stdin()
 
     def openFailed(self, reason: Any) -> None:
+        self.refused = True
         self.collected.fail(Unreachable("sshd refuses to run a command."))
         if self._opened:
             self.loseConnection()
@@ -237,27 +241,29 @@ class _Keeper(Protocol):
         self._host = host
         self._lost = lost
         self._next: IDelayedCall | None = None
-        self._heard = 0.0
+        self.unanswered = 0
+        self.ended: Deferred[None] = Deferred()
 
     def connectionMade(self) -> None:
-        self._heard = self._host.clock.seconds()
         self._ping()
 
     def _ping(self) -> None:
-        if self._host.clock.seconds() - self._heard > PATIENCE:
-            self._lost(f"gave no sign of life for {PATIENCE:g} s")
+        if self.unanswered >= UNANSWERED:
+            self._lost(f"gave no sign of life for {PING * UNANSWERED:g} s")
             return
+        self.unanswered += 1
         assert self.transport is not None
         self.transport.write(b"\n")
         self._next = self._host.clock.callLater(PING, self._ping)
 
     def dataReceived(self, data: bytes) -> None:
-        self._heard = self._host.clock.seconds()
+        self.unanswered = 0
 
     def connectionLost(self, reason: Any = None) -> None:
         if self._next is not None and self._next.active():
             self._next.cancel()
         self._lost("closed the connection")
+        self.ended.callback(None)
 
 
 class SshRunner:
@@ -273,6 +279,7 @@ class SshRunner:
         self._address = address
         self._prefix = environment(bin_dir)
         self._connection: Any = None
+        self._keeper: _Keeper | None = None
         self._slots = DeferredSemaphore(CHANNELS)
         self._closed = False
         self._lost_reason: str | None = None
@@ -294,7 +301,7 @@ class SshRunner:
             keys=credentials.keys or None, agentEndpoint=agent, knownHosts=keys, ui=ui,
         )  # fmt: skip
         try:
-            keeper = await endpoint.connect(Factory.forProtocol(lambda: _Keeper(self._host, self._lose)))  # type: ignore[arg-type]
+            keeper: Any = await endpoint.connect(Factory.forProtocol(lambda: _Keeper(self._host, self._lose)))  # type: ignore[arg-type]
         except (UserRejectedKey, HostKeyChanged):
             raise Unreachable(f"{self.where}: the host key isn't the one that is known for it.") from None
         except AuthenticationFailed:
@@ -303,26 +310,51 @@ class SshRunner:
             raise
         except (ConnectError, ConnectionClosed, ConchError, OSError) as error:
             raise Unreachable(f"{self.where}: {str(error).strip().rstrip('.') or type(error).__name__}.") from error
+        self._keeper = keeper
         self._connection = keeper.transport.conn
+        self._tell_channels_of_the_end(self._connection.transport)
+
+    def _tell_channels_of_the_end(self, transport: Any) -> None:
+        # The transport of conch's endpoints doesn't do that, so that channels would wait for ever (Twisted 26.10).
+        conchs_own = transport.connectionLost
+
+        def connection_lost(reason: Any = None) -> None:
+            conchs_own(reason)
+            self._connection.serviceStopped()
+
+        transport.connectionLost = connection_lost
 
     def run(self, argv: Sequence[str], timeout: float, stdin: bytes = b"") -> Deferred[Outcome]:
         async def run() -> Outcome:
-            await self._slots.acquire()
-            channel: _Exec | None = None
-            try:
-                self._check()
-                command = shlex.join([*self._prefix, *argv]).encode()
-                channel = _Exec(command, stdin, self._host, f"{argv[0]} on {self.where}", timeout)
-                self._connection.openChannel(channel)
-                return await channel.collected.outcome
-            finally:
-                # The slot is free when the channel is: after a time-out or a cancellation the command may go on.
-                if channel is None:
-                    self._slots.release()
-                else:
-                    channel.gone.addCallback(lambda _: self._slots.release())
+            for _ in range(RETRIES):
+                outcome = await self._try(argv, timeout, stdin)
+                if outcome is not None:
+                    return outcome
+                await deferLater(self._host.clock, RETRY, lambda: None)
+            raise Unreachable(f"{self.where}: sshd refuses to run a command.")
 
         return Deferred.fromCoroutine(run())
+
+    async def _try(self, argv: Sequence[str], timeout: float, stdin: bytes) -> Outcome | None:
+        """Run a command; C{None} where sshd had no session for it."""
+        await self._slots.acquire()
+        channel: _Exec | None = None
+        try:
+            self._check()
+            command = shlex.join([*self._prefix, *argv]).encode()
+            channel = _Exec(command, stdin, self._host, f"{argv[0]} on {self.where}", timeout)
+            self._connection.openChannel(channel)
+            return await channel.collected.outcome
+        except Unreachable:
+            if channel is not None and channel.refused and self._lost_reason is None and not self._closed:
+                return None
+            raise
+        finally:
+            # The slot is free when the channel is: after a time-out or a cancellation the command may go on.
+            if channel is None:
+                self._slots.release()
+            else:
+                channel.gone.addCallback(lambda _: self._slots.release())
 
     def _check(self) -> None:
         if self._closed or self._connection is None:
@@ -332,9 +364,12 @@ class SshRunner:
 
     def close(self) -> Deferred[None]:
         self._closed = True
-        if self._connection is not None and self._lost_reason is None:
-            self._disconnect()
-        return succeed(None)
+        if self._keeper is None or self._keeper.ended.called:
+            return succeed(None)
+        closed: Deferred[None] = Deferred()
+        self._keeper.ended.chainDeferred(closed)
+        self._disconnect()
+        return closed
 
     def _disconnect(self) -> None:
         with suppress(AttributeError):  # conch's transport has none any more once it is disconnected

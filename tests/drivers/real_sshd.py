@@ -10,6 +10,7 @@ import subprocess
 import time
 from pathlib import Path
 
+# SHLVL keeps bash from reading the user's ~/.bashrc, which may do anything.
 CONFIG = """\
 ListenAddress 127.0.0.1
 HostKey {directory}/host_key
@@ -22,6 +23,7 @@ KbdInteractiveAuthentication no
 PermitRootLogin prohibit-password
 PermitUserRC no
 PrintMotd no
+SetEnv SHLVL=2
 {more}
 """
 

@@ -27,7 +27,9 @@ def create(host: Host, ctid: str, options: dict[str, str]) -> None:
     if not os.path.exists(sample_file):
         what = f"Sample config {host.shown(sample_file)} not found: No such file or directory"
         raise Fail(82, what, FAILED)
-    layout = options.get("--layout", host.settings.get("LAYOUT", "ploop" if host.dialect == 7 else "simfs")).partition(":")[0]
+    layout = options.get("--layout", host.settings.get("LAYOUT", "ploop" if host.dialect == 7 else "simfs")).partition(":")[
+        0
+    ]
     if layout == "ploop" and not host.on("PLOOP"):
         raise Fail(99, "No ploop support in the kernel, or kernel is way too old.", FAILED)
     if layout == "simfs" and host.dialect == 7:

@@ -1,8 +1,7 @@
-"""What runs in a container, by the stand-in for vzctl: a real shell, with commands of the guest's before the machine's own."""
+"""What runs in a container, by the stand-in for vzctl: a real shell, with the guest's own commands."""
 
 from __future__ import annotations
 
-import os
 import sys
 import time
 

@@ -78,8 +78,9 @@ class Host:
     The node.
 
     Its settings, in the file C{settings} of the directory, one C{KEY=VALUE} a line: DIALECT (4 or 7), VERSION, VSWAP, PLOOP,
-    NOTICE and WARN_DIST and VZQUOTA (lines that vzctl prints off OpenVZ's kernel), VEINFO (whether vzlist sees what runs), PROC
-    (whether it sees anything), SHORT (paths are told without the directory), ZERO_UPTIME, NPROC, STOP_TIMEOUT, LOCK_WAIT.
+    NOTICE and WARN_DIST and VZQUOTA (lines that vzctl prints off OpenVZ's kernel), VEINFO (whether vzlist sees what runs),
+    PROC (whether it sees anything), SHORT (paths are told without the directory), ZERO_UPTIME, NPROC, STOP_TIMEOUT,
+    LOCK_WAIT.
     """
 
     def __init__(self, root: str) -> None:
@@ -101,7 +102,7 @@ class Host:
         return "/".join((self.root, *parts))
 
     def shown(self, path: str) -> str:
-        return path[len(self.root):] if self.on("SHORT") else path
+        return path[len(self.root) :] if self.on("SHORT") else path
 
     def read(self, *parts: str) -> str:
         try:
@@ -143,7 +144,7 @@ class Host:
     # faults
 
     def meet_fault(self, verb: str) -> None:
-        """What tests want to go wrong: a file C{faults/VERB}, C{KEY=VALUE} a line: times, rc, stdout, stderr, delay, hang."""
+        """What tests want to go wrong: a file C{faults/VERB} with C{KEY=VALUE}: times, rc, stdout, stderr, delay, hang."""
         if not self.exists("faults", verb):
             return
         fault = dict(line.split("=", 1) for line in self.read("faults", verb).splitlines())

@@ -55,7 +55,7 @@ class FakeNode:
         (self.conf_dir / "ve-vswap-256m.conf-sample").write_text(SAMPLE)
         (self.conf_dir / "0.conf").write_text('ONBOOT="no"\n')
         template = self.root / "vz/template"
-        (self.root / "etc/vz/vz.conf").write_text(f'TEMPLATE={template}\nLOCKDIR={self.root / "vz/lock"}\n')
+        (self.root / "etc/vz/vz.conf").write_text(f"TEMPLATE={template}\nLOCKDIR={self.root / 'vz/lock'}\n")
         for name, text in TEMPLATES.items():
             (template / "cache" / name).write_text(text)
 
@@ -68,7 +68,8 @@ class FakeNode:
                 py_compile.compile(str(copy), doraise=True)
         modules, root = str(self.root / "modules"), str(self.root)
         for tool in TOOLS:
-            start = f"import sys; sys.path.insert(0, {modules!r}); import {tool}; sys.exit({tool}.command({root!r}, sys.argv[2:]))"
+            start = f"import sys; sys.path.insert(0, {modules!r}); import {tool} as tool"
+            start += f"; sys.exit(tool.command({root!r}, sys.argv[2:]))"
             line = f'exec {shlex.quote(sys.executable)} -IS -c {shlex.quote(start)} {tool} "$@"'
             self.bin.joinpath(tool).write_text(f"#!/bin/sh\n{line}\n")
             self.bin.joinpath(tool).chmod(0o755)

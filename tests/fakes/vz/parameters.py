@@ -20,7 +20,7 @@ SET = (
     "--description", "--stop-timeout", "--netif_add", "--netif_del", "--ioprio", "--iolimit", "--iopslimit", "--features",
     "--applyconfig", "--setmode",
 )  # fmt: skip
-NOT_MODELLED = ("--private", "--root", "--local_uid", "--local_gid", "--uuid", "--no-hdd", "--netif_del")
+NOT_MODELLED = ("--private", "--root", "--local_uid", "--local_gid", "--uuid", "--no-hdd")
 LISTS = ("--ipadd", "--nameserver", "--searchdomain")
 NOT_SAVED = "Error: failed to apply some parameters, not saving configuration file!"
 NAME_CHARS = " -+_."
@@ -117,7 +117,7 @@ def number(value: str) -> float | None:
 
 def pages(value: str) -> int:
     """An amount of memory as it is stored."""
-    return MAX // 4096 if value == "unlimited" else math.ceil(scaled(value, 1) / 4096)
+    return MAX // 4096 + 1 if value == "unlimited" else math.ceil(scaled(value, 1) / 4096)
 
 
 def stored(host: Host, conf: Conf, option: str, value: str) -> tuple[str, str] | None:
@@ -139,6 +139,11 @@ def stored(host: Host, conf: Conf, option: str, value: str) -> tuple[str, str] |
         return key, str(int(scaled(value, 1 << 20)))
     if option == "--netif_add":
         return "NETIF", interface(conf, value)
+    if option == "--netif_del":
+        entries = [
+            entry for entry in conf.get("NETIF").split(";") if value != "all" and f"ifname={value}," not in f"{entry},"
+        ]
+        return "NETIF", ";".join(entries)
     if option in ("--userpasswd", "--setmode", "--applyconfig", *FLAGS):
         return None
     return key, value
@@ -148,7 +153,9 @@ def interface(conf: Conf, value: str) -> str:
     """Another entry of NETIF."""
     name, mac, host_name, host_mac, bridge = (value.split(",") + [""] * 5)[:5]
     entry = f"ifname={name}" + (f",bridge={bridge}" if bridge else "")
-    entry += f",mac={mac or '00:18:51:99:C8:4B'},host_ifname={host_name or 'veth.0'},host_mac={host_mac or '00:18:51:EE:38:8C'}"
+    entry += (
+        f",mac={mac or '00:18:51:99:C8:4B'},host_ifname={host_name or 'veth.0'},host_mac={host_mac or '00:18:51:EE:38:8C'}"
+    )
     there = conf.get("NETIF")
     return f"{there};{entry}" if there else entry
 

@@ -9,8 +9,8 @@ from host import Fail, Host, is_uuid, unknown
 
 ONLY_PLOOP = "Snapshot feature is only available for ploop-based CTs"
 COLUMNS = {
-    "uuid": ("UUID", 38), "parent_uuid": ("PARENT_UUID", 38), "current": ("C", 1), "date": ("DATE", 19), "name": ("NAME", 32),
-    "desc": ("DESC", 32), "device": ("DEVICE", 16), "target": ("TARGET", 32),
+    "uuid": ("UUID", 38), "parent_uuid": ("PARENT_UUID", 38), "current": ("C", 1), "date": ("DATE", 19),
+    "name": ("NAME", 32), "desc": ("DESC", 32), "device": ("DEVICE", 16), "target": ("TARGET", 32),
 }  # fmt: skip
 Record = list[str]
 """UUID, parent, date, name, description, whether it has memory."""
@@ -99,7 +99,9 @@ def switch(host: Host, ctid: str, argv: list[str]) -> None:
     place = host.path("vz/private", ctid, "snapshots", uuid)
     copy(f"{place}/fs", host.path("vz/private", ctid, "fs"))
     if "--skip-config" not in given:
-        host.write(host.read("vz/private", ctid, "snapshots", uuid, "ve.conf"), os.path.relpath(conf_file(host, ctid), host.root))
+        host.write(
+            host.read("vz/private", ctid, "snapshots", uuid, "ve.conf"), os.path.relpath(conf_file(host, ctid), host.root)
+        )
     records, _ = read(host, ctid)
     write(host, ctid, records, uuid)
     if record[5] and "--skip-resume" not in given:
@@ -137,8 +139,8 @@ def listing(host: Host, ctid: str, argv: list[str]) -> None:
     rows = [] if "-H" in given else [[COLUMNS[field][0] for field in fields]]
     for uuid, parent, date, name, description, _ in records:
         values = {
-            "uuid": f"{{{uuid}}}", "parent_uuid": f"{{{parent}}}" if parent else "", "current": "*" if uuid == current else "",
-            "date": date, "name": name, "desc": description,
+            "uuid": f"{{{uuid}}}", "parent_uuid": f"{{{parent}}}" if parent else "",
+            "current": "*" if uuid == current else "", "date": date, "name": name, "desc": description,
         }  # fmt: skip
         if "--id" not in given or uuid == given["--id"]:
             rows.append([values.get(field, "") for field in fields])

@@ -142,7 +142,9 @@ def start(host: Host, ctid: str, argv: list[str]) -> None:
     if addresses:
         if "IP_IN_USE" in host.settings and host.settings["IP_IN_USE"] in addresses:
             host.unmark(ctid, "mounted")
-            raise Fail(78, f"Unable to add IP {host.settings['IP_IN_USE']}: Address already in use", "Container is unmounted")
+            raise Fail(
+                78, f"Unable to add IP {host.settings['IP_IN_USE']}: Address already in use", "Container is unmounted"
+            )
         host.say(f"Adding IP address(es): {' '.join(addresses)}")
         if host.on("UPSTREAM"):
             host.err(*["vps-net_add WARNING: Device list is empty"] * 2)
@@ -242,7 +244,8 @@ def reinstall(host: Host, ctid: str, argv: list[str]) -> None:
 
 VERBS = {
     "status": status, "create": create.create, "start": start, "stop": stop, "restart": restart, "mount": mount,
-    "umount": umount, "destroy": destroy, "set": parameters.set_parameters, "exec": guest.exec_folded, "exec2": guest.exec_plain,
+    "umount": umount, "destroy": destroy, "set": parameters.set_parameters, "exec": guest.exec_folded,
+    "exec2": guest.exec_plain,
     "exec3": guest.exec_argv, "suspend": checkpoint.suspend, "resume": checkpoint.resume, "pause": checkpoint.pause,
     "snapshot": snapshots.create, "snapshot-list": snapshots.listing, "snapshot-switch": snapshots.switch,
     "snapshot-delete": snapshots.delete, "compact": compact, "quotaon": quota(60), "quotaoff": quota(66),

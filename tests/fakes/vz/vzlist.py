@@ -8,21 +8,21 @@ from fnmatch import fnmatchcase
 from host import MAX, Conf, Fail, Host, run, scaled, unknown
 
 BEANCOUNTERS = (
-    "kmemsize", "lockedpages", "privvmpages", "shmpages", "numproc", "physpages", "vmguarpages", "oomguarpages", "numtcpsock",
-    "numflock", "numpty", "numsiginfo", "tcpsndbuf", "tcprcvbuf", "othersockbuf", "dgramrcvbuf", "numothersock", "dcachesize",
-    "numfile", "numiptent", "swappages",
+    "kmemsize", "lockedpages", "privvmpages", "shmpages", "numproc", "physpages", "vmguarpages", "oomguarpages",
+    "numtcpsock", "numflock", "numpty", "numsiginfo", "tcpsndbuf", "tcprcvbuf", "othersockbuf", "dgramrcvbuf",
+    "numothersock", "dcachesize", "numfile", "numiptent", "swappages",
 )  # fmt: skip
 ALL_4 = (
-    "ctid", "veid", "vpsid", "private", "root", "mount_opts", "origin_sample", "hostname", "name", "smart_name", "description",
-    "ostemplate", "ip", "nameserver", "searchdomain", "status", *BEANCOUNTERS, "diskspace", "diskinodes", "laverage", "uptime",
-    "cpulimit", "cpuunits", "cpus", "ioprio", "iolimit", "iopslimit", "onboot", "bootorder", "layout", "features", "vswap",
-    "disabled", "vm_overcommit", "netfilter", "capability",
+    "ctid", "veid", "vpsid", "private", "root", "mount_opts", "origin_sample", "hostname", "name", "smart_name",
+    "description", "ostemplate", "ip", "nameserver", "searchdomain", "status", *BEANCOUNTERS, "diskspace",
+    "diskinodes", "laverage", "uptime", "cpulimit", "cpuunits", "cpus", "ioprio", "iolimit", "iopslimit", "onboot",
+    "bootorder", "layout", "features", "vswap", "disabled", "vm_overcommit", "netfilter", "capability",
 )  # fmt: skip
 ALL_7 = (
     "ctid", "private", "root", "hostname", "name", "smart_name", "description", "ostemplate", "distribution", "ip",
-    "configured_ip", "nameserver", "searchdomain", "status", "numproc", *BEANCOUNTERS, "diskspace", "diskinodes", "laverage",
-    "uptime", "cpulimit", "cpuunits", "cpus", "ioprio", "iolimit", "iopslimit", "onboot", "bootorder", "layout", "features",
-    "disabled",
+    "configured_ip", "nameserver", "searchdomain", "status", "numproc", *BEANCOUNTERS, "diskspace", "diskinodes",
+    "laverage", "uptime", "cpulimit", "cpuunits", "cpus", "ioprio", "iolimit", "iopslimit", "onboot", "bootorder",
+    "layout", "features", "disabled",
 )  # fmt: skip
 # Header, width; a negative one is padded on the right.
 COLUMNS = {
@@ -123,7 +123,8 @@ def record(host: Host, ctid: str) -> dict[str, object]:
     id: object = ctid if host.dialect == 7 else int(ctid)
     told: dict[str, object] = {
         "ctid": id, "veid": id, "vpsid": id, "private": host.shown(host.private(ctid)),
-        "root": host.shown(host.path("vz/root", ctid)), "mount_opts": None, "origin_sample": conf.get("ORIGIN_SAMPLE") or None,
+        "root": host.shown(host.path("vz/root", ctid)), "mount_opts": None,
+        "origin_sample": conf.get("ORIGIN_SAMPLE") or None,
         "hostname": conf.get("HOSTNAME") or None, "name": name, "smart_name": name or ctid,
         # A backslash is lost when the file is read.
         "description": conf.get("DESCRIPTION").replace("\\", "") or None, "ostemplate": conf.get("OSTEMPLATE") or None,
