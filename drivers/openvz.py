@@ -38,19 +38,23 @@ from fluidvm.driver import (
 )
 
 from .vz_dialect import AREA_EXISTS, LOCKED, parse_host, parse_version
+from .vz_guest import VzGuest
 from .vz_identity import Mark, new_ids, unpaused
-from .vz_node import FIRST_RETRY, LONG, PATIENCE, Container, VzNode, changed, started, verb
+from .vz_migration import VzMigration
+from .vz_node import FIRST_RETRY, LONG, PATIENCE, Container, changed, verb
 from .vz_runner import LocalRunner, Runner
+from .vz_saving import VzSaving
+from .vz_settings import VzSettings
+from .vz_snapshots import VzSnapshots
 from .vz_ssh import SshRunner, parse_address, read_credentials
+from .vz_stats import VzStats
 
 RUNNING, PAUSED, STOPPED, SAVED = DomainState.RUNNING, DomainState.PAUSED, DomainState.STOPPED, DomainState.SAVED
 ON = (RUNNING, PAUSED)
-PROBE = 10.0
-"""Seconds that a guest has to run C{true}, to show that it isn't frozen."""
 
 
 @implementer(IConnection, ILiveResize)
-class OpenVzConnection(VzNode):
+class OpenVzConnection(VzSaving, VzSnapshots, VzStats, VzMigration, VzGuest, VzSettings):
     """An OpenVZ node."""
 
     # Reading.
@@ -245,60 +249,6 @@ class OpenVzConnection(VzNode):
             raise WrongState(f"Container {there.info.name} is {there.state}: only a running one reboots.")
         await self._do(f"reboot of container {there.info.name}", "restart", there.ctid)
 
-    # Freezing.
-
-    @verb
-    async def pause(self, uuid: str) -> None:
-        await self._alone(uuid, lambda: self._pause(uuid))
-
-    async def _pause(self, uuid: str) -> None:
-        there = await self._container(uuid)
-        if there.state is PAUSED:
-            return
-        if there.state is not RUNNING:
-            raise WrongState(f"Container {there.info.name} is {there.state}: only a running one is paused.")
-        subject = f"pause of container {there.info.name}"
-        if self._dialect.number == 7:
-            await self._do(subject, "pause", there.ctid)
-            return
-        # Noted before it is so: one that is noted and runs can be resumed, one that is frozen unnoted couldn't be told.
-        before = await self._moment()
-        there = await self._container(uuid)
-        mark = there.identity.mark or Mark(uuid, there.ctid, there.info.max_vcpus, there.info.max_memory)
-        await self._write_mark(subject, there, replace(mark, paused=started(before, there.listed.uptime)))
-        outcome = await self._vz(subject, "chkpnt", there.ctid, "--suspend")
-        if outcome.code != 0:
-            await self._write_mark(subject, there, mark)
-            raise self._explain(subject, outcome)
-
-    @verb
-    async def resume(self, uuid: str) -> None:
-        await self._alone(uuid, lambda: self._resume(uuid))
-
-    async def _resume(self, uuid: str) -> None:
-        there = await self._container(uuid)
-        if there.state is RUNNING:
-            return
-        if there.state is not PAUSED:
-            raise WrongState(f"Container {there.info.name} is {there.state}: only a paused one is resumed.")
-        subject = f"resumption of container {there.info.name}"
-        if self._dialect.number == 7:
-            await self._do(subject, "resume", there.ctid)
-            return
-        outcome = await self._vz(subject, "chkpnt", there.ctid, "--resume")
-        if outcome.code != 0 and not await self._answers(there.ctid):
-            raise self._explain(subject, outcome)
-        assert there.identity.mark is not None
-        await self._write_mark(subject, there, unpaused(there.identity.mark))
-
-    async def _answers(self, ctid: str) -> bool:
-        """Whether a container isn't frozen: somebody may have resumed it without us, or pausing it was interrupted."""
-        argv = ["timeout", f"{PROBE:g}", "vzctl", "exec2", ctid, "true"]
-        return (await self._run(argv)).code == 0
-
-    async def _write_mark(self, subject: str, there: Container, mark: Mark) -> None:
-        await self._set(subject, there.ctid, ["--description", str(mark)], [])
-
     # Amounts.
 
     @verb
@@ -387,6 +337,10 @@ class OpenVzDriver:
             "known_hosts": Text(
                 "the server's file of host keys; default: ~/.ssh/known_hosts", longest=1024,
                 pattern=r"[~/][^\x00-\x1f\x7f]*", rule="a path",
+            ),
+            "peer_name": Text(
+                "what other nodes call this one, for vzmigrate; default: the address's host", longest=253,
+                pattern=r"[A-Za-z0-9][A-Za-z0-9.:-]*", rule="a host's name or address",
             ),
             "bin_dir": _path("where vzctl is, if commands' usual directories don't have it"),
             "conf_dir": _path("where containers' configurations are; default: /etc/vz/conf"),

@@ -26,7 +26,7 @@ NOT_RUNNING = 31
 AREA_EXISTS = 44
 LIST_FIELDS = (
     "ctid", "status", "physpages", "swappages", "cpus", "cpuunits", "cpulimit", "onboot", "layout", "diskspace",
-    "diskinodes", "ip", "uptime", "laverage", "ostemplate",
+    "diskinodes", "ip", "uptime", "laverage", "ostemplate", "private",
 )  # fmt: skip
 """What is asked of vzlist: no free text, which it doesn't escape, so that one quote spoils the whole answer."""
 
@@ -38,13 +38,11 @@ class Dialect:
 
     @ivar number: 4 or 7.
     @ivar version: as C{vzctl --version} tells it.
-    @ivar name_taken: C{vzctl}'s exit code for a name that another container has.
-    @ivar restart_fast: whether C{vzctl restart} takes C{--fast}.
+    @ivar uuids: whether containers' ids are UUIDs, which the caller chooses.
     """
 
     number: int
     version: str
-    name_taken: int
     uuids: bool
 
 
@@ -59,9 +57,9 @@ def parse_version(stdout: str) -> Dialect:
         raise Unsupported("This isn't OpenVZ's vzctl: it tells no version.")
     major, version = int(found[1]), f"{found[1]}.{found[2]}"
     if major >= 7:
-        return Dialect(7, version, 137, True)
+        return Dialect(7, version, True)
     if major >= 4:
-        return Dialect(4, version, 131, False)
+        return Dialect(4, version, False)
     raise Unsupported(f"vzctl {version} is too old: 4.0 is the first whose vzlist writes JSON.")
 
 
@@ -137,6 +135,7 @@ class Listed:
     onboot: bool
     layout: str
     ostemplate: str
+    private: str
 
 
 def parse_list(stdout: str) -> list[Listed]:
@@ -172,6 +171,7 @@ def _listed(one: Mapping[str, Any]) -> Listed:
         onboot=bool(one.get("onboot")),
         layout=str(one.get("layout") or ""),
         ostemplate=str(one.get("ostemplate") or ""),
+        private=str(one.get("private") or ""),
     )
 
 

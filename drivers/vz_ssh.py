@@ -275,6 +275,7 @@ class SshRunner:
 
     def __init__(self, host: DriverHost, address: SshAddress, bin_dir: str) -> None:
         self.where = str(address)
+        self.peer = address.host
         self._host = host
         self._address = address
         self._prefix = environment(bin_dir)

@@ -133,7 +133,7 @@ def remove_later(host: Host, path: str) -> None:
         return
     os.setsid()
     if host.on("LINGER"):
-        os.execvp("sh", ["sh", "-c", 'rm -rf "$0"; exec sleep 600', path])
+        os.execvp("sh", ["sh", "-c", 'rm -rf "$0"; echo $$ >"$1"; exec sleep 600', path, host.path("lingers")])
     null = os.open("/dev/null", os.O_RDWR)
     for number in (0, 1, 2):
         os.dup2(null, number)

@@ -21,7 +21,7 @@ def call(host: Host, ctid: str, argv: list[str], quiet: bool = False) -> int:
         time.sleep(0.05)
     files = host.path("vz/private", ctid, "fs")
     environment = {
-        "PATH": f"{files}/bin:{host.path('guest-bin')}", "HOME": "/root", "TERM": "linux", "CT_FS": files,
+        "PATH": f"{files}/bin:{host.path('guest-bin')}", "HOME": f"{files}/root", "TERM": "linux", "CT_FS": files,
         "CT_RUN": host.path("run", ctid),
     }  # fmt: skip
     output = subprocess.DEVNULL if quiet else None

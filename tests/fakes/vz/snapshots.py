@@ -74,6 +74,8 @@ def create(host: Host, ctid: str, argv: list[str]) -> None:
     host.write(host.conf(ctid).text(), "vz/private", ctid, "snapshots", uuid, "ve.conf")
     memory = "memory" if host.running(ctid) and "--skip-suspend" not in given else ""
     date = time.strftime("%Y-%m-%d %H:%M:%S")
+    if memory:
+        host.write("", "vz/private", ctid, "dump", f"{{{uuid}}}")
     records.append([uuid, current, date, given.get("--name", ""), given.get("--description", ""), memory])
     write(host, ctid, records, uuid)
     host.say(f"Snapshot {{{uuid}}} has been successfully created")
@@ -127,6 +129,7 @@ def delete(host: Host, ctid: str, argv: list[str]) -> None:
     import shutil
 
     shutil.rmtree(host.path("vz/private", ctid, "snapshots", uuid))
+    host.remove("vz/private", ctid, "dump", f"{{{uuid}}}")
     host.say(f"Snapshot {{{uuid}}} has been successfully deleted")
 
 

@@ -1,0 +1,94 @@
+"""Containers moved to another node by vzmigrate, and told to a server that takes them over."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from zope.interface import implementer
+
+from fluidvm.driver import (
+    AlreadyThere,
+    DomainSpec,
+    DomainState,
+    DriverError,
+    IAdoption,
+    IMigration,
+    NoSuchThing,
+    Progress,
+    Unsupported,
+    Volume,
+    WrongState,
+)
+
+from .vz_dialect import first_line
+from .vz_node import LONG, VzNode, verb
+
+# vzmigrate(8) of each dialect; what isn't here is a plain DriverError.
+CODES: dict[int, dict[int, type[DriverError]]] = {
+    4: {2: WrongState, 9: AlreadyThere, 10: NoSuchThing, 14: Unsupported, 16: Unsupported, 17: Unsupported, 18: Unsupported,
+        20: WrongState},
+    7: {3: WrongState, 9: AlreadyThere, 10: NoSuchThing, 32: Unsupported, 37: Unsupported, 45: AlreadyThere, 48: Unsupported,
+        56: Unsupported, 57: Unsupported},
+}  # fmt: skip
+
+
+@implementer(IMigration, IAdoption)
+class VzMigration(VzNode):
+    """
+    vzmigrate runs on the source and logs in as root on the destination by SSH, with a key of the source's own.
+
+    It always copies a container's file system, unless both nodes see the same one.
+    """
+
+    @property
+    def peer(self) -> str:
+        """What other nodes call this one; empty where that isn't known."""
+        return str(self._options.get("peer_name") or getattr(self._runner, "peer", ""))
+
+    @verb
+    async def migrate(self, spec: DomainSpec, to: Any, live: bool, copy_storage: bool, progress: Progress) -> None:
+        await self._alone(spec.uuid, lambda: self._migrate(spec, to, live, progress))
+
+    async def _migrate(self, spec: DomainSpec, to: Any, live: bool, progress: Progress) -> None:
+        here = await self._find(spec.uuid)
+        try:
+            there = await to.get_domain(spec.uuid)
+        except NoSuchThing:
+            there = None
+        if here is None:
+            if there is None:
+                raise NoSuchThing(f"The node knows no container {spec.uuid}.")
+            return
+        name = here.info.name
+        if there is not None:
+            raise AlreadyThere(f"Container {name} is on both nodes: remove the wrong one.")
+        if here.state is DomainState.PAUSED:
+            raise WrongState(f"Container {name} is paused: resume it first.")
+        if any(domain.name == name for domain in await to.list_domains()):
+            raise AlreadyThere(f"The other node has another container {name}.")
+        if not to.peer:
+            raise Unsupported("It isn't known what other nodes call that node: its option peer_name says so.")
+        words = ["vzmigrate"]
+        if live and here.state is DomainState.RUNNING:
+            words.append("--online" if self._dialect.number == 7 else "--live")
+        progress(1)
+        outcome = await self._run([*words, to.peer, here.ctid], LONG)
+        if outcome.code != 0:
+            kind = CODES[self._dialect.number].get(outcome.code, DriverError)
+            said = first_line(outcome.stderr) or first_line(outcome.stdout)
+            raise kind(f"migration of container {name}: {said} (vzmigrate's exit code {outcome.code}).")
+        await to.get_domain(spec.uuid)
+        if await self._find(spec.uuid) is not None:
+            raise DriverError(f"Container {name} is still here, though vzmigrate says that it has moved it.")
+        progress(100)
+
+    @verb
+    async def get_spec(self, uuid: str) -> DomainSpec:
+        info = (await self._container(uuid)).info
+        return DomainSpec(
+            info.uuid, info.name, info.vcpus, info.max_vcpus, info.memory, info.max_memory, autostart=info.autostart
+        )
+
+    @verb
+    async def volume_of(self, path: str) -> Volume:
+        raise NoSuchThing(f"There is no volume {path}: an OpenVZ node has none.")

@@ -1,0 +1,70 @@
+"""Containers frozen in memory: told by the node itself in dialect 7, and by a mark in the container's description in 4."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from fluidvm.driver import DomainState, WrongState
+
+from .vz_identity import Mark, unpaused
+from .vz_node import Container, VzNode, started, verb
+
+PROBE = 10.0
+"""Seconds that a guest has to run C{true}, to show that it isn't frozen."""
+RUNNING, PAUSED = DomainState.RUNNING, DomainState.PAUSED
+
+
+class VzPausing(VzNode):
+    """By C{vzctl chkpnt --suspend} and C{--resume}, or C{vzctl pause} and C{resume}."""
+
+    @verb
+    async def pause(self, uuid: str) -> None:
+        await self._alone(uuid, lambda: self._pause(uuid))
+
+    async def _pause(self, uuid: str) -> None:
+        there = await self._container(uuid)
+        if there.state is PAUSED:
+            return
+        if there.state is not RUNNING:
+            raise WrongState(f"Container {there.info.name} is {there.state}: only a running one is paused.")
+        subject = f"pause of container {there.info.name}"
+        if self._dialect.number == 7:
+            await self._do(subject, "pause", there.ctid)
+            return
+        # Noted before it is so: one that is noted and runs can be resumed, one that is frozen unnoted couldn't be told.
+        before = await self._moment()
+        there = await self._container(uuid)
+        mark = there.identity.mark or Mark(uuid, there.ctid, there.info.max_vcpus, there.info.max_memory)
+        await self._write_mark(subject, there, replace(mark, paused=started(before, there.listed.uptime)))
+        outcome = await self._vz(subject, "chkpnt", there.ctid, "--suspend")
+        if outcome.code != 0:
+            await self._write_mark(subject, there, mark)
+            raise self._explain(subject, outcome)
+
+    @verb
+    async def resume(self, uuid: str) -> None:
+        await self._alone(uuid, lambda: self._resume(uuid))
+
+    async def _resume(self, uuid: str) -> None:
+        there = await self._container(uuid)
+        if there.state is RUNNING:
+            return
+        if there.state is not PAUSED:
+            raise WrongState(f"Container {there.info.name} is {there.state}: only a paused one is resumed.")
+        subject = f"resumption of container {there.info.name}"
+        if self._dialect.number == 7:
+            await self._do(subject, "resume", there.ctid)
+            return
+        outcome = await self._vz(subject, "chkpnt", there.ctid, "--resume")
+        if outcome.code != 0 and not await self._answers(there.ctid):
+            raise self._explain(subject, outcome)
+        assert there.identity.mark is not None
+        await self._write_mark(subject, there, unpaused(there.identity.mark))
+
+    async def _answers(self, ctid: str) -> bool:
+        """Whether a container isn't frozen: somebody may have resumed it without us, or pausing it was interrupted."""
+        argv = ["timeout", f"{PROBE:g}", "vzctl", "exec2", ctid, "true"]
+        return (await self._run(argv)).code == 0
+
+    async def _write_mark(self, subject: str, there: Container, mark: Mark) -> None:
+        await self._set(subject, there.ctid, ["--description", str(mark)], [])

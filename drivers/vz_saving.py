@@ -1,0 +1,64 @@
+"""Containers saved to the node's disk, restored, and reset."""
+
+from __future__ import annotations
+
+from zope.interface import implementer
+
+from fluidvm.driver import DomainState, IReset, ISave, Progress, WrongState
+
+from .vz_node import LONG, verb
+from .vz_pausing import VzPausing
+
+
+@implementer(ISave, IReset)
+class VzSaving(VzPausing):
+    """By C{vzctl suspend} and C{resume}, which OpenVZ's kernels can, and others only where CRIU works."""
+
+    @verb
+    async def save(self, uuid: str, progress: Progress) -> None:
+        await self._alone(uuid, lambda: self._save(uuid))
+        progress(100)
+
+    async def _save(self, uuid: str) -> None:
+        there = await self._container(uuid)
+        if there.state is DomainState.SAVED:
+            return
+        if there.state not in (DomainState.RUNNING, DomainState.PAUSED):
+            raise WrongState(f"Container {there.info.name} is {there.state}: only a running one is saved.")
+        subject = f"saving of container {there.info.name}"
+        paused = there.state is DomainState.PAUSED
+        if paused:
+            await self._resume(uuid)
+        outcome = await self._vz(subject, "suspend", there.ctid, timeout=LONG)
+        if (await self._container(uuid)).state is not DomainState.SAVED:
+            if paused:
+                await self._pause(uuid)
+            raise self._explain(subject, outcome)
+
+    @verb
+    async def restore(self, uuid: str, progress: Progress) -> None:
+        await self._alone(uuid, lambda: self._restore(uuid))
+        progress(100)
+
+    async def _restore(self, uuid: str) -> None:
+        there = await self._container(uuid)
+        if there.state is DomainState.RUNNING:
+            return
+        if there.state is not DomainState.SAVED:
+            raise WrongState(f"Container {there.info.name} is {there.state}: nothing is saved of it.")
+        subject = f"restoring of container {there.info.name}"
+        outcome = await self._vz(subject, "resume", there.ctid, timeout=LONG)
+        if (await self._container(uuid)).state is not DomainState.RUNNING:
+            raise self._explain(subject, outcome)
+
+    @verb
+    async def reset(self, uuid: str) -> None:
+        await self._alone(uuid, lambda: self._reset(uuid))
+
+    async def _reset(self, uuid: str) -> None:
+        there = await self._container(uuid)
+        if there.state is not DomainState.RUNNING:
+            raise WrongState(f"Container {there.info.name} is {there.state}: only a running one is reset.")
+        subject = f"reset of container {there.info.name}"
+        await self._do(subject, "stop", there.ctid, "--fast")
+        await self._do(subject, "start", there.ctid)

@@ -1,0 +1,99 @@
+"""Snapshots of containers whose file system is a ploop image."""
+
+from __future__ import annotations
+
+import uuid as uuids
+from collections.abc import Sequence
+
+from zope.interface import implementer
+
+from fluidvm.driver import DomainState, DriverError, ISnapshots, NoSuchThing, Snapshot, Unsupported, WrongState
+
+from .vz_dialect import Snapshot as Told
+from .vz_dialect import parse_snapshots
+from .vz_identity import check_text
+from .vz_node import LONG, Container, VzNode, verb
+
+FIELDS = "uuid,parent_uuid,current,date,name"
+"""The one that holds free text comes last."""
+
+
+def id_of(uuid: str, name: str) -> str:
+    """A snapshot's id, made of its domain's and its name: a repetition finds what the first attempt made."""
+    return str(uuids.uuid5(uuids.UUID(uuid), name))
+
+
+@implementer(ISnapshots)
+class VzSnapshots(VzNode):
+    """By C{vzctl snapshot} and its siblings. A configuration stays as it is when a container is reverted."""
+
+    @verb
+    async def list_snapshots(self, uuid: str) -> Sequence[Snapshot]:
+        there = await self._container(uuid)
+        if there.listed.layout != "ploop":
+            return []
+        told = await self._told(there)
+        # The dates are the node's local time.
+        dates = "".join(f"{one.created}\n" for one in told).encode()
+        seconds = (await self._run(["date", "-f", "-", "+%s"], stdin=dates)).stdout.split() if told else []
+        if len(seconds) != len(told):
+            raise DriverError(f"Container {there.info.name}: its snapshots' dates aren't understood.")
+        dumps = (await self._run(["ls", f"{there.listed.private}/dump"])).stdout.split()
+        found = [
+            Snapshot(one.name or one.uuid, float(when), any(dump.strip("{}") == one.uuid for dump in dumps))
+            for one, when in zip(told, seconds, strict=True)
+        ]
+        return sorted(found, key=lambda snapshot: snapshot.created)
+
+    async def _told(self, there: Container) -> list[Told]:
+        subject = f"snapshots of container {there.info.name}"
+        return parse_snapshots((await self._do(subject, "snapshot-list", there.ctid, "-H", "-o", FIELDS)).stdout)
+
+    async def _snapshot(self, there: Container, name: str) -> str | None:
+        """A snapshot's id; C{None} where there is none of this name."""
+        for one in await self._told(there):
+            if name in (one.name, one.uuid):
+                return one.uuid
+        return None
+
+    @verb
+    async def create_snapshot(self, uuid: str, name: str) -> None:
+        await self._alone(uuid, lambda: self._create_snapshot(uuid, name))
+
+    async def _create_snapshot(self, uuid: str, name: str) -> None:
+        there = await self._container(uuid)
+        check_text("A snapshot's name", name)
+        if there.listed.layout != "ploop":
+            raise Unsupported(
+                f"Container {there.info.name}: only a ploop image can be kept, not layout {there.listed.layout}."
+            )
+        if there.state not in (DomainState.RUNNING, DomainState.STOPPED):
+            raise WrongState(f"Container {there.info.name} is {there.state}: only a running or stopped one is kept.")
+        if await self._snapshot(there, name) is not None:
+            return
+        subject = f"snapshot of container {there.info.name}"
+        words = ["snapshot", there.ctid, "--id", id_of(uuid, name), "--name", name]
+        await self._do(subject, *words, timeout=LONG)
+
+    @verb
+    async def revert_snapshot(self, uuid: str, name: str) -> None:
+        await self._alone(uuid, lambda: self._revert_snapshot(uuid, name))
+
+    async def _revert_snapshot(self, uuid: str, name: str) -> None:
+        there = await self._container(uuid)
+        id = await self._snapshot(there, name) if there.listed.layout == "ploop" else None
+        if id is None:
+            raise NoSuchThing(f"Container {there.info.name} has no snapshot {name}.")
+        subject = f"going back of container {there.info.name}"
+        await self._do(subject, "snapshot-switch", there.ctid, "--id", id, "--skip-config", timeout=LONG)
+
+    @verb
+    async def delete_snapshot(self, uuid: str, name: str) -> None:
+        await self._alone(uuid, lambda: self._delete_snapshot(uuid, name))
+
+    async def _delete_snapshot(self, uuid: str, name: str) -> None:
+        there = await self._container(uuid)
+        id = await self._snapshot(there, name) if there.listed.layout == "ploop" else None
+        if id is not None:
+            subject = f"removal of a snapshot of container {there.info.name}"
+            await self._do(subject, "snapshot-delete", there.ctid, "--id", id, timeout=LONG)

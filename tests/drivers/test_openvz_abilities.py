@@ -1,0 +1,240 @@
+"""What the OpenVZ driver can do beyond the core, on the stand-ins for its tools."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from fluidvm.driver import (
+    AlreadyThere,
+    DomainSpec,
+    DomainState,
+    DriverError,
+    NoSuchThing,
+    Snapshot,
+    Unsupported,
+    WrongState,
+)
+
+from .vz_case import VzCase, in_both_dialects
+from .vz_factory import container_spec
+
+RUNNING, STOPPED, PAUSED, SAVED = DomainState.RUNNING, DomainState.STOPPED, DomainState.PAUSED, DomainState.SAVED
+KEY = "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIJ it's mine"
+
+
+class OpenVzAbilitiesTests(VzCase):
+    """In each dialect."""
+
+    async def state(self, spec: DomainSpec) -> DomainState:
+        return (await self.connection.get_domain(spec.uuid)).state
+
+    def guest_file(self, spec: DomainSpec, path: str) -> Path:
+        return self.node.root / "vz/private" / self.node.ctid(spec.uuid) / "fs" / path
+
+    # saving
+
+    async def test_save_and_restore(self) -> None:
+        spec = await self.started()
+        told: list[int] = []
+        for _ in range(2):
+            await self.connection.save(spec.uuid, told.append)
+            self.assertIs(await self.state(spec), SAVED)
+        self.assertEqual((await self.connection.list_domains())[0].state, SAVED)
+        await self.assertFailure(self.connection.set_memory(spec.uuid, 256), WrongState)
+        await self.assertFailure(self.connection.define_domain(spec), WrongState)
+        for _ in range(2):
+            await self.connection.restore(spec.uuid, told.append)
+            self.assertIs(await self.state(spec), RUNNING)
+        self.assertEqual(set(told), {100})
+        await self.connection.pause(spec.uuid)
+        await self.connection.save(spec.uuid, told.append)
+        self.assertIs(await self.state(spec), SAVED)
+        await self.connection.undefine_domain(spec.uuid)
+        self.assertEqual(self.node.leftovers(), [])
+
+    async def test_saving_that_fails(self) -> None:
+        spec = await self.started()
+        for state in (RUNNING, PAUSED):
+            self.node.fault("suspend" if self.dialect == 7 or state is RUNNING else "none", rc=16)
+            if state is PAUSED:
+                await self.connection.pause(spec.uuid)
+                if self.dialect == 4:
+                    continue  # thawing and saving are one word there: nothing to tell them apart by
+            await self.assertFailure(self.connection.save(spec.uuid, lambda part: None), DriverError)
+            self.assertIs(await self.state(spec), state)
+
+    async def test_what_saving_needs(self) -> None:
+        spec = await self.defined()
+        for verb in (self.connection.save, self.connection.restore):
+            await self.assertFailure(verb(spec.uuid, lambda part: None), WrongState)
+            await self.assertFailure(verb(container_spec("x").uuid, lambda part: None), NoSuchThing)
+
+    async def test_reset(self) -> None:
+        spec = await self.defined()
+        await self.assertFailure(self.connection.reset(spec.uuid), WrongState)
+        await self.connection.start(spec.uuid)
+        self.node.deafen(self.node.ctid(spec.uuid))
+        await self.connection.reset(spec.uuid)
+        self.assertIs(await self.state(spec), RUNNING)
+
+    # snapshots
+
+    async def test_snapshots(self) -> None:
+        self.node.set(LAYOUT="ploop")
+        spec = await self.defined()
+        self.assertEqual(await self.connection.list_snapshots(spec.uuid), [])
+        note = self.guest_file(spec, "root/note")
+        note.write_text("one")
+        for _ in range(2):
+            await self.connection.create_snapshot(spec.uuid, "before it")
+        await self.connection.start(spec.uuid)
+        note.write_text("two")
+        await self.connection.create_snapshot(spec.uuid, "running")
+        self.assertIs(await self.state(spec), RUNNING)
+        first, second = await self.connection.list_snapshots(spec.uuid)
+        self.assertEqual({one.name: one.running for one in (first, second)}, {"before it": False, "running": True})
+        self.assertLessEqual(first.created, second.created)
+        self.assertIsInstance(first, Snapshot)
+
+        note.write_text("three")
+        await self.connection.resize_memory(spec.uuid, 192)
+        for name, words, state in (("before it", "one", STOPPED), ("running", "two", RUNNING)):
+            await self.connection.revert_snapshot(spec.uuid, name)
+            self.assertEqual((note.read_text(), await self.state(spec)), (words, state))
+        self.assertEqual((await self.connection.get_domain(spec.uuid)).memory, 192, "the definition stays")
+        await self.assertFailure(self.connection.revert_snapshot(spec.uuid, "none"), NoSuchThing)
+        for _ in range(2):
+            await self.connection.delete_snapshot(spec.uuid, "before it")
+        self.assertEqual([one.name for one in await self.connection.list_snapshots(spec.uuid)], ["running"])
+        await self.connection.pause(spec.uuid)
+        await self.assertFailure(self.connection.create_snapshot(spec.uuid, "frozen"), WrongState)
+        await self.assertFailure(self.connection.create_snapshot(spec.uuid, "$(x)"), DriverError)
+
+    async def test_no_snapshots_of_a_directory(self) -> None:
+        if self.dialect == 7:
+            self.assertEqual((await self.connect(layout="simfs"))._dialect.number, 7)  # such containers can't be made there
+            return
+        spec = await self.defined()
+        await self.assertFailure(self.connection.create_snapshot(spec.uuid, "one"), Unsupported)
+        self.assertEqual(await self.connection.list_snapshots(spec.uuid), [])
+        await self.connection.delete_snapshot(spec.uuid, "one")
+        await self.assertFailure(self.connection.revert_snapshot(spec.uuid, "one"), NoSuchThing)
+
+    # the guest
+
+    async def test_commands_in_the_guest(self) -> None:
+        spec = await self.defined()
+        run = self.connection.run_in_guest
+        await self.assertFailure(run(spec.uuid, ["true"], b"", 10.0), WrongState)
+        await self.connection.start(spec.uuid)
+        outcome = await run(spec.uuid, ["sh", "-c", "cat; echo err >&2; exit 31"], b"in", 10.0)
+        self.assertEqual((outcome.code, outcome.stdout, outcome.stderr), (31, "in", "err\n"))
+        words = ["a  b", "$HOME", "*", "", "'", '"', "ü"]
+        outcome = await run(spec.uuid, ["sh", "-c", 'for word; do echo "<$word>"; done', "sh", *words], b"", 10.0)
+        self.assertEqual(outcome.stdout.splitlines(), [f"<{word}>" for word in words])
+
+    async def test_passwords(self) -> None:
+        spec = await self.started()
+        secret = "it's $HOME `secret` \\n"
+        await self.connection.set_password(spec.uuid, "root", secret)
+        self.assertEqual(self.guest_file(spec, "etc/passwords").read_text(), f"root:{secret}\n")
+        self.assertFalse([call for call in self.node.calls() if "secret" in repr(call)], "no command line holds it")
+        for user, password in (("a:b", "x"), ("root", "two\nlines"), ("root", "")):
+            await self.assertFailure(self.connection.set_password(spec.uuid, user, password), DriverError)
+
+    async def test_a_guest_without_chpasswd(self) -> None:
+        self.connection = await self.connect(template="busybox-1-x86_64")
+        spec = await self.started()
+        error = await self.assertFailure(self.connection.set_password(spec.uuid, "root", "hidden"), DriverError)
+        self.assertNotIn("hidden", str(error))
+
+    async def test_keys(self) -> None:
+        spec = await self.started()
+        for _ in range(2):
+            await self.connection.add_ssh_key(spec.uuid, KEY)
+        self.assertEqual(self.guest_file(spec, "root/.ssh/authorized_keys").read_text(), f"{KEY}\n")
+        await self.assertFailure(self.connection.add_ssh_key(spec.uuid, "two\nlines"), DriverError)
+
+    # settings
+
+    async def test_addresses(self) -> None:
+        for running in (False, True):
+            spec = await (self.started if running else self.defined)(f"web{running}")
+            for ip in ("192.0.2.5/24", "2001:db8::5", "192.0.2.5/24"):
+                await self.connection.add_address(spec.uuid, ip)
+            self.assertEqual(await self.connection.list_addresses(spec.uuid), ["192.0.2.5/24", "2001:db8::5"])
+            for _ in range(2):
+                await self.connection.remove_address(spec.uuid, "192.0.2.5/24")
+            self.assertEqual(await self.connection.list_addresses(spec.uuid), ["2001:db8::5"])
+            await self.assertFailure(self.connection.add_address(spec.uuid, "192.0.2.300"), DriverError)
+        self.node.set(IP_IN_USE="192.0.2.9")
+        await self.assertFailure(self.connection.add_address(spec.uuid, "192.0.2.9"), AlreadyThere)
+
+    async def test_names(self) -> None:
+        spec = await self.defined()
+        await self.connection.set_hostname(spec.uuid, "www.example.org")
+        await self.connection.set_nameservers(spec.uuid, ["192.0.2.53", "2001:db8::53"], ["example.org"])
+        conf = self.conf(spec.uuid)
+        for line in ('HOSTNAME="www.example.org"', 'NAMESERVER="192.0.2.53 2001:db8::53"', 'SEARCHDOMAIN="example.org"'):
+            self.assertIn(line, conf)
+        for name in ("bad host!", "$(reboot)", "-x", "a..b", ""):
+            await self.assertFailure(self.connection.set_hostname(spec.uuid, name), DriverError)
+
+    async def test_amounts(self) -> None:
+        spec = await self.started()
+        await self.connection.set_swap(spec.uuid, 64)
+        await self.connection.set_disk_space(spec.uuid, 4096)
+        await self.connection.set_inodes(spec.uuid, 300000)
+        await self.connection.set_cpu_weight(spec.uuid, 2000, 150)
+        listed = (await self.connection._container(spec.uuid)).listed
+        self.assertEqual((listed.swap, listed.disk, listed.inodes), (64, 4096, 300000))
+        self.assertEqual((listed.cpuunits, listed.cpulimit), (2000, 150))
+        await self.assertFailure(self.connection.set_swap(container_spec("x").uuid, 64), NoSuchThing)
+        known = {path.stem for path in self.node.conf_dir.glob("*.conf")}
+        self.assertEqual(known, {"0", self.node.ctid(spec.uuid)}, "vzctl set made no configuration for a stranger")
+
+    async def test_templates_and_disk_size(self) -> None:
+        self.assertEqual(await self.connection.list_templates(), ["busybox-1-x86_64", "debian-12-x86_64"])
+        self.connection = await self.connect(disk_size=3072, swap=128)
+        spec = await self.defined()
+        listed = (await self.connection._container(spec.uuid)).listed
+        self.assertEqual((listed.disk, listed.swap), (3072, 128))
+
+    # migration
+
+    async def test_migration(self) -> None:
+        other = self.new_node("other")
+        there = await self.connect(other, peer_name="other.example")
+        (self.node.root / "nodes").write_text(f"other.example={other.root}\n")
+        told: list[int] = []
+        for live, running in ((False, False), (False, True), (True, True)):
+            spec = await (self.started if running else self.defined)(f"web-{live}-{running}")
+            for _ in range(2):
+                await self.connection.migrate(spec, there, live, False, told.append)
+            info = await there.get_domain(spec.uuid)
+            self.assertEqual((info.state, info.name, info.memory), (RUNNING if running else STOPPED, spec.name, 128))
+            await self.assertFailure(self.connection.get_domain(spec.uuid), NoSuchThing)
+        self.assertEqual(self.node.leftovers(), [])
+        self.assertEqual(told[-1], 100)
+
+    async def test_migration_that_fails(self) -> None:
+        other = self.new_node("other")
+        there = await self.connect(other, peer_name="other.example")
+        nameless = await self.connect(other)
+        spec = await self.started()
+        codes = {4: ((9, AlreadyThere), (20, WrongState), (18, Unsupported), (6, DriverError)),
+                 7: ((9, AlreadyThere), (3, WrongState), (57, Unsupported), (6, DriverError))}[self.dialect]  # fmt: skip
+        for code, error in codes:
+            self.node.fault("vzmigrate", rc=code)
+            await self.assertFailure(self.connection.migrate(spec, there, True, False, lambda part: None), error)
+        await self.assertFailure(self.connection.migrate(spec, there, True, False, lambda part: None), DriverError)
+        await self.assertFailure(self.connection.migrate(spec, nameless, True, False, lambda part: None), Unsupported)
+        await there.define_domain(container_spec("web1"))
+        await self.assertFailure(self.connection.migrate(spec, there, True, False, lambda part: None), AlreadyThere)
+        self.assertIs(await self.state(spec), RUNNING)
+        await self.assertFailure(
+            self.connection.migrate(container_spec("x"), there, True, False, lambda part: None), NoSuchThing
+        )  # fmt: skip
+
+
+in_both_dialects(OpenVzAbilitiesTests, globals())
