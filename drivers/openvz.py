@@ -94,14 +94,14 @@ class OpenVzConnection(VzSaving, VzSnapshots, VzStats, VzMigration, VzGuest, VzS
         if there is None:
             there = await self._create(spec, {identity.ctid for identity in identities.values()})
             try:
-                await self._redefine(spec, there)
+                await self._redefine(spec, there, fresh=True)
             except Exception:
                 await self._remove(spec.uuid)
                 raise
         else:
             if there.state not in (STOPPED, DomainState.CRASHED):
                 raise WrongState(f"Container {spec.name} is {there.state}: stop it first.")
-            await self._redefine(spec, there)
+            await self._redefine(spec, there, fresh=False)
 
     async def _create(self, spec: DomainSpec, taken: set[str]) -> Container:
         """Make the container, findable by its UUID from the first moment."""
@@ -139,21 +139,21 @@ class OpenVzConnection(VzSaving, VzSnapshots, VzStats, VzMigration, VzGuest, VzS
             else:
                 return there
 
-    async def _redefine(self, spec: DomainSpec, there: Container) -> None:
+    async def _redefine(self, spec: DomainSpec, there: Container, *, fresh: bool) -> None:
         """Give a stopped container what the spec says, and check that it has it."""
         old = there.identity.mark
         mark = Mark(spec.uuid, there.ctid, spec.max_vcpus, spec.max_memory, rest=old.rest if old else "")
         wanted = DomainInfo(
             spec.uuid, spec.name, STOPPED, spec.vcpus, spec.max_vcpus, spec.memory, spec.max_memory, (), spec.autostart
         )
-        if replace(there.info, state=STOPPED) == wanted and there.listed.cpus and mark == old:
+        if replace(there.info, state=STOPPED) == wanted and there.listed.cpus and mark == old and not fresh:
             return
         subject = f"definition of container {spec.name}"
         words = [
             "--ram", f"{spec.memory}M", "--swap", f"{self._options.get('swap', 0)}M", "--cpus", str(spec.vcpus),
             "--onboot", yes(spec.autostart), "--description", str(mark),
         ]  # fmt: skip
-        if "disk_size" in self._options and old is None:
+        if "disk_size" in self._options and fresh:
             words += ["--diskspace", f"{self._options['disk_size']}M"]
         if there.identity.name != spec.name:
             words += ["--name", spec.name]

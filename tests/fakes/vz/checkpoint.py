@@ -33,6 +33,7 @@ def suspend(host: Host, ctid: str, argv: list[str]) -> None:
         host.say("\tkill...")
         host.unmark(ctid, "frozen", "running", "addresses")
     else:
+        host.meet_fault("suspend-to-disk")
         host.say("\tsuspend...", "\tdump...", "\tkill...")
         host.write(host.read("run", ctid, "addresses"), _dump(argv, ctid))
         host.unmark(ctid, "frozen", "running", "addresses", "mounted")

@@ -9,7 +9,7 @@ from host import Conf, Fail, Host, unknown
 FAILED = "Creation of container private area failed"
 ARCHIVES = (".tar", ".tar.gz", ".tar.bz2", ".tar.xz")
 HALT = '#!/bin/sh\n[ -e "$CT_RUN/deaf" ] || rm -f "$CT_RUN/running"\n'
-CHPASSWD = '#!/bin/sh\nwhile read -r line; do echo "$line" >>"$CT_FS/etc/passwords"; done\n'
+CHPASSWD = '#!/bin/sh\nwhile read -r line; do printf "%s\\n" "$line" >>"$CT_FS/etc/passwords"; done\n'
 HOSTNAME = "#!/bin/sh\necho tpl\n"
 
 
