@@ -225,12 +225,12 @@ class OpenVzConnection(VzSaving, VzSnapshots, VzStats, VzMigration, VzGuest, VzS
         if there.state not in ON:
             return
         subject = f"stop of container {there.info.name}"
-        if there.state is PAUSED and self._dialect.number == 4:
+        if there.state is PAUSED and self._dialect.number == 4 and not await self._freezer(there.ctid):
             # Frozen processes don't die by a signal.
             outcome = await self._vz(subject, "chkpnt", there.ctid, "--kill")
         else:
             if there.state is PAUSED:
-                await self._do(subject, "resume", there.ctid)
+                await self._resume(uuid)
             outcome = await self._vz(subject, "stop", there.ctid, "--fast")
         there = await self._container(uuid)
         if there.state in ON:
@@ -344,6 +344,7 @@ class OpenVzDriver:
             ),
             "bin_dir": _path("where vzctl is, if commands' usual directories don't have it"),
             "conf_dir": _path("where containers' configurations are; default: /etc/vz/conf"),
+            "freezer_dir": _path("off OpenVZ's kernels, where freezers are; default: /sys/fs/cgroup/freezer"),
         },
     )  # fmt: skip
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 import functools
 import re
 from collections.abc import Callable, Coroutine, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Concatenate, ParamSpec, TypeVar
 
 from twisted.internet.defer import Deferred, DeferredLock
@@ -27,6 +27,7 @@ from .vz_dialect import (
     Status,
     explain,
     first_line,
+    is_ctid,
     parse_grep,
     parse_list,
     parse_status,
@@ -42,6 +43,8 @@ READ, CHANGE, LONG = 60.0, 600.0, 3600.0
 FIRST_RETRY, LONGEST_RETRY, PATIENCE = 0.5, 5.0, 120.0
 """Seconds between tries for a container's lock, the longest, and all together."""
 CONF_DIR = "/etc/vz/conf"
+FREEZER_DIR = "/sys/fs/cgroup/freezer"
+SYSTEM_ERROR = 3
 _KEYS = "^(NAME|DESCRIPTION|VE_PRIVATE|OSTEMPLATE|ORIGIN_SAMPLE|PHYSPAGES)="
 """What is read of configurations; each has one of these at least."""
 
@@ -118,6 +121,7 @@ class VzNode:
         self._cpus = cpus
         self._memory = memory
         self._conf_dir = str(options.get("conf_dir", CONF_DIR)).rstrip("/")
+        self._freezer_dir = str(options.get("freezer_dir", FREEZER_DIR)).rstrip("/")
         self._closed = False
         self._lost_reason: str | None = None
         self._on_lost: list[Callable[[str], None]] = []
@@ -207,10 +211,17 @@ class VzNode:
         @param old: what is to be again if that fails: dialect 7 saves what it couldn't apply.
         """
         outcome = await self._vz(subject, "set", ctid, *new, "--save")
+        if outcome.code == SYSTEM_ERROR and "--ram" in new and not await self._counts_beans():
+            # Off OpenVZ's kernels vzctl wants to be forced: there, memory is bounded by control groups.
+            outcome = await self._vz(subject, "set", ctid, "--force", *new, "--save")
         if outcome.code != 0:
             if old:
                 await self._vz(subject, "set", ctid, *old, "--save")
             raise self._explain(subject, outcome)
+
+    async def _counts_beans(self) -> bool:
+        """Whether this is a kernel of OpenVZ's, with beancounters; if it has no vswap, it can't bound memory by --ram."""
+        return (await self._run(["test", "-e", "/proc/user_beancounters"])).code == 0
 
     async def _status(self, ctid: str) -> Status:
         outcome = await self._run(["vzctl", "status", ctid])
@@ -224,7 +235,8 @@ class VzNode:
         outcome = await self._run(["vzlist", "-j", "-o", ",".join(LIST_FIELDS), *words])
         if outcome.code == 127:
             raise self._vanished()
-        if outcome.code != 0 and not (outcome.code == 1 and outcome.stdout.strip() == "[]"):
+        missing = outcome.code == 1 and is_ctid(words[-1]) and outcome.stdout.strip() in ("", "[]")
+        if outcome.code != 0 and not missing:
             raise DriverError(f"{self._runner.where}: vzlist failed: {first_line(outcome.stderr)}.")
         return parse_list(outcome.stdout)
 
@@ -272,7 +284,8 @@ class VzNode:
         listed = listed or await self._list("-S", identity.ctid)  # as in the next method
         if not listed:
             return None
-        return self._put_together(identity, listed[0], status, before, await self._moment() if paused else None)
+        made = self._put_together(identity, listed[0], status, before, await self._moment() if paused else None)
+        return await self._as_frozen(made)
 
     async def _containers(self) -> list[Container]:
         """Read all containers."""
@@ -292,7 +305,7 @@ class VzNode:
                 continue  # made since the configurations were read
             status = await self._status(one.ctid) if blind or unsure(one) else as_listed(one)
             if status.exists:
-                made.append(self._put_together(identity, one, status, before, after))
+                made.append(await self._as_frozen(self._put_together(identity, one, status, before, after)))
         return made
 
     def _put_together(
@@ -311,6 +324,28 @@ class VzNode:
             max(memory, mark.max_memory if mark else 0), (), listed.onboot,
         )  # fmt: skip
         return Container(identity, listed, info, status.mounted)
+
+    async def _freezer(self, ctid: str, write: str = "") -> str:
+        """
+        Read the state of a container's freezer, off OpenVZ's kernels; C{""} where it has none.
+
+        @param write: what it is to be.
+        @see: the kernel's Documentation/admin-guide/cgroup-v1/freezer-subsystem.rst
+        """
+        if self._dialect.number != 4:
+            return ""
+        path = f"{self._freezer_dir}/vz-{ctid}/freezer.state"
+        if write:
+            await self._run(["tee", path], stdin=write.encode())
+        outcome = await self._run(["cat", path])
+        return outcome.stdout.strip() if outcome.code == 0 else ""
+
+    async def _as_frozen(self, container: Container) -> Container:
+        # vzlist takes what runs for mounted where containers have freezers.
+        if container.state is not DomainState.RUNNING or container.listed.state == "running":
+            return container
+        frozen = await self._freezer(container.ctid) in ("FROZEN", "FREEZING")
+        return replace(container, info=replace(container.info, state=DomainState.PAUSED)) if frozen else container
 
     async def _alone(self, uuid: str, work: Callable[[], Coroutine[Any, Any, T]]) -> T:
         """Do something to a domain when nothing else is being done to it here."""

@@ -1,10 +1,15 @@
-"""Containers frozen in memory: told by the node itself in dialect 7, and by a mark in the container's description in 4."""
+"""
+Containers frozen in memory.
+
+Dialect 7 tells them itself. In dialect 4 a mark in the container's description does, or on kernels that aren't OpenVZ's the
+container's control group.
+"""
 
 from __future__ import annotations
 
 from dataclasses import replace
 
-from fluidvm.driver import DomainState, WrongState
+from fluidvm.driver import DomainState, DriverError, WrongState
 
 from .vz_identity import Mark, unpaused
 from .vz_node import Container, VzNode, started, verb
@@ -31,6 +36,10 @@ class VzPausing(VzNode):
         if self._dialect.number == 7:
             await self._do(subject, "pause", there.ctid)
             return
+        if await self._freezer(there.ctid):
+            if await self._freezer(there.ctid, "FROZEN") not in ("FROZEN", "FREEZING"):
+                raise DriverError(f"{subject}: its control group doesn't freeze.")
+            return
         # Noted before it is so: one that is noted and runs can be resumed, one that is frozen unnoted couldn't be told.
         before = await self._moment()
         there = await self._container(uuid)
@@ -54,6 +63,10 @@ class VzPausing(VzNode):
         subject = f"resumption of container {there.info.name}"
         if self._dialect.number == 7:
             await self._do(subject, "resume", there.ctid)
+            return
+        if await self._freezer(there.ctid):
+            if await self._freezer(there.ctid, "THAWED") != "THAWED":
+                raise DriverError(f"{subject}: its control group doesn't thaw.")
             return
         outcome = await self._vz(subject, "chkpnt", there.ctid, "--resume")
         if outcome.code != 0 and not await self._answers(there.ctid):

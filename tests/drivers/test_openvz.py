@@ -261,6 +261,30 @@ class OpenVzTests(VzCase):
         await self.connection.stop(spec.uuid)
         self.assertEqual([domain.state for domain in await self.connection.list_domains()], [STOPPED])
 
+    async def test_memory_without_vswap(self) -> None:
+        """This machine's kernel has no beancounters, so what vzctl refuses at first is forced."""
+        self.node.set(VSWAP=0)
+        spec = await self.started()
+        await self.connection.resize_memory(spec.uuid, 192)
+        self.assertEqual((await self.connection.get_domain(spec.uuid)).memory, 192)
+
+    async def test_a_control_group_freezes(self) -> None:
+        if self.dialect == 7:
+            self.assertEqual(await self.connection._freezer("1"), "")
+            return
+        self.node.set(VEINFO=0, FREEZER=1, NO_CPT=1, ZERO_UPTIME=1)
+        self.connection = await self.connect(freezer_dir=str(self.node.root / "freezer"))
+        spec = await self.started()
+        for _ in range(2):
+            await self.connection.pause(spec.uuid)
+            self.assertIs((await self.connection.get_domain(spec.uuid)).state, PAUSED)
+        self.assertEqual([domain.state for domain in await self.connection.list_domains()], [PAUSED])
+        await self.connection.resume(spec.uuid)
+        self.assertIs((await self.connection.get_domain(spec.uuid)).state, RUNNING)
+        await self.connection.pause(spec.uuid)
+        await self.connection.stop(spec.uuid)
+        self.assertIs((await self.connection.get_domain(spec.uuid)).state, STOPPED)
+
     # the node
 
     async def test_a_node_without_vzctl(self) -> None:

@@ -203,7 +203,10 @@ class Host:
         return self.exists("run", ctid, "mounted")
 
     def frozen(self, ctid: str) -> bool:
-        return self.running(ctid) and self.exists("run", ctid, "frozen")
+        frozen = (
+            self.exists("run", ctid, "frozen") or self.read("freezer", f"vz-{ctid}", "freezer.state").strip() == "FROZEN"
+        )
+        return self.running(ctid) and frozen
 
     def suspended(self, ctid: str) -> bool:
         return self.exists("vz/dump", f"Dump.{ctid}") and not self.running(ctid)

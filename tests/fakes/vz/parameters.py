@@ -52,7 +52,8 @@ def parse(host: Host, verb: str, argv: list[str]) -> dict[str, str]:
             raise Fail(21, f"vzctl: option '{word}' requires an argument")
         if word == "--memory":
             word = "--ram"
-        check(host, word, value)
+        if not (word in ("--ram", "--swap") and "--force" in options):
+            check(host, word, value)
         if word == "--ipadd" and verb == "create" and not address(value):
             raise Fail(21, f"Bad parameter for {word}: {value}")
         options[word] = f"{options[word]} {value}" if word in LISTS and word in options else value

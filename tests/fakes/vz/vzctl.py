@@ -155,6 +155,8 @@ def start(host: Host, ctid: str, argv: list[str]) -> None:
 def run_guest(host: Host, ctid: str, addresses: list[str]) -> None:
     host.mark(ctid, "addresses", " ".join(addresses))
     host.unmark(ctid, "frozen")
+    if host.on("FREEZER"):
+        host.write("THAWED\n", "freezer", f"vz-{ctid}", "freezer.state")
     host.mark(ctid, "running", repr(time.time()))
 
 
