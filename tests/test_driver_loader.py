@@ -107,7 +107,7 @@ class DriverLoaderTests(SynchronousTestCase):
 
     def test_the_environment_has_ours(self) -> None:
         ours = {driver.name for driver in DriverLoader().describe() if driver.distribution == "fluidvm"}
-        self.assertEqual(ours, {"kvm", "simulator", "xen"})
+        self.assertEqual(ours, {"kvm", "openvz", "simulator", "xen"})
 
     def test_get(self) -> None:
         found = loader(simulator="fluidvm.drivers.simulator:SimulatorDriver")
