@@ -51,6 +51,8 @@ from .vz_stats import VzStats
 
 RUNNING, PAUSED, STOPPED, SAVED = DomainState.RUNNING, DomainState.PAUSED, DomainState.STOPPED, DomainState.SAVED
 ON = (RUNNING, PAUSED)
+STOP_TIMEOUT = 60
+"""Seconds that a guest has to go down when it is rebooted, before it is killed. vzctl's own 120 are more than a verb has."""
 
 
 @implementer(IConnection, ILiveResize)
@@ -142,7 +144,7 @@ class OpenVzConnection(VzSaving, VzSnapshots, VzStats, VzMigration, VzGuest, VzS
     async def _redefine(self, spec: DomainSpec, there: Container, *, fresh: bool) -> None:
         """Give a stopped container what the spec says, and check that it has it."""
         old = there.identity.mark
-        mark = Mark(spec.uuid, there.ctid, spec.max_vcpus, spec.max_memory, rest=old.rest if old else "")
+        mark = there.identity.marked(spec.max_vcpus, spec.max_memory)
         wanted = DomainInfo(
             spec.uuid, spec.name, STOPPED, spec.vcpus, spec.max_vcpus, spec.memory, spec.max_memory, (), spec.autostart
         )
@@ -151,7 +153,7 @@ class OpenVzConnection(VzSaving, VzSnapshots, VzStats, VzMigration, VzGuest, VzS
         subject = f"definition of container {spec.name}"
         words = [
             "--ram", f"{spec.memory}M", "--swap", f"{self._options.get('swap', 0)}M", "--cpus", str(spec.vcpus),
-            "--onboot", yes(spec.autostart), "--description", str(mark),
+            "--onboot", yes(spec.autostart), "--description", str(mark), "--stop-timeout", str(STOP_TIMEOUT),
         ]  # fmt: skip
         if "disk_size" in self._options and fresh:
             words += ["--diskspace", f"{self._options['disk_size']}M"]
@@ -160,7 +162,7 @@ class OpenVzConnection(VzSaving, VzSnapshots, VzStats, VzMigration, VzGuest, VzS
         before = there.info
         back = [
             "--ram", f"{before.memory}M", "--cpus", str(there.listed.cpus), "--onboot", yes(before.autostart),
-            "--name", there.identity.name, "--description", str(old or ""),
+            "--name", there.identity.name, "--description", there.identity.description,
         ]  # fmt: skip
         await self._set(subject, there.ctid, words, back)
         changed(subject, wanted, replace((await self._container(spec.uuid)).info, state=STOPPED))

@@ -32,7 +32,7 @@ from .vz_dialect import (
     parse_list,
     parse_status,
 )
-from .vz_identity import Mark, identify
+from .vz_identity import Mark, check_text, identify
 from .vz_runner import Outcome, Runner
 
 P = ParamSpec("P")
@@ -40,7 +40,7 @@ T = TypeVar("T")
 C = TypeVar("C")
 READ, CHANGE, LONG = 60.0, 600.0, 3600.0
 """Seconds that a command may take: one that reads, one that starts or stops, one that copies a file system."""
-FIRST_RETRY, LONGEST_RETRY, PATIENCE = 0.5, 5.0, 120.0
+FIRST_RETRY, LONGEST_RETRY, PATIENCE = 0.5, 5.0, 90.0
 """Seconds between tries for a container's lock, the longest, and all together."""
 CONF_DIR = "/etc/vz/conf"
 FREEZER_DIR = "/sys/fs/cgroup/freezer"
@@ -63,13 +63,22 @@ def verb(
 
 @dataclass(frozen=True)
 class Identity:
-    """Which container a domain is. C{name} is empty where it has none."""
+    """Which container a domain is. C{name} is empty where it has none; C{description} is the whole, mark and all."""
 
     uuid: str
     ctid: str
     name: str
     mark: Mark | None
-    ostemplate: str
+    description: str
+
+    def marked(self, max_vcpus: int, max_memory: int) -> Mark:
+        """
+        The mark that it is to have; what people wrote into its description stays.
+
+        @raise DriverError: that can't be kept safely.
+        """
+        rest = self.mark.rest if self.mark else check_text(f"Description of container {self.ctid}", self.description)
+        return Mark(self.uuid, self.ctid, max_vcpus, max_memory, rest=rest)
 
 
 @dataclass(frozen=True)
@@ -258,7 +267,7 @@ class VzNode:
         confs = parse_grep(outcome.stdout)
         found = identify(self._host.node, {ctid: conf.get("DESCRIPTION", "") for ctid, conf in confs.items()})
         return {
-            uuid: Identity(uuid, ctid, confs[ctid].get("NAME", ""), mark, confs[ctid].get("OSTEMPLATE", ""))
+            uuid: Identity(uuid, ctid, confs[ctid].get("NAME", ""), mark, confs[ctid].get("DESCRIPTION", ""))
             for uuid, (ctid, mark) in found.items()
         }
 

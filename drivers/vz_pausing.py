@@ -43,7 +43,7 @@ class VzPausing(VzNode):
         # Noted before it is so: one that is noted and runs can be resumed, one that is frozen unnoted couldn't be told.
         before = await self._moment()
         there = await self._container(uuid)
-        mark = there.identity.mark or Mark(uuid, there.ctid, there.info.max_vcpus, there.info.max_memory)
+        mark = there.identity.mark or there.identity.marked(there.info.max_vcpus, there.info.max_memory)
         await self._write_mark(subject, there, replace(mark, paused=started(before, there.listed.uptime)))
         outcome = await self._vz(subject, "chkpnt", there.ctid, "--suspend")
         if outcome.code != 0:

@@ -77,6 +77,20 @@ class OpenVzTests(VzCase):
         await self.connection.undefine_domain(spec.uuid)
         self.assertTrue((self.node.conf_dir / f"{copy}.conf").exists())
 
+    async def test_others_descriptions_are_kept(self) -> None:
+        ctid = OTHER[self.dialect]
+        self.call("vzctl", "create", ctid, "--ostemplate", "busybox-1-x86_64", "--description", "the shop")
+        (info,) = await self.connection.list_domains()
+        spec = replace(container_spec("shop"), uuid=info.uuid, memory=300, max_memory=300)
+        await self.connection.define_domain(spec)
+        self.assertIn(':2:300 the shop"', self.node.conf(ctid))
+        self.assertEqual((await self.connection.get_domain(info.uuid)).name, "shop")
+        self.call("vzctl", "set", ctid, "--description", "$(reboot)", "--save")
+        (info,) = await self.connection.list_domains()
+        spec = replace(spec, uuid=info.uuid)
+        await self.assertFailure(self.connection.define_domain(spec), DriverError)
+        self.assertIn("$(reboot)", self.node.conf(ctid))
+
     # definitions
 
     async def test_what_containers_do_not_have_is_refused(self) -> None:
