@@ -193,6 +193,9 @@ class OpenVzConnection(VzSaving, VzSnapshots, VzStats, VzMigration, VzGuest, VzS
         there = await self._container(uuid)
         if there.state is PAUSED:
             raise WrongState(f"Container {there.info.name} is paused: resume it.")
+        if there.state is SAVED:
+            # vzctl would restore it.
+            raise WrongState(f"Container {there.info.name} is saved: restore it.")
         if there.state is RUNNING:
             return
         subject = f"start of container {there.info.name}"
@@ -224,6 +227,10 @@ class OpenVzConnection(VzSaving, VzSnapshots, VzStats, VzMigration, VzGuest, VzS
 
     async def _stop(self, uuid: str) -> None:
         there = await self._container(uuid)
+        if there.state is SAVED:
+            # vzctl has no word for throwing away what was saved.
+            await self._restore(uuid)
+            there = await self._container(uuid)
         if there.state not in ON:
             return
         subject = f"stop of container {there.info.name}"
