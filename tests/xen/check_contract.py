@@ -17,6 +17,9 @@ from tests.drivers.real_host import ThreadHost
 
 from .real_xen import UP, Console, bootable, kill_daemon, options, shared_machine
 
+timeout = 900.0
+"""Seconds that trial gives each test; its own two minutes are few for an emulated machine on a busy host."""
+
 
 class XenFactory:
     driver = XenDriver()

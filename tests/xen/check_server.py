@@ -23,7 +23,7 @@ from .real_xen import GUEST, UP, Console, kill_daemon, options, shared_machine
 
 
 class ServerTests(TestCase):
-    timeout = 400
+    timeout = 900
 
     async def setUp(self) -> None:
         self.machine, self.lab, self.guest = shared_machine(), shared_host(), guest()

@@ -123,7 +123,7 @@ class Console:
 class XenCase(TestCase):
     """Tests on the real Xen; each ends with nothing of its own left there."""
 
-    timeout = 400
+    timeout = 900
 
     async def setUp(self) -> None:
         self.machine = shared_machine()
