@@ -13,6 +13,7 @@ from zope.interface import implementer
 from fluidvm.driver import NAME_PATTERN, Choice, DriverError, DriverHost, IDriver, Struct, Text, Unreachable
 
 from .domain_xml import PROBE_PREFIX, Platform, parse_domain_kinds, probe_xml
+from .libvirt_adoption import LibvirtAdoption
 from .libvirt_connection import check_uri, open_connection, verb
 from .libvirt_errors import code_of
 from .libvirt_networks import LibvirtNetworks
@@ -38,7 +39,9 @@ def _path(words: str) -> Text:
     return Text(words, longest=1024, pattern=PATH, rule="an absolute path on the host")
 
 
-class KvmConnection(LibvirtStats, LibvirtSave, LibvirtReset, LibvirtResize, LibvirtVolumes, LibvirtNetworks):
+class KvmConnection(
+    LibvirtStats, LibvirtSave, LibvirtReset, LibvirtResize, LibvirtVolumes, LibvirtNetworks, LibvirtAdoption
+):
     """A QEMU/KVM host."""
 
     hypervisor = "QEMU"

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
-import errno
-import json
 import os
 import time
 from collections.abc import Mapping
@@ -15,6 +12,7 @@ from weakref import WeakValueDictionary
 
 from fluidvm.driver import (
     AlreadyThere,
+    Boot,
     DomainDisk,
     DomainInfo,
     DomainInterface,
@@ -27,86 +25,11 @@ from fluidvm.driver import (
     Volume,
     WrongState,
 )
+from fluidvm.drivers.simulator_journal import Journal
 
 POOL = "default"
 NETWORKS = (Network("default", True, "sim0"), Network("lan", True, "sim1"))
 OFF = (DomainState.STOPPED, DomainState.CRASHED)
-SLACK = 1000
-"""How many lines the journal may have beyond what there is to tell."""
-
-
-class Journal:
-    """
-    Lines of C{[kind, key, value]}; C{null} means gone. The last line for a key counts.
-
-    Written with one write each, straight into the page cache: a few microseconds, so no thread is worth it.
-    """
-
-    def __init__(self, path: Path) -> None:
-        self._path = path
-        self.state: dict[tuple[str, str], Any] = {}
-        self._file = -1
-        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-        if path.exists():
-            self._read()
-        self._compact()
-
-    def _read(self) -> None:
-        # What follows the last line's end was torn by a kill in the middle of a write: it was never answered.
-        lines = self._path.read_bytes().split(b"\n")[:-1]
-        for number, line in enumerate(lines, 1):
-            try:
-                kind, key, value = json.loads(line)
-            except (TypeError, ValueError):
-                raise DriverError(f"The simulator's journal {self._path} is damaged in line {number}.") from None
-            self._take(kind, key, value)
-
-    def _take(self, kind: str, key: str, value: Any) -> None:
-        if value is None:
-            self.state.pop((kind, key), None)
-        else:
-            self.state[kind, key] = value
-
-    def write(self, kind: str, key: str, value: Any) -> None:
-        """
-        Remember a value, or with C{None} that it is gone.
-
-        @raise DriverError: the disk is full, or the like; then nothing was written.
-        """
-        line = json.dumps([kind, key, value]).encode() + b"\n"
-        try:
-            written = os.write(self._file, line)
-            if written < len(line):
-                # The disk is full. Half a line would spoil the next.
-                os.ftruncate(self._file, os.fstat(self._file).st_size - written)
-                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-        except OSError as error:
-            raise DriverError(f"The simulator's journal {self._path} can't be written: {error.strerror}.") from error
-        self._take(kind, key, value)
-        self._lines += 1
-        if self._lines > 2 * len(self.state) + SLACK:
-            # The line is written: when there is no room for another file, the old one does.
-            with contextlib.suppress(OSError):
-                self._compact()
-
-    def _compact(self) -> None:
-        fresh = self._path.with_suffix(".new")
-        file = os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_APPEND, 0o600)
-        try:
-            with open(file, "wb", closefd=False) as sink:
-                sink.writelines(json.dumps([*at, value]).encode() + b"\n" for at, value in self.state.items())
-            fresh.replace(self._path)
-        except OSError:
-            os.close(file)
-            raise
-        self.close()
-        self._file = file
-        self._lines = len(self.state)
-
-    def close(self) -> None:
-        """Let go of the file."""
-        if self._file >= 0:
-            os.close(self._file)
 
 
 class SimulatedHost:
@@ -137,6 +60,7 @@ class SimulatedHost:
         self.connections: list[Any] = []
         self._domains: dict[str, DomainInfo] = {}
         self._volumes: dict[str, Volume] = {}
+        self._boots: dict[str, dict[str, Any]] = {}
         self._directory = directory
         self._journal: Journal | None = None
         if directory is not None:
@@ -147,6 +71,8 @@ class SimulatedHost:
         for (kind, key), value in journal.state.items():
             if kind == "volume":
                 self._volumes[key] = Volume(**value)
+            elif kind == "boot":
+                self._boots[key] = value
             else:
                 disks = tuple(DomainDisk(**disk) for disk in value["disks"])
                 interfaces = tuple(DomainInterface(**interface) for interface in value.get("interfaces", ()))
@@ -227,12 +153,26 @@ class SimulatedHost:
             self._check_file(disk)
         for interface in spec.interfaces:
             self.check_network(interface.network)
+        boot = None if spec.boot == Boot() else asdict(spec.boot) | {"order": list(spec.boot.order)}
+        if self._boots.get(spec.uuid) != boot:
+            self._remember_boot(spec.uuid, boot)
         self._put(
             DomainInfo(
                 spec.uuid, spec.name, DomainState.STOPPED, spec.vcpus, spec.max_vcpus, spec.memory, spec.max_memory,
                 spec.disks, spec.autostart, spec.interfaces,
             )
         )  # fmt: skip
+
+    def _remember_boot(self, uuid: str, boot: dict[str, Any] | None) -> None:
+        self._remember("boot", uuid, boot)
+        if boot is None:
+            del self._boots[uuid]
+        else:
+            self._boots[uuid] = boot
+
+    def boot(self, uuid: str) -> dict[str, Any]:
+        """What a domain boots: L{Boot}'s fields."""
+        return self._boots.get(uuid, {})
 
     def undefine(self, uuid: str) -> None:
         """Forget a domain."""
@@ -243,6 +183,8 @@ class SimulatedHost:
             raise WrongState(f"Domain {domain.name} is {domain.state}: stop it first.")
         self._remember("domain", uuid, None)
         del self._domains[uuid]
+        if uuid in self._boots:
+            self._remember_boot(uuid, None)
         self._tell(uuid, None)
 
     def _become(self, uuid: str, state: DomainState, allowed: tuple[DomainState, ...], needs: str) -> None:

@@ -335,5 +335,6 @@ ABILITIES: tuple[type[Interface], ...] = (
     ISave,
     IReset,
     INetworks,
+    IAdoption,
 )
 """Every interface that a connection can provide, the core first."""

@@ -178,6 +178,46 @@ class ContractTests(TestCase):
         await self.call("delete_vm", vm)
         self.assertEqual(await self.commit(), ["", ""])
 
+    async def test_a_guest_that_others_made(self) -> None:
+        node = await self.add_node()
+        pool = self.outside.storagePoolLookupByName("contract")
+        pool.createXML("<volume><name>theirs.img</name><capacity unit='MiB'>4</capacity></volume>")
+        kernel = self.kernel()
+        text = f"""<domain type='qemu'><name>their guest</name><memory unit='MiB'>128</memory><vcpu>1</vcpu>
+            <os><type machine='pc'>hvm</type><kernel>{kernel["kernel"]}</kernel><initrd>{kernel["initrd"]}</initrd>
+            <cmdline>{kernel["cmdline"]}</cmdline></os><features><acpi/></features><cpu mode='host-model'/>
+            <devices><disk type='file' device='disk'><source file='{self.pool}/theirs.img'/>
+            <target dev='vda' bus='virtio'/></disk><disk type='file' device='cdrom'><target dev='hda' bus='ide'/></disk>
+            <interface type='network'><mac address='52:54:00:0A:0B:0C'/><source network='lab'/><model type='e1000'/>
+            </interface>
+            <serial type='pty'/><video><model type='vga'/></video></devices></domain>"""
+        domain = self.outside.defineXML(text)
+        domain.create()
+        (foreign,) = await self.call("list_foreign_vms", node)
+        vm = await self.call("adopt_vm", node, foreign["uuid"], 1)
+        self.assertEqual([line["error"] for line in await self.call("plan_tasks")], [""])
+        self.assertEqual(await self.commit(), [""])
+        found = await self.call("get_vm", vm)
+        (plug,) = found["interfaces"]
+        seen = found["name"], found["state"], found["memory"], found["boot"], plug["mac"], plug["model"]
+        self.assertEqual(seen, ("their-guest", "running", 128, kernel, "52:54:00:0a:0b:0c", "e1000"))
+        disk = await self.call("get_disk", found["disks"][0])
+        self.assertEqual((disk["pool"], disk["size"], disk["target"], disk["vm"]), ("contract", 4, "vda", vm))
+        self.assertEqual(await self.call("list_foreign_vms", node), [])
+        # From here on it is as one of ours.
+        await self.call("stop_vm", vm)
+        await self.call("set_vm_memory", vm, 160)
+        await self.call("set_vm_autostart", vm, True)
+        await self.call("start_vm", vm)
+        self.assertEqual(await self.commit(), [""] * 4)
+        await self.boots(vm)
+        self.assertEqual(domain.name(), "their guest")
+        self.assertIn("theirs.img", domain.XMLDesc(0))
+        await self.call("stop_vm", vm)
+        await self.call("delete_vm", vm)
+        self.assertEqual(await self.commit(), ["", ""])
+        self.assertEqual((self.outside.listAllDomains(0), list(self.pool.iterdir())), ([], []))
+
     async def test_disk_boot(self) -> None:
         """A VM without a kernel of its own boots what its disk holds."""
         node = await self.add_node()

@@ -1,6 +1,7 @@
 """Every method of the API, declared where it is written; importing this fills `fluidvm.declare.METHODS`."""
 
 from fluidvm.api import (
+    adoption,
     audit,
     disks,
     drivers,
@@ -23,6 +24,7 @@ from fluidvm.api import (
 )
 
 __all__ = [
+    "adoption",
     "audit",
     "disks",
     "drivers",

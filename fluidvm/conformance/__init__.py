@@ -14,6 +14,7 @@ tests; one that is provided is tested, and nothing is skipped. Each failure's me
 
 from __future__ import annotations
 
+from fluidvm.conformance.adoption import AdoptionContract
 from fluidvm.conformance.case import ContractCase, ContractFactory
 from fluidvm.conformance.connection import ConnectionContract
 from fluidvm.conformance.disks import DisksContract
@@ -25,6 +26,7 @@ from fluidvm.conformance.stats import StatsContract
 from fluidvm.conformance.volumes import VolumesContract
 from fluidvm.driver import (
     ABILITIES,
+    IAdoption,
     IConnection,
     IDisks,
     IEvents,
@@ -49,6 +51,7 @@ CONTRACTS: dict[type[Interface], type[ContractCase]] = {
     ISave: SaveContract,
     IReset: ResetContract,
     INetworks: NetworksContract,
+    IAdoption: AdoptionContract,
 }
 """The tests of each ability."""
 

@@ -7,15 +7,29 @@ the simulator's model of one. So whatever a body checks is checked here too, in 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from typing import Any
 
-from twisted.internet.defer import Deferred, succeed
+from twisted.internet.defer import Deferred, fail, succeed
 from twisted.internet.task import Clock
 from twisted.python.failure import Failure
 
-from fluidvm.driver import DomainDisk, DomainInfo, DomainInterface, DomainState, IConnection, IDisks, Interface, Volume
+from fluidvm.driver import (
+    DomainDisk,
+    DomainInfo,
+    DomainInterface,
+    DomainSpec,
+    DomainState,
+    DriverError,
+    IAdoption,
+    IConnection,
+    IDisks,
+    Interface,
+    NoSuchThing,
+    Volume,
+)
 from fluidvm.drivers.simulated_host import SimulatedHost
 from fluidvm.drivers.simulator import Faults, SimulatedConnection
 from fluidvm.engine import entitlement
@@ -39,9 +53,14 @@ class _Still:
 class _Model(SimulatedConnection):
     """A hypervisor as it would be: each verb works at once, on memory."""
 
-    def __init__(self, host: SimulatedHost, formats: tuple[str, ...]) -> None:
+    def __init__(self, host: SimulatedHost, formats: tuple[str, ...], refused: Mapping[str, Exception]) -> None:
         super().__init__(host, Faults({}, _Still()))  # type: ignore[arg-type]
         self.formats = formats  # type: ignore[assignment]
+        self._refused = refused
+
+    def get_spec(self, uuid: str) -> Deferred[DomainSpec]:
+        """What it is, or why it can't be taken over."""
+        return fail(self._refused[uuid]) if uuid in self._refused else super().get_spec(uuid)
 
 
 class _Nodes:
@@ -51,6 +70,8 @@ class _Nodes:
         self._real = resources.nodes
         self._inventory = resources.inventory
         self._models: dict[int, _Model] = {}
+        self._strangers: dict[int, list[tuple[DomainInfo, list[Volume]]]] = {}
+        self._refused: dict[int, dict[str, Exception]] = {}
         self._new: set[int] = set()
         self.asked: int | None = None
 
@@ -62,9 +83,34 @@ class _Nodes:
                 raise Unavailable(f"What compute node {node.name} can do is known once it is there.")
             self._real.check(id, ability)
             formats = self.formats(id) if self.provides(id, IDisks) else ()
-            self._models[id] = _Model(_copy(self._inventory, id), formats)
+            host = _copy(self._inventory, id)
+            for info, volumes in self._strangers.get(id, ()):
+                host.add(info)
+                for volume in volumes:
+                    host.add_volume(volume)
+            self._models[id] = _Model(host, formats, self._refused.get(id, {}))
         self._real.check(id, ability)
         return self._models[id]
+
+    async def meet(self, id: int, uuids: set[str]) -> None:
+        """Look at the guests of a node that aren't ours, as some of them are to be taken over."""
+        strangers = self._strangers[id] = []
+        with suppress(ApiFault, DriverError):  # the task itself will tell
+            connection = await self._real.connection(id, IAdoption)
+            for info in await connection.list_domains():
+                if self._inventory.vm_of(info.uuid) is not None:
+                    continue
+                volumes: list[Volume] = []
+                strangers.append((info, volumes))
+                if info.uuid not in uuids:
+                    continue
+                try:
+                    await connection.get_spec(info.uuid)
+                except DriverError as error:
+                    self._refused.setdefault(id, {})[info.uuid] = error
+                for disk in info.disks:
+                    with suppress(NoSuchThing):
+                        volumes.append(await connection.volume_of(disk.path))
 
     def provides(self, id: int, ability: type[Interface]) -> bool:
         return self._real.provides(id, ability)
@@ -131,6 +177,13 @@ async def plan(resources: Resources, actor: int, pending: Sequence[PendingTask])
     @return: per task its place (from 1), C{ok}, C{code}, C{error} and C{node}.
     """
     nodes = _Nodes(resources)
+    adopted: dict[int, set[str]] = {}
+    for task in pending:
+        if IAdoption in task.method.needs:
+            node, uuid = task.arguments[:2]
+            adopted.setdefault(node, set()).add(uuid)
+    for node, uuids in adopted.items():
+        await nodes.meet(node, uuids)
     planned = replace(resources, nodes=nodes, sessions=_Sessions())  # type: ignore[arg-type]
     with resources.inventory.rehearsal():
         return [_try(planned, nodes, actor, place, task) for place, task in enumerate(pending, 1)]

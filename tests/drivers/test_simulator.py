@@ -13,8 +13,9 @@ from twisted.internet.task import Clock
 from twisted.trial.unittest import SynchronousTestCase
 
 from fluidvm.driver import DomainDisk, DomainSpec, DomainState, DriverError, Unreachable
-from fluidvm.drivers.simulated_host import SLACK, SimulatedHost
+from fluidvm.drivers.simulated_host import SimulatedHost
 from fluidvm.drivers.simulator import STEPS, SimulatedConnection, SimulatorDriver
+from fluidvm.drivers.simulator_journal import SLACK
 from fluidvm.faults import InvalidParams
 
 from .test_simulator_contract import ClockHost

@@ -1,0 +1,47 @@
+"""Domains that somebody else made, as FluidVM would define them, and the volumes of their disks."""
+
+from __future__ import annotations
+
+from pathlib import PurePosixPath
+
+import libvirt
+from zope.interface import implementer
+
+from fluidvm.driver import DomainSpec, IAdoption, NoSuchThing, Unsupported, Volume
+
+from .foreign_xml import read_spec
+from .libvirt_connection import verb
+from .libvirt_disks import LibvirtDisks, _describe
+from .libvirt_errors import code_of
+
+_NONE = (libvirt.VIR_ERR_NO_STORAGE_POOL, libvirt.VIR_ERR_NO_STORAGE_VOL)
+
+
+@implementer(IAdoption)
+class LibvirtAdoption(LibvirtDisks):
+    """A host whose domains can be taken over."""
+
+    @verb
+    async def get_spec(self, uuid: str) -> DomainSpec:
+        machine = (await self.platform(uuid)).machine
+        return await self._call(f"definition of domain {uuid}", self._do_get_spec, uuid, machine)
+
+    def _do_get_spec(self, uuid: str, machine: str) -> DomainSpec:
+        domain = self._do_find(uuid)
+        if not domain.isPersistent():
+            raise Unsupported(f"Domain {domain.name()} can't be taken over: the host forgets it when it stops.")
+        return read_spec(domain.XMLDesc(libvirt.VIR_DOMAIN_XML_INACTIVE), machine, bool(domain.autostart()))
+
+    @verb
+    async def volume_of(self, path: str) -> Volume:
+        return await self._call(f"volume {path}", self._do_volume_of, path)
+
+    def _do_volume_of(self, path: str) -> Volume:
+        try:
+            pool = self._connection.storagePoolLookupByTargetPath(str(PurePosixPath(path).parent))
+            self._do_pool(pool.name())
+            return _describe(pool.name(), self._connection.storageVolLookupByPath(path))
+        except libvirt.libvirtError as error:
+            if code_of(error) in _NONE:
+                raise NoSuchThing(f"{path} is a volume of no storage pool of the host's.") from error
+            raise

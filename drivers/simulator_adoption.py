@@ -1,0 +1,47 @@
+"""The simulator's domains as they would be defined anew."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from twisted.internet.defer import Deferred
+from zope.interface import implementer
+
+from fluidvm.driver import Boot, DomainSpec, IAdoption, NoSuchThing, Volume
+from fluidvm.drivers.simulated_host import SimulatedHost
+
+
+def spec_of(host: SimulatedHost, uuid: str) -> DomainSpec:
+    """A domain's definition."""
+    domain = host.domain(uuid)
+    boot = host.boot(uuid)
+    return DomainSpec(
+        uuid=domain.uuid, name=domain.name, vcpus=domain.vcpus, max_vcpus=domain.max_vcpus, memory=domain.memory,
+        max_memory=domain.max_memory, disks=domain.disks, autostart=domain.autostart, interfaces=domain.interfaces,
+        boot=Boot(**{**boot, "order": tuple(boot["order"])}) if boot else Boot(),
+    )  # fmt: skip
+
+
+def volume_of(host: SimulatedHost, path: str) -> Volume:
+    """The volume with a path."""
+    for volume in host.all_volumes():
+        if volume.path == path:
+            return volume
+    raise NoSuchThing(f"There is no volume {path} on the simulated host.")
+
+
+@implementer(IAdoption)
+class SimulatedAdoption:
+    """The verbs."""
+
+    simulated: SimulatedHost
+    _do: Callable[..., Deferred[Any]]
+
+    def get_spec(self, uuid: str) -> Deferred[DomainSpec]:
+        """Tell a domain's definition."""
+        return self._do("get_spec", lambda: spec_of(self.simulated, uuid))
+
+    def volume_of(self, path: str) -> Deferred[Volume]:
+        """Tell which volume has a path."""
+        return self._do("volume_of", lambda: volume_of(self.simulated, path))

@@ -1,0 +1,143 @@
+"""Taking over guests that FluidVM didn't make."""
+
+from __future__ import annotations
+
+import re
+from typing import Annotated, Any
+
+from fluidvm.declare import task
+from fluidvm.driver import Boot, DomainDisk, DomainInfo, DomainSpec, IAdoption, NoSuchThing, Volume
+from fluidvm.engine.job import Job
+from fluidvm.engine.quota import check_driver, check_vm
+from fluidvm.faults import Conflict, NotFound, Unsupported
+from fluidvm.inventory import Inventory
+from fluidvm.kinds import NAME_PATTERN, Id, NodeId, Text
+from fluidvm.objects import POWERED, VM, ComputeNode, Disk, User
+from fluidvm.store.objects import Create, Update
+
+UUID = r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}"
+GuestUuid = Annotated[
+    str, Text("the guest's, from list_foreign_vms", longest=36, pattern=UUID, rule="a UUID, in lower case")
+]
+Owner = Annotated[int, Id("whose it is to be", type="user")]
+TARGET = "vd[a-x]"
+
+
+@task("vm", creates=True, roles=("admin",), alone="adopt", needs=(IAdoption,))
+async def adopt_vm(job: Job, node: NodeId, uuid: GuestUuid, owner: Owner) -> None:
+    """
+    Take over a guest that FluidVM didn't make, whether it runs or not, with its disks, within its new owner's resource plan.
+
+    The guest isn't touched: it gets no other name on its host and no other definition. Here it is called what the host calls
+    it, as far as that makes a name and the name is free; its disks after it.
+
+    What would be lost when FluidVM defines it anew one day makes the task fail with fault 501, and says what: disks that are
+    no files of a storage pool, devices of the host's, interfaces in no network, another firmware or machine. Graphics, sound
+    and the CPU's model aren't kept then.
+    """
+    record = job.inventory.get(ComputeNode, node)
+    connection = await job.connection(node, IAdoption)
+    vm = job.inventory.find(VM, job.target)
+    if vm is None:
+        try:
+            spec: DomainSpec = await connection.get_spec(uuid)
+            info: DomainInfo = await connection.get_domain(uuid)
+            others: list[DomainInfo] = [one for one in await connection.list_domains() if one.uuid != uuid]
+        except NoSuchThing:
+            raise NotFound(f"Compute node {record.name} has no guest {uuid}.") from None
+        volumes = [await _volume(connection, spec, disk) for disk in spec.disks]
+        vm = _plan(job, record, owner, spec, info, volumes, others)
+        await job.flush()
+        job.unreserve()
+    # It may have stopped or started before events of it were for us.
+    state = str((await job.domain(node, uuid)).state)
+    job.put(Update("vm", vm.id, {"state": state}))
+
+
+async def _volume(connection: Any, spec: DomainSpec, disk: DomainDisk) -> Volume:
+    try:
+        volume: Volume = await connection.volume_of(disk.path)
+    except NoSuchThing as error:
+        raise Unsupported(f"Domain {spec.name} can't be taken over: its disk {disk.target}: {error}") from None
+    if re.fullmatch(TARGET, disk.target) is None:
+        raise Unsupported(f"Domain {spec.name} can't be taken over: it has a disk {disk.target}; known are vda to vdx.")
+    return volume
+
+
+def _plan(
+    job: Job, node: ComputeNode, owner: int, spec: DomainSpec, info: DomainInfo, volumes: list[Volume],
+    others: list[DomainInfo],
+) -> VM:  # fmt: skip
+    """Check and note all of it, in one turn of the reactor."""
+    inventory = job.inventory
+    inventory.get(User, owner)
+    there = inventory.vm_of(spec.uuid)
+    if there is not None:
+        raise Conflict(f"Guest {spec.uuid} is VM {there.id} already.")
+    check_driver(inventory, owner, node.driver)
+    _check_disks(inventory, node, spec, volumes, others)
+    sizes = sum(volume.size for volume in volumes)
+    check_vm(inventory, owner, {"vm_vcpus": spec.vcpus, "vm_memory": spec.memory, "vm_disk": sizes})
+    state = str(info.state)
+    job.reserve_for(
+        owner, vms=1, running_vms=int(state in POWERED), vcpus=spec.vcpus, memory=spec.memory, disks=len(volumes),
+        disk_space=sizes,
+    )  # fmt: skip
+    interfaces = []
+    for plug in spec.interfaces:
+        if not job.reserve_mac(plug.mac):
+            raise Conflict(f"Domain {spec.name} can't be taken over: another VM's interface has its address {plug.mac}.")
+        made = {"id": inventory.next_id("interface"), "network": plug.network, "mac": plug.mac}
+        interfaces.append(made | ({"model": plug.model} if plug.model else {}))
+    vm = VM(
+        id=job.target, name=_free_name(inventory, spec, owner), owner=owner, state=state, uuid=spec.uuid,
+        compute_node=node.id, driver=node.driver, vcpus=spec.vcpus, max_vcpus=spec.max_vcpus, memory=spec.memory,
+        max_memory=spec.max_memory, interfaces=tuple(interfaces), description="", tags=(), autostart=spec.autostart,
+        boot=_boot(spec.boot), created=job.wall_clock(), powered=state in POWERED, domain=spec.name,
+    )  # fmt: skip
+    job.put(Create(vm))
+    for disk, volume in zip(spec.disks, volumes, strict=True):
+        name = f"{vm.name[:50]}-{disk.target}"
+        if inventory.named(Disk, name, owner) is not None:
+            raise Conflict(f"Domain {spec.name} can't be taken over: there is a disk {name} already.")
+        job.put(
+            Create(
+                Disk(
+                    id=inventory.next_id("disk"), name=name, owner=owner, state="ready", size=volume.size,
+                    format=disk.format, compute_node=node.id, pool=volume.pool, volume=volume.name, path=disk.path,
+                    vm=vm.id, target=disk.target, created=job.wall_clock(),
+                )
+            )
+        )  # fmt: skip
+    return vm
+
+
+def _check_disks(
+    inventory: Inventory, node: ComputeNode, spec: DomainSpec, volumes: list[Volume], others: list[DomainInfo]
+) -> None:
+    """@raise Conflict: a disk is another VM's or guest's as well."""
+    ours = {(disk.pool, disk.volume): disk for disk in inventory.disks_on(node.id)}
+    theirs = {disk.path: other.name for other in others for disk in other.disks}
+    for disk, volume in zip(spec.disks, volumes, strict=True):
+        known = ours.get((volume.pool, volume.name))
+        if known is not None:
+            raise Conflict(f"Domain {spec.name} can't be taken over: its {disk.target} is disk {known.id} already.")
+        if disk.path in theirs:
+            raise Conflict(f"Domain {spec.name} can't be taken over: domain {theirs[disk.path]} has its {disk.target}, too.")
+
+
+def _free_name(inventory: Inventory, spec: DomainSpec, owner: int) -> str:
+    plain = re.sub(r"[^A-Za-z0-9._-]", "-", spec.name)[:63]
+    if re.fullmatch(NAME_PATTERN, plain) is None:
+        plain = f"vm-{plain}"[:63]
+    for name in (plain, f"{plain[:54]}-{spec.uuid[:8]}"):
+        if inventory.named(VM, name, owner) is None:
+            return name
+    raise Conflict(f"There is a VM {plain} already.")
+
+
+def _boot(boot: Boot) -> dict[str, Any]:
+    if not boot.kernel:
+        return {"order": list(boot.order)}
+    given = {"kernel": boot.kernel, "initrd": boot.initrd, "cmdline": boot.cmdline}
+    return {key: value for key, value in given.items() if value}
