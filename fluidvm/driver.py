@@ -22,7 +22,6 @@ from zope.interface import Attribute, Interface
 
 from fluidvm.driver_abilities import (
     IAdoption,
-    IConsole,
     IDisks,
     IEvents,
     ILiveResize,
@@ -30,7 +29,6 @@ from fluidvm.driver_abilities import (
     INetworks,
     IReset,
     ISave,
-    IScreenshot,
     IShares,
     ISnapshots,
     IStats,
@@ -39,7 +37,6 @@ from fluidvm.driver_abilities import (
 from fluidvm.driver_values import (
     AlreadyThere,
     Boot,
-    Console,
     DomainDisk,
     DomainInfo,
     DomainInterface,
@@ -69,7 +66,6 @@ __all__ = [
     "Bool",
     "Boot",
     "Choice",
-    "Console",
     "DomainDisk",
     "DomainInfo",
     "DomainInterface",
@@ -83,7 +79,6 @@ __all__ = [
     "HostStats",
     "IAdoption",
     "IConnection",
-    "IConsole",
     "IDisks",
     "IDriver",
     "IEvents",
@@ -92,7 +87,6 @@ __all__ = [
     "INetworks",
     "IReset",
     "ISave",
-    "IScreenshot",
     "IShares",
     "ISnapshots",
     "IStats",

@@ -13,7 +13,6 @@ from twisted.internet.defer import Deferred
 from zope.interface import Attribute, Interface
 
 from fluidvm.driver_values import (
-    Console,
     DomainDisk,
     DomainInterface,
     DomainSpec,
@@ -366,33 +365,4 @@ class IMigration(Interface):
         @raise AlreadyThere: another domain there has the name.
         @raise WrongState: its state doesn't allow it.
         @raise Unsupported: these two hosts can't.
-        """
-
-
-class IConsole(Interface):
-    """A running domain's consoles can be reached."""
-
-    def consoles(uuid: str) -> Deferred[Sequence[Console]]:
-        """
-        Tell where a running domain's consoles are.
-
-        Success changes nothing. Failure changes nothing. A repetition reads anew.
-
-        @raise NoSuchThing: no such domain.
-        @raise WrongState: it doesn't run.
-        """
-
-
-class IScreenshot(Interface):
-    """A running domain's screen can be looked at."""
-
-    def screenshot(uuid: str) -> Deferred[tuple[str, bytes]]:
-        """
-        Take a picture of a running domain's first screen.
-
-        Success changes nothing. Failure changes nothing. A repetition takes another.
-
-        @return: fires with its media type, such as C{image/png}, and its bytes.
-        @raise NoSuchThing: no such domain.
-        @raise WrongState: it doesn't run, or has no screen.
         """

@@ -240,20 +240,3 @@ class HostStats:
 
     cpu: float
     memory_used: int
-
-
-@dataclass(frozen=True)
-class Console:
-    """
-    Where a running domain's console can be reached.
-
-    @ivar kind: C{vnc}, C{spice} or C{serial}.
-    @ivar address: of the host that it is on; empty: the host's own.
-    @ivar port: TCP; 0: there is none.
-    @ivar path: the host's terminal device or socket; empty: there is none.
-    """
-
-    kind: str
-    address: str = ""
-    port: int = 0
-    path: str = ""
