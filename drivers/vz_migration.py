@@ -91,4 +91,5 @@ class VzMigration(VzNode):
 
     @verb
     async def volume_of(self, path: str) -> Volume:
+        self._check_open()
         raise NoSuchThing(f"There is no volume {path}: an OpenVZ node has none.")

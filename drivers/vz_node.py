@@ -159,12 +159,16 @@ class VzNode:
         for callback in list(self._on_lost):
             callback(reason)
 
-    async def _run(self, argv: Sequence[str], timeout: float = READ, stdin: bytes = b"") -> Outcome:
-        """Run a command. @raise Unreachable: and then the connection is lost."""
+    def _check_open(self) -> None:
+        """@raise Unreachable: the connection is closed or lost."""
         if self._closed:
             raise Unreachable(f"The connection to {self._runner.where} is closed.")
         if self._lost_reason is not None:
             raise Unreachable(self._lost_reason)
+
+    async def _run(self, argv: Sequence[str], timeout: float = READ, stdin: bytes = b"") -> Outcome:
+        """Run a command. @raise Unreachable: and then the connection is lost."""
+        self._check_open()
         try:
             return await self._runner.run(argv, timeout, stdin)
         except Unreachable as error:

@@ -28,7 +28,8 @@ def sample(kind: Kind) -> Any:
     if isinstance(kind, Choice):
         return kind.choices[0]
     if isinstance(kind, Text):
-        return "vda" if kind.pattern.startswith("vd") else "/a" if kind.pattern.startswith("(/") else "qcow2"
+        words = ("qcow2", "vda", "/a", "6b2c1f0e-8d5a-4c39-9f7b-0123456789ab")
+        return next((word for word in words if re.fullmatch(kind.pattern or ".*", word)), words[0])
     if isinstance(kind, Array):
         return []
     if isinstance(kind, Struct):
