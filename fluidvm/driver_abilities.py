@@ -290,19 +290,6 @@ class INetworks(Interface):
         """
 
 
-class IShares(Interface):
-    """Domains are bounded against each other by L{DomainSpec}'s C{shares}; without this ability these are left out."""
-
-    def get_shares(uuid: str) -> Deferred[Any]:
-        """
-        Tell what bounds a domain: the L{Shares} of its definition.
-
-        Success changes nothing. Failure changes nothing. A repetition reads anew.
-
-        @raise NoSuchThing: no such domain.
-        """
-
-
 class IStats(Interface):
     """The host tells what its domains and itself are using."""
 

@@ -95,23 +95,6 @@ class DomainInterface:
 
 
 @dataclass(frozen=True)
-class Shares:
-    """
-    What bounds a domain against others; 0: nothing does.
-
-    @ivar cpu_shares: its weight.
-    @ivar disk_iops: operations per second of each disk.
-    @ivar disk_mbps: MiB per second of each disk.
-    @ivar network_mbps: Mbit per second of each interface.
-    """
-
-    cpu_shares: int = 0
-    disk_iops: int = 0
-    disk_mbps: int = 0
-    network_mbps: int = 0
-
-
-@dataclass(frozen=True)
 class Boot:
     """
     What a domain boots: a kernel of the host's (direct kernel boot), or its devices in order.
@@ -147,7 +130,6 @@ class DomainSpec:
     boot: Boot = field(default_factory=Boot)
     autostart: bool = False
     interfaces: tuple[DomainInterface, ...] = ()
-    shares: Shares = field(default_factory=Shares)
 
 
 @dataclass(frozen=True)
