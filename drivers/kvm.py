@@ -16,6 +16,7 @@ from .domain_xml import PROBE_PREFIX, Platform, parse_domain_kinds, probe_xml
 from .libvirt_adoption import LibvirtAdoption
 from .libvirt_connection import check_uri, open_connection, verb
 from .libvirt_errors import code_of
+from .libvirt_migration import LibvirtMigration
 from .libvirt_networks import LibvirtNetworks
 from .libvirt_resize import LibvirtResize
 from .libvirt_save import LibvirtReset, LibvirtSave
@@ -40,7 +41,8 @@ def _path(words: str) -> Text:
 
 
 class KvmConnection(
-    LibvirtStats, LibvirtSave, LibvirtReset, LibvirtResize, LibvirtVolumes, LibvirtNetworks, LibvirtAdoption
+    LibvirtStats, LibvirtSave, LibvirtReset, LibvirtResize, LibvirtVolumes, LibvirtNetworks, LibvirtAdoption,
+    LibvirtMigration,
 ):
     """A QEMU/KVM host."""
 

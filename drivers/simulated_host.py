@@ -181,6 +181,10 @@ class SimulatedHost:
             return
         if domain.state not in OFF:
             raise WrongState(f"Domain {domain.name} is {domain.state}: stop it first.")
+        self.remove(uuid)
+
+    def remove(self, uuid: str) -> None:
+        """A domain isn't here any more, in whatever state it was."""
         self._remember("domain", uuid, None)
         del self._domains[uuid]
         if uuid in self._boots:

@@ -40,6 +40,7 @@ from fluidvm.driver import (
 )
 from fluidvm.drivers.simulated_host import SimulatedHost
 from fluidvm.drivers.simulator_adoption import SimulatedAdoption
+from fluidvm.drivers.simulator_migration import SimulatedMigration
 from fluidvm.drivers.simulator_networks import SimulatedNetworks
 from fluidvm.drivers.simulator_save import SimulatedSave
 from fluidvm.drivers.simulator_stats import SimulatedStats
@@ -53,7 +54,7 @@ VERBS = (
     "reboot", "pause", "resume", "set_memory", "set_vcpus", "resize_memory", "resize_vcpus", "list_volumes",
     "create_volume", "delete_volume", "attach_disk", "detach_disk", "domain_stats", "host_stats",
     "list_pools", "resize_volume", "resize_disk", "clone_volume", "save", "restore", "reset",
-    "list_networks", "attach_interface", "detach_interface", "get_spec", "volume_of",
+    "list_networks", "attach_interface", "detach_interface", "get_spec", "volume_of", "migrate",
 )  # fmt: skip
 _VERB = Choice("a verb of the driver interface", choices=VERBS)
 
@@ -92,7 +93,9 @@ class Faults:
 
 
 @implementer(IConnection, ILiveResize, IDisks, IEvents)
-class SimulatedConnection(SimulatedStats, SimulatedVolumes, SimulatedSave, SimulatedNetworks, SimulatedAdoption):
+class SimulatedConnection(
+    SimulatedStats, SimulatedVolumes, SimulatedSave, SimulatedNetworks, SimulatedAdoption, SimulatedMigration
+):
     """
     A connection to a simulated host.
 

@@ -40,6 +40,8 @@ class VzMigration(VzNode):
     It always copies a container's file system, unless both nodes see the same one.
     """
 
+    migrates_live = True
+
     @property
     def peer(self) -> str:
         """What other nodes call this one; empty where that isn't known."""

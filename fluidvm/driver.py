@@ -326,5 +326,6 @@ ABILITIES: tuple[type[Interface], ...] = (
     IReset,
     INetworks,
     IAdoption,
+    IMigration,
 )
 """Every interface that a connection can provide, the core first."""

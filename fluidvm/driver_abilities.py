@@ -336,20 +336,25 @@ class IAdoption(Interface):
 class IMigration(Interface):
     """Domains can be moved to another host of the same driver."""
 
+    migrates_live: bool = Attribute("Whether running domains can be moved, too.")
+
     def migrate(spec: DomainSpec, to: Any, live: bool, copy_storage: bool, progress: Progress) -> Deferred[None]:
         """
         Move a domain to another host.
 
-        After success the other host knows it, in the state in which it was, and this one doesn't. After failure (cancelling
-        too) it is here as before, and nothing of it is left there. A repetition, when it is there already, removes what is
-        left here.
+        After success the other host knows it, in the state in which it was, and this one doesn't; what its disks were here
+        stays. After failure (cancelling too) it is here as before, and the other host doesn't know it. A repetition, when it
+        is there already, removes what is left of it here. It can be cancelled; it ends when it has truly stopped, and
+        succeeds where it couldn't be stopped any more.
 
         @param spec: what it is defined as there: its disks have the other host's paths.
         @param to: a connection of the same driver to the other host.
-        @param live: move it while it runs; else it is stopped, or saved, first.
-        @param copy_storage: copy its disks' bytes to the volumes that C{spec} names there; else both hosts have them.
+        @param live: move it while it runs. A domain that is stopped is moved as it is.
+        @param copy_storage: copy its disks' bytes to the volumes that C{spec} names there, which are new and as large; else
+            both hosts have them.
         @raise NoSuchThing: no such domain here, or a file isn't there.
         @raise AlreadyThere: another domain there has the name.
-        @raise WrongState: its state doesn't allow it.
+        @raise WrongState: it is paused; or it runs and C{live} isn't asked for, where that matters to the driver.
         @raise Unsupported: these two hosts can't.
+        @raise Unreachable: one of the two doesn't answer.
         """

@@ -330,7 +330,7 @@ class NodeWatch:
         if connection is not self._connection:
             return
         vm = self._inventory.vm_of(uuid)
-        if vm is None:
+        if vm is None or vm.compute_node != self._id:  # where it comes from or goes to is told by the task that moves it
             return
         if vm.state in OURS or (state is None and self._busy(vm.id)):
             return

@@ -14,6 +14,7 @@ from fluidvm.faults import Conflict, InvalidParams, Unsupported
 from fluidvm.kinds import Array, Choice, Double, Int, Kind, NodeId, Struct, Text, filter_of, named
 from fluidvm.objects import ComputeNode
 from fluidvm.store.objects import Create, Delete, Update
+from fluidvm.usage import of_node
 from fluidvm.xmlvalue import Rendered
 
 SERVER_OPTIONS: dict[str, Kind] = {
@@ -127,6 +128,8 @@ async def remove_compute_node(job: Job, node: NodeId) -> None:
     for what, held in (("VM", job.inventory.vms_on(node)), ("disk", job.inventory.disks_on(node))):
         if held:
             raise Conflict(f"Compute node {record.name} holds {what} {held[0].id} among others: move or delete them first.")
+    if job.inventory.ledger.taken(of_node(node), "vms"):
+        raise Conflict(f"A VM is on its way to compute node {record.name}.")
     job.put(Delete("compute_node", node))
     await job.flush()
     await job.nodes.unwatch(node)

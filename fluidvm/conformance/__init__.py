@@ -20,6 +20,7 @@ from fluidvm.conformance.connection import ConnectionContract
 from fluidvm.conformance.disks import DisksContract
 from fluidvm.conformance.events import EventsContract
 from fluidvm.conformance.live_resize import LiveResizeContract
+from fluidvm.conformance.migration import MigrationContract
 from fluidvm.conformance.networks import NetworksContract
 from fluidvm.conformance.save import ResetContract, SaveContract
 from fluidvm.conformance.stats import StatsContract
@@ -31,6 +32,7 @@ from fluidvm.driver import (
     IDisks,
     IEvents,
     ILiveResize,
+    IMigration,
     INetworks,
     Interface,
     IReset,
@@ -52,6 +54,7 @@ CONTRACTS: dict[type[Interface], type[ContractCase]] = {
     IReset: ResetContract,
     INetworks: NetworksContract,
     IAdoption: AdoptionContract,
+    IMigration: MigrationContract,
 }
 """The tests of each ability."""
 

@@ -80,6 +80,13 @@ class ContractFactory(Protocol):
     async def pass_time(self, seconds: float) -> None:
         """Let time pass: turn the clock that L{host} gives, or wait where that is the reactor."""
 
+    async def connect_other(self) -> Any:
+        """
+        Open a connection to a second host, which domains can be moved to; the caller closes it.
+
+        Asked only where the driver provides L{IMigration}. It is a host by itself, with the same pool, and nothing on it.
+        """
+
     async def power_off_behind(self, uuid: str) -> None:
         """Stop a running domain without the driver, as its guest or an administrator on the host would."""
 

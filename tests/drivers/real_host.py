@@ -25,6 +25,7 @@ from lab.host import LibvirtHost, guest
 
 CMDLINE = "console=ttyS0 quiet"
 _shared: LibvirtHost | None = None
+_other: LibvirtHost | None = None
 
 
 def shared_host() -> LibvirtHost:
@@ -38,6 +39,17 @@ def shared_host() -> LibvirtHost:
         (host.directory / "console").mkdir()
         _shared = host
     return _shared
+
+
+def other_host() -> LibvirtHost:
+    """A second host, which domains are moved to: as L{shared_host}."""
+    global _other
+    if _other is None:
+        host = LibvirtHost(Path(tempfile.mkdtemp(prefix="fluidvm-")), number=2)
+        reactor.addSystemEventTrigger("after", "shutdown", _end, host)
+        host.start()
+        _other = host
+    return _other
 
 
 def _end(host: LibvirtHost) -> None:

@@ -15,7 +15,7 @@ from fluidvm.conformance import driver_contract
 from fluidvm.driver import DomainSpec
 from fluidvm.drivers.kvm import KvmDriver
 
-from .real_host import ThreadHost, bootable, shared_host, until
+from .real_host import ThreadHost, bootable, other_host, shared_host, until
 
 
 class KvmFactory:
@@ -52,6 +52,11 @@ class KvmFactory:
 
     async def pass_time(self, seconds: float) -> None:
         await deferLater(reactor, seconds, lambda: None)
+
+    async def connect_other(self) -> Any:
+        lab = other_host()
+        options = {"accelerator": "emulate", "pool_path": str(lab.directory / "pool")}
+        return await self.driver.connect(lab.uri, options, self.host())
 
     async def power_off_behind(self, uuid: str) -> None:
         outside = libvirt.open(self.lab.uri)

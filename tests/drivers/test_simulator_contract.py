@@ -76,6 +76,12 @@ class SimulatorFactory:
     async def pass_time(self, seconds: float) -> None:
         self.clock.advance(seconds)
 
+    async def connect_other(self) -> Any:
+        host = ClockHost(self._place() / "other", self.clock)
+        host.state_dir.mkdir(exist_ok=True)
+        # Given the same delays, and met by the same faults.
+        return await self.driver.connect(self.address, self.options, host)
+
     async def power_off_behind(self, uuid: str) -> None:
         SimulatedHost.at(self._place(), self.options).stop(uuid)
 

@@ -57,6 +57,7 @@ class VzFactory:
         self._dialect = dialect
         self._ssh = ssh
         self._node: FakeNode | None = None
+        self._other: FakeNode | None = None
         self._hosts: list[ThreadHost] = []
 
     async def start(self) -> None:
@@ -91,6 +92,15 @@ class VzFactory:
 
     async def pass_time(self, seconds: float) -> None:
         await deferLater(reactor, seconds, lambda: None)
+
+    async def connect_other(self) -> Any:
+        if self._other is None:
+            directory = Path(tempfile.mkdtemp(prefix="fluidvm-vz-"))
+            reactor.addSystemEventTrigger("after", "shutdown", shutil.rmtree, directory, True)
+            self._other = FakeNode(directory, self._dialect)
+            (self.node.root / "nodes").write_text(f"other.example={self._other.root}\n")
+        options = {**self.options, **node_options(self._other), "peer_name": "other.example"}
+        return await self.driver.connect(self.address, options, self.host())
 
     async def power_off_behind(self, uuid: str) -> None:
         self.node.power_off(self.node.ctid(uuid))

@@ -1,0 +1,193 @@
+"""Stopped domains moved from one libvirt host to another, with their volumes' bytes."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Coroutine, Sequence
+from typing import Any
+
+import libvirt
+from twisted.internet.defer import CancelledError, Deferred
+from twisted.python.failure import Failure
+from zope.interface import implementer
+
+from fluidvm.driver import AlreadyThere, DomainDisk, DomainSpec, DomainState, IMigration, NoSuchThing, Progress, WrongState
+
+from .domain_xml import parse_domain
+from .libvirt_connection import verb
+from .libvirt_disks import LibvirtDisks
+from .libvirt_errors import code_of
+
+CHUNK = 256 * 1024
+"""Bytes that go through the server in one piece: what libvirt puts into one message."""
+HOLE = -3
+"""What C{recvFlags} answers where the volume has a hole."""
+LOOK = 0.25
+"""Seconds between two looks at how far a copy is."""
+
+
+class Copying:
+    """
+    How far the copying of a domain's volumes is: written by the thread that copies, read by the reactor.
+
+    @ivar total: bytes that are to be copied; holes aren't.
+    @ivar stop: set: the thread leaves off.
+    """
+
+    def __init__(self) -> None:
+        self.total = 0
+        self.done = 0
+        self.stop = threading.Event()
+
+    @property
+    def percentage(self) -> int:
+        """0 to 99."""
+        return min(99, 100 * self.done // self.total) if self.total else 0
+
+
+@implementer(IMigration)
+class LibvirtMigration(LibvirtDisks):
+    """A host whose stopped domains can be moved; their volumes' bytes go through the server, from stream to stream."""
+
+    migrates_live = False
+
+    @verb
+    async def migrate(self, spec: DomainSpec, to: Any, live: bool, copy_storage: bool, progress: Progress) -> None:
+        subject = f"moving domain {spec.name}"
+        disks = await self._call(subject, self._do_look_here, spec.uuid)
+        others = {domain.uuid: domain for domain in await to.list_domains()}
+        if disks is None:
+            if spec.uuid not in others:
+                raise NoSuchThing(f"The host knows no domain {spec.uuid}.")
+            return
+        if spec.uuid not in others:
+            await self._call(subject, self._do_check_movable, spec.uuid)
+            if any(domain.name == spec.name for domain in others.values()):
+                raise AlreadyThere(f"The other host has another domain {spec.name}.")
+            if copy_storage:
+                await self._copy(subject, to, _pairs(spec, disks), progress)
+        # What is defined there has whole disks: from here on it is only carried to its end.
+        await self._to_the_end(self._hand_over(spec, to, spec.uuid in others))
+        progress(100)
+
+    def _do_look_here(self, uuid: str) -> Sequence[DomainDisk] | None:
+        try:
+            domain = self._do_find(uuid)
+        except NoSuchThing:
+            return None
+        return parse_domain(domain.XMLDesc(libvirt.VIR_DOMAIN_XML_INACTIVE)).disks
+
+    def _do_check_movable(self, uuid: str) -> None:
+        domain = self._do_find(uuid)
+        state = self._do_state(domain)
+        if domain.isActive() or state not in (DomainState.STOPPED, DomainState.CRASHED):
+            raise WrongState(f"Domain {domain.name()} is {state}; it can be moved when it is stopped.")
+
+    async def _hand_over(self, spec: DomainSpec, to: Any, there: bool) -> None:
+        if not there:
+            await self._call(f"moving domain {spec.name}", self._do_check_movable, spec.uuid)
+            await to.define_domain(spec)
+        try:
+            await self.undefine_domain(spec.uuid)
+        except Exception:
+            if not there:
+                await to.undefine_domain(spec.uuid)
+            raise
+
+    async def _to_the_end(self, work: Coroutine[Any, Any, None]) -> None:
+        """Wait for what can't be left half done; being cancelled changes nothing."""
+        ended: list[Any] = []
+        Deferred.fromCoroutine(work).addBoth(ended.append)
+        while not ended:
+            try:
+                await self._wait(LOOK)
+            except CancelledError:
+                continue
+        if isinstance(ended[0], Failure):
+            ended[0].raiseException()
+
+    async def _copy(self, subject: str, to: Any, pairs: Sequence[tuple[str, str]], progress: Progress) -> None:
+        copying = Copying()
+        working = self._host.run_long(self._guarded, subject, self._do_copy_all, to, pairs, copying)
+        ended: list[Any] = []
+        working.addBoth(ended.append)
+        cancelled = False
+        while not ended:
+            try:
+                await self._wait(LOOK)
+                progress(copying.percentage)
+            except CancelledError:
+                cancelled = True
+                copying.stop.set()
+        if cancelled:
+            raise CancelledError
+        if isinstance(ended[0], Failure):
+            ended[0].raiseException()
+
+    def _do_copy_all(self, to: Any, pairs: Sequence[tuple[str, str]], copying: Copying) -> None:
+        volumes = [(_do_volume_at(self._connection, here), _do_volume_at(to._connection, there)) for here, there in pairs]
+        for source, target in volumes:
+            if source.info()[1] != target.info()[1]:
+                raise AlreadyThere(f"Volume {target.name()} isn't as large as {source.name()}.")
+            copying.total += source.info()[2]
+        for source, target in volumes:
+            _do_copy(self._connection.newStream(), source, to._connection.newStream(), target, copying)
+            if copying.stop.is_set():
+                return
+
+
+def _pairs(spec: DomainSpec, disks: Sequence[DomainDisk]) -> list[tuple[str, str]]:
+    """The path here, and the path there, of each disk."""
+    new = {disk.target: disk for disk in spec.disks}
+    for disk in disks:
+        if disk.target not in new:
+            raise NoSuchThing(f"Disk {disk.target} of domain {spec.name} has no volume to be copied to.")
+        if new[disk.target].format != disk.format:
+            raise AlreadyThere(f"{new[disk.target].path} has another format than {disk.path}.")
+    return [(disk.path, new[disk.target].path) for disk in disks]
+
+
+def _do_volume_at(connection: Any, path: str) -> Any:
+    try:
+        return connection.storageVolLookupByPath(path)
+    except libvirt.libvirtError as error:
+        if code_of(error) == libvirt.VIR_ERR_NO_STORAGE_VOL:
+            raise NoSuchThing(f"{path} is no volume on its host.") from error
+        raise
+
+
+def _do_copy(down: Any, source: Any, up: Any, target: Any, copying: Copying) -> None:
+    """
+    Copy a volume's file, with its holes, onto a new one.
+
+    @see: U{https://libvirt.org/html/libvirt-libvirt-stream.html}
+    """
+    streams = (down, up)
+    try:
+        source.download(down, 0, 0, libvirt.VIR_STORAGE_VOL_DOWNLOAD_SPARSE_STREAM)
+        target.upload(up, 0, 0, libvirt.VIR_STORAGE_VOL_UPLOAD_SPARSE_STREAM)
+        while not copying.stop.is_set():
+            data = down.recvFlags(CHUNK, libvirt.VIR_STREAM_RECV_STOP_AT_HOLE)
+            if data == HOLE:
+                up.sendHole(down.recvHole())
+            elif data:
+                sent = 0
+                while sent < len(data):
+                    sent += up.send(data[sent:])
+                copying.done += len(data)
+            else:
+                down.finish()
+                up.finish()
+                return
+    except libvirt.libvirtError:
+        _do_abort(streams)
+        raise
+    _do_abort(streams)
+
+
+def _do_abort(streams: Sequence[Any]) -> None:
+    for stream in streams:
+        try:
+            stream.abort()
+        except libvirt.libvirtError:
+            continue  # one that failed or hadn't begun has nothing to abort

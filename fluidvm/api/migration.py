@@ -1,0 +1,197 @@
+"""VMs moved to another compute node."""
+
+from __future__ import annotations
+
+from contextlib import suppress
+from dataclasses import replace
+from typing import Annotated, Any
+from uuid import uuid4
+
+from twisted.internet.defer import CancelledError
+
+from fluidvm.api.networks import check_networks
+from fluidvm.api.vm_power import mark, settle
+from fluidvm.api.vms import check_boot, domain_spec
+from fluidvm.declare import AfterCrash, task
+from fluidvm.driver import DomainDisk, IDisks, IMigration, NoSuchThing
+from fluidvm.engine.job import Job
+from fluidvm.faults import Conflict, NotFound, Unavailable
+from fluidvm.kinds import Bool, NodeId, Struct, VmId
+from fluidvm.objects import VM, ComputeNode, Disk
+from fluidvm.store.objects import Update
+
+MOVABLE = ("stopped", "crashed", "running")
+Options = Annotated[
+    dict[str, Any],
+    Struct(
+        "how it is moved",
+        fields={
+            "live": Bool("while it runs; default: a VM that runs isn't moved"),
+            "copy_storage": Bool("its disks' bytes, too; default: a VM with disks isn't moved"),
+        },
+    ),
+]
+
+
+@task("vm", needs=(IMigration,), after_crash=AfterCrash.LOOK)
+async def migrate_vm(job: Job, vm: VmId, node: NodeId, options: Options = {}) -> None:  # noqa: B006
+    """
+    Move a VM to another compute node of the same driver, with its disks: stopped, or live where the driver can.
+
+    The names of its new volumes are durable before the hypervisors are asked. If it fails or is cancelled the VM is where it
+    was, and nothing is left on the other node; its old volumes are removed when it has moved.
+    """
+    record = job.inventory.get(VM, vm)
+    if "from" not in job.memo:
+        if record.compute_node == node:
+            return
+        await _plan(job, record, node, options)
+    if record.compute_node != node:
+        # Its capacity is set aside; who names a node is taken at its word, as where a VM is made.
+        job.reserve_on(node, vms=1, vcpus=record.vcpus, memory=record.memory)
+        live = job.memo["live"]
+        if live:
+            await mark(job, record, "migrating")
+        try:
+            await _move(job, record, node, live)
+        except CancelledError:
+            raise  # the server stops: its next start goes on here
+        except Exception as failed:
+            if not await _arrived(job, record, node):
+                await _undo(job, record, node, failed)
+                raise
+        await _arrive(job, record, node)
+    await _remove_old(job, record)
+
+
+async def _plan(job: Job, vm: VM, node: int, options: dict[str, Any]) -> None:
+    """Check everything, and make durable what the new volumes are called."""
+    source, target = job.inventory.get(ComputeNode, vm.compute_node), job.inventory.get(ComputeNode, node)
+    disks = job.inventory.disks_of(vm.id)
+    if target.driver != vm.driver:
+        raise Conflict(f"Compute node {target.name} has driver {target.driver}, VM {vm.name} is one of {vm.driver}.")
+    if target.mode != "active":
+        raise Conflict(f"Compute node {target.name} is in mode {target.mode}.")
+    if vm.state not in MOVABLE:
+        raise Conflict(f"VM {vm.name} is {vm.state}: it can be moved when it is stopped or runs.")
+    for id in (source.id, target.id):
+        await job.connection(id, IMigration)
+        if disks:
+            await job.connection(id, IDisks)
+    connection = await job.connection(source.id, IMigration)
+    if vm.powered and not options.get("live"):
+        raise Conflict(f"VM {vm.name} runs: stop it first, or have it moved live.")
+    if vm.powered and not connection.migrates_live:
+        raise Conflict(f"Driver {vm.driver} moves no VMs that run: stop VM {vm.name} first.")
+    if disks and not options.get("copy_storage"):
+        raise Conflict(f"VM {vm.name} has disks on compute node {source.name}: copy_storage has them copied.")
+    formats = job.nodes.formats(node) if disks else ()
+    for disk in disks:
+        if disk.state != "ready":
+            raise Conflict(f"Disk {disk.name} is {disk.state}.")
+        if disk.format not in formats:
+            raise Conflict(f"Compute node {target.name} has no disks of format {disk.format}, as {disk.name} is.")
+    check_networks(job, target, vm.interfaces)
+    check_boot(job, target, dict(vm.boot))
+    job.memo["from"] = source.id
+    job.memo["live"] = vm.powered
+    job.memo["volumes"] = {str(disk.id): f"{disk.name}-{uuid4().hex[:12]}" for disk in disks}
+    job.memo["old"] = [[disk.pool, disk.volume] for disk in disks]
+    await job.flush()
+
+
+def _new_disks(job: Job, vm: VM, node: int) -> list[Disk]:
+    """Its disks as they are to be on the other node; their paths aren't known yet."""
+    names = job.memo["volumes"]
+    disks = job.inventory.disks_of(vm.id)
+    return [replace(disk, compute_node=node, volume=names[str(disk.id)], path="") for disk in disks]
+
+
+async def _move(job: Job, vm: VM, node: int, live: bool) -> None:
+    source, target = await job.connection(vm.compute_node, IMigration), await job.connection(node, IMigration)
+    disks = _new_disks(job, vm, node)
+    if not await _knows(target, vm):
+        for disk in disks:
+            # Perhaps half copied by a run that was interrupted: what is copied onto has to be new.
+            await target.delete_volume(disk.pool, disk.volume)
+    attached = []
+    for disk in disks:
+        job.status(f"creating disk {disk.name} on the other compute node")
+        volume = await job.interruptible(
+            target.create_volume(disk.pool, disk.volume, disk.size, disk.format, lambda percentage: None)
+        )
+        attached.append(DomainDisk(volume.path, disk.format, str(disk.target)))
+    job.memo["paths"] = {str(disk.id): there.path for disk, there in zip(disks, attached, strict=True)}
+    await job.flush()
+    job.status(f"moving {vm.name}")
+    await job.interruptible(source.migrate(domain_spec(vm, attached), target, live, bool(disks), job.progress))
+
+
+async def _knows(connection: Any, vm: VM) -> bool:
+    try:
+        await connection.get_domain(vm.uuid)
+    except NoSuchThing:
+        return False
+    return True
+
+
+async def _arrived(job: Job, vm: VM, node: int) -> bool:
+    """After a failure: whether the other node has it all the same, and its own hasn't."""
+    with suppress(Exception):
+        there = await _knows(await job.connection(node), vm)
+        return there and not await _knows(await job.connection(vm.compute_node), vm)
+    return False
+
+
+async def _undo(job: Job, vm: VM, node: int, failed: Exception) -> None:
+    """Have nothing left on the other node, and note what the VM is. @raise Unavailable: it couldn't be removed."""
+    job.take_facts()
+    with suppress(Exception):
+        await settle(job, vm)
+    disks = _new_disks(job, vm, node)
+    try:
+        target = await job.connection(node)
+        if await _knows(await job.connection(vm.compute_node), vm):
+            await target.undefine_domain(vm.uuid)
+        for disk in disks:
+            with suppress(NoSuchThing):
+                await target.delete_volume(disk.pool, disk.volume)
+    except Exception as error:
+        name = job.inventory.get(ComputeNode, node).name
+        left = ", ".join(f"{disk.pool}/{disk.volume}" for disk in disks) or vm.domain_name
+        raise Unavailable(f"{failed} Cleaning up on compute node {name} failed, where {left} may be left: {error}") from failed
+
+
+async def _arrive(job: Job, vm: VM, node: int) -> None:
+    """The VM and its disks are on the other node now: noted in one transaction."""
+    try:
+        state = str((await job.domain(node, vm.uuid)).state)
+    except (NotFound, Unavailable):
+        state = vm.state
+    job.put(Update("vm", vm.id, {"compute_node": node, "state": state}))
+    for disk in _new_disks(job, vm, node):
+        there = {"compute_node": node, "volume": disk.volume, "path": job.memo["paths"][str(disk.id)]}
+        job.put(Update("disk", disk.id, there))
+    await job.flush()
+    job.unreserve()
+
+
+async def _remove_old(job: Job, vm: VM) -> None:
+    """Remove the volumes that the VM had. @raise Unavailable: it couldn't be done; says which are left."""
+    old = job.memo["old"]
+    if not old:
+        return
+    node = job.inventory.get(ComputeNode, job.memo["from"])
+    job.status("removing the old volumes")
+    try:
+        connection = await job.connection(node.id, IDisks)
+        for pool, name in old:
+            with suppress(NoSuchThing):
+                await connection.delete_volume(pool, name)
+    except CancelledError:
+        raise
+    except Exception as error:
+        left = ", ".join(f"{pool}/{name}" for pool, name in old)
+        raise Unavailable(
+            f"VM {vm.name} has moved, but of its old volumes on compute node {node.name} ({left}) some may be left: {error}"
+        ) from error
