@@ -41,7 +41,13 @@ def _path(words: str) -> Text:
 
 
 class KvmConnection(
-    LibvirtStats, LibvirtSave, LibvirtReset, LibvirtResize, LibvirtVolumes, LibvirtNetworks, LibvirtAdoption,
+    LibvirtStats,
+    LibvirtSave,
+    LibvirtReset,
+    LibvirtResize,
+    LibvirtVolumes,
+    LibvirtNetworks,
+    LibvirtAdoption,
     LibvirtMigration,
 ):
     """A QEMU/KVM host."""

@@ -159,7 +159,9 @@ async def _undo(job: Job, vm: VM, node: int, failed: Exception) -> None:
     except Exception as error:
         name = job.inventory.get(ComputeNode, node).name
         left = ", ".join(f"{disk.pool}/{disk.volume}" for disk in disks) or vm.domain_name
-        raise Unavailable(f"{failed} Cleaning up on compute node {name} failed, where {left} may be left: {error}") from failed
+        raise Unavailable(
+            f"{failed} Cleaning up on compute node {name} failed, where {left} may be left: {error}"
+        ) from failed
 
 
 async def _arrive(job: Job, vm: VM, node: int) -> None:

@@ -14,7 +14,7 @@ class MigrationTests(ServerCase):
 
     async def held(self, running: Running, node: int) -> tuple[list[str], list[str]]:
         """The UUIDs of a node's domains, and its volumes' names."""
-        connection = await running.server.nodes.connection(node)
+        connection = await running.server._nodes.connection(node)
         host = connection.simulated
         return [domain.uuid for domain in host.domains()], [volume.name for volume in host.all_volumes()]
 
@@ -91,7 +91,7 @@ class MigrationTests(ServerCase):
         await admin.do("start_vm", vm)
         await admin.call("migrate_vm", vm, two, {**COPY, "live": True})
         ec = await admin.call("commit_tasks")
-        connection = await running.server.nodes.connection(two)
+        connection = await running.server._nodes.connection(two)
         while not connection.simulated.all_volumes():
             await running.pass_time(0.1)
         await running.pass_time(0.1)
@@ -112,7 +112,7 @@ class MigrationTests(ServerCase):
             vm = await admin.do("create_vm", {"name": f"web{moved}", "compute_node": one, "disks": [{"size": 8}]})
             await admin.call("migrate_vm", vm, two, COPY)
             ec = await admin.call("commit_tasks")
-            connection = await running.server.nodes.connection(two)
+            connection = await running.server._nodes.connection(two)
             while not connection.simulated.all_volumes():
                 await running.pass_time(0.25)
             while moved and not connection.simulated.domains():
