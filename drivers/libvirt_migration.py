@@ -51,6 +51,11 @@ class LibvirtMigration(LibvirtDisks):
 
     migrates_live = False
 
+    @property
+    def libvirt(self) -> Any:
+        """For the host that a domain comes from: it has this host's connection in the server's own wrapping."""
+        return self._connection
+
     @verb
     async def migrate(self, spec: DomainSpec, to: Any, live: bool, copy_storage: bool, progress: Progress) -> None:
         subject = f"moving domain {spec.name}"
@@ -111,11 +116,13 @@ class LibvirtMigration(LibvirtDisks):
         working = self._host.run_long(self._guarded, subject, self._do_copy_all, to, pairs, copying)
         ended: list[Any] = []
         working.addBoth(ended.append)
-        cancelled = False
+        cancelled, told = False, 0
         while not ended:
             try:
                 await self._wait(LOOK)
-                progress(copying.percentage)
+                if copying.done > told:
+                    told = copying.done  # a copy that doesn't go on is silent, so that the server notices
+                    progress(copying.percentage)
             except CancelledError:
                 cancelled = True
                 copying.stop.set()
@@ -125,13 +132,13 @@ class LibvirtMigration(LibvirtDisks):
             ended[0].raiseException()
 
     def _do_copy_all(self, to: Any, pairs: Sequence[tuple[str, str]], copying: Copying) -> None:
-        volumes = [(_do_volume_at(self._connection, here), _do_volume_at(to._connection, there)) for here, there in pairs]
+        volumes = [(_do_volume_at(self._connection, here), _do_volume_at(to.libvirt, there)) for here, there in pairs]
         for source, target in volumes:
             if source.info()[1] != target.info()[1]:
                 raise AlreadyThere(f"Volume {target.name()} isn't as large as {source.name()}.")
             copying.total += source.info()[2]
         for source, target in volumes:
-            _do_copy(self._connection.newStream(), source, to._connection.newStream(), target, copying)
+            _do_copy(self._connection.newStream(), source, to.libvirt.newStream(), target, copying)
             if copying.stop.is_set():
                 return
 

@@ -19,7 +19,7 @@ from fluidvm.options import Options
 from fluidvm.service import Server
 from lab.host import guest
 
-from .drivers.real_host import shared_host, until
+from .drivers.real_host import other_host, shared_host, until
 from .support import CHEAP, PASSWORD
 
 
@@ -104,6 +104,43 @@ class ContractTests(TestCase):
             "initrd": str(self.guest / "initrd.gz"),
             "cmdline": "console=ttyS0 quiet",
         }
+
+    async def test_a_vm_is_moved(self) -> None:
+        """To another host, with its disk; what was written into that boots nothing here and something there."""
+        one = await self.add_node()
+        other = other_host()
+        pool, console = other.directory / "contract-pool", other.directory / "console"
+        console.mkdir(exist_ok=True)
+        options = {
+            "accelerator": "emulate", "pool": "contract", "pool_path": str(pool), "console_log_dir": str(console),
+        }  # fmt: skip
+        two = await self.call("add_compute_node", "other", "kvm", other.uri, options)
+        disks = [{"size": 8, "pool": "contract", "format": format} for format in ("raw", "qcow2")]
+        spec = {"name": "web", "memory": 128, "compute_node": one, "boot": self.kernel(), "disks": disks}
+        vm = await self.call("create_vm", spec)
+        self.assertEqual(await self.commit(), ["", ""])
+        raw, qcow = [Path((await self.call("get_disk", id))["path"]) for id in (await self.call("get_vm", vm))["disks"]]
+        with raw.open("r+b") as file:
+            file.write(b"moved" * 1000)
+        contents = raw.read_bytes(), qcow.read_bytes()
+        await self.call("migrate_vm", vm, two, {"copy_storage": True})
+        await self.call("start_vm", vm)
+        self.assertEqual(await self.commit(), ["", ""])
+        record = await self.call("get_vm", vm)
+        self.assertEqual((record["compute_node"], record["state"]), (two, "running"))
+        log = console / f"{record['uuid']}.log"
+        await until("boot", lambda: log.exists() and "GUEST-UP" in log.read_text(errors="replace"), 60)
+        self.assertEqual(self.outside.listAllDomains(0), [])
+        self.assertEqual(list(self.pool.iterdir()), [])
+        await self.call("stop_vm", vm)
+        self.assertEqual(await self.commit(), [""])
+        paths = [Path((await self.call("get_disk", id))["path"]) for id in record["disks"]]
+        self.assertEqual([path.parent for path in paths], [pool, pool])
+        self.assertEqual(paths[0].read_bytes(), contents[0])
+        self.assertEqual(paths[1].read_bytes()[: len(contents[1])], contents[1])
+        await self.call("delete_vm", vm)
+        self.assertEqual(await self.commit(), [""])
+        self.assertEqual(list(pool.iterdir()), [])
 
     async def test_a_guests_life(self) -> None:
         node = await self.add_node()

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 
+from twisted.internet import reactor
 from twisted.internet.defer import CancelledError, Deferred, maybeDeferred
 
 from fluidvm.driver import DomainSpec, DomainState, NoSuchThing, WrongState
@@ -62,7 +63,7 @@ class KvmMigrationTests(HostCase):
         there = await self.connect_other()
         spec, source, target = await self.with_disk(there, bytes(range(1, 256)) * (60 * 2**20 // 255))
         self.patch(libvirt_migration, "LOOK", 0.005)
-        moving = self.connection.migrate(spec, there, False, True, lambda part: moving.cancel())
+        moving = self.connection.migrate(spec, there, False, True, lambda part: reactor.callLater(0, moving.cancel))
         await self.assertFailure(moving, CancelledError)
         self.assertEqual(await there.list_domains(), [])
         self.assertIs((await self.connection.get_domain(spec.uuid)).state, DomainState.STOPPED)
