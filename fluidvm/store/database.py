@@ -65,6 +65,7 @@ class Database:
         self._batch: list[_Work] = []
         self._queue: SimpleQueue[list[_Work] | None] = SimpleQueue()
         self._thread: Thread | None = None
+        self._closed: Deferred[None] = Deferred()
         self.trouble = ""
         """Why the last transaction failed; empty: it didn't."""
 
@@ -109,8 +110,8 @@ class Database:
             done.callback(None)
             return done
         self._thread = None
-        self._batch.append(_Work(lambda connection: None, (), done))
         self._hand_over()
+        self._closed = done
         self._queue.put(None)
         return done
 
@@ -132,6 +133,7 @@ class Database:
         assert self._connection is not None and self._engine is not None
         self._connection.close()
         self._engine.dispose()
+        self._reactor.callFromThread(self._closed.callback, None)
 
     def _commit(self, group: list[_Work]) -> list[Any]:
         connection = self._connection
