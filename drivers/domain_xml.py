@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from xml.etree import ElementTree
 from xml.etree.ElementTree import Element, SubElement
 
-from fluidvm.driver import DomainDisk, DomainInterface, DomainSpec, DriverError
+from fluidvm.driver import DomainDisk, DomainInterface, DomainSpec, DriverError, Shares
 
 NAMESPACE = "https://fluidvm.org/xmlns/domain/1"
 """Of the metadata element that marks FluidVM's own domains."""
@@ -76,11 +76,17 @@ def _attributes(parent: Element, tag: str, **attributes: str) -> Element:
     return SubElement(parent, tag, attributes)
 
 
-def _disk(parent: Element | None, disk: DomainDisk) -> Element:
+def _disk(parent: Element | None, disk: DomainDisk, shares: Shares | None = None) -> Element:
     element = Element("disk", type="file", device="disk")
     _attributes(element, "driver", name="qemu", type=disk.format)
     _attributes(element, "source", file=disk.path)
     _attributes(element, "target", dev=disk.target, bus="virtio")
+    if shares is not None and (shares.disk_iops or shares.disk_mbps):
+        tune = SubElement(element, "iotune")
+        if shares.disk_mbps:
+            _text(tune, "total_bytes_sec", str(shares.disk_mbps * 2**20))
+        if shares.disk_iops:
+            _text(tune, "total_iops_sec", str(shares.disk_iops))
     if parent is not None:
         parent.append(element)
     return element
@@ -156,6 +162,8 @@ def domain_xml(spec: DomainSpec, platform: Platform) -> str:
     @raise DriverError: a value can't stand in XML, or the UUID is none.
     """
     domain = begin_domain(spec, platform.kind)
+    if spec.shares.cpu_shares != Shares.cpu_shares:
+        _text(SubElement(domain, "cputune"), "shares", str(spec.shares.cpu_shares))
     _boot(domain, spec, platform)
     features = SubElement(domain, "features")
     SubElement(features, "acpi")
@@ -169,7 +177,7 @@ def domain_xml(spec: DomainSpec, platform: Platform) -> str:
         for _ in range(len(spec.disks) + len(spec.interfaces) + 16):
             SubElement(devices, "controller", type="pci", model="pcie-root-port")
     for disk in spec.disks:
-        _disk(devices, disk)
+        _disk(devices, disk, spec.shares)
     for interface in spec.interfaces:
         devices.append(_interface(interface))
     serial = SubElement(devices, "serial", type="pty")

@@ -20,6 +20,7 @@ from .libvirt_migration import LibvirtMigration
 from .libvirt_networks import LibvirtNetworks
 from .libvirt_resize import LibvirtResize
 from .libvirt_save import LibvirtReset, LibvirtSave
+from .libvirt_shares import LibvirtShares
 from .libvirt_stats import LibvirtStats
 from .libvirt_volumes import LibvirtVolumes
 
@@ -49,6 +50,7 @@ class KvmConnection(
     LibvirtNetworks,
     LibvirtAdoption,
     LibvirtMigration,
+    LibvirtShares,
 ):
     """A QEMU/KVM host."""
 

@@ -44,7 +44,7 @@ from .vz_migration import VzMigration
 from .vz_node import FIRST_RETRY, LONG, PATIENCE, Container, changed, verb
 from .vz_runner import LocalRunner, Runner
 from .vz_saving import VzSaving
-from .vz_settings import VzSettings
+from .vz_shares import VzShares
 from .vz_snapshots import VzSnapshots
 from .vz_ssh import SshRunner, parse_address, read_credentials
 from .vz_stats import VzStats
@@ -56,7 +56,7 @@ STOP_TIMEOUT = 60
 
 
 @implementer(IConnection, ILiveResize)
-class OpenVzConnection(VzSaving, VzSnapshots, VzStats, VzMigration, VzGuest, VzSettings):
+class OpenVzConnection(VzSaving, VzSnapshots, VzStats, VzMigration, VzGuest, VzShares):
     """An OpenVZ node."""
 
     # Reading.
@@ -97,6 +97,7 @@ class OpenVzConnection(VzSaving, VzSnapshots, VzStats, VzMigration, VzGuest, VzS
             there = await self._create(spec, {identity.ctid for identity in identities.values()})
             try:
                 await self._redefine(spec, there, fresh=True)
+                await self._put_shares(there, spec.shares)
             except Exception:
                 await self._remove(spec.uuid)
                 raise
@@ -104,6 +105,7 @@ class OpenVzConnection(VzSaving, VzSnapshots, VzStats, VzMigration, VzGuest, VzS
             if there.state not in (STOPPED, DomainState.CRASHED):
                 raise WrongState(f"Container {spec.name} is {there.state}: stop it first.")
             await self._redefine(spec, there, fresh=False)
+            await self._put_shares(there, spec.shares)
 
     async def _create(self, spec: DomainSpec, taken: set[str]) -> Container:
         """Make the container, findable by its UUID from the first moment."""

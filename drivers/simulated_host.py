@@ -22,6 +22,7 @@ from fluidvm.driver import (
     HostInfo,
     Network,
     NoSuchThing,
+    Shares,
     Volume,
     WrongState,
 )
@@ -61,6 +62,7 @@ class SimulatedHost:
         self._domains: dict[str, DomainInfo] = {}
         self._volumes: dict[str, Volume] = {}
         self._boots: dict[str, dict[str, Any]] = {}
+        self._shares: dict[str, dict[str, Any]] = {}
         self._directory = directory
         self._journal: Journal | None = None
         if directory is not None:
@@ -73,6 +75,8 @@ class SimulatedHost:
                 self._volumes[key] = Volume(**value)
             elif kind == "boot":
                 self._boots[key] = value
+            elif kind == "shares":
+                self._shares[key] = value
             else:
                 disks = tuple(DomainDisk(**disk) for disk in value["disks"])
                 interfaces = tuple(DomainInterface(**interface) for interface in value.get("interfaces", ()))
@@ -162,6 +166,7 @@ class SimulatedHost:
                 spec.disks, spec.autostart, spec.interfaces,
             )
         )  # fmt: skip
+        self.put_shares(spec.uuid, spec.shares)
 
     def _remember_boot(self, uuid: str, boot: dict[str, Any] | None) -> None:
         self._remember("boot", uuid, boot)
@@ -189,6 +194,9 @@ class SimulatedHost:
         del self._domains[uuid]
         if uuid in self._boots:
             self._remember_boot(uuid, None)
+        if uuid in self._shares:
+            self._remember("shares", uuid, None)
+            del self._shares[uuid]
         self._tell(uuid, None)
 
     def _become(self, uuid: str, state: DomainState, allowed: tuple[DomainState, ...], needs: str) -> None:
@@ -266,6 +274,29 @@ class SimulatedHost:
         """@raise NoSuchThing: there is no such network."""
         if self._journal is not None and all(network.name != name for network in NETWORKS):
             raise NoSuchThing(f"There is no network {name} on the simulated host.")
+
+    def put_shares(self, uuid: str, shares: Shares) -> None:
+        """Hold a domain, with the disks and interfaces that it has now, to shares and rates."""
+        domain = self.domain(uuid)
+        held = {
+            "cpu_shares": shares.cpu_shares,
+            "disks": {disk.target: [shares.disk_iops, shares.disk_mbps] for disk in domain.disks},
+            "interfaces": {interface.mac: shares.network_mbps for interface in domain.interfaces},
+        }
+        if shares == Shares() and uuid not in self._shares:
+            return
+        if self._shares.get(uuid) != held:
+            self._remember("shares", uuid, held)
+            self._shares[uuid] = held
+
+    def shares(self, uuid: str) -> Shares:
+        """What a domain is held to."""
+        domain = self.domain(uuid)
+        held = self._shares.get(uuid, {"cpu_shares": Shares.cpu_shares, "disks": {}, "interfaces": {}})
+        disks = {tuple(held["disks"].get(disk.target, (None, None))) for disk in domain.disks}
+        interfaces = {held["interfaces"].get(interface.mac) for interface in domain.interfaces}
+        iops, mbps = disks.pop() if len(disks) == 1 else (None, None)
+        return Shares(held["cpu_shares"], iops, mbps, interfaces.pop() if len(interfaces) == 1 else None)
 
     # disks
 

@@ -43,6 +43,7 @@ from fluidvm.drivers.simulator_adoption import SimulatedAdoption
 from fluidvm.drivers.simulator_migration import SimulatedMigration
 from fluidvm.drivers.simulator_networks import SimulatedNetworks
 from fluidvm.drivers.simulator_save import SimulatedSave
+from fluidvm.drivers.simulator_shares import SimulatedShares
 from fluidvm.drivers.simulator_stats import SimulatedStats
 from fluidvm.drivers.simulator_volumes import SimulatedVolumes
 
@@ -54,7 +55,8 @@ VERBS = (
     "reboot", "pause", "resume", "set_memory", "set_vcpus", "resize_memory", "resize_vcpus", "list_volumes",
     "create_volume", "delete_volume", "attach_disk", "detach_disk", "domain_stats", "host_stats",
     "list_pools", "resize_volume", "resize_disk", "clone_volume", "save", "restore", "reset",
-    "list_networks", "attach_interface", "detach_interface", "get_spec", "volume_of", "migrate",
+    "list_networks", "attach_interface", "detach_interface", "get_spec", "volume_of", "migrate", "shareable",
+    "set_shares", "get_shares",
 )  # fmt: skip
 _VERB = Choice("a verb of the driver interface", choices=VERBS)
 
@@ -94,7 +96,13 @@ class Faults:
 
 @implementer(IConnection, ILiveResize, IDisks, IEvents)
 class SimulatedConnection(
-    SimulatedStats, SimulatedVolumes, SimulatedSave, SimulatedNetworks, SimulatedAdoption, SimulatedMigration
+    SimulatedStats,
+    SimulatedVolumes,
+    SimulatedSave,
+    SimulatedNetworks,
+    SimulatedAdoption,
+    SimulatedMigration,
+    SimulatedShares,
 ):
     """
     A connection to a simulated host.

@@ -33,6 +33,7 @@ from fluidvm.driver_abilities import (
     IStats,
     IVolumes,
 )
+from fluidvm.driver_shares import IShares
 from fluidvm.driver_values import (
     AlreadyThere,
     Boot,
@@ -49,6 +50,7 @@ from fluidvm.driver_values import (
     NoSuchThing,
     Pool,
     Progress,
+    Shares,
     Snapshot,
     Unreachable,
     Unsupported,
@@ -85,6 +87,7 @@ __all__ = [
     "INetworks",
     "IReset",
     "ISave",
+    "IShares",
     "ISnapshots",
     "IStats",
     "IVolumes",
@@ -95,6 +98,7 @@ __all__ = [
     "NoSuchThing",
     "Pool",
     "Progress",
+    "Shares",
     "Snapshot",
     "Struct",
     "Text",
@@ -327,5 +331,6 @@ ABILITIES: tuple[type[Interface], ...] = (
     INetworks,
     IAdoption,
     IMigration,
+    IShares,
 )
 """Every interface that a connection can provide, the core first."""

@@ -112,12 +112,31 @@ class Boot:
 
 
 @dataclass(frozen=True)
+class Shares:
+    """
+    How much of its host a domain may take, against others and at most.
+
+    @ivar cpu_shares: its CPUs' weight, 2 to 262144; a domain that was given none has 1024, the usual one (Linux's
+        Documentation/admin-guide/cgroup-v1, C{cpu.shares}).
+    @ivar disk_iops: operations a second of each disk; C{None}: as many as it can.
+    @ivar disk_mbps: MiB a second of each disk; C{None}: as above.
+    @ivar network_mbps: Mbit a second of each interface, either way; C{None}: as above.
+    """
+
+    cpu_shares: int = 1024
+    disk_iops: int | None = None
+    disk_mbps: int | None = None
+    network_mbps: int | None = None
+
+
+@dataclass(frozen=True)
 class DomainSpec:
     """
     A domain to define. Memory in MiB; C{max_vcpus} and C{max_memory} bound what it can have while it runs.
 
     @ivar disks: empty unless the connection provides L{IDisks}.
     @ivar autostart: whether the host starts it when it boots itself, with or without the server.
+    @ivar shares: as usual unless the connection provides L{IShares}.
     """
 
     uuid: str
@@ -130,6 +149,7 @@ class DomainSpec:
     boot: Boot = field(default_factory=Boot)
     autostart: bool = False
     interfaces: tuple[DomainInterface, ...] = ()
+    shares: Shares = field(default_factory=Shares)
 
 
 @dataclass(frozen=True)

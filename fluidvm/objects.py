@@ -7,7 +7,7 @@ Field by field as the wire contract lists them; what can be derived from other o
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any, ClassVar
 
@@ -164,13 +164,14 @@ class VM:
 
     @ivar powered: it counts as running; kept while its node can't tell.
     @ivar domain: its name on the hypervisor, where that isn't made from its own.
+    @ivar shares: the shares and rates of its owner's resource plan that the hypervisor holds it to.
     """
 
     TYPE: ClassVar[str] = "vm"
     FIELDS: ClassVar[Fields] = {
         "id": int, "name": str, "owner": int, "state": str, "uuid": str, "compute_node": int, "driver": str, "vcpus": int,
         "max_vcpus": int, "memory": int, "max_memory": int, "disks": list, "interfaces": list, "description": str,
-        "tags": list, "autostart": bool, "boot": dict, "snapshots": int, "created": datetime,
+        "tags": list, "autostart": bool, "boot": dict, "shares": dict, "snapshots": int, "created": datetime,
     }  # fmt: skip
 
     id: int
@@ -192,6 +193,7 @@ class VM:
     created: float
     powered: bool = False
     domain: str = ""
+    shares: Mapping[str, int] = field(default_factory=dict)
 
     @property
     def domain_name(self) -> str:
@@ -205,7 +207,8 @@ class VM:
             "compute_node": self.compute_node, "driver": self.driver, "vcpus": self.vcpus, "max_vcpus": self.max_vcpus,
             "memory": self.memory, "max_memory": self.max_memory, "disks": related["disks"],
             "interfaces": list(self.interfaces), "description": self.description, "tags": list(self.tags),
-            "autostart": self.autostart, "boot": dict(self.boot), "snapshots": 0, "created": moment(self.created),
+            "autostart": self.autostart, "boot": dict(self.boot), "shares": dict(self.shares) or None, "snapshots": 0,
+            "created": moment(self.created),
         }  # fmt: skip
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import atexit
+import contextlib
 import os
 import signal
 import subprocess
@@ -17,6 +18,12 @@ from fluidvm.drivers.libvirt_events import ensure_loop
 LAB = Path(__file__).resolve().parent
 CACHE = Path(os.environ.get("FLUIDVM_GUEST") or LAB.parent / ".state" / "guest")
 """Where the guest is kept between runs."""
+
+GROUPS = Path("/sys/fs/cgroup/cpu")
+"""Where C{host.sh} makes a control group, if it can."""
+
+GONE = 5.0
+"""Seconds that a killed host's processes have to be gone."""
 
 READY = 30.0
 """Seconds that a host has until it answers."""
@@ -115,7 +122,18 @@ class LibvirtHost:
         if process is not None:
             process.kill()
             process.wait()
+            _remove_group(GROUPS / f"fluidvm-lab-{process.pid}")
         atexit.unregister(self.stop)
+
+
+def _remove_group(group: Path) -> None:
+    """Remove a host's control groups, once what was in them has died."""
+    deadline = time.monotonic() + GONE
+    while group.exists() and time.monotonic() < deadline:
+        for directory, _, _ in os.walk(group, topdown=False):
+            with contextlib.suppress(OSError):
+                Path(directory).rmdir()
+        time.sleep(0.01)
 
 
 def _children(parent: int) -> list[int]:

@@ -72,6 +72,14 @@ rm -rf "$dir"/libvirt-sock* "$dir"/libvirt-admin-sock "$dir"/private
 mkdir -p "$dir/private"
 echo $$ > "$dir/host.pid"
 
+# Where control groups of version 1 can be made, guests' CPUs are weighed by one of the host's own. Hosts that were killed
+# have left theirs, which are empty.
+cpu=/sys/fs/cgroup/cpu controllers=''
+for old in "$cpu"/fluidvm-lab-*; do
+    if [ -d "$old" ] && [ ! -e "/proc/${old##*-}" ]; then find "$old" -depth -type d -exec rmdir {} + 2>/dev/null || true; fi
+done
+if [ ${#user[@]} = 0 ] && [ -e "$cpu/cpu.shares" ] && mkdir "$cpu/fluidvm-lab-$$" 2>/dev/null; then controllers='"cpu"'; fi
+
 cat > "$dir/qemu.conf" <<C
 user = "root"
 group = "root"
@@ -79,7 +87,7 @@ dynamic_ownership = 0
 remember_owner = 0
 security_driver = "none"
 namespaces = []
-cgroup_controllers = []
+cgroup_controllers = [$controllers]
 stdio_handler = "file"
 remote_display_port_min = $((5900 + number * 100))
 remote_display_port_max = $((5999 + number * 100))
@@ -110,7 +118,7 @@ C
 exec setpriv --pdeathsig KILL unshare "${user[@]}" --mount --uts --ipc --pid $net --fork --kill-child \
     --mount-proc --propagation private /bin/bash -c '
 set -euo pipefail
-dir=$1 kvm=$2 net=$3 tcp=$4 number=$5 own=$1/private
+dir=$1 kvm=$2 net=$3 tcp=$4 number=$5 group=$6 own=$1/private
 trap "exit 0" INT TERM
 mount -t tmpfs -o mode=700 fluidvm-lab "$own"
 # In a user namespace, what the real root owns is writable only where an upper directory holds it from the beginning.
@@ -131,6 +139,11 @@ if [ -z "$kvm" ]; then
     mount -t devpts -o mode=620,ptmxmode=666 devpts "$own/dev/pts"
     ln -s pts/ptmx "$own/dev/ptmx"
     mount --rbind "$own/dev" /dev
+fi
+# libvirt takes what it finds mounted of version 2 for controllers as well, and then fails to start guests.
+if [ -n "$group" ]; then
+    mount --bind "$group" "${group%/*}"
+    if mountpoint -q /sys/fs/cgroup/unified; then umount /sys/fs/cgroup/unified; fi
 fi
 hostname "fluidvm-lab-$number"
 if [ -n "$net" ]; then ip link set lo up; fi
@@ -162,4 +175,4 @@ while [ "$failures" -lt 3 ]; do
 done
 echo "host.sh: libvirtd does not stay up; see $dir/libvirtd.log" >&2
 exit 1
-' _ "$dir" "$kvm" "$net" "$tcp" "$number"
+' _ "$dir" "$kvm" "$net" "$tcp" "$number" "${controllers:+$cpu/fluidvm-lab-$$}"

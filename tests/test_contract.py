@@ -215,6 +215,35 @@ class ContractTests(TestCase):
         await self.call("delete_vm", vm)
         self.assertEqual(await self.commit(), ["", ""])
 
+    async def test_a_plans_shares(self) -> None:
+        """The hypervisor holds each VM to what its owner's resource plan says, from its making on."""
+        node = await self.add_node()
+        plan = await self.call("create_resource_plan", "small", {"cpu_shares": 512, "disk_iops": 200, "disk_mbps": 20})
+        user = await self.call("create_user", "alice", PASSWORD, {"resource_plan": plan})
+        spec = {"name": "web1", "owner": user, "memory": 128, "compute_node": node, "boot": self.kernel()}
+        vm = await self.call("create_vm", {**spec, "disks": [{"size": 8, "pool": "contract"}]})
+        more = {"name": "more", "size": 8, "compute_node": node, "pool": "contract", "owner": user}
+        disk = await self.call("create_disk", more)
+        await self.call("start_vm", vm)
+        await self.call("attach_disk", vm, disk)
+        self.assertEqual(await self.commit(), 6 * [""])
+        found = await self.call("get_vm", vm)
+        domain = self.outside.lookupByUUIDString(found["uuid"])
+        for target in ("vda", "vdb"):
+            for where in (libvirt.VIR_DOMAIN_AFFECT_LIVE, libvirt.VIR_DOMAIN_AFFECT_CONFIG):
+                held = domain.blockIoTune(target, where)
+                self.assertEqual((held["total_iops_sec"], held["total_bytes_sec"]), (200, 20 * 2**20))
+        rates = {"disk_iops": 200, "disk_mbps": 20}
+        try:
+            weight = domain.schedulerParametersFlags(libvirt.VIR_DOMAIN_AFFECT_LIVE)["cpu_shares"]
+        except libvirt.libvirtError:  # a host without control groups for CPUs
+            self.assertEqual(found["shares"], rates)
+        else:
+            self.assertEqual((found["shares"], weight), ({"cpu_shares": 512, **rates}, 512))
+        await self.call("stop_vm", vm)
+        await self.call("delete_vm", vm)
+        self.assertEqual(await self.commit(), ["", ""])
+
     async def test_a_guest_that_others_made(self) -> None:
         node = await self.add_node()
         pool = self.outside.storagePoolLookupByName("contract")

@@ -8,6 +8,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Annotated, Any
 
+from fluidvm.api.shares import put_shares
 from fluidvm.call import Call
 from fluidvm.declare import query, task
 from fluidvm.driver import DomainInterface, DriverError, INetworks, Unreachable
@@ -118,6 +119,7 @@ async def attach_interface(job: Job, vm: VmId, interface: NewInterface) -> int:
         if not isinstance(error, Unreachable):
             job.put(Update("vm", vm, {"interfaces": _without(job, vm, made["id"])}))
         raise
+    await put_shares(job, vm, plugged=True)
     return int(made["id"])
 
 

@@ -11,6 +11,7 @@ from twisted.internet.defer import CancelledError
 from fluidvm.api.disks import new_disk
 from fluidvm.api.networks import check_networks, new_interface
 from fluidvm.api.placing import free_name
+from fluidvm.api.shares import shares_of
 from fluidvm.api.vms import disks_of, domain_spec, remove_made
 from fluidvm.api.volumes import copy_volume
 from fluidvm.call import Call
@@ -81,6 +82,7 @@ async def _plan(job: Job, source: VM, name: str) -> VM:
     free_name(job.inventory, VM, name, owner)
     disks = job.inventory.disks_of(source.id)
     await job.connection(node.id, IVolumes if disks else IConnection)
+    shares = await shares_of(job, owner, node.id)
     sizes = sum(disk.size for disk in disks)
     check_driver(job.inventory, owner, source.driver)
     check_vm(job.inventory, owner, {"vm_vcpus": source.vcpus, "vm_memory": source.memory, "vm_disk": sizes})
@@ -96,7 +98,7 @@ async def _plan(job: Job, source: VM, name: str) -> VM:
     interfaces = tuple(new_interface(job, plug) for plug in plugs)
     clone = replace(
         source, id=job.target, name=name, state="creating", uuid=str(uuid4()), created=job.wall_clock(), domain="",
-        powered=False, interfaces=interfaces,
+        powered=False, interfaces=interfaces, shares=shares,
     )  # fmt: skip
     job.put(Create(clone))
     copies: dict[str, int] = {}

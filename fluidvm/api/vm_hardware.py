@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Annotated, Any
 
 from fluidvm.api.disks import check_attachable
+from fluidvm.api.shares import put_shares
 from fluidvm.declare import task
 from fluidvm.driver import DomainDisk, DomainState, IDisks, ILiveResize
 from fluidvm.engine.job import Job
@@ -43,6 +44,8 @@ async def _resize(job: Job, vm: int, what: str, stopped: str, live: str, amount:
         "vcpus": info.vcpus, "max_vcpus": info.max_vcpus, "memory": info.memory, "max_memory": info.max_memory,
     }  # fmt: skip
     job.put(Update("vm", vm, fields))
+    if growth > 0:
+        await put_shares(job, vm, plugged=False)
 
 
 LIVE = ((ILiveResize, "running VMs too"),)
@@ -86,6 +89,7 @@ async def attach_disk(job: Job, vm: VmId, disk: DiskId, options: AttachOptions =
     connection = await job.connection(record.compute_node, IDisks)
     await connection.attach_disk(record.uuid, DomainDisk(volume.path, volume.format, target))
     job.put(Update("disk", disk, {"vm": vm, "target": target}), Update("vm", vm, {}))
+    await put_shares(job, vm, plugged=True)
 
 
 @task("vm", needs=(IDisks,))

@@ -13,9 +13,22 @@ from fluidvm.api.disks import DEFAULT_POOL, check_attachable, delete_volume, mak
 from fluidvm.api.listing import list_objects, show
 from fluidvm.api.networks import MOST, InterfaceKind, check_networks, domain_interface, new_interface
 from fluidvm.api.placing import free_name, may_own, owner_of, place
+from fluidvm.api.shares import shares_of
 from fluidvm.call import Call
 from fluidvm.declare import AfterCrash, query, task
-from fluidvm.driver import Boot, DomainDisk, DomainSpec, DomainState, IConnection, IDisks, INetworks, Interface, NoSuchThing
+from fluidvm.driver import (
+    Boot,
+    DomainDisk,
+    DomainSpec,
+    DomainState,
+    IConnection,
+    IDisks,
+    INetworks,
+    Interface,
+    IShares,
+    NoSuchThing,
+    Shares,
+)
 from fluidvm.engine.job import Job
 from fluidvm.engine.placement import Wanted
 from fluidvm.engine.quota import check_vm, limits_of
@@ -129,7 +142,12 @@ def check_boot(job: Job, node: ComputeNode, boot: dict[str, Any]) -> None:
             raise Forbidden(f"spec.boot.{key}: {path} is in none of the boot_dirs of compute node {node.name}.")
 
 
-@task("vm", creates=True, early=_check_spec, better=((IDisks, "with disks"), (INetworks, "with interfaces")))
+@task(
+    "vm",
+    creates=True,
+    early=_check_spec,
+    better=((IDisks, "with disks"), (INetworks, "with interfaces"), (IShares, "within shares")),
+)
 async def create_vm(job: Job, spec: VmSpec) -> None:
     """
     Make a VM, stopped, with its disks and interfaces.
@@ -176,6 +194,7 @@ async def _plan(job: Job, spec: dict[str, Any]) -> VM:
     node = await place(job, spec, owner, shape, *abilities)
     for ability in abilities:
         await job.connection(node.id, ability)
+    shares = await shares_of(job, owner, node.id)
     check_networks(job, node, plugs)
     boot = spec.get("boot", {})
     check_boot(job, node, boot)
@@ -185,6 +204,7 @@ async def _plan(job: Job, spec: dict[str, Any]) -> VM:
         driver=node.driver, vcpus=vcpus, max_vcpus=spec.get("max_vcpus", vcpus), memory=memory,
         max_memory=spec.get("max_memory", memory), interfaces=interfaces, description=spec.get("description", ""),
         tags=tuple(spec.get("tags", ())), autostart=spec.get("autostart", False), boot=boot, created=job.wall_clock(),
+        shares=shares,
     )  # fmt: skip
     sizes = [disk["size"] for disk in wanted if "size" in disk]
     given = [job.inventory.get(Disk, disk["disk"]).size for disk in wanted if "disk" in disk]
@@ -225,6 +245,7 @@ def domain_spec(vm: VM, disks: Iterable[DomainDisk]) -> DomainSpec:
         uuid=vm.uuid, name=vm.domain_name, vcpus=vm.vcpus, max_vcpus=vm.max_vcpus, memory=vm.memory,
         max_memory=vm.max_memory, disks=tuple(disks), boot=boot, autostart=vm.autostart,
         interfaces=tuple(domain_interface(interface) for interface in vm.interfaces),
+        shares=Shares(**vm.shares),
     )  # fmt: skip
 
 

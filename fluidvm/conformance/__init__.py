@@ -23,6 +23,7 @@ from fluidvm.conformance.live_resize import LiveResizeContract
 from fluidvm.conformance.migration import MigrationContract
 from fluidvm.conformance.networks import NetworksContract
 from fluidvm.conformance.save import ResetContract, SaveContract
+from fluidvm.conformance.shares import SharesContract
 from fluidvm.conformance.stats import StatsContract
 from fluidvm.conformance.volumes import VolumesContract
 from fluidvm.driver import (
@@ -37,6 +38,7 @@ from fluidvm.driver import (
     Interface,
     IReset,
     ISave,
+    IShares,
     IStats,
     IVolumes,
 )
@@ -55,6 +57,7 @@ CONTRACTS: dict[type[Interface], type[ContractCase]] = {
     INetworks: NetworksContract,
     IAdoption: AdoptionContract,
     IMigration: MigrationContract,
+    IShares: SharesContract,
 }
 """The tests of each ability."""
 
