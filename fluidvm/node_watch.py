@@ -7,104 +7,41 @@ What the hypervisor tells, by its events or when it is listed, goes into the sto
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable, Iterable
 from contextlib import suppress
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
-from threading import Thread
 from typing import Any, TypeVar
 
 from twisted.internet.defer import CancelledError, Deferred, TimeoutError
 from twisted.internet.interfaces import IDelayedCall, IReactorTime
 from twisted.internet.threads import deferToThreadPool
 from twisted.logger import Logger
-from twisted.python.threadpool import ThreadPool
 
 from fluidvm.driver import (
-    DomainInfo,
     DomainState,
     DriverError,
     IConnection,
     IDisks,
     IEvents,
     Interface,
-    IVolumes,
     Unreachable,
 )
 from fluidvm.driver_loader import BrokenDriver, DriverLoader, UnknownDriver
 from fluidvm.faults import Unavailable, Unsupported
 from fluidvm.inventory import Inventory, missing
+from fluidvm.node_host import Host
+from fluidvm.node_storage import NodeStorage
 from fluidvm.objects import ComputeNode
 from fluidvm.patience import PatientConnection
+from fluidvm.reconcile import Busy, vm_differences
 from fluidvm.store.objects import Change, Update
 
 T = TypeVar("T")
 CONNECT_TIMEOUT = 30.0
 CLOSE_TIMEOUT = 3.0
 FIRST_RETRY, LONGEST_RETRY = 1.0, 60.0
-MEASURE_INTERVAL = 60.0
-"""Seconds between two looks at how much room storage pools have."""
-MOST_LONG = 4
-"""How many calls of a node that take long are made at the same time."""
-MOST_ABANDONED = 4
-"""How many threads of a node may hang before no further one is started for it."""
 OURS = ("creating", "starting", "stopping", "migrating")
 """States that a task under way has set: the task itself will say what came of it."""
-
-
-class Host:
-    """What a driver is lent for one node. Provides L{fluidvm.driver.DriverHost}."""
-
-    def __init__(self, reactor: Any, clock: IReactorTime, node: str, state_dir: Path) -> None:
-        self.clock = clock
-        self.node = node
-        self.state_dir = state_dir
-        self.reactor = reactor
-        self._pool = self._new_pool(1)
-        self._long = self._new_pool(MOST_LONG)
-        self._abandoned: list[ThreadPool] = []
-
-    def _new_pool(self, most: int) -> ThreadPool:
-        pool = ThreadPool(0, most, f"node {self.node}")
-        # A call that hangs must not keep the server from ending.
-        pool.threadFactory = partial(Thread, daemon=True)  # type: ignore[assignment]
-        return pool
-
-    def run(self, function: Callable[..., T], *args: Any) -> Deferred[T]:
-        """Call a blocking function in the node's thread."""
-        if not self._pool.started:
-            self._pool.start()
-        return deferToThreadPool(self.reactor, self._pool, function, *args)
-
-    def run_long(self, function: Callable[..., T], *args: Any) -> Deferred[T]:
-        """Call a blocking function that may take minutes in one of the node's threads for such."""
-        if not self._long.started:
-            self._long.start()
-        return deferToThreadPool(self.reactor, self._long, function, *args)
-
-    def call_in_reactor(self, function: Callable[..., Any], *args: Any) -> None:
-        """Call a function in the reactor's thread."""
-        self.reactor.callFromThread(function, *args)
-
-    def abandon(self) -> None:
-        """Have the next calls in another thread: this one hangs, and ends by itself when it doesn't any more."""
-        self._abandoned = [pool for pool in self._abandoned if pool.threads]
-        if self._pool.started and len(self._abandoned) < MOST_ABANDONED:
-            _end(self._pool)
-            self._abandoned.append(self._pool)
-            self._pool = self._new_pool(1)
-
-    def stop(self) -> None:
-        """End the threads, without waiting for a call that hangs."""
-        _end(self._pool)
-        _end(self._long)
-
-
-def _end(pool: ThreadPool) -> None:
-    if pool.started:
-        for _ in pool.threads:
-            pool.stopAWorker()
 
 
 @dataclass(frozen=True)
@@ -124,7 +61,7 @@ class NodeWatch:
     """
     One node's connection.
 
-    @param busy: tells whether a task holds a VM.
+    @param busy: tells whether a task holds an object.
     @param habits: how patient it is.
     """
 
@@ -136,7 +73,7 @@ class NodeWatch:
         drivers: DriverLoader,
         inventory: Inventory,
         host: Host,
-        busy: Callable[[int], bool],
+        busy: Busy,
         habits: Habits,
     ) -> None:
         self._habits = habits
@@ -154,9 +91,7 @@ class NodeWatch:
         self._retry: IDelayedCall | None = None
         self._delay = FIRST_RETRY
         self._since = 0.0
-        self._measuring: IDelayedCall | None = None
-        self.pools: dict[str, int] = {}
-        """How many MiB each storage pool had free when it was last asked."""
+        self.storage = NodeStorage(inventory, node.id, host.clock, busy)
         self._stopped = False
 
     def start(self) -> None:
@@ -167,9 +102,9 @@ class NodeWatch:
     async def stop(self) -> None:
         """Let go of the node."""
         self._stopped = True
-        for waiting in (self._retry, self._measuring):
-            if waiting is not None and waiting.active():
-                waiting.cancel()
+        self.storage.stop()
+        if self._retry is not None and self._retry.active():
+            self._retry.cancel()
         if self._attempt is not None:
             self._attempt.cancel()
         connection, self._connection = self._connection, None
@@ -238,22 +173,10 @@ class NodeWatch:
         self._connection = connection
         self._since = self._host.clock.seconds()
         self._log.info("Compute node {node} is online", node=self._host.node)
-        self._background(self._measure(connection), "measuring the pools")
+        self.storage.follow(connection)
         self._wake()
         if not IEvents.providedBy(connection):
             self._host.clock.callLater(self._habits.poll_interval, self._poll, connection)
-
-    async def _measure(self, connection: Any) -> None:
-        """Ask now and then how much room the storage pools have."""
-        if connection is not self._connection or not IVolumes.providedBy(connection):
-            return
-        try:
-            self.pools = {pool.name: pool.free for pool in await connection.list_pools()}
-        finally:
-            if not self._stopped:
-                self._measuring = self._host.clock.callLater(
-                    MEASURE_INTERVAL, lambda: self._background(self._measure(connection), "measuring the pools")
-                )
 
     async def _look(self, connection: Any) -> None:
         """Take on what the host and its domains are now."""
@@ -265,7 +188,7 @@ class NodeWatch:
         }  # fmt: skip
         changed = {key: value for key, value in fields.items() if getattr(self._node(), key) != value}
         changes: list[Change] = [Update("compute_node", self._id, changed)] if changed else []
-        await self._inventory.commit([*changes, *self._differences(domains)])
+        await self._inventory.commit([*changes, *vm_differences(self._inventory, self._id, domains, self._busy)])
 
     def _node(self) -> ComputeNode:
         return self._inventory.get(ComputeNode, self._id)
@@ -275,10 +198,13 @@ class NodeWatch:
         Look now, or try now to connect.
 
         @raise Unavailable: the node can't be reached.
+        @raise DriverError: its storage can't be looked at.
         """
         if self._connection is not None:
             try:
                 await self._look(self._connection)
+                if self._connection is not None:
+                    await self.storage.look(self._connection)
                 return
             except Unreachable as error:
                 self._lost(self._connection, str(error))
@@ -332,7 +258,7 @@ class NodeWatch:
         vm = self._inventory.vm_of(uuid)
         if vm is None or vm.compute_node != self._id:  # where it comes from or goes to is told by the task that moves it
             return
-        if vm.state in OURS or (state is None and self._busy(vm.id)):
+        if vm.state in OURS or (state is None and self._busy("vm", vm.id)):
             return
         shown = "missing" if state is None else str(state)
         if vm.state != shown:
@@ -342,30 +268,11 @@ class NodeWatch:
         async def poll() -> None:
             domains = await connection.list_domains()
             if connection is self._connection:
-                await self._inventory.commit(self._differences(domains))
+                await self._inventory.commit(vm_differences(self._inventory, self._id, domains, self._busy))
                 self._host.clock.callLater(self._habits.poll_interval, self._poll, connection)
 
         if connection is self._connection:
             self._background(Deferred.fromCoroutine(poll()), "polling")
-
-    def _differences(self, domains: Iterable[DomainInfo]) -> list[Change]:
-        real = {domain.uuid: domain for domain in domains}
-        changes: list[Change] = []
-        for vm in self._inventory.vms_on(self._id):
-            if self._busy(vm.id) or vm.state == "creating":
-                continue
-            domain = real.get(vm.uuid)
-            if domain is None:
-                fields: dict[str, Any] = {"state": "missing"}
-            else:
-                fields = {
-                    "state": str(domain.state), "vcpus": domain.vcpus, "max_vcpus": domain.max_vcpus,
-                    "memory": domain.memory, "max_memory": domain.max_memory,
-                }  # fmt: skip
-            changed = {key: value for key, value in fields.items() if getattr(vm, key) != value}
-            if changed:
-                changes.append(Update("vm", vm.id, changed))
-        return changes
 
     def _background(self, work: Any, what: str) -> None:
         done = work if isinstance(work, Deferred) else Deferred.fromCoroutine(work)
@@ -396,7 +303,7 @@ class Nodes:
         self._inventory = inventory
         self._state_dir = state_dir
         self._watches: dict[int, NodeWatch] = {}
-        self.busy: Callable[[int], bool] = lambda vm: False
+        self.busy: Busy = lambda type, id: False
         """Tells whether a task holds a VM; the engine sets it."""
 
     def start(self) -> None:
@@ -409,7 +316,7 @@ class Nodes:
         if node.id in self._watches:  # by an interrupted run of the same task
             return self._watches[node.id].settled()
         host = Host(self._reactor, self._clock, node.name, self._state_dir / f"node-{node.id}")
-        watch = NodeWatch(node, self._drivers, self._inventory, host, lambda vm: self.busy(vm), self._habits)
+        watch = NodeWatch(node, self._drivers, self._inventory, host, lambda type, id: self.busy(type, id), self._habits)
         self._watches[node.id] = watch
         watch.start()
         return watch.settled()
@@ -482,7 +389,7 @@ class Nodes:
     def pool_space(self, id: int, pool: str) -> int | None:
         """Tell how many MiB a node's storage pool had free when it was last asked; C{None}: it isn't known."""
         watch = self._watches.get(id)
-        return None if watch is None else watch.pools.get(pool)
+        return None if watch is None else watch.storage.pools.get(pool)
 
     def formats(self, id: int) -> tuple[str, ...]:
         """

@@ -101,7 +101,7 @@ class Server(Service):  # type: ignore[misc]
         self._nodes = Nodes(reactor, clock, drivers, self.inventory, settings.state, habits)
         resources = Resources(clock, wall_clock, self.inventory, self._nodes, drivers, self.sessions, settings.placement)
         self._engine = Engine(resources, settings.tasks_per_node, self._audit)
-        self._nodes.busy = lambda vm: self._engine.claims.held(("vm", vm))
+        self._nodes.busy = lambda type, id: self._engine.claims.held((type, id))
         services = Services(resources, self._database, self._engine, self._logins, self._audit, self._mapping)
         self.dispatcher = Dispatcher(services)
         self._site = make_site(
