@@ -80,6 +80,7 @@ class EndTests(XenCase):
     async def test_a_shutdown(self) -> None:
         spec = await self.started(uuid=self.spec.uuid)
         await self.up(spec)
+        self.told.clear()  # it was stopped when it was defined, too
         await self.connection.shutdown(spec.uuid)
         await until("the end told", lambda: STOPPED in self.told, UP)
         self.assertNotIn(CRASHED, self.told)
