@@ -30,6 +30,7 @@ from fluidvm.driver import (
     IDriver,
     ILiveResize,
     Int,
+    IPatience,
     Struct,
     Text,
     Unreachable,
@@ -55,9 +56,23 @@ STOP_TIMEOUT = 60
 """Seconds that a guest has to go down when it is rebooted, before it is killed. vzctl's own 120 are more than a verb has."""
 
 
-@implementer(IConnection, ILiveResize)
+@implementer(IConnection, ILiveResize, IPatience)
 class OpenVzConnection(VzSaving, VzSnapshots, VzStats, VzMigration, VzGuest, VzShares):
-    """An OpenVZ node."""
+    """An OpenVZ node. Each command has its own time; what copies a file system or a memory has as much as it takes."""
+
+    patience = dict.fromkeys(
+        (
+            "define_domain",
+            "undefine_domain",
+            "save",
+            "restore",
+            "create_snapshot",
+            "revert_snapshot",
+            "delete_snapshot",
+            "migrate",
+        ),
+        LONG + PATIENCE,
+    )
 
     # Reading.
 

@@ -85,6 +85,7 @@ __all__ = [
     "ILiveResize",
     "IMigration",
     "INetworks",
+    "IPatience",
     "IReset",
     "ISave",
     "IShares",
@@ -317,6 +318,18 @@ class IConnection(Interface):
         @raise NoSuchThing: no such domain.
         @raise WrongState: it isn't stopped (see L{ILiveResize}).
         """
+
+
+class IPatience(Interface):
+    """
+    Some verbs take longer than the server waits (C{--node-timeout}) and tell of no progress.
+
+    A connection may provide it beside its abilities. Its driver watches itself over what takes so long.
+    """
+
+    patience: Mapping[str, float] = Attribute(
+        "By verb, the seconds that it may take; others have the server's time."
+    )
 
 
 ABILITIES: tuple[type[Interface], ...] = (

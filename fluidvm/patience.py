@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from twisted.internet.defer import CancelledError, Deferred
@@ -11,7 +11,7 @@ from twisted.python.failure import Failure
 from zope.interface import directlyProvides, providedBy
 from zope.interface.interface import Method
 
-from fluidvm.driver import Unreachable
+from fluidvm.driver import IPatience, Unreachable
 
 LOOKS = 4
 """How often within the time-out the verbs under way are looked at."""
@@ -21,12 +21,13 @@ _AT_ONCE = frozenset({"close", "on_lost", "subscribe"})
 class _UnderWay:
     """A verb that hasn't ended."""
 
-    __slots__ = ("deadline", "ended", "name", "outcome", "work")
+    __slots__ = ("deadline", "ended", "name", "outcome", "timeout", "work")
 
-    def __init__(self, name: str, work: Deferred[Any], deadline: float) -> None:
+    def __init__(self, name: str, work: Deferred[Any], now: float, timeout: float) -> None:
         self.name = name
         self.work = work
-        self.deadline = deadline
+        self.timeout = timeout
+        self.deadline = now + timeout
         self.outcome: Deferred[Any] = Deferred(self._cancel)
         self.ended = False
 
@@ -59,7 +60,7 @@ class PatientConnection:
     It provides what the connection provides.
 
     @param node: the compute node's name, for the words.
-    @param timeout: seconds.
+    @param timeout: seconds; more where the connection's C{patience} says so.
     """
 
     def __init__(
@@ -69,6 +70,7 @@ class PatientConnection:
         self._clock = clock
         self._node = node
         self._timeout = timeout
+        self._longer: Mapping[str, float] = connection.patience if IPatience.providedBy(connection) else {}
         self._on_hang = on_hang
         self._under_way: dict[_UnderWay, None] = {}
         self._looking: IDelayedCall | None = None
@@ -94,7 +96,7 @@ class PatientConnection:
         def alive(progress: Callable[[int], None]) -> Callable[[int], None]:
             def tell(percentage: int) -> None:
                 for call in calls:
-                    call.deadline = self._clock.seconds() + self._timeout
+                    call.deadline = self._clock.seconds() + call.timeout
                 progress(percentage)
 
             return tell
@@ -103,7 +105,8 @@ class PatientConnection:
         work = method(*(alive(argument) if callable(argument) else argument for argument in arguments))
         if work.called and not work.paused:
             return work
-        call = _UnderWay(name, work, self._clock.seconds() + self._timeout)
+        timeout = max(self._timeout, self._longer.get(name, 0.0))
+        call = _UnderWay(name, work, self._clock.seconds(), timeout)
         calls.append(call)
         self._under_way[call] = None
         if self._looking is None:
@@ -128,7 +131,7 @@ class PatientConnection:
         if late is None:
             self._looking = self._clock.callLater(self._timeout / LOOKS, self._look)
         else:
-            reason = f"no answer to {late.name} within {self._timeout:g} s"
+            reason = f"no answer to {late.name} within {late.timeout:g} s"
             self._on_hang(reason)
             self.give_up(reason)
 

@@ -5,9 +5,9 @@ from typing import Any
 from twisted.internet.defer import CancelledError, Deferred, succeed
 from twisted.internet.task import Clock
 from twisted.trial.unittest import SynchronousTestCase
-from zope.interface import implementer
+from zope.interface import alsoProvides, implementer
 
-from fluidvm.driver import IConnection, IEvents, ILiveResize, Unreachable
+from fluidvm.driver import IConnection, IEvents, ILiveResize, IPatience, Unreachable
 from fluidvm.patience import PatientConnection
 
 
@@ -64,6 +64,22 @@ class PatienceTests(SynchronousTestCase):
         self.assertFalse(IEvents.providedBy(self.patient))
         self.assertEqual(self.patient.note, "an attribute")
         self.assertRaises(AttributeError, getattr, self.patient, "fly")
+
+    def test_what_takes_longer_by_its_nature(self) -> None:
+        alsoProvides(self.slow, IPatience)
+        self.slow.patience = {"get_domain": 20.0, "stop": 1.0}
+        patient: Any = PatientConnection(self.slow, self.clock, "node1", 8.0, self.hung.append)
+        long = patient.get_domain("a")
+        self.clock.pump([2.0] * 9)
+        self.assertNoResult(long)
+        self.clock.pump([2.0] * 2)
+        self.failureResultOf(long, Unreachable)
+        self.assertEqual(self.hung, ["no answer to get_domain within 20 s"])
+        short = patient.stop("b")
+        self.clock.pump([2.0] * 3)
+        self.assertNoResult(short)
+        self.slow.calls[-1].callback(None)
+        self.assertEqual(self.successResultOf(short), "b")
 
     def test_what_ends_in_time(self) -> None:
         self.assertEqual(self.successResultOf(self.patient.start("a")), "a")

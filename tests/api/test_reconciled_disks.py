@@ -47,7 +47,7 @@ class DiskTests(ServerCase):
         await admin.do("delete_disk", 1)
 
     async def test_looked_for_when_connected_and_every_minute(self) -> None:
-        running, admin, node = await self.start()
+        running, _, node = await self.start()
         host = simulated(running, node)
         (volume,) = host.all_volumes()
         host.put_volume(replace(volume, size=15))
