@@ -327,9 +327,7 @@ class IPatience(Interface):
     A connection may provide it beside its abilities. Its driver watches itself over what takes so long.
     """
 
-    patience: Mapping[str, float] = Attribute(
-        "By verb, the seconds that it may take; others have the server's time."
-    )
+    patience: Mapping[str, float] = Attribute("By verb, the seconds that it may take; others have the server's time.")
 
 
 ABILITIES: tuple[type[Interface], ...] = (

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import replace
 from typing import Annotated, Any
@@ -13,7 +14,7 @@ from fluidvm.api.networks import check_networks
 from fluidvm.api.vm_power import mark, settle
 from fluidvm.api.vms import check_boot, domain_spec
 from fluidvm.declare import AfterCrash, task
-from fluidvm.driver import DomainDisk, IDisks, IMigration, NoSuchThing
+from fluidvm.driver import DomainDisk, IDisks, IMigration, NoSuchThing, Progress
 from fluidvm.engine.job import Job
 from fluidvm.faults import Conflict, NotFound, Unavailable
 from fluidvm.kinds import Bool, NodeId, Struct, VmId
@@ -21,6 +22,8 @@ from fluidvm.objects import VM, ComputeNode, Disk
 from fluidvm.store.objects import Update
 
 MOVABLE = ("stopped", "crashed", "running")
+MEMO = ("from", "live", "volumes", "old", "paths")
+"""What the memo knows of a VM under way."""
 Options = Annotated[
     dict[str, Any],
     Struct(
@@ -41,6 +44,15 @@ async def migrate_vm(job: Job, vm: VmId, node: NodeId, options: Options = {}) ->
     The names of its new volumes are durable before the hypervisors are asked. If it fails or is cancelled the VM is where it
     was, and nothing is left on the other node; its old volumes are removed when it has moved.
     """
+    await move(job, vm, node, options, job.progress)
+
+
+async def move(job: Job, vm: int, node: int, options: Mapping[str, Any], progress: Progress) -> None:
+    """
+    Move a VM, or go on with that: how far it has come is in the memo, under L{MEMO}'s keys.
+
+    @raise ApiFault: it is where it was; C{DriverError} as well.
+    """
     record = job.inventory.get(VM, vm)
     if "from" not in job.memo:
         if record.compute_node == node:
@@ -53,7 +65,7 @@ async def migrate_vm(job: Job, vm: VmId, node: NodeId, options: Options = {}) ->
         if live:
             await mark(job, record, "migrating")
         try:
-            await _move(job, record, node, live)
+            await _move(job, record, node, live, progress)
         except CancelledError:
             raise  # the server stops: its next start goes on here
         except Exception as failed:
@@ -64,7 +76,7 @@ async def migrate_vm(job: Job, vm: VmId, node: NodeId, options: Options = {}) ->
     await _remove_old(job, record)
 
 
-async def _plan(job: Job, vm: VM, node: int, options: dict[str, Any]) -> None:
+async def _plan(job: Job, vm: VM, node: int, options: Mapping[str, Any]) -> None:
     """Check everything, and make durable what the new volumes are called."""
     source, target = job.inventory.get(ComputeNode, vm.compute_node), job.inventory.get(ComputeNode, node)
     disks = job.inventory.disks_of(vm.id)
@@ -107,7 +119,7 @@ def _new_disks(job: Job, vm: VM, node: int) -> list[Disk]:
     return [replace(disk, compute_node=node, volume=names[str(disk.id)], path="") for disk in disks]
 
 
-async def _move(job: Job, vm: VM, node: int, live: bool) -> None:
+async def _move(job: Job, vm: VM, node: int, live: bool, progress: Progress) -> None:
     source, target = await job.connection(vm.compute_node, IMigration), await job.connection(node, IMigration)
     disks = _new_disks(job, vm, node)
     if not await _knows(target, vm):
@@ -124,7 +136,7 @@ async def _move(job: Job, vm: VM, node: int, live: bool) -> None:
     job.memo["paths"] = {str(disk.id): there.path for disk, there in zip(disks, attached, strict=True)}
     await job.flush()
     job.status(f"moving {vm.name}")
-    await job.interruptible(source.migrate(domain_spec(vm, attached), target, live, bool(disks), job.progress))
+    await job.interruptible(source.migrate(domain_spec(vm, attached), target, live, bool(disks), progress))
 
 
 async def _knows(connection: Any, vm: VM) -> bool:

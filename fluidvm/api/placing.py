@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterable
 from dataclasses import replace
 from typing import Any
 
@@ -62,6 +63,18 @@ async def place(job: Job, spec: dict[str, Any], owner: int, wanted: Wanted, *abi
     limits = limits_of(job.inventory, owner)
     if "driver" in spec:
         check_driver(job.inventory, owner, spec["driver"])
+    wanted = replace(wanted, driver=spec.get("driver"), labels=spec.get("labels", ()))
+    return await fit(job, wanted, abilities, lambda driver: allows(limits, driver))
+
+
+async def fit(
+    job: Job, wanted: Wanted, abilities: Iterable[type[Interface]], allowed: Callable[[str], bool] = lambda driver: True
+) -> ComputeNode:
+    """
+    Find a compute node with room, and set that aside, as L{place} does.
+
+    @raise Unavailable: none fits; says why.
+    """
     ledger = job.inventory.ledger
 
     def load(node: ComputeNode) -> Load:
@@ -71,9 +84,9 @@ async def place(job: Job, spec: dict[str, Any], owner: int, wanted: Wanted, *abi
 
     while True:
         chosen, reasons = choose(
-            job.inventory.all(ComputeNode), replace(wanted, driver=spec.get("driver"), labels=spec.get("labels", ())),
-            load=load, able=lambda node: all(job.nodes.provides(node.id, ability) for ability in abilities),
-            strategy=job.placement, allowed=lambda driver: allows(limits, driver),
+            job.inventory.all(ComputeNode), wanted, load=load,
+            able=lambda node: all(job.nodes.provides(node.id, ability) for ability in abilities),
+            strategy=job.placement, allowed=allowed,
         )  # fmt: skip
         if chosen is not None or not await job.nodes.settled():
             break

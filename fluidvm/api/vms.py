@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Mapping
 from typing import Annotated, Any
 from uuid import uuid4
 
@@ -187,7 +187,7 @@ async def _plan(job: Job, spec: dict[str, Any]) -> VM:
     memory = spec.get("memory", min(limits.get("default_memory", 512), spec.get("max_memory", MEMORY_HIGH)))
     default_disk = limits.get("default_disk")
     wanted = spec.get("disks", [] if default_disk is None else [{"size": default_disk}])
-    pool, space = _largest([disk for disk in wanted if "size" in disk])
+    pool, space = largest_pool([disk for disk in wanted if "size" in disk])
     shape = Wanted(vcpus, memory, pool=pool, space=space)
     plugs = spec.get("interfaces", [])
     abilities: list[type[Interface]] = [IConnection, *([IDisks] if wanted else []), *([INetworks] if plugs else [])]
@@ -228,8 +228,8 @@ async def _plan(job: Job, spec: dict[str, Any]) -> VM:
     return vm
 
 
-def _largest(disks: list[dict[str, Any]]) -> tuple[str, int]:
-    """In which storage pool a VM's new disks take most, and how much."""
+def largest_pool(disks: Iterable[Mapping[str, Any]]) -> tuple[str, int]:
+    """In which storage pool disks of C{size} take most, and how much."""
     sums: Counter[str] = Counter()
     for disk in disks:
         sums[disk.get("pool", DEFAULT_POOL)] += disk["size"]

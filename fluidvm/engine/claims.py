@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 
 from twisted.internet.defer import Deferred
 
@@ -65,3 +65,36 @@ class Claims:
     def held(self, key: Key) -> bool:
         """Tell whether a task holds an object or waits for it."""
         return key in self._queues
+
+
+class Holding:
+    """
+    What one task holds.
+
+    @param claims: where it queues.
+    @param keys: tells what it is to hold, which may be more by the time it gets it: a VM's disks.
+    """
+
+    def __init__(self, claims: Claims, keys: Callable[[], set[Key]]) -> None:
+        self._claims = claims
+        self._keys = keys
+        self._claim: Claim | None = None
+        self.waiting: Deferred[Claim] | None = None
+
+    async def take(self) -> None:
+        """Let go of what it holds, and wait for what it is to hold now. Nobody holds one thing and waits for another."""
+        while True:
+            self.release()
+            self.waiting = self._claims.take(self._keys())
+            try:
+                self._claim = await self.waiting
+            finally:
+                self.waiting = None
+            if self._keys() <= self._claim.keys:
+                return
+
+    def release(self) -> None:
+        """Let go."""
+        claim, self._claim = self._claim, None
+        if claim is not None:
+            self._claims.release(claim)

@@ -5,8 +5,9 @@ from __future__ import annotations
 from datetime import datetime
 from typing import Any, ClassVar
 
-from twisted.internet.defer import Deferred, DeferredLock
+from twisted.internet.defer import DeferredLock
 
+from fluidvm.engine.claims import Holding
 from fluidvm.engine.job import Job
 from fluidvm.objects import Fields
 from fluidvm.store.contexts import StoredContext, StoredTask
@@ -17,16 +18,16 @@ class Task:
     """
     A task of a context.
 
-    @ivar waiting: while it waits for its claims: what it waits for.
+    @ivar holding: from when it waits for its claims: what it holds.
     @ivar job: while its body runs.
     @ivar ending: its end is decided, though perhaps not stored yet.
     """
 
-    __slots__ = ("ending", "job", "progress", "row", "waiting")
+    __slots__ = ("ending", "holding", "job", "progress", "row")
 
     def __init__(self, row: StoredTask) -> None:
         self.row = row
-        self.waiting: Deferred[Any] | None = None
+        self.holding: Holding | None = None
         self.job: Job | None = None
         self.ending = row.finished is not None
         self.progress = row.progress if row.finished is None else 100

@@ -14,7 +14,7 @@ from twisted.logger import Logger
 from fluidvm.audit import AuditLog, Line
 from fluidvm.declare import METHODS, AfterCrash
 from fluidvm.engine import entitlement
-from fluidvm.engine.claims import Claim, Claims, Key
+from fluidvm.engine.claims import Claims, Holding, Key
 from fluidvm.engine.context import Context, Task
 from fluidvm.engine.job import Job, Resources
 from fluidvm.engine.outcome import fault_of
@@ -80,8 +80,13 @@ class Engine:
                         self._inventory.ledger.reserve((row.id, place), of_user(owner), asked)
 
     def start(self) -> None:
-        """Go on with the contexts that were loaded."""
-        for context in list(self._contexts.values()):
+        """Go on with the contexts that were loaded: with what had begun first, for others don't expect to find that so."""
+
+        def fresh(context: Context) -> bool:
+            first = next((task for task in context.tasks if task.row.finished is None), None)
+            return first is None or not self._begun(first)
+
+        for context in sorted(self._contexts.values(), key=fresh):
             self._chain(context)
 
     async def stop(self, patience: float) -> None:
@@ -94,8 +99,8 @@ class Engine:
         self._waiters.wake_all()
         for context in self._contexts.values():
             for task in context.tasks:
-                if task.waiting is not None:
-                    task.waiting.cancel()
+                if task.holding is not None and task.holding.waiting is not None:
+                    task.holding.waiting.cancel()
         self._slots.close()
         chains = list(self._chains.values())
         # Twice: what is cancelled may clean up first, but not for any time.
@@ -190,9 +195,9 @@ class Engine:
         if waiting:
             await self._end(context, [(place, Conflict("cancelled"), "") for place in waiting], [])
             for place in waiting:
-                claiming = context.tasks[place].waiting
-                if claiming is not None:
-                    claiming.cancel()
+                holding = context.tasks[place].holding
+                if holding is not None and holding.waiting is not None:
+                    holding.waiting.cancel()
         return cancelled
 
     def _begun(self, task: Task) -> bool:
@@ -267,12 +272,14 @@ class Engine:
             unknown = Unsupported(f"This server has no method {task.row.method}: check what came of it.")
             await self._end(context, [(place, unknown, "")], [])
             return
-        try:
-            claim = await self._claim(task)
-        except CancelledError:
-            return  # cancelled by a client, who has ended it, or the server stops
+        # What a task may change: what it names or has said that it holds, and the disks that its VMs have by then.
+        holding = task.holding = Holding(self.claims, lambda: self._keys(task))
         job: Job | None = None
         try:
+            try:
+                await holding.take()
+            except CancelledError:
+                return  # cancelled by a client, who has ended it, or the server stops
             if task.ending:
                 return
             if method.after_crash is AfterCrash.REPORT and task.row.started is not None:
@@ -280,7 +287,7 @@ class Engine:
                 await self._end(context, [(place, interrupted, "")], [])
                 return
             begun = self._begun(task)
-            job = task.job = self._job(context, place, task)
+            job = task.job = self._job(context, place, task, holding)
             await self._begin(context, place, task, method.after_crash)
             fault: ApiFault | None = None
             result = None
@@ -295,25 +302,13 @@ class Engine:
                 fault = fault_of(error, method.name)
             await self._end(context, [(place, fault, "" if result is None else result)], job.take_facts())
         finally:
-            task.job = None
+            task.job = task.holding = None
             if job is not None:
                 job.release()
-            self.claims.release(claim)
-
-    async def _claim(self, task: Task) -> Claim:
-        """Wait for all that a task may change: what it names, and the disks that its VMs have by then."""
-        while True:
-            task.waiting = self.claims.take(self._keys(task))
-            try:
-                claim = await task.waiting
-            finally:
-                task.waiting = None
-            if self._keys(task) <= claim.keys:
-                return claim
-            self.claims.release(claim)  # a VM got another disk meanwhile
+            holding.release()
 
     def _keys(self, task: Task) -> set[Key]:
-        named = {(type_name, id) for type_name, id in task.row.claims}
+        named = {(type_name, id) for type_name, id in (*task.row.claims, *task.row.memo.get("holds", ()))}
         disks = {("disk", disk.id) for name, id in named if name == "vm" for disk in self._inventory.disks_of(id)}
         return named | disks
 
@@ -328,7 +323,7 @@ class Engine:
             started = {"started": task.row.started}
             await self._insist(context, [], [(stored.save_task, (context.row.id, place, started))])
 
-    def _job(self, context: Context, place: int, task: Task) -> Job:
+    def _job(self, context: Context, place: int, task: Task, holding: Holding) -> Job:
         def save_memo(memo: dict[str, Any]) -> Write:
             return stored.save_task, (context.row.id, place, {"memo": memo})
 
@@ -340,7 +335,7 @@ class Engine:
         task.progress = max(1, task.progress)
         return Job(
             self._resources, task.row.target, context.row.owner, task.row.memo, save_memo, telling.tell, status, self._slots,
-            (context.row.id, place),
+            (context.row.id, place), holding,
         )  # fmt: skip
 
     async def _end(self, context: Context, outcomes: Sequence[Outcome], facts: list[Change]) -> None:

@@ -12,6 +12,7 @@ from twisted.internet.task import deferLater
 
 from fluidvm.driver import DomainInfo, DomainState, IConnection, Interface, NoSuchThing
 from fluidvm.driver_loader import DriverLoader
+from fluidvm.engine.claims import Holding, Key
 from fluidvm.engine.quota import check_total, plan_of
 from fluidvm.engine.slots import Slots
 from fluidvm.faults import Conflict, NotFound
@@ -60,6 +61,7 @@ class Job:
         on_status: Callable[[str], None],
         slots: Slots,
         key: Hashable,
+        holding: Holding | None = None,
     ) -> None:
         self.target = target
         self.actor = actor
@@ -77,6 +79,7 @@ class Job:
         self._facts: list[Change] = []
         self._key = key
         self._slots = slots
+        self._holding = holding
         self._slot: int | None = None
         self._cancelled = False
         self._interruptible: Deferred[Any] | None = None
@@ -163,6 +166,29 @@ class Job:
             self._slot = node
         return connection
 
+    @property
+    def cancelled(self) -> bool:
+        """Whether a client has cancelled the task, which ends as soon as it can."""
+        return self._cancelled
+
+    def leavable(self) -> None:
+        """From now on the task can be left: it looks at L{cancelled} now and then."""
+        self._leavable = True
+
+    async def hold(self, *keys: Key) -> None:
+        """
+        Hold other objects instead of those held until now, durably, beside what the task names: no other task touches them.
+
+        What was reserved is given back, and the place on a compute node.
+
+        @raise Conflict: a client cancelled the task while it waited for them.
+        """
+        self.release()
+        self.memo["holds"] = [list(key) for key in keys]
+        if self._holding is not None:
+            await self.interruptible(Deferred.fromCoroutine(self._holding.take()))
+        await self.flush()
+
     def release(self) -> None:
         """The task has ended: let go of the compute node's slot, and of what it reserved."""
         self.unreserve()
@@ -190,6 +216,8 @@ class Job:
         @raise Conflict: a client cancelled the task.
         """
         self._interruptible = work
+        if self._cancelled:
+            work.cancel()
         try:
             return await work
         except CancelledError:

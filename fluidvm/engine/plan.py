@@ -26,6 +26,7 @@ from fluidvm.driver import (
     IAdoption,
     IConnection,
     IDisks,
+    IMigration,
     Interface,
     NoSuchThing,
     Volume,
@@ -88,7 +89,9 @@ class _Nodes:
                 host.add(info)
                 for volume in volumes:
                     host.add_volume(volume)
-            self._models[id] = _Model(host, formats, self._refused.get(id, {}))
+            model = self._models[id] = _Model(host, formats, self._refused.get(id, {}))
+            if self.provides(id, IMigration):
+                model.migrates_live = self._real.check(id, IMigration).migrates_live
         self._real.check(id, ability)
         return self._models[id]
 

@@ -1,0 +1,109 @@
+"""Compute nodes emptied of their VMs."""
+
+from __future__ import annotations
+
+from twisted.internet.defer import CancelledError
+
+from fluidvm.api.migration import MEMO, move
+from fluidvm.api.placing import fit
+from fluidvm.api.vms import largest_pool
+from fluidvm.declare import AfterCrash, task
+from fluidvm.driver import IDisks, IMigration, INetworks, Interface, Progress
+from fluidvm.engine.job import Job
+from fluidvm.engine.outcome import fault_of
+from fluidvm.engine.placement import Wanted
+from fluidvm.faults import Conflict
+from fluidvm.kinds import NodeId
+from fluidvm.objects import VM, ComputeNode
+from fluidvm.store.objects import Update
+
+MOST_TOLD = 20
+"""How many VMs that stayed an error tells about."""
+MOST_WORDS = 300
+"""How many characters of why."""
+
+
+@task("compute_node", roles=("admin",), needs=(IMigration,), after_crash=AfterCrash.LOOK)
+async def evacuate_compute_node(job: Job, node: NodeId) -> int:
+    """
+    Move every VM of a compute node to other nodes of the same driver, with their disks: stopped ones, and those that run
+    live where the driver can. The result is how many.
+
+    An active node is cordoned first, so that nothing new comes there, and stays so. Each VM is placed as a new one would be;
+    its owner's resource plan isn't looked at, for nothing grows. VMs are moved one after the other, each when the tasks
+    before have let go of it. What can't be moved stays as it is: when all the others have moved, the task fails and says
+    what stayed and why. Cancelled, it leaves the VM under way where it was, and those that have moved where they are.
+    Detached disks stay.
+    """
+    record = job.inventory.get(ComputeNode, node)
+    if record.mode == "active":
+        job.put(Update("compute_node", node, {"mode": "cordoned"}))
+        await job.flush()
+    await job.connection(node, IMigration)
+    job.leavable()
+    moved, stayed = job.memo.setdefault("moved", []), job.memo.setdefault("stayed", {})
+    while True:
+        waiting = [vm.id for vm in job.inventory.vms_on(node) if str(vm.id) not in stayed]
+        # What a run that was interrupted had begun may be on the other node already.
+        under_way = job.memo["vm"] if "from" in job.memo else None
+        if under_way is None and not waiting:
+            break
+        id = min(waiting) if under_way is None else under_way
+        before = len({*map(str, moved), *stayed})
+        total = before + max(1, len(waiting))
+        if under_way is None:
+            job.progress(100 * before // total)
+            await job.hold(("vm", id))
+        if job.cancelled:
+            raise Conflict("cancelled")
+
+        def progress(percentage: int, before: int = before, total: int = total) -> None:
+            job.progress((100 * before + percentage) // total)
+
+        await _move(job, node, id, progress)
+    if stayed:
+        raise Conflict(_words(job, record))
+    return len(moved)
+
+
+async def _move(job: Job, node: int, id: int, progress: Progress) -> None:
+    """Move one VM, or note why it stayed. It may be gone by now, or elsewhere."""
+    memo = job.memo
+    vm = job.inventory.find(VM, id)
+    if vm is None or ("from" not in memo and vm.compute_node != node):
+        return
+    try:
+        if "from" not in memo:
+            memo["vm"] = id
+            memo["to"] = (await _target(job, vm)).id
+        await move(job, id, memo["to"], {"live": True, "copy_storage": True}, progress)
+    except CancelledError:
+        raise  # the server stops: its next start goes on here
+    except Exception as error:
+        if job.cancelled:
+            raise
+        words = fault_of(error, "evacuate_compute_node").faultString
+        memo["stayed"][str(id)] = f"{vm.name} ({id}): {words[:MOST_WORDS]}"
+    if (now := job.inventory.find(VM, id)) is not None and now.compute_node != node:
+        memo["moved"].append(id)
+    for key in MEMO:
+        memo.pop(key, None)
+    job.unreserve()
+    await job.flush()
+
+
+async def _target(job: Job, vm: VM) -> ComputeNode:
+    """Where a VM goes. @raise Unavailable: it fits nowhere; says why."""
+    disks = job.inventory.disks_of(vm.id)
+    pool, space = largest_pool({"pool": disk.pool, "size": disk.size} for disk in disks)
+    wanted = Wanted(vm.vcpus, vm.memory, driver=vm.driver, pool=pool, space=space)
+    abilities: list[type[Interface]] = [IMigration, *([IDisks] if disks else []), *([INetworks] if vm.interfaces else [])]
+    return await fit(job, wanted, abilities)
+
+
+def _words(job: Job, node: ComputeNode) -> str:
+    moved, trouble = job.memo["moved"], job.memo["stayed"]
+    told = list(trouble.values())
+    more = f" And {len(told) - MOST_TOLD} more." if len(told) > MOST_TOLD else ""
+    there = sum(id not in moved for id in map(int, trouble))
+    return f"{there} of {len(moved) + there} VMs stayed on compute node {node.name}. {' '.join(told[:MOST_TOLD])}{more}"
