@@ -23,12 +23,12 @@ demo serve:
 	lab/setup.sh demo "$(STATE)"
 	@$(WAIT); "$(VENV)/bin/python" lab/demo.py $@ "$(STATE)"; status=$$?; $(TIDY); exit $$status
 
-# TOXENV=tests chooses one environment, ARGS="-- tests.wire" some of its tests. TOXENV=xen isn't among them by itself: it emulates
-# a whole machine with Xen, for 10 to 20 minutes.
+# TOXENV=tests chooses one environment, ARGS="-- tests.wire" some of its tests. TOXENV=xen, the last one, emulates a whole machine
+# with Xen, for 10 minutes.
 test:
 	lab/setup.sh test "$(STATE)"
 	lab/guest.sh "$(FLUIDVM_GUEST)"
-	$(if $(findstring xen,$(TOXENV)),tests/xen/image.sh "$(FLUIDVM_XEN)")
+	$(if $(or $(findstring xen,$(TOXENV)),$(if $(TOXENV),,all)),tests/xen/image.sh "$(FLUIDVM_XEN)")
 	@$(WAIT); "$(VENV)/bin/tox" --workdir "$(STATE)/tox" $(if $(TOXENV),-e $(TOXENV)) $(ARGS); status=$$?; $(TIDY); exit $$status
 
 clean:
