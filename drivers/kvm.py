@@ -16,7 +16,7 @@ from .domain_xml import PROBE_PREFIX, Platform, parse_domain_kinds, probe_xml
 from .libvirt_adoption import LibvirtAdoption
 from .libvirt_connection import check_uri, open_connection, verb
 from .libvirt_errors import code_of
-from .libvirt_migration import LibvirtMigration
+from .libvirt_live import LibvirtLiveMigration
 from .libvirt_networks import LibvirtNetworks
 from .libvirt_resize import LibvirtResize
 from .libvirt_save import LibvirtReset, LibvirtSave
@@ -26,6 +26,7 @@ from .libvirt_volumes import LibvirtVolumes
 
 DEFAULT_URI = "qemu:///system"
 PATH = r"/[^\x00-\x1f\x7f<>\"']*"
+MIGRATION_URI = r"tcp://([A-Za-z0-9.-]+|\[[0-9A-Fa-f:.]+\])(:[0-9]{1,5})?|unix:///[A-Za-z0-9/._-]+"
 PROBE_POLL = 0.05
 FIRMWARE_LIMIT = 2.0
 """
@@ -49,7 +50,7 @@ class KvmConnection(
     LibvirtVolumes,
     LibvirtNetworks,
     LibvirtAdoption,
-    LibvirtMigration,
+    LibvirtLiveMigration,
     LibvirtShares,
 ):
     """A QEMU/KVM host."""
@@ -201,6 +202,10 @@ class KvmDriver:
             ),
             "pool_path": _path("a directory to be a storage pool, made if it isn't there"),
             "console_log_dir": _path("a directory that gets what each guest's serial console says, in UUID.log"),
+            "migration_uri": Text(
+                "where other hosts send the guests that come here live; its host's own name if not given", longest=1024,
+                pattern=MIGRATION_URI, rule="tcp://HOST, tcp://HOST:PORT or, for hosts on one machine, unix:///DIRECTORY",
+            ),
             "probe_kernel": _path("a Linux kernel, for auto to prove KVM by: stronger than the firmware alone"),
             "probe_initrd": _path("an initrd for probe_kernel, if that needs one to panic"),
         },

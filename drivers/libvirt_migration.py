@@ -1,4 +1,4 @@
-"""Stopped domains moved from one libvirt host to another, with their volumes' bytes."""
+"""Domains moved from one libvirt host to another: stopped ones, with their volumes' bytes."""
 
 from __future__ import annotations
 
@@ -66,9 +66,12 @@ class LibvirtMigration(LibvirtDisks):
                 raise NoSuchThing(f"The host knows no domain {spec.uuid}.")
             return
         if spec.uuid not in others:
-            await self._call(subject, self._do_check_movable, spec.uuid)
+            running = await self._call(subject, self._do_check_movable, spec.uuid, live)
             if any(domain.name == spec.name for domain in others.values()):
                 raise AlreadyThere(f"The other host has another domain {spec.name}.")
+            if running:
+                await self._move_running(subject, spec, to, _pairs(spec, disks) if copy_storage else [], progress)
+                return
             if copy_storage:
                 await self._copy(subject, to, _pairs(spec, disks), progress)
         # What is defined there has whole disks: from here on it is only carried to its end.
@@ -82,15 +85,33 @@ class LibvirtMigration(LibvirtDisks):
             return None
         return parse_domain(domain.XMLDesc(libvirt.VIR_DOMAIN_XML_INACTIVE)).disks
 
-    def _do_check_movable(self, uuid: str) -> None:
+    def _do_check_movable(self, uuid: str, live: bool) -> bool:
+        """Tell whether it is moved while it runs. @raise WrongState: it isn't moved as it is now."""
         domain = self._do_find(uuid)
         state = self._do_state(domain)
+        if state is DomainState.RUNNING and self.migrates_live:
+            if not live:
+                raise WrongState(f"Domain {domain.name()} runs: stop it, or have it moved live.")
+            return True
         if domain.isActive() or state not in (DomainState.STOPPED, DomainState.CRASHED):
             raise WrongState(f"Domain {domain.name()} is {state}; it can be moved when it is stopped.")
+        return False
+
+    async def _move_running(
+        self, subject: str, spec: DomainSpec, to: Any, pairs: Sequence[tuple[str, str]], progress: Progress
+    ) -> None:
+        """
+        Move a domain while it runs.
+
+        @param pairs: the paths here and there of what has to be copied.
+        """
+        raise NotImplementedError
 
     async def _hand_over(self, spec: DomainSpec, to: Any, there: bool) -> None:
+        if there and (await to.get_domain(spec.uuid)).state is DomainState.RUNNING:
+            await self._call(f"moving domain {spec.name}", self._do_end_paused, spec.uuid)
         if not there:
-            await self._call(f"moving domain {spec.name}", self._do_check_movable, spec.uuid)
+            await self._call(f"moving domain {spec.name}", self._do_check_movable, spec.uuid, False)
             await to.define_domain(spec)
         try:
             await self.undefine_domain(spec.uuid)
@@ -98,6 +119,12 @@ class LibvirtMigration(LibvirtDisks):
             if not there:
                 await to.undefine_domain(spec.uuid)
             raise
+
+    def _do_end_paused(self, uuid: str) -> None:
+        """End the paused rest of a domain that runs on the other host: whoever moved it was killed."""
+        domain = self._do_find(uuid)
+        if domain.isActive() and self._do_state(domain) is DomainState.PAUSED:
+            domain.destroy()
 
     async def _to_the_end(self, work: Coroutine[Any, Any, None]) -> None:
         """Wait for what can't be left half done; being cancelled changes nothing."""

@@ -55,7 +55,9 @@ class KvmFactory:
 
     async def connect_other(self) -> Any:
         lab = other_host()
-        options = {"accelerator": "emulate", "pool_path": str(lab.directory / "pool")}
+        options = {
+            "accelerator": "emulate", "pool_path": str(lab.directory / "pool"), "migration_uri": f"unix://{lab.directory}",
+        }  # fmt: skip
         return await self.driver.connect(lab.uri, options, self.host())
 
     async def power_off_behind(self, uuid: str) -> None:

@@ -1,0 +1,162 @@
+"""QEMU's running domains moved from one libvirt host to another: memory and disks go from host to host, not through us."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field
+from typing import Any
+from xml.etree import ElementTree
+
+import libvirt
+from twisted.internet.defer import CancelledError
+from twisted.python.failure import Failure
+
+from fluidvm.driver import DomainSpec, DriverError, Progress, Unreachable, Unsupported, WrongState
+
+from .libvirt_errors import code_of
+from .libvirt_migration import LOOK, LibvirtMigration
+
+GIVE_UP = 20.0
+"""Seconds that a host has to give up a move that nobody waits for any more."""
+FLAGS = (
+    libvirt.VIR_MIGRATE_LIVE
+    | libvirt.VIR_MIGRATE_PERSIST_DEST
+    | libvirt.VIR_MIGRATE_UNDEFINE_SOURCE
+    # A guest that writes faster than the network carries is slowed down until it is over.
+    | libvirt.VIR_MIGRATE_AUTO_CONVERGE
+    | libvirt.VIR_MIGRATE_ABORT_ON_ERROR
+)
+
+
+@dataclass
+class Moving:
+    """How far a domain is: C{told} per cent; C{bytes} that have gone over."""
+
+    told: int = 0
+    bytes: int = 0
+    ended: list[Any] = field(default_factory=list)
+
+
+class LibvirtLiveMigration(LibvirtMigration):
+    """
+    A host whose running domains can be moved, too.
+
+    The server's two connections carry it out ("managed direct", U{https://libvirt.org/migration.html}), so the hosts'
+    daemons needn't know each other; only QEMU on the one connects to QEMU on the other.
+    """
+
+    migrates_live = True
+
+    def arrival(self, uuid: str) -> Mapping[str, str]:
+        """What the other host has to be told of where a domain goes that comes here."""
+        uri = str(self._options.get("migration_uri", ""))
+        if uri.startswith("unix:"):
+            return {
+                libvirt.VIR_MIGRATE_PARAM_URI: f"{uri}/{uuid}.memory",
+                libvirt.VIR_MIGRATE_PARAM_DISKS_URI: f"{uri}/{uuid}.disks",
+            }
+        return {libvirt.VIR_MIGRATE_PARAM_URI: uri} if uri else {}
+
+    async def _move_running(
+        self, subject: str, spec: DomainSpec, to: Any, pairs: Sequence[tuple[str, str]], progress: Progress
+    ) -> None:
+        here, there = await self.platform(spec.uuid), await to.platform(spec.uuid)
+        if (here.kind, here.machine) != (there.kind, there.machine):
+            raise Unsupported(
+                f"Domain {spec.name} runs as {here.kind} on a machine {here.machine} here; the other host would run it as "
+                f"{there.kind} on {there.machine}. Stop it to move it."
+            )
+        parameters = {**to.arrival(spec.uuid), libvirt.VIR_MIGRATE_PARAM_PERSIST_XML: await to.definition(spec)}
+        flags = FLAGS | (libvirt.VIR_MIGRATE_NON_SHARED_DISK if pairs else 0)
+        moving = Moving()
+        working = self._host.run_long(
+            self._guarded, subject, self._do_move, spec, dict(pairs), there.console_log, to.libvirt, parameters, flags
+        )
+        working.addBoth(moving.ended.append)
+        cancelled = False
+        while not moving.ended:
+            try:
+                await self._wait(LOOK)
+                if cancelled or not to.libvirt.isAlive():
+                    # Without its daemon there, QEMU here would go on to send.
+                    await self._call(subject, self._do_abort, spec.uuid)
+                elif await self._goes_on(spec.uuid, moving):
+                    progress(moving.told)
+            except CancelledError:
+                cancelled = True
+            except DriverError as error:
+                # It has gone while it was looked at, or its host has; the one that moves it will tell.
+                self._log.debug("Looking at the move of {uuid}: {error}", uuid=spec.uuid, error=error)
+        if isinstance(moving.ended[0], Failure):
+            if cancelled:
+                raise CancelledError
+            if not to.libvirt.isAlive():
+                raise Unreachable(f"Domain {spec.name} was being moved when the other host was lost; it is here still.")
+            moving.ended[0].raiseException()
+        progress(100)
+
+    def _do_move(
+        self, spec: DomainSpec, paths: Mapping[str, str], log: str, to: Any, parameters: Mapping[str, str], flags: int
+    ) -> None:
+        domain = self._do_find(spec.uuid)
+        self._do_give_up(domain)
+        text = domain.XMLDesc(libvirt.VIR_DOMAIN_XML_MIGRATABLE | libvirt.VIR_DOMAIN_XML_SECURE)
+        domain.migrate3(to, {**parameters, libvirt.VIR_MIGRATE_PARAM_DEST_XML: moved_xml(text, paths, log)}, flags)
+        to.lookupByUUIDString(spec.uuid).setAutostart(1 if spec.autostart else 0)
+
+    def _do_give_up(self, domain: Any) -> None:
+        """
+        End the move that a server was killed in: a host whose disks were being copied doesn't by itself (libvirt 9.0).
+
+        @raise WrongState: something else is being done to it, or the move doesn't end.
+        """
+        deadline = self._seconds() + GIVE_UP
+        while (job := domain.jobStats())["type"] != libvirt.VIR_DOMAIN_JOB_NONE:
+            if job.get("operation") != libvirt.VIR_DOMAIN_JOB_OPERATION_MIGRATION_OUT or self._seconds() > deadline:
+                raise WrongState(f"Domain {domain.name()} is busy otherwise; it can be moved when that has ended.")
+            with suppress(libvirt.libvirtError):  # it has ended in between, or is ending
+                domain.abortJob()
+            time.sleep(LOOK)
+
+    async def _goes_on(self, uuid: str, moving: Moving) -> bool:
+        """Note how far it is. Gives whether anything has gone over since the last look."""
+        stats = await self._call(f"move of domain {uuid}", lambda: self._do_find(uuid).jobStats())
+        before, moving.bytes = moving.bytes, int(stats.get("data_processed", 0))
+        total, left = int(stats.get("data_total", 0)), int(stats.get("data_remaining", 0))
+        if total:
+            # What the guest writes meanwhile has to go over again, so that more may be left than before.
+            moving.told = max(moving.told, min(99, 100 * (total - left) // total))
+        return moving.bytes > before
+
+    def _do_abort(self, uuid: str) -> None:
+        try:
+            self._do_find(uuid).abortJob()
+        except libvirt.libvirtError as error:
+            # Nothing has begun yet, or it is too late; asked again until it has ended.
+            if code_of(error) != libvirt.VIR_ERR_OPERATION_INVALID:
+                raise
+
+
+def moved_xml(text: str, paths: Mapping[str, str], log: str) -> str:
+    """
+    A running domain's definition as the host has it that it goes to.
+
+    @param paths: of its disks' files, each as it is called there.
+    @param log: the file for its serial console's words there; empty: none.
+    """
+    domain = ElementTree.fromstring(text)  # noqa: S314 - libvirtd is trusted: it is root on that host
+    for disk in domain.iterfind("devices/disk"):
+        source, backing = disk.find("source"), disk.find("backingStore")
+        if source is not None and source.get("file") in paths:
+            source.set("file", paths[source.get("file", "")])
+            if backing is not None:
+                disk.remove(backing)
+    for port in (*domain.iterfind("devices/serial"), *domain.iterfind("devices/console")):
+        there = port.find("log")
+        if there is not None and log:
+            there.set("file", log)
+        elif there is not None:
+            port.remove(there)
+    return ElementTree.tostring(domain, encoding="unicode")
