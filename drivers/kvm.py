@@ -22,7 +22,7 @@ from .libvirt_resize import LibvirtResize
 from .libvirt_save import LibvirtReset, LibvirtSave
 from .libvirt_shares import LibvirtShares
 from .libvirt_stats import LibvirtStats
-from .libvirt_volumes import LibvirtVolumes
+from .libvirt_volumes import LibvirtDiskResize
 
 DEFAULT_URI = "qemu:///system"
 PATH = r"/[^\x00-\x1f\x7f<>\"']*"
@@ -47,7 +47,7 @@ class KvmConnection(
     LibvirtSave,
     LibvirtReset,
     LibvirtResize,
-    LibvirtVolumes,
+    LibvirtDiskResize,
     LibvirtNetworks,
     LibvirtAdoption,
     LibvirtLiveMigration,

@@ -35,6 +35,10 @@ _CHANGEABLE = (DomainState.STOPPED, DomainState.CRASHED, DomainState.RUNNING, Do
 class LibvirtNetworks(LibvirtDomains):
     """A host with networks."""
 
+    def _interface_xml(self, interface: DomainInterface) -> str:
+        """An interface's definition, for here."""
+        return interface_xml(interface)
+
     @verb
     async def list_networks(self) -> Sequence[Network]:
         return await self._call("the list of networks", self._do_networks)
@@ -87,7 +91,7 @@ class LibvirtNetworks(LibvirtDomains):
                 raise AlreadyThere(f"Domain {domain.name()} has interface {interface.mac} in network {there.network}.")
         if flags:
             self._do_check_network(interface.network)
-            domain.attachDeviceFlags(interface_xml(interface), flags)
+            domain.attachDeviceFlags(self._interface_xml(interface), flags)
 
     def _do_with_interfaces(self, uuid: str) -> Any:
         domain = self._do_find(uuid)
@@ -121,7 +125,7 @@ class LibvirtNetworks(LibvirtDomains):
         if self._do_state(domain) is not DomainState.RUNNING:
             raise WrongState(f"Domain {domain.name()} is paused; its guest can let go of an interface when it runs.")
         try:
-            domain.detachDeviceFlags(interface_xml(there), _LIVE)
+            domain.detachDeviceFlags(self._interface_xml(there), _LIVE)
         except libvirt.libvirtError as error:
             # Asked before, and still being done: wait for that.
             if not self._alive() or not domain.isActive() or code_of(error) == libvirt.VIR_ERR_OPERATION_INVALID:
@@ -135,10 +139,10 @@ class LibvirtNetworks(LibvirtDomains):
         if there is None:
             return
         try:
-            domain.detachDeviceFlags(interface_xml(there), _CONFIG)
+            domain.detachDeviceFlags(self._interface_xml(there), _CONFIG)
         except libvirt.libvirtError:
             if domain.isActive() and self._alive():
-                domain.attachDeviceFlags(interface_xml(there), _LIVE)
+                domain.attachDeviceFlags(self._interface_xml(there), _LIVE)
             raise
 
 

@@ -23,6 +23,9 @@ LOOK = 0.5
 class LibvirtSave(LibvirtDomains):
     """A host that keeps what it saves where it likes: libvirt knows of it as long as it knows the domain."""
 
+    # It is to run when it is restored, also if it is paused now.
+    save_flags = libvirt.VIR_DOMAIN_SAVE_RUNNING
+
     @verb
     async def save(self, uuid: str, progress: Progress) -> None:
         def begin() -> Any:
@@ -36,8 +39,7 @@ class LibvirtSave(LibvirtDomains):
 
         domain = await self._call(f"saving domain {uuid}", begin)
         if domain is not None:
-            flags = libvirt.VIR_DOMAIN_SAVE_RUNNING  # it is to run when it is restored, also if it is paused now
-            await self._long(f"saving domain {uuid}", domain, lambda: domain.managedSave(flags), progress)
+            await self._long(f"saving domain {uuid}", domain, lambda: domain.managedSave(self.save_flags), progress)
         progress(100)
 
     @verb

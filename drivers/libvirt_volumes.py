@@ -14,6 +14,7 @@ from fluidvm.driver import (
     AlreadyThere,
     DomainDisk,
     DriverError,
+    IDiskResize,
     IVolumes,
     NoSuchThing,
     Pool,
@@ -73,22 +74,6 @@ class LibvirtVolumes(LibvirtDisks):
         return await self._call(f"volume {name} in storage pool {pool}", act)
 
     @verb
-    async def resize_disk(self, uuid: str, disk: DomainDisk, size: int) -> None:
-        def act() -> None:
-            domain = self._do_find(uuid)
-            if not domain.isActive():
-                raise WrongState(f"Domain {domain.name()} isn't running: its volume can be made larger by itself.")
-            if disk not in parse_domain(domain.XMLDesc(0)).disks:
-                raise NoSuchThing(f"Domain {domain.name()} has no disk {disk.path} as {disk.target}.")
-            capacity, _, _ = domain.blockInfo(disk.target)
-            if capacity > size * MIB:
-                raise WrongState(f"Disk {disk.target} has {capacity // MIB} MiB already: it can't be made smaller.")
-            if capacity < size * MIB:
-                domain.blockResize(disk.target, size * MIB, libvirt.VIR_DOMAIN_BLOCK_RESIZE_BYTES)
-
-        await self._call(f"disk {disk.target} of domain {uuid}", act)
-
-    @verb
     async def clone_volume(self, pool: str, name: str, new: str, progress: Progress) -> Volume:
         subject = f"copy {new} of volume {name} in storage pool {pool}"
         source, there = await self._call(subject, self._do_look_before, pool, name, new)
@@ -140,3 +125,24 @@ class LibvirtVolumes(LibvirtDisks):
         _, _, whole = pool.storageVolLookupByName(name).info()
         _, _, part = pool.storageVolLookupByName(new).info()
         return min(99, 100 * part // whole) if whole else 0
+
+
+@implementer(IDiskResize)
+class LibvirtDiskResize(LibvirtVolumes):
+    """A host whose running domains' disks can be made larger, too."""
+
+    @verb
+    async def resize_disk(self, uuid: str, disk: DomainDisk, size: int) -> None:
+        def act() -> None:
+            domain = self._do_find(uuid)
+            if not domain.isActive():
+                raise WrongState(f"Domain {domain.name()} isn't running: its volume can be made larger by itself.")
+            if disk not in parse_domain(domain.XMLDesc(0)).disks:
+                raise NoSuchThing(f"Domain {domain.name()} has no disk {disk.path} as {disk.target}.")
+            capacity, _, _ = domain.blockInfo(disk.target)
+            if capacity > size * MIB:
+                raise WrongState(f"Disk {disk.target} has {capacity // MIB} MiB already: it can't be made smaller.")
+            if capacity < size * MIB:
+                domain.blockResize(disk.target, size * MIB, libvirt.VIR_DOMAIN_BLOCK_RESIZE_BYTES)
+
+        await self._call(f"disk {disk.target} of domain {uuid}", act)

@@ -9,7 +9,7 @@ from typing import Any
 from twisted.internet.defer import Deferred
 from zope.interface import implementer
 
-from fluidvm.driver import DomainDisk, IVolumes, NoSuchThing, Pool, Progress, Volume, WrongState
+from fluidvm.driver import DomainDisk, IDiskResize, IVolumes, NoSuchThing, Pool, Progress, Volume, WrongState
 from fluidvm.drivers.simulated_host import OFF, POOL, SimulatedHost
 
 LARGE = 2**31 - 1
@@ -71,7 +71,7 @@ def clone(host: SimulatedHost, pool: str, name: str, new: str) -> Volume:
     return host.create_volume(pool, new, there.size, there.format)
 
 
-@implementer(IVolumes)
+@implementer(IVolumes, IDiskResize)
 class SimulatedVolumes:
     """The verbs."""
 

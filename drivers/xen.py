@@ -20,12 +20,14 @@ from fluidvm.driver import (
     AlreadyThere,
     Choice,
     DomainDisk,
+    DomainInterface,
     DomainSpec,
     DomainState,
     DriverError,
     DriverHost,
     IDriver,
     NoSuchThing,
+    Progress,
     Struct,
     Text,
     Unreachable,
@@ -34,10 +36,12 @@ from fluidvm.driver import (
 
 from .domain_xml import parse_domain
 from .libvirt_connection import check_uri, open_connection, verb
-from .libvirt_disks import LibvirtDisks
+from .libvirt_networks import LibvirtNetworks
 from .libvirt_resize import FOLLOW, LibvirtResize
+from .libvirt_save import LibvirtSave
+from .libvirt_volumes import LibvirtVolumes
 from .xen_stats import XenStats
-from .xen_xml import GUESTS, PYGRUB, has_device_model, with_name, with_vcpus, xen_disk_xml, xen_domain_xml
+from .xen_xml import GUESTS, PYGRUB, has_device_model, with_name, with_vcpus, xen_disk_xml, xen_domain_xml, xen_interface_xml
 
 T = TypeVar("T")
 DEFAULT_URI = "xen:///system"
@@ -54,13 +58,14 @@ class _Between(Exception):
     """A domain is being started or rebooted: what it will be is known in a moment."""
 
 
-class XenConnection(XenStats, LibvirtResize, LibvirtDisks):
+class XenConnection(XenStats, LibvirtResize, LibvirtSave, LibvirtVolumes, LibvirtNetworks):
     """A Xen host."""
 
     hypervisor = "Xen"
     # Raw disks are given to running guests without a device model; it is what every guest can take.
     formats = ("raw", "qcow2")
     undefine_flags = libvirt.VIR_DOMAIN_UNDEFINE_MANAGED_SAVE
+    save_flags = 0
 
     def __init__(self, connection: Any, uri: str, options: Mapping[str, Any], host: DriverHost) -> None:
         super().__init__(connection, uri, options, host)
@@ -203,10 +208,35 @@ class XenConnection(XenStats, LibvirtResize, LibvirtDisks):
         if domain.isPersistent():
             domain.setVcpusFlags(vcpus, libvirt.VIR_DOMAIN_AFFECT_CONFIG)
 
+    # Saving.
+
+    @verb
+    async def save(self, uuid: str, progress: Progress) -> None:
+        subject = f"saving domain {uuid}"
+        # libxl has the guest itself suspend, which a paused one can't: it goes on for that moment.
+        paused = await self._call(subject, self._do_go_on, uuid)
+        try:
+            await super().save(uuid, progress)
+        except (DriverError, CancelledError) as error:
+            if paused and not isinstance(error, Unreachable):
+                await self.pause(uuid)
+            raise
+
+    def _do_go_on(self, uuid: str) -> bool:
+        """Have a paused domain go on. Gives whether it was."""
+        domain = self._do_find(uuid)
+        if self._do_state(domain) is not DomainState.PAUSED:
+            return False
+        domain.resume()
+        return True
+
     # Disks.
 
     def _disk_xml(self, disk: DomainDisk) -> str:
         return xen_disk_xml(disk)
+
+    def _interface_xml(self, interface: DomainInterface) -> str:
+        return xen_interface_xml(interface, self._options.get("guests", "pv"))
 
     def _do_attach(self, uuid: str, disk: DomainDisk) -> None:
         domain = self._do_find(uuid)

@@ -9,7 +9,7 @@ from __future__ import annotations
 from xml.etree import ElementTree
 from xml.etree.ElementTree import Element, SubElement
 
-from fluidvm.driver import DomainDisk, DomainSpec, Unsupported
+from fluidvm.driver import DomainDisk, DomainInterface, DomainSpec, Unsupported
 
 from .domain_xml import _attributes, _text, add_ends, add_kernel, begin_domain
 
@@ -18,6 +18,9 @@ GUESTS = {"pv": ("linux", "xenpv"), "pvh": ("xenpvh", "xenpvh"), "hvm": ("hvm", 
 
 PYGRUB = "pygrub"
 """The boot loader that reads a guest's disk from dom0; any other is a program that runs in the guest."""
+
+NETFRONT = "netfront"
+"""Xen's own kind of network interface."""
 
 _HVM_DEVICES = {"disk": "hd", "network": "network", "cdrom": "cdrom"}
 
@@ -48,6 +51,29 @@ def xen_disk_xml(disk: DomainDisk) -> str:
     @raise DriverError: a value can't stand in XML.
     """
     return ElementTree.tostring(_disk(disk), encoding="unicode")
+
+
+def _interface(interface: DomainInterface, guest: str) -> Element:
+    if guest != "hvm" and interface.model not in ("", NETFRONT):
+        raise Unsupported(f"Interface {interface.mac}: Xen's {guest.upper()} guests have model {NETFRONT} alone.")
+    element = Element("interface", type="network")
+    _attributes(element, "mac", address=interface.mac)
+    _attributes(element, "source", network=interface.network)
+    # Without a model it is Xen's own.
+    if interface.model:
+        _attributes(element, "model", type=interface.model)
+    return element
+
+
+def xen_interface_xml(interface: DomainInterface, guest: str) -> str:
+    """
+    Write one interface, as attaching wants it.
+
+    @param guest: a key of L{GUESTS}.
+    @raise Unsupported: this kind of guest has none of this model.
+    @raise DriverError: a value can't stand in XML.
+    """
+    return ElementTree.tostring(_interface(interface, guest), encoding="unicode")
 
 
 def xen_domain_xml(spec: DomainSpec, guest: str, loader: str) -> str:
@@ -87,6 +113,8 @@ def xen_domain_xml(spec: DomainSpec, guest: str, loader: str) -> str:
     devices = SubElement(domain, "devices")
     for disk in spec.disks:
         devices.append(_disk(disk))
+    for interface in spec.interfaces:
+        devices.append(_interface(interface, guest))
     if guest == "hvm":
         serial = SubElement(devices, "serial", type="pty")
         SubElement(serial, "target", port="0")

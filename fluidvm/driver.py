@@ -22,6 +22,7 @@ from zope.interface import Attribute, Interface
 
 from fluidvm.driver_abilities import (
     IAdoption,
+    IDiskResize,
     IDisks,
     IEvents,
     ILiveResize,
@@ -79,6 +80,7 @@ __all__ = [
     "HostStats",
     "IAdoption",
     "IConnection",
+    "IDiskResize",
     "IDisks",
     "IDriver",
     "IEvents",
@@ -343,5 +345,6 @@ ABILITIES: tuple[type[Interface], ...] = (
     IAdoption,
     IMigration,
     IShares,
+    IDiskResize,
 )
 """Every interface that a connection can provide, the core first."""

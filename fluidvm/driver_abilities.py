@@ -234,6 +234,20 @@ class IVolumes(Interface):
         @raise WrongState: it is larger already, or in use.
         """
 
+    def clone_volume(pool: str, name: str, new: str, progress: Progress) -> Deferred[Volume]:
+        """
+        Copy a volume that no running domain has, within its pool.
+
+        After success L{IDisks.list_volumes} tells the copy, of the same size and format, with the same bytes. After failure
+        nothing of it is left. A repetition gives the copy that is there, untouched.
+
+        @raise NoSuchThing: no such pool or volume.
+        """
+
+
+class IDiskResize(Interface):
+    """Running domains' disks can be made larger. Goes with L{IVolumes}."""
+
     def resize_disk(uuid: str, disk: DomainDisk, size: int) -> Deferred[None]:
         """
         Make a running domain's disk larger, at once; the guest sees it.
@@ -243,16 +257,6 @@ class IVolumes(Interface):
         @param size: MiB; not less than now.
         @raise NoSuchThing: no such domain, or it has no such disk.
         @raise WrongState: it isn't running.
-        """
-
-    def clone_volume(pool: str, name: str, new: str, progress: Progress) -> Deferred[Volume]:
-        """
-        Copy a volume that no running domain has, within its pool.
-
-        After success L{IDisks.list_volumes} tells the copy, of the same size and format, with the same bytes. After failure
-        nothing of it is left. A repetition gives the copy that is there, untouched.
-
-        @raise NoSuchThing: no such pool or volume.
         """
 
 

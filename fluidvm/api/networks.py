@@ -48,7 +48,8 @@ InterfaceKind = Struct(
         ),
         "address": Address("the IP address that the guest is to have; kept for people, nothing enforces it", longest=45),
         "model": Choice(
-            "what the guest sees; default: the driver's usual one", choices=("virtio", "e1000", "e1000e", "rtl8139")
+            "what the guest sees; default: the driver's usual one",
+            choices=("virtio", "e1000", "e1000e", "rtl8139", "netfront"),
         ),
     },
     required=("network",),

@@ -11,7 +11,7 @@ from fluidvm.api.disks import delete_volume, new_disk
 from fluidvm.api.placing import free_name
 from fluidvm.call import Call
 from fluidvm.declare import query, task
-from fluidvm.driver import DomainDisk, DriverError, IVolumes, Progress
+from fluidvm.driver import DomainDisk, DriverError, IDiskResize, IVolumes, Progress
 from fluidvm.engine.job import Job
 from fluidvm.engine.quota import check_vm
 from fluidvm.faults import ApiFault, Conflict
@@ -25,9 +25,14 @@ TRIES = 60
 """How often, a second apart, removing what an interrupted copy has left is tried: the host may still be at work on it."""
 
 
-@task("disk", needs=(IVolumes,))
+@task("disk", needs=(IVolumes,), better=((IDiskResize, "running VMs too"),))
 async def resize_disk(job: Job, disk: DiskId, size: DiskMiB) -> None:
-    """Make a disk larger, also while its VM runs; its guest sees more room at once. It is never made smaller."""
+    """
+    Make a disk larger. It is never made smaller.
+
+    A running VM's is at once, and its guest sees more room, where its driver can; else the task fails and says that it needs
+    a stop.
+    """
     record = job.inventory.get(Disk, disk)
     if size < record.size:
         raise Conflict(f"Disk {record.name} has {record.size} MiB: it can't be made smaller.")
@@ -38,9 +43,12 @@ async def resize_disk(job: Job, disk: DiskId, size: DiskMiB) -> None:
         others = sum(other.size for other in job.inventory.disks_of(vm.id) if other.id != disk)
         check_vm(job.inventory, record.owner, {"vm_disk": others + size})
     connection = await job.connection(record.compute_node, IVolumes)
+    running = vm if vm is not None and vm.powered else None
+    if running is not None and not job.nodes.provides(record.compute_node, IDiskResize):
+        raise Conflict(f"VM {running.name} runs: making its disk {record.name} larger needs a stop.")
     await job.reserve(record.owner, disk_space=size - record.size)
-    if vm is not None and vm.powered:
-        await connection.resize_disk(vm.uuid, DomainDisk(record.path, record.format, str(record.target)), size)
+    if running is not None:
+        await connection.resize_disk(running.uuid, DomainDisk(record.path, record.format, str(record.target)), size)
     else:
         await connection.resize_volume(record.pool, record.volume, size)
     job.put(Update("disk", disk, {"size": size}))

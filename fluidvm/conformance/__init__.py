@@ -25,11 +25,12 @@ from fluidvm.conformance.networks import NetworksContract
 from fluidvm.conformance.save import ResetContract, SaveContract
 from fluidvm.conformance.shares import SharesContract
 from fluidvm.conformance.stats import StatsContract
-from fluidvm.conformance.volumes import VolumesContract
+from fluidvm.conformance.volumes import DiskResizeContract, VolumesContract
 from fluidvm.driver import (
     ABILITIES,
     IAdoption,
     IConnection,
+    IDiskResize,
     IDisks,
     IEvents,
     ILiveResize,
@@ -58,6 +59,7 @@ CONTRACTS: dict[type[Interface], type[ContractCase]] = {
     IAdoption: AdoptionContract,
     IMigration: MigrationContract,
     IShares: SharesContract,
+    IDiskResize: DiskResizeContract,
 }
 """The tests of each ability."""
 

@@ -45,6 +45,10 @@ class ContractFactory(Protocol):
         """An active network on the host. Asked only where the driver provides L{INetworks}."""
 
     @property
+    def model(self) -> str:
+        """A model of network interface that its guests can have. As above."""
+
+    @property
     def patience(self) -> float:
         """The seconds that a verb may take, or a guest to obey, before a test fails."""
 

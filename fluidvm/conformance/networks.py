@@ -38,12 +38,12 @@ class NetworksContract(ContractCase):
         self.assertIn(self.factory.network, active, "list_networks: the networks are told, and which are active")
 
     async def test_a_domain_is_defined_with_interfaces(self) -> None:
-        one, two = self.interface(), replace(self.interface(), model="e1000")
+        one, two = self.interface(), replace(self.interface(), model=self.factory.model)
         spec = await self.defined(interfaces=(one, two))
         promise = "define_domain: get_domain tells the interfaces"
         await self.has(spec, [one, two], promise)
         models = {told.mac: told.model for told in (await self.told(spec.uuid, promise)).interfaces}
-        self.assertEqual(models[two.mac], "e1000", promise)
+        self.assertEqual(models[two.mac], self.factory.model, promise)
         await self.again("define_domain", spec)
         await self.ask("start", spec.uuid, promise="start: a domain with interfaces is booted")
         await self.has(spec, [one, two], "start: the interfaces are there")

@@ -40,23 +40,13 @@ class VolumesContract(VolumeCase):
         await self.refuses(NoSuchThing, "a volume that isn't there", "resize_volume", self.factory.pool, self.name(), SIZE)
         await self.refuses(NoSuchThing, "a pool that isn't there", "resize_volume", NO_POOL, "x", SIZE)
 
-    async def test_a_running_domain_s_disk_is_made_larger(self) -> None:
+    async def test_a_volume_in_use(self) -> None:
         spec, volume = await self.defined(), await self.volume()
-        disk = DomainDisk(volume.path, volume.format, "vdz")
-        await self.ask("attach_disk", spec.uuid, disk)
-        await self.refuses(WrongState, "a domain that doesn't run", "resize_disk", spec.uuid, disk, LARGER)
+        await self.ask("attach_disk", spec.uuid, DomainDisk(volume.path, volume.format, "vdz"))
         await self.ask("start", spec.uuid)
-        promise = "resize_disk: the volume has the size"
-        await self.ask("resize_disk", spec.uuid, disk, LARGER, promise=promise)
-        self.assertEqual((await self.listed(promise))[volume.name].size, LARGER, promise)
-        await self.again("resize_disk", spec.uuid, disk, LARGER)
-        await self.refuses(WrongState, "less than it has", "resize_disk", spec.uuid, disk, SIZE)
         await self.refuses(
-            WrongState, "a volume that a running domain has", "resize_volume", volume.pool, volume.name, 2 * LARGER
+            WrongState, "a volume that a running domain has", "resize_volume", volume.pool, volume.name, LARGER
         )  # fmt: skip
-        missing = DomainDisk(volume.path, volume.format, "vdy")
-        await self.refuses(NoSuchThing, "a disk that the domain hasn't", "resize_disk", spec.uuid, missing, LARGER)
-        await self.refuses(NoSuchThing, "a domain that isn't there", "resize_disk", NOBODY, disk, LARGER)
 
     async def test_a_volume_is_copied(self) -> None:
         for format in self.connection.formats:
@@ -86,11 +76,34 @@ class VolumesContract(VolumeCase):
         await self.cancelled("clone_volume", copying, name)
 
     async def test_a_closed_connection(self) -> None:
-        spec, volume = await self.defined(), await self.volume()
-        disk = DomainDisk(volume.path, volume.format, "vdz")
+        volume = await self.volume()
         await self.ask("close")
         when = "a closed connection"
         await self.raises(Unreachable, when, "list_pools")
         await self.raises(Unreachable, when, "resize_volume", volume.pool, volume.name, LARGER)
-        await self.raises(Unreachable, when, "resize_disk", spec.uuid, disk, LARGER)
         await self.raises(Unreachable, when, "clone_volume", volume.pool, volume.name, "x", lambda part: None)
+
+
+class DiskResizeContract(VolumeCase):
+    """The promises of L{IDiskResize}."""
+
+    async def test_a_running_domain_s_disk_is_made_larger(self) -> None:
+        spec, volume = await self.defined(), await self.volume()
+        disk = DomainDisk(volume.path, volume.format, "vdz")
+        await self.ask("attach_disk", spec.uuid, disk)
+        await self.refuses(WrongState, "a domain that doesn't run", "resize_disk", spec.uuid, disk, LARGER)
+        await self.ask("start", spec.uuid)
+        promise = "resize_disk: the volume has the size"
+        await self.ask("resize_disk", spec.uuid, disk, LARGER, promise=promise)
+        self.assertEqual((await self.listed(promise))[volume.name].size, LARGER, promise)
+        await self.again("resize_disk", spec.uuid, disk, LARGER)
+        await self.refuses(WrongState, "less than it has", "resize_disk", spec.uuid, disk, SIZE)
+        missing = DomainDisk(volume.path, volume.format, "vdy")
+        await self.refuses(NoSuchThing, "a disk that the domain hasn't", "resize_disk", spec.uuid, missing, LARGER)
+        await self.refuses(NoSuchThing, "a domain that isn't there", "resize_disk", NOBODY, disk, LARGER)
+
+    async def test_a_closed_connection(self) -> None:
+        spec, volume = await self.defined(), await self.volume()
+        disk = DomainDisk(volume.path, volume.format, "vdz")
+        await self.ask("close")
+        await self.raises(Unreachable, "a closed connection", "resize_disk", spec.uuid, disk, LARGER)

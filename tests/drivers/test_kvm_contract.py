@@ -22,6 +22,7 @@ class KvmFactory:
     driver = KvmDriver()
     pool = "default"
     network = "lab"
+    model = "e1000"
     patience = 60.0
 
     def __init__(self) -> None:

@@ -43,6 +43,7 @@ class SimulatorFactory:
     address = ""
     pool = "default"
     network = "default"
+    model = "e1000"
     patience = 5.0
 
     def __init__(self, connection: type[SimulatedConnection] = SimulatedConnection, **options: Any) -> None:

@@ -14,6 +14,7 @@ from fluidvm.driver import (
     ABILITIES,
     Boot,
     DomainDisk,
+    DomainInterface,
     DomainSpec,
     DriverError,
     IDriver,
@@ -29,6 +30,7 @@ from fluidvm.drivers.xen_xml import (
     with_vcpus,
     xen_disk_xml,
     xen_domain_xml,
+    xen_interface_xml,
 )
 from fluidvm.faults import InvalidParams
 
@@ -50,6 +52,17 @@ def spec(**changes: object) -> DomainSpec:
         "boot": Boot(),
     }  # fmt: skip
     return DomainSpec(**{**fields, **changes})  # type: ignore[arg-type]
+
+
+class InterfaceTests(SynchronousTestCase):
+    def test_paravirtual_guests_have_xens_own(self) -> None:
+        plain, other = DomainInterface("52:54:00:00:00:01", "lab"), DomainInterface("52:54:00:00:00:02", "lab", "e1000")
+        for guest in GUESTS:
+            text = xen_domain_xml(spec(boot=KERNEL, interfaces=(plain,)), guest, PYGRUB)
+            self.assertEqual(parse_domain(text).interfaces, (plain,))
+        self.assertIn('type="e1000"', xen_interface_xml(other, "hvm"))
+        for guest in ("pv", "pvh"):
+            self.assertRaises(Unsupported, xen_interface_xml, other, guest)
 
 
 class GoldenTests(SynchronousTestCase):

@@ -24,6 +24,8 @@ timeout = 900.0
 class XenFactory:
     driver = XenDriver()
     pool = "default"
+    network = "lab"
+    model = "netfront"
     patience = UP
 
     def __init__(self) -> None:
