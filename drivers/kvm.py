@@ -21,6 +21,7 @@ from .libvirt_networks import LibvirtNetworks
 from .libvirt_resize import LibvirtResize
 from .libvirt_save import LibvirtReset, LibvirtSave
 from .libvirt_shares import LibvirtShares
+from .libvirt_snapshots import LibvirtSnapshots
 from .libvirt_stats import LibvirtStats
 from .libvirt_volumes import LibvirtDiskResize
 
@@ -52,6 +53,7 @@ class KvmConnection(
     LibvirtAdoption,
     LibvirtLiveMigration,
     LibvirtShares,
+    LibvirtSnapshots,
 ):
     """A QEMU/KVM host."""
 

@@ -63,6 +63,7 @@ class SimulatedHost:
         self._volumes: dict[str, Volume] = {}
         self._boots: dict[str, dict[str, Any]] = {}
         self._shares: dict[str, dict[str, Any]] = {}
+        self._kept: dict[str, list[dict[str, Any]]] = {}
         self._directory = directory
         self._journal: Journal | None = None
         if directory is not None:
@@ -77,6 +78,8 @@ class SimulatedHost:
                 self._boots[key] = value
             elif kind == "shares":
                 self._shares[key] = value
+            elif kind == "snapshots":
+                self._kept[key] = value
             else:
                 disks = tuple(DomainDisk(**disk) for disk in value["disks"])
                 interfaces = tuple(DomainInterface(**interface) for interface in value.get("interfaces", ()))
@@ -197,6 +200,7 @@ class SimulatedHost:
         if uuid in self._shares:
             self._remember("shares", uuid, None)
             del self._shares[uuid]
+        self.keep(uuid, [])
         self._tell(uuid, None)
 
     def _become(self, uuid: str, state: DomainState, allowed: tuple[DomainState, ...], needs: str) -> None:
@@ -297,6 +301,16 @@ class SimulatedHost:
         interfaces = {held["interfaces"].get(interface.mac) for interface in domain.interfaces}
         iops, mbps = disks.pop() if len(disks) == 1 else (None, None)
         return Shares(held["cpu_shares"], iops, mbps, interfaces.pop() if len(interfaces) == 1 else None)
+
+    def kept(self, uuid: str) -> list[dict[str, Any]]:
+        """What is kept of a domain: its snapshots."""
+        return self._kept.get(uuid, [])
+
+    def keep(self, uuid: str, kept: list[dict[str, Any]]) -> None:
+        """A domain has these snapshots."""
+        if kept != self.kept(uuid):
+            self._remember("snapshots", uuid, kept or None)
+            self._kept[uuid] = kept
 
     # disks
 

@@ -44,6 +44,7 @@ from fluidvm.drivers.simulator_migration import SimulatedMigration
 from fluidvm.drivers.simulator_networks import SimulatedNetworks
 from fluidvm.drivers.simulator_save import SimulatedSave
 from fluidvm.drivers.simulator_shares import SimulatedShares
+from fluidvm.drivers.simulator_snapshots import SimulatedSnapshots
 from fluidvm.drivers.simulator_stats import SimulatedStats
 from fluidvm.drivers.simulator_volumes import SimulatedVolumes
 
@@ -56,7 +57,7 @@ VERBS = (
     "create_volume", "delete_volume", "attach_disk", "detach_disk", "domain_stats", "host_stats",
     "list_pools", "resize_volume", "resize_disk", "clone_volume", "save", "restore", "reset",
     "list_networks", "attach_interface", "detach_interface", "get_spec", "volume_of", "migrate", "shareable",
-    "set_shares", "get_shares",
+    "set_shares", "get_shares", "list_snapshots", "create_snapshot", "revert_snapshot", "delete_snapshot",
 )  # fmt: skip
 _VERB = Choice("a verb of the driver interface", choices=VERBS)
 
@@ -103,6 +104,7 @@ class SimulatedConnection(
     SimulatedAdoption,
     SimulatedMigration,
     SimulatedShares,
+    SimulatedSnapshots,
 ):
     """
     A connection to a simulated host.

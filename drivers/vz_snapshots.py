@@ -16,6 +16,8 @@ from .vz_node import LONG, Container, VzNode, verb
 
 FIELDS = "uuid,parent_uuid,current,date,name"
 """The one that holds free text comes last."""
+STEADY = (DomainState.RUNNING, DomainState.STOPPED, DomainState.CRASHED)
+"""States in which a container is kept, or goes back."""
 
 
 def id_of(uuid: str, name: str) -> str:
@@ -67,10 +69,10 @@ class VzSnapshots(VzNode):
             raise Unsupported(
                 f"Container {there.info.name}: only a ploop image can be kept, not layout {there.listed.layout}."
             )
-        if there.state not in (DomainState.RUNNING, DomainState.STOPPED):
-            raise WrongState(f"Container {there.info.name} is {there.state}: only a running or stopped one is kept.")
         if await self._snapshot(there, name) is not None:
             return
+        if there.state not in STEADY:
+            raise WrongState(f"Container {there.info.name} is {there.state}: only a running or stopped one is kept.")
         subject = f"snapshot of container {there.info.name}"
         words = ["snapshot", there.ctid, "--id", id_of(uuid, name), "--name", name]
         await self._do(subject, *words, timeout=LONG)
@@ -84,6 +86,8 @@ class VzSnapshots(VzNode):
         id = await self._snapshot(there, name) if there.listed.layout == "ploop" else None
         if id is None:
             raise NoSuchThing(f"Container {there.info.name} has no snapshot {name}.")
+        if there.state not in STEADY:
+            raise WrongState(f"Container {there.info.name} is {there.state}: only a running or stopped one goes back.")
         subject = f"going back of container {there.info.name}"
         await self._do(subject, "snapshot-switch", there.ctid, "--id", id, "--skip-config", timeout=LONG)
 

@@ -346,5 +346,6 @@ ABILITIES: tuple[type[Interface], ...] = (
     IMigration,
     IShares,
     IDiskResize,
+    ISnapshots,
 )
 """Every interface that a connection can provide, the core first."""

@@ -169,11 +169,16 @@ class ISave(Interface):
 
 
 class ISnapshots(Interface):
-    """What a domain and its disks are can be kept under a name, and gone back to."""
+    """
+    What a domain and its disks are can be kept under a name, and gone back to.
+
+    A domain that L{IConnection.undefine_domain} forgets takes its snapshots with it; what they take of disks that stay is
+    freed by L{delete_snapshot} only, beforehand.
+    """
 
     def list_snapshots(uuid: str) -> Deferred[Sequence[Snapshot]]:
         """
-        Tell a domain's snapshots, oldest first.
+        Tell a domain's snapshots, oldest first, whoever made them.
 
         Success changes nothing. Failure changes nothing. A repetition reads anew.
 
@@ -188,18 +193,23 @@ class ISnapshots(Interface):
         the domain goes on as it was. A repetition with the same name changes nothing.
 
         @raise NoSuchThing: no such domain.
-        @raise WrongState: the domain's state allows none.
-        @raise Unsupported: one of its disks can't be kept; the sentence says which.
+        @raise WrongState: it is neither running nor stopped, or has something now that couldn't be gone back to; the
+            sentence says what.
+        @raise Unsupported: one of its disks can't be kept; the sentence says which. Or it has none, and nothing else can be.
         """
 
     def revert_snapshot(uuid: str, name: str) -> Deferred[None]:
         """
-        Make a domain what it was.
+        Make a domain's disks and memory what they were; its definition stays what it is now.
 
         After success its disks are as they were, and it is running if the snapshot has its memory, else stopped. After
-        failure it is as before. A repetition makes it so again.
+        failure it is as before. A repetition makes it so again. What L{IShares} holds the domain to while it runs may be
+        what it was then, until that is asked for again.
 
         @raise NoSuchThing: no such domain or snapshot.
+        @raise WrongState: it is neither running nor stopped; or it has other disks than then or, where the memory is kept,
+            other amounts or interfaces, and the hypervisor minds: the sentence says which.
+        @raise Unsupported: the snapshot is of a kind that can't be gone back to here.
         """
 
     def delete_snapshot(uuid: str, name: str) -> Deferred[None]:

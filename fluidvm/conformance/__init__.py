@@ -24,6 +24,7 @@ from fluidvm.conformance.migration import MigrationContract
 from fluidvm.conformance.networks import NetworksContract
 from fluidvm.conformance.save import ResetContract, SaveContract
 from fluidvm.conformance.shares import SharesContract
+from fluidvm.conformance.snapshots import SnapshotsContract
 from fluidvm.conformance.stats import StatsContract
 from fluidvm.conformance.volumes import DiskResizeContract, VolumesContract
 from fluidvm.driver import (
@@ -40,6 +41,7 @@ from fluidvm.driver import (
     IReset,
     ISave,
     IShares,
+    ISnapshots,
     IStats,
     IVolumes,
 )
@@ -60,6 +62,7 @@ CONTRACTS: dict[type[Interface], type[ContractCase]] = {
     IMigration: MigrationContract,
     IShares: SharesContract,
     IDiskResize: DiskResizeContract,
+    ISnapshots: SnapshotsContract,
 }
 """The tests of each ability."""
 

@@ -68,7 +68,8 @@ class VzFactory:
         self.address, self.options = self._way(shared_sshd() if self._ssh else None)
 
     def _way(self, sshd: Sshd | None) -> tuple[str, dict[str, Any]]:
-        options = node_options(self.node)
+        # A simfs container has no snapshots.
+        options = node_options(self.node) | {"layout": "ploop"}
         return ("", options) if sshd is None else (sshd.address, options | sshd.options)
 
     @property

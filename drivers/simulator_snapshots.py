@@ -1,0 +1,135 @@
+"""The simulator's domains kept under a name, and gone back to."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from twisted.internet.defer import Deferred
+from zope.interface import implementer
+
+from fluidvm.driver import (
+    DomainDisk,
+    DomainInfo,
+    DomainInterface,
+    DomainState,
+    ISnapshots,
+    NoSuchThing,
+    Snapshot,
+    Unsupported,
+    WrongState,
+)
+from fluidvm.drivers.simulated_host import OFF, SimulatedHost
+
+AMOUNTS = ("vcpus", "max_vcpus", "memory", "max_memory")
+
+
+@dataclass(frozen=True)
+class Kept:
+    """A snapshot, and what its domain had then. C{amounts}: as L{AMOUNTS} names them."""
+
+    snapshot: Snapshot
+    disks: tuple[DomainDisk, ...]
+    interfaces: tuple[DomainInterface, ...]
+    amounts: tuple[int, ...]
+
+    @classmethod
+    def of(cls, domain: DomainInfo, snapshot: Snapshot) -> Kept:
+        """What is kept of a domain now."""
+        return cls(snapshot, domain.disks, domain.interfaces, tuple(getattr(domain, name) for name in AMOUNTS))
+
+    @classmethod
+    def read(cls, value: dict[str, Any]) -> Kept:
+        """As the journal has it."""
+        return cls(
+            Snapshot(**value["snapshot"]), tuple(DomainDisk(**disk) for disk in value["disks"]),
+            tuple(DomainInterface(**interface) for interface in value["interfaces"]), tuple(value["amounts"]),
+        )  # fmt: skip
+
+    def check(self, domain: DomainInfo) -> None:
+        """@raise WrongState: the domain has something else now that matters."""
+        now = Kept.of(domain, self.snapshot)
+        name = self.snapshot.name
+        if set(now.disks) != set(self.disks):
+            raise WrongState(f"Domain {domain.name} had other disks when snapshot {name} was made.")
+        if not self.snapshot.running:
+            return
+        for what, then, amount in zip(AMOUNTS, self.amounts, now.amounts, strict=True):
+            if then != amount:
+                raise WrongState(f"Domain {domain.name} had {what} {then} when snapshot {name} was made, and has {amount}.")
+        if set(now.interfaces) != set(self.interfaces):
+            raise WrongState(f"Domain {domain.name} had other interfaces when snapshot {name} was made.")
+
+
+class Snapshots:
+    """A host's snapshots, and the rules for them."""
+
+    def __init__(self, host: SimulatedHost) -> None:
+        self._host = host
+
+    def of(self, uuid: str) -> list[Kept]:
+        """A domain's, oldest first."""
+        return [Kept.read(value) for value in self._host.kept(self._host.domain(uuid).uuid)]
+
+    def put(self, uuid: str, kept: list[Kept]) -> None:
+        """A domain has these."""
+        self._host.keep(uuid, [asdict(one) for one in kept])
+
+    def find(self, uuid: str, name: str) -> Kept | None:
+        """A domain's snapshot of a name."""
+        return next((one for one in self.of(uuid) if one.snapshot.name == name), None)
+
+    def create(self, uuid: str, name: str) -> None:
+        """Keep a domain."""
+        domain = self._host.domain(uuid)
+        if self.find(uuid, name) is not None:
+            return
+        running = domain.state is DomainState.RUNNING
+        if not running and domain.state not in OFF:
+            raise WrongState(f"Domain {domain.name} is {domain.state}: it can be kept when it runs or is stopped.")
+        for disk in domain.disks:
+            if disk.format != "qcow2":
+                raise Unsupported(f"Domain {domain.name}: its disk {disk.target} has format {disk.format}, which keeps none.")
+        self.put(uuid, [*self.of(uuid), Kept.of(domain, Snapshot(name, time.time(), running))])
+
+    def revert(self, uuid: str, name: str) -> None:
+        """Make a domain what it was."""
+        domain = self._host.domain(uuid)
+        kept = self.find(uuid, name)
+        if kept is None:
+            raise NoSuchThing(f"Domain {domain.name} has no snapshot {name}.")
+        if domain.state is not DomainState.RUNNING and domain.state not in OFF:
+            raise WrongState(f"Domain {domain.name} is {domain.state}: it can go back when it runs or is stopped.")
+        kept.check(domain)
+        self._host.put_state(uuid, DomainState.RUNNING if kept.snapshot.running else DomainState.STOPPED)
+
+    def delete(self, uuid: str, name: str) -> None:
+        """Forget a snapshot."""
+        if self.find(uuid, name) is not None:
+            self.put(uuid, [one for one in self.of(uuid) if one.snapshot.name != name])
+
+
+@implementer(ISnapshots)
+class SimulatedSnapshots:
+    """The verbs."""
+
+    simulated: SimulatedHost
+    _do: Callable[..., Deferred[Any]]
+
+    def list_snapshots(self, uuid: str) -> Deferred[Sequence[Snapshot]]:
+        """Tell a domain's snapshots."""
+        return self._do("list_snapshots", lambda: [one.snapshot for one in Snapshots(self.simulated).of(uuid)])
+
+    def create_snapshot(self, uuid: str, name: str) -> Deferred[None]:
+        """Keep a domain."""
+        return self._do("create_snapshot", lambda: Snapshots(self.simulated).create(uuid, name), subject=uuid)
+
+    def revert_snapshot(self, uuid: str, name: str) -> Deferred[None]:
+        """Make a domain what it was."""
+        return self._do("revert_snapshot", lambda: Snapshots(self.simulated).revert(uuid, name), subject=uuid)
+
+    def delete_snapshot(self, uuid: str, name: str) -> Deferred[None]:
+        """Forget a snapshot."""
+        return self._do("delete_snapshot", lambda: Snapshots(self.simulated).delete(uuid, name), subject=uuid)

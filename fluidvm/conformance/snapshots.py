@@ -1,0 +1,162 @@
+"""Tests of snapshots."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from fluidvm.conformance.case import PAUSED, RUNNING, STOPPED, ContractCase
+from fluidvm.conformance.connection import NOBODY
+from fluidvm.driver import (
+    DomainDisk,
+    DomainInfo,
+    DomainSpec,
+    IDisks,
+    ISave,
+    NoSuchThing,
+    Snapshot,
+    Unreachable,
+    WrongState,
+)
+
+VERBS = ("create_snapshot", "revert_snapshot", "delete_snapshot")
+
+
+class SnapshotsContract(ContractCase):
+    """The promises of L{ISnapshots}."""
+
+    async def disk(self, target: str) -> DomainDisk:
+        """A new volume of the default format, as a disk."""
+        name, format = self.name(), self.connection.formats[0]
+        self.volumes.append(name)
+        volume = await self.ask("create_volume", self.factory.pool, name, 16, format, lambda percentage: None)
+        return DomainDisk(volume.path, volume.format, target)
+
+    async def equipped(self, **changes: Any) -> DomainSpec:
+        """Define a domain that can be kept: with a disk where the driver has such things."""
+        if IDisks.providedBy(self.connection):  # type: ignore[attr-defined]
+            changes["disks"] = (await self.disk("vdy"),)
+        return await self.defined(**changes)
+
+    async def snapshots(self, uuid: str, promise: str) -> list[str]:
+        """Name a domain's snapshots."""
+        told: Sequence[Snapshot] = await self.ask("list_snapshots", uuid, promise=promise)
+        for one in told:
+            self.assertIsInstance(one, Snapshot, "list_snapshots: it tells Snapshots")
+        return [one.name for one in told]
+
+    async def has(self, spec: DomainSpec, names: list[str], promise: str) -> None:
+        """Check what a domain's snapshots are called, and in which order they come."""
+        self.assertEqual(await self.snapshots(spec.uuid, promise), names, promise)
+
+    async def test_a_stopped_domain(self) -> None:
+        spec, other = await self.equipped(), await self.equipped()
+        uuid = spec.uuid
+        await self.has(spec, [], "list_snapshots: a new domain has none")
+        before = await self.told(uuid, "get_domain: it tells the domain")
+        await self.ask("create_snapshot", uuid, "first", promise="a stopped domain is kept")
+        (told,) = await self.ask("list_snapshots", uuid)
+        self.assertEqual((told.name, told.running), ("first", False), "create_snapshot: a stopped domain's has no memory")
+        self.assertGreater(told.created, 0, "list_snapshots: it tells when a snapshot was made")
+        await self.again("create_snapshot", uuid, "first")
+        self.assertEqual(await self.ask("list_snapshots", uuid), [told], "create_snapshot: a repetition changes nothing")
+        promise = "create_snapshot: the domain goes on as it was"
+        self.assertEqual(await self.told(uuid, promise), before, promise)
+        await self.ask("create_snapshot", uuid, "second")
+        await self.has(spec, ["first", "second"], "list_snapshots: the oldest comes first")
+        await self.ask("revert_snapshot", uuid, "first", promise="an older snapshot is gone back to")
+        promise = "revert_snapshot: a domain without memory is stopped"
+        self.assertEqual(await self.told(uuid, promise), before, promise)
+        await self.again("revert_snapshot", uuid, "first")
+        await self.has(spec, ["first", "second"], "revert_snapshot: snapshots stay")
+        await self.ask("delete_snapshot", uuid, "first", promise="a snapshot is forgotten")
+        await self.has(spec, ["second"], "delete_snapshot: list_snapshots doesn't tell it")
+        await self.again("delete_snapshot", uuid, "first")
+        await self.has(other, [], "create_snapshot: another domain isn't disturbed")
+
+    async def test_a_running_domain(self) -> None:
+        spec, other = await self.equipped(), await self.equipped()
+        uuid = spec.uuid
+        await self.ask("create_snapshot", uuid, "off")
+        await self.ask("start", uuid)
+        await self.factory.booted(self.connection, uuid)
+        before = await self.told(uuid, "get_domain: it tells the domain")
+        await self.ask("create_snapshot", uuid, "on", promise="a running domain is kept")
+        told = {one.name: one.running for one in await self.ask("list_snapshots", uuid)}
+        self.assertEqual(told, {"off": False, "on": True}, "create_snapshot: a running domain's has its memory")
+        promise = "create_snapshot: the domain goes on as it was"
+        self.assertEqual(await self.told(uuid, promise), before, promise)
+        await self.again("create_snapshot", uuid, "on")
+        for name, state in (("on", RUNNING), ("off", STOPPED), ("on", RUNNING)):
+            await self.ask("revert_snapshot", uuid, name)
+            await self.becomes(state, uuid, "revert_snapshot: it runs if the snapshot has its memory, else it is stopped")
+        promise = "revert_snapshot: its definition stays what it is"
+        self.assertEqual(await self.told(uuid, promise), before, promise)
+        await self.ask("delete_snapshot", uuid, "off", promise="a running domain's snapshot is forgotten")
+        await self.is_in(RUNNING, uuid, "delete_snapshot: the domain goes on as it is")
+        await self.has(spec, ["on"], "delete_snapshot: list_snapshots doesn't tell it")
+        await self.is_in(STOPPED, other.uuid, "revert_snapshot: another domain isn't disturbed")
+
+    async def unlike(self, spec: DomainSpec, name: str, now: DomainInfo) -> None:
+        """Go back when the definition has changed since: it works or is refused, and the definition is as it is now."""
+        try:
+            await self.wait("revert_snapshot", self.connection.revert_snapshot, spec.uuid, name)
+        except WrongState as error:
+            self.assertTrue(str(error).strip(), "revert_snapshot: the sentence says what is different")
+        is_now = await self.told(spec.uuid, "revert_snapshot: get_domain tells it")
+        promise = "revert_snapshot: its definition stays what it is"
+        for field in ("vcpus", "max_vcpus", "memory", "max_memory", "disks", "name", "autostart", "interfaces"):
+            self.assertEqual(getattr(is_now, field), getattr(now, field), f"{promise}; {field}")
+
+    async def test_a_definition_that_has_changed(self) -> None:
+        spec = await self.equipped()
+        await self.ask("create_snapshot", spec.uuid, "off")
+        await self.ask("start", spec.uuid)
+        await self.factory.booted(self.connection, spec.uuid)
+        await self.ask("create_snapshot", spec.uuid, "on")
+        await self.ask("stop", spec.uuid)
+        await self.ask("set_memory", spec.uuid, spec.memory + 16)
+        await self.ask("set_vcpus", spec.uuid, spec.vcpus + 1)
+        now = await self.told(spec.uuid, "set_memory: get_domain tells it")
+        for name in ("on", "off"):
+            await self.unlike(spec, name, now)
+        if IDisks.providedBy(self.connection):  # type: ignore[attr-defined]
+            await self.ask("stop", spec.uuid)
+            await self.ask("attach_disk", spec.uuid, await self.disk("vdz"))
+            now = await self.told(spec.uuid, "attach_disk: get_domain tells it")
+            await self.unlike(spec, "off", now)
+
+    async def test_states_that_allow_none(self) -> None:
+        spec = await self.equipped()
+        await self.ask("start", spec.uuid)
+        await self.factory.booted(self.connection, spec.uuid)
+        await self.ask("create_snapshot", spec.uuid, "on")
+        await self.ask("pause", spec.uuid)
+        for verb in ("create_snapshot", "revert_snapshot"):
+            await self.refuses(WrongState, "a paused domain", verb, spec.uuid, "on" if verb == "revert_snapshot" else "new")
+        await self.is_in(PAUSED, spec.uuid, "create_snapshot: after failure the domain goes on as it was")
+        if ISave.providedBy(self.connection):  # type: ignore[attr-defined]
+            await self.ask("resume", spec.uuid)
+            await self.ask("save", spec.uuid, lambda percentage: None)
+            await self.refuses(WrongState, "a saved domain", "create_snapshot", spec.uuid, "new")
+            await self.refuses(WrongState, "a saved domain", "revert_snapshot", spec.uuid, "on")
+        await self.has(spec, ["on"], "create_snapshot: after failure nothing of it is left")
+
+    async def test_an_undefined_domain_takes_them_with_it(self) -> None:
+        spec = await self.equipped()
+        await self.ask("create_snapshot", spec.uuid, "first")
+        await self.ask("undefine_domain", spec.uuid, promise="a domain with snapshots is forgotten")
+        await self.ask("define_domain", spec)
+        await self.has(spec, [], "undefine_domain: a domain's snapshots go with it")
+
+    async def test_what_is_not_there(self) -> None:
+        spec = await self.equipped()
+        await self.refuses(NoSuchThing, "a snapshot that isn't there", "revert_snapshot", spec.uuid, "none")
+        await self.ask("delete_snapshot", spec.uuid, "none", promise="a repetition (no such snapshot) succeeds")
+        for verb in VERBS:
+            await self.refuses(NoSuchThing, "a domain that isn't there", verb, NOBODY, "first")
+        await self.refuses(NoSuchThing, "a domain that isn't there", "list_snapshots", NOBODY)
+        await self.ask("close")
+        await self.raises(Unreachable, "a closed connection", "list_snapshots", spec.uuid)
+        for verb in VERBS:
+            await self.raises(Unreachable, "a closed connection", verb, spec.uuid, "first")
