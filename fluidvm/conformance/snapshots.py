@@ -55,6 +55,7 @@ class SnapshotsContract(ContractCase):
         await self.has(spec, [], "list_snapshots: a new domain has none")
         before = await self.told(uuid, "get_domain: it tells the domain")
         await self.ask("create_snapshot", uuid, "first", promise="a stopped domain is kept")
+        await self.has(spec, ["first"], "create_snapshot: list_snapshots tells it")
         (told,) = await self.ask("list_snapshots", uuid)
         self.assertEqual((told.name, told.running), ("first", False), "create_snapshot: a stopped domain's has no memory")
         self.assertGreater(told.created, 0, "list_snapshots: it tells when a snapshot was made")
@@ -103,6 +104,8 @@ class SnapshotsContract(ContractCase):
             await self.wait("revert_snapshot", self.connection.revert_snapshot, spec.uuid, name)
         except WrongState as error:
             self.assertTrue(str(error).strip(), "revert_snapshot: the sentence says what is different")
+        except NoSuchThing as error:
+            raise self.failureException(f"revert_snapshot: a snapshot that was made is there; it raised {error}") from error
         is_now = await self.told(spec.uuid, "revert_snapshot: get_domain tells it")
         promise = "revert_snapshot: its definition stays what it is"
         for field in ("vcpus", "max_vcpus", "memory", "max_memory", "disks", "name", "autostart", "interfaces"):

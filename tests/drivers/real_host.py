@@ -149,7 +149,7 @@ class HostCase(TestCase):
                 if domain.isActive():
                     domain.destroy()
                 if domain.isPersistent():
-                    domain.undefineFlags(libvirt.VIR_DOMAIN_UNDEFINE_MANAGED_SAVE)
+                    domain.undefineFlags(KvmConnection.undefine_flags)
             for pool in self.outside.listAllStoragePools(0):
                 pool.refresh()
                 for volume in pool.listAllVolumes():
