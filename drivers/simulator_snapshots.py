@@ -91,7 +91,9 @@ class Snapshots:
             raise WrongState(f"Domain {domain.name} is {domain.state}: it can be kept when it runs or is stopped.")
         for disk in domain.disks:
             if disk.format != "qcow2":
-                raise Unsupported(f"Domain {domain.name}: its disk {disk.target} has format {disk.format}, which keeps none.")
+                raise Unsupported(
+                    f"Domain {domain.name}: its disk {disk.target} has format {disk.format}, which keeps none."
+                )
         self.put(uuid, [*self.of(uuid), Kept.of(domain, Snapshot(name, time.time(), running))])
 
     def revert(self, uuid: str, name: str) -> None:

@@ -30,6 +30,7 @@ from fluidvm.driver_loader import BrokenDriver, DriverLoader, UnknownDriver
 from fluidvm.faults import Unavailable, Unsupported
 from fluidvm.inventory import Inventory, missing
 from fluidvm.node_host import Host
+from fluidvm.node_snapshots import NodeSnapshots
 from fluidvm.node_storage import NodeStorage
 from fluidvm.objects import ComputeNode
 from fluidvm.patience import PatientConnection
@@ -92,6 +93,7 @@ class NodeWatch:
         self._delay = FIRST_RETRY
         self._since = 0.0
         self.storage = NodeStorage(inventory, node.id, host.clock, busy)
+        self._snapshots = NodeSnapshots(inventory, node.id, host.clock, busy)
         self._stopped = False
 
     def start(self) -> None:
@@ -103,6 +105,7 @@ class NodeWatch:
         """Let go of the node."""
         self._stopped = True
         self.storage.stop()
+        self._snapshots.stop()
         if self._retry is not None and self._retry.active():
             self._retry.cancel()
         if self._attempt is not None:
@@ -174,6 +177,7 @@ class NodeWatch:
         self._since = self._host.clock.seconds()
         self._log.info("Compute node {node} is online", node=self._host.node)
         self.storage.follow(connection)
+        self._snapshots.follow(connection)
         self._wake()
         if not IEvents.providedBy(connection):
             self._host.clock.callLater(self._habits.poll_interval, self._poll, connection)
@@ -205,6 +209,8 @@ class NodeWatch:
                 await self._look(self._connection)
                 if self._connection is not None:
                     await self.storage.look(self._connection)
+                if self._connection is not None:
+                    await self._snapshots.look(self._connection)
                 return
             except Unreachable as error:
                 self._lost(self._connection, str(error))

@@ -165,6 +165,7 @@ class VM:
     @ivar powered: it counts as running; kept while its node can't tell.
     @ivar domain: its name on the hypervisor, where that isn't made from its own.
     @ivar shares: the shares and rates of its owner's resource plan that the hypervisor holds it to.
+    @ivar snapshots: each with its C{id}, C{name}, C{created} (seconds since the epoch) and C{running} (it has the memory).
     """
 
     TYPE: ClassVar[str] = "vm"
@@ -194,6 +195,7 @@ class VM:
     powered: bool = False
     domain: str = ""
     shares: Mapping[str, int] = field(default_factory=dict)
+    snapshots: tuple[Mapping[str, Any], ...] = ()
 
     @property
     def domain_name(self) -> str:
@@ -207,8 +209,8 @@ class VM:
             "compute_node": self.compute_node, "driver": self.driver, "vcpus": self.vcpus, "max_vcpus": self.max_vcpus,
             "memory": self.memory, "max_memory": self.max_memory, "disks": related["disks"],
             "interfaces": list(self.interfaces), "description": self.description, "tags": list(self.tags),
-            "autostart": self.autostart, "boot": dict(self.boot), "shares": dict(self.shares) or None, "snapshots": 0,
-            "created": moment(self.created),
+            "autostart": self.autostart, "boot": dict(self.boot), "shares": dict(self.shares) or None,
+            "snapshots": len(self.snapshots), "created": moment(self.created),
         }  # fmt: skip
 
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
-from fluidvm.driver import DomainInfo, Volume
+from fluidvm.driver import DomainInfo, Snapshot, Volume
 from fluidvm.inventory import Inventory
-from fluidvm.objects import Disk
+from fluidvm.objects import VM, Disk
 from fluidvm.store.objects import Change, Update
 
 Busy = Callable[[str, int], bool]
@@ -37,6 +37,22 @@ def vm_differences(inventory: Inventory, node: int, domains: Iterable[DomainInfo
         if changed:
             changes.append(Update("vm", vm.id, changed))
     return changes
+
+
+def kept_of(inventory: Inventory, vm: VM, told: Iterable[Snapshot]) -> tuple[Mapping[str, Any], ...]:
+    """
+    Tell a VM's snapshots as they are to be noted: those that are known keep their ids.
+
+    @param told: all that its node has of it.
+    """
+    known = {one["name"]: one["id"] for one in vm.snapshots}
+    return tuple(
+        {
+            "id": known[one.name] if one.name in known else inventory.next_id("snapshot"), "name": one.name,
+            "created": one.created, "running": one.running,
+        }
+        for one in told
+    )  # fmt: skip
 
 
 def comparable(inventory: Inventory, node: int, busy: Busy) -> list[Disk]:

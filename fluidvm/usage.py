@@ -33,7 +33,10 @@ def of_mac(mac: str) -> Account:
 def amounts(thing: Object) -> dict[str, int]:
     """Tell what an object takes of its owner's plan, and of its compute node."""
     if isinstance(thing, VM):
-        return {"vms": 1, "running_vms": int(thing.powered), "vcpus": thing.vcpus, "memory": thing.memory}
+        return {
+            "vms": 1, "running_vms": int(thing.powered), "vcpus": thing.vcpus, "memory": thing.memory,
+            "snapshots": len(thing.snapshots),
+        }  # fmt: skip
     if isinstance(thing, Disk):
         return {"disks": 1, "disk_space": thing.size}
     return {}

@@ -66,9 +66,7 @@ class RevertsDefinitions(SimulatedConnection):
             if kept is not None and domain.state in (DomainState.RUNNING, DomainState.STOPPED):
                 vcpus, max_vcpus, memory, max_memory = kept.amounts
                 self.simulated.add(
-                    replace(
-                        domain, vcpus=vcpus, max_vcpus=max_vcpus, memory=memory, max_memory=max_memory, disks=kept.disks
-                    )
+                    replace(domain, vcpus=vcpus, max_vcpus=max_vcpus, memory=memory, max_memory=max_memory, disks=kept.disks)
                 )
             snapshots.revert(uuid, name)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+import subprocess
 import time
 import xmlrpc.client
 from pathlib import Path
@@ -249,6 +250,47 @@ class ContractTests(TestCase):
         await self.call("stop_vm", vm)
         await self.call("delete_vm", vm)
         self.assertEqual(await self.commit(), ["", ""])
+
+    async def test_a_guest_goes_back(self) -> None:
+        node = await self.add_node()
+        spec = {
+            "name": "kept", "memory": 128, "compute_node": node, "boot": self.kernel(),
+            "disks": [{"size": 4, "pool": "contract"}],
+        }  # fmt: skip
+        vm = await self.call("create_vm", spec)
+        await self.call("create_vm_snapshot", vm, "off")
+        await self.call("start_vm", vm)
+        self.assertEqual(await self.commit(), ["", "", ""])
+        await self.boots(vm)
+        await self.call("create_vm_snapshot", vm, "on")
+        ec = await self.call("commit_tasks")
+        await self.call("wait_for_tasks", ec, 25)
+        self.assertEqual(await self.call("get_errors", ec), [""])
+        (on,) = await self.call("get_results", ec)
+        off, running = await self.call("list_vm_snapshots", vm)
+        self.assertEqual((off["name"], off["running"], running["id"], running["running"]), ("off", False, on, True))
+        await self.call("ping")
+        for snapshot, state in ((off["id"], "stopped"), (on, "running")):
+            await self.call("revert_vm_snapshot", vm, snapshot)
+            self.assertEqual(await self.commit(), [""])
+            self.assertEqual((await self.call("get_vm", vm))["state"], state)
+        self.assertIn({"type": "vm", "id": vm, "change": "updated"}, await self.call("ping"))
+        self.assertEqual((await self.console(vm)).count("GUEST-UP"), 1, "it went on, and didn't boot")
+
+        # Behind the server's back.
+        domain = self.outside.lookupByUUIDString((await self.call("get_vm", vm))["uuid"])
+        domain.snapshotLookupByName("off").delete()
+        await self.call("refresh_compute_node", node)
+        await self.call("resize_disk", (await self.call("get_vm", vm))["disks"][0], 8)
+        self.assertIn("has snapshots (on)", (await self.commit())[1])
+        self.assertEqual((await self.call("get_vm", vm))["snapshots"], 1)
+        await self.call("stop_vm", vm)
+        await self.call("delete_vm", vm, {"keep_disks": True})
+        self.assertEqual(await self.commit(), ["", ""])
+        (left,) = self.pool.iterdir()
+        told = subprocess.run(["qemu-img", "snapshot", "-l", left], capture_output=True, text=True, check=True)
+        self.assertEqual(told.stdout, "", "what is kept holds no snapshots")
+        self.assertEqual(self.outside.listAllDomains(0), [])
 
     async def test_a_guest_that_others_made(self) -> None:
         node = await self.add_node()

@@ -20,7 +20,7 @@ LAYERS = [
     ["declare"],
     ["store", "change_log", "inventory", "driver_loader", "passwords", "throttle", "logins", "certificates", "conformance"],
     ["audit", "patience", "node_host", "reconcile"],
-    ["node_storage"],
+    ["node_storage", "node_snapshots"],
     ["sessions", "engine", "node_watch"],
     ["call"],
     ["api"],

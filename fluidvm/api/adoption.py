@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 from typing import Annotated, Any
 
 from fluidvm.declare import task
-from fluidvm.driver import Boot, DomainDisk, DomainInfo, DomainSpec, IAdoption, NoSuchThing, Volume
+from fluidvm.driver import Boot, DomainDisk, DomainInfo, DomainSpec, IAdoption, ISnapshots, NoSuchThing, Snapshot, Volume
 from fluidvm.engine.job import Job
 from fluidvm.engine.quota import check_driver, check_vm
 from fluidvm.faults import Conflict, NotFound, Unsupported
 from fluidvm.inventory import Inventory
 from fluidvm.kinds import NAME_PATTERN, Id, NodeId, Text
 from fluidvm.objects import POWERED, VM, ComputeNode, Disk, User
+from fluidvm.reconcile import kept_of
 from fluidvm.store.objects import Create, Update
 
 UUID = r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}"
@@ -43,10 +45,12 @@ async def adopt_vm(job: Job, node: NodeId, uuid: GuestUuid, owner: Owner) -> Non
             spec: DomainSpec = await connection.get_spec(uuid)
             info: DomainInfo = await connection.get_domain(uuid)
             others: list[DomainInfo] = [one for one in await connection.list_domains() if one.uuid != uuid]
+            keeps = job.nodes.provides(node, ISnapshots)
+            kept: list[Snapshot] = await connection.list_snapshots(uuid) if keeps else []
         except NoSuchThing:
             raise NotFound(f"Compute node {record.name} has no guest {uuid}.") from None
         volumes = [await _volume(connection, spec, disk) for disk in spec.disks]
-        vm = _plan(job, record, owner, spec, info, volumes, others)
+        vm = _plan(job, record, owner, spec, info, volumes, others, kept)
         await job.flush()
         job.unreserve()
     # It may have stopped or started before events of it were for us.
@@ -66,7 +70,7 @@ async def _volume(connection: Any, spec: DomainSpec, disk: DomainDisk) -> Volume
 
 def _plan(
     job: Job, node: ComputeNode, owner: int, spec: DomainSpec, info: DomainInfo, volumes: list[Volume],
-    others: list[DomainInfo],
+    others: list[DomainInfo], kept: list[Snapshot],
 ) -> VM:  # fmt: skip
     """Check and note all of it, in one turn of the reactor."""
     inventory = job.inventory
@@ -81,7 +85,7 @@ def _plan(
     state = str(info.state)
     job.reserve_for(
         owner, vms=1, running_vms=int(state in POWERED), vcpus=spec.vcpus, memory=spec.memory, disks=len(volumes),
-        disk_space=sizes,
+        disk_space=sizes, snapshots=len(kept),
     )  # fmt: skip
     interfaces = []
     for plug in spec.interfaces:
@@ -95,6 +99,7 @@ def _plan(
         max_memory=spec.max_memory, interfaces=tuple(interfaces), description="", tags=(), autostart=spec.autostart,
         boot=_boot(spec.boot), created=job.wall_clock(), powered=state in POWERED, domain=spec.name,
     )  # fmt: skip
+    vm = replace(vm, snapshots=kept_of(inventory, vm, kept))
     job.put(Create(vm))
     for disk, volume in zip(spec.disks, volumes, strict=True):
         name = f"{vm.name[:50]}-{disk.target}"

@@ -30,7 +30,7 @@ def _given(thing: VM | Disk, owner: int) -> list[Change]:
 
 @task("vm", roles=("admin",))
 async def set_vm_owner(job: Job, vm: VmId, owner: NewOwner) -> None:
-    """Give a VM and its disks to another user, within that user's resource plan."""
+    """Give a VM with its disks and snapshots to another user, within that user's resource plan."""
     record = job.inventory.get(VM, vm)
     job.inventory.get(User, owner)
     if record.owner == owner:
@@ -44,7 +44,7 @@ async def set_vm_owner(job: Job, vm: VmId, owner: NewOwner) -> None:
     check_vm(job.inventory, owner, {"vm_vcpus": record.vcpus, "vm_memory": record.memory, "vm_disk": sizes})
     await job.reserve(
         owner, vms=1, running_vms=int(record.powered), vcpus=record.vcpus, memory=record.memory, disks=len(disks),
-        disk_space=sizes,
+        disk_space=sizes, snapshots=len(record.snapshots),
     )  # fmt: skip
     job.put(*_given(record, owner))
     for disk in disks:

@@ -98,7 +98,7 @@ async def _plan(job: Job, source: VM, name: str) -> VM:
     interfaces = tuple(new_interface(job, plug) for plug in plugs)
     clone = replace(
         source, id=job.target, name=name, state="creating", uuid=str(uuid4()), created=job.wall_clock(), domain="",
-        powered=False, interfaces=interfaces, shares=shares,
+        powered=False, interfaces=interfaces, shares=shares, snapshots=(),
     )  # fmt: skip
     job.put(Create(clone))
     copies: dict[str, int] = {}

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Annotated, Any
 
 from fluidvm.api.disks import check_attachable
+from fluidvm.api.kept import refuse_kept
 from fluidvm.api.shares import put_shares
 from fluidvm.declare import task
 from fluidvm.driver import DomainDisk, DomainState, IDisks, ILiveResize
@@ -87,6 +88,7 @@ async def attach_disk(job: Job, vm: VmId, disk: DiskId, options: AttachOptions =
     sizes = sum(other.size for other in job.inventory.disks_of(vm))
     check_vm(job.inventory, record.owner, {"vm_disk": sizes + volume.size})
     connection = await job.connection(record.compute_node, IDisks)
+    await refuse_kept(job, record, "it couldn't go back to them with another disk")
     await connection.attach_disk(record.uuid, DomainDisk(volume.path, volume.format, target))
     job.put(Update("disk", disk, {"vm": vm, "target": target}), Update("vm", vm, {}))
     await put_shares(job, vm, plugged=True)
@@ -99,5 +101,6 @@ async def detach_disk(job: Job, vm: VmId, disk: DiskId) -> None:
     if volume.vm != vm or volume.target is None:
         raise Conflict(f"Disk {volume.name} isn't attached to VM {record.name}.")
     connection = await job.connection(record.compute_node, IDisks)
+    await refuse_kept(job, record, "a part of them lies in its disks")
     await connection.detach_disk(record.uuid, volume.target)
     job.put(Update("disk", disk, {"vm": None, "target": None}), Update("vm", vm, {}))

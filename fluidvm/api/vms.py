@@ -26,6 +26,7 @@ from fluidvm.driver import (
     INetworks,
     Interface,
     IShares,
+    ISnapshots,
     NoSuchThing,
     Shares,
 )
@@ -277,13 +278,20 @@ async def remove_made(job: Job, vm: VM, given: Collection[int]) -> None:
 
 @task("vm", after_crash=AfterCrash.LOOK)
 async def delete_vm(job: Job, vm: VmId, options: DeleteOptions = {}) -> None:  # noqa: B006
-    """Delete a stopped VM and its disks, or with keep_disks detach them."""
+    """Delete a stopped VM with its snapshots and disks, or with keep_disks detach the disks."""
     record = job.inventory.get(VM, vm)
     connection = await job.connection(record.compute_node)
     try:
         info = await connection.get_domain(record.uuid)
         if info.state not in (DomainState.STOPPED, DomainState.CRASHED):
             raise Conflict(f"VM {record.name} is {info.state}: stop it first.")
+        if options.get("keep_disks") and job.nodes.provides(record.compute_node, ISnapshots):
+            # What stays mustn't have in it what nobody knows any more.
+            for snapshot in await connection.list_snapshots(record.uuid):
+                job.status(f"deleting snapshot {snapshot.name}")
+                await connection.delete_snapshot(record.uuid, snapshot.name)
+                job.put(Update("vm", vm, {"snapshots": _without(job, vm, snapshot.name)}))
+                await job.flush()
     except NoSuchThing:
         pass  # gone behind our back, or by an interrupted run of this task: the rest is still to do
     await connection.undefine_domain(record.uuid)
@@ -295,6 +303,10 @@ async def delete_vm(job: Job, vm: VmId, options: DeleteOptions = {}) -> None:  #
             await delete_volume(job, disk)
             job.put(Delete("disk", disk.id))
     job.put(Delete("vm", vm))
+
+
+def _without(job: Job, vm: int, name: str) -> tuple[Mapping[str, Any], ...]:
+    return tuple(one for one in job.inventory.get(VM, vm).snapshots if one["name"] != name)
 
 
 @query("struct")

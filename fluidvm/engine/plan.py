@@ -29,10 +29,12 @@ from fluidvm.driver import (
     IMigration,
     Interface,
     NoSuchThing,
+    Snapshot,
     Volume,
 )
 from fluidvm.drivers.simulated_host import SimulatedHost
 from fluidvm.drivers.simulator import Faults, SimulatedConnection
+from fluidvm.drivers.simulator_snapshots import Kept, Snapshots
 from fluidvm.engine import entitlement
 from fluidvm.engine.job import Job, Resources
 from fluidvm.engine.outcome import fault_of
@@ -161,12 +163,14 @@ def _copy(inventory: Inventory, node: int) -> SimulatedHost:
     for vm in inventory.vms_on(node):
         disks = tuple(DomainDisk(disk.path, disk.format, str(disk.target)) for disk in inventory.disks_of(vm.id))
         interfaces = tuple(DomainInterface(one["mac"], one["network"], one.get("model", "")) for one in vm.interfaces)
-        host.add(
-            DomainInfo(
-                vm.uuid, vm.domain_name, _STATES.get(vm.state, DomainState.STOPPED), vm.vcpus, vm.max_vcpus, vm.memory,
-                vm.max_memory, disks, vm.autostart, interfaces,
-            )
+        domain = DomainInfo(
+            vm.uuid, vm.domain_name, _STATES.get(vm.state, DomainState.STOPPED), vm.vcpus, vm.max_vcpus, vm.memory,
+            vm.max_memory, disks, vm.autostart, interfaces,
         )  # fmt: skip
+        host.add(domain)
+        # What the domain was then only its node knows.
+        kept = [Snapshot(one["name"], one["created"], one["running"]) for one in vm.snapshots]
+        Snapshots(host).put(vm.uuid, [Kept.of(domain, snapshot) for snapshot in kept])
     for disk in inventory.disks_on(node):
         host.add_volume(Volume(disk.pool, disk.volume, disk.path, disk.format, disk.size))
     return host

@@ -30,7 +30,7 @@ from fluidvm.drivers.simulated_host import SimulatedHost
 PASSWORD = "killed at random instants"
 USERS = 4
 PATIENCE = 90.0
-LIMITS = {"vms": 12, "running_vms": 4, "vcpus": 18, "memory": 1000, "disks": 14, "disk_space": 18}
+LIMITS = {"vms": 12, "running_vms": 4, "vcpus": 18, "memory": 1000, "disks": 14, "disk_space": 18, "snapshots": 8}
 GONE = (OSError, xmlrpc.client.ProtocolError, http.client.HTTPException)
 """What a client sees of a server that was killed."""
 
@@ -42,12 +42,12 @@ class Committed:
 
     @ivar tasks: methods and targets, in order.
     @ivar seen: the outcomes, once a client has seen it complete.
-    @ivar made: the UUIDs of the VMs that it made, and when it was seen complete.
+    @ivar made: the UUIDs of the VMs that it made, when it was seen complete, and their ids.
     """
 
     tasks: list[tuple[str, int]]
     seen: list[tuple[int, str]] | None = None
-    made: dict[str, float] = field(default_factory=dict)
+    made: dict[str, tuple[float, int]] = field(default_factory=dict)
 
 
 @dataclass
@@ -161,7 +161,7 @@ class Worker(threading.Thread):
             for (method, vm), (code, _) in zip(tasks, committed.seen, strict=True):
                 if method == "create_vm" and not code:
                     try:
-                        committed.made[proxy.get_vm(cookie, vm)["uuid"]] = now
+                        committed.made[proxy.get_vm(cookie, vm)["uuid"]] = now, vm
                     except xmlrpc.client.Fault as fault:
                         if fault.faultCode != 404:  # deleted meanwhile
                             raise
@@ -184,6 +184,13 @@ class Worker(threading.Thread):
                 if self._random.random() < 0.5:
                     return "resize_disk", proxy.resize_disk(cookie, disk, self._random.choice([2, 3]))
                 return "clone_disk", proxy.clone_disk(cookie, disk, name)
+        if chance < 0.56:
+            vm = self._random.choice(vms)
+            kept = [one["id"] for one in proxy.list_vm_snapshots(cookie, vm)]
+            if not kept or self._random.random() < 0.5:
+                return "create_vm_snapshot", proxy.create_vm_snapshot(cookie, vm, self._random.choice(["a", "b", "c"]))
+            method = self._random.choice(["revert_vm_snapshot", "delete_vm_snapshot"])
+            return method, getattr(proxy, method)(cookie, vm, self._random.choice(kept))
         methods = ["delete_vm", "set_vm_memory", "set_vm_vcpus"]
         if self._pool == "default":  # real guests take seconds to boot
             methods += ["start_vm", "stop_vm", "pause_vm", "resume_vm", "start_vm", "stop_vm"]
@@ -287,6 +294,7 @@ def _look(program: Program, committed: dict[int, Committed], findings: Findings,
     findings.contexts = len(listed)
     vms, disks = proxy.list_vms(cookie), proxy.list_disks(cookie)
     findings.vms = len(vms)
+    kept = {vm["id"]: _names(proxy.list_vm_snapshots(cookie, vm["id"], {"fields": ["name"]})) for vm in vms}
     for node in proxy.list_compute_nodes(cookie):
         own = [vm for vm in vms if vm["compute_node"] == node["id"]]
         sums = (len(own), sum(vm["vcpus"] for vm in own), sum(vm["memory"] for vm in own))
@@ -295,9 +303,9 @@ def _look(program: Program, committed: dict[int, Committed], findings: Findings,
     _look_at_usage(proxy, cookie, vms, disks, wrong)
     program.stop()
     if host is None:
-        _look_at_calls(program, committed, wrong)
+        _look_at_calls(program, committed, _half_gone_back(listed), wrong)
     real, volumes = _simulated(program) if host is None else _libvirt(host, pool)
-    said = {vm["uuid"]: (vm["state"], vm["memory"], vm["vcpus"]) for vm in vms}
+    said = {vm["uuid"]: (vm["state"], vm["memory"], vm["vcpus"], kept[vm["id"]]) for vm in vms}
     for uuid in sorted(set(real) | set(said)):
         if real.get(uuid) != said.get(uuid):
             story = _story(listed, {vm["id"] for vm in vms if vm["uuid"] == uuid})
@@ -317,7 +325,7 @@ def _look_at_usage(
         held = {
             "vms": len(own), "running_vms": sum(vm["state"] in ("running", "paused") for vm in own),
             "vcpus": sum(vm["vcpus"] for vm in own), "memory": sum(vm["memory"] for vm in own), "disks": len(sizes),
-            "disk_space": sum(sizes),
+            "disk_space": sum(sizes), "snapshots": sum(vm["snapshots"] for vm in own),
         }  # fmt: skip
         said = {limit: told["used"] for limit, told in proxy.get_user_usage(cookie, user["id"]).items() if limit in held}
         if said != held:
@@ -337,9 +345,19 @@ def _story(contexts: list[dict[str, Any]], vms: set[int]) -> list[str]:
     ]
 
 
-def _look_at_calls(program: Program, committed: dict[int, Committed], wrong: list[str]) -> None:
+def _half_gone_back(contexts: list[dict[str, Any]]) -> set[int]:
+    """The VMs that were going back to a snapshot when the server died: they are defined anew, to have their definition."""
+    return {
+        task["target"]
+        for context in contexts
+        for task, error in zip(context["tasks"], context["errors"], strict=True)
+        if task["method"] == "revert_vm_snapshot" and "interrupted" in error
+    }
+
+
+def _look_at_calls(program: Program, committed: dict[int, Committed], redefined: set[int], wrong: list[str]) -> None:
     """What was seen complete didn't run again: nothing that it made was made once more."""
-    made = {uuid: when for context in committed.values() for uuid, when in context.made.items()}
+    made = {uuid: when for context in committed.values() for uuid, (when, vm) in context.made.items() if vm not in redefined}
     calls = 0
     for log in (program.directory / "state").glob("node-*/calls.log"):
         for line in log.read_text().splitlines():
@@ -351,7 +369,12 @@ def _look_at_calls(program: Program, committed: dict[int, Committed], wrong: lis
         wrong.append("the log of the driver's calls is empty")
 
 
-Domains = dict[str, tuple[str, int, int]]
+Domains = dict[str, tuple[str, int, int, str]]
+"""State, memory, CPUs, and the names of the snapshots."""
+
+
+def _names(told: list[dict[str, Any]]) -> str:
+    return " ".join(sorted(one["name"] for one in told))
 
 
 def _simulated(program: Program) -> tuple[Domains, set[str]]:
@@ -360,7 +383,8 @@ def _simulated(program: Program) -> tuple[Domains, set[str]]:
     for journal in (program.directory / "state").glob("node-*/simulator.journal"):
         host = SimulatedHost.at(journal.parent, {})
         for domain in host.domains():
-            domains[domain.uuid] = (str(domain.state), domain.memory, domain.vcpus)
+            names = _names([one["snapshot"] for one in host.kept(domain.uuid)])
+            domains[domain.uuid] = (str(domain.state), domain.memory, domain.vcpus, names)
         # Both nodes have the same paths, so volumes are told apart by their names alone, which are unique.
         volumes |= {volume.path for volume in host.volumes("default")}
     return domains, volumes
@@ -374,10 +398,12 @@ def _libvirt(host: Any, pool: str) -> tuple[Domains, set[str]]:
     for domain in connection.listAllDomains(0):
         state = "running" if domain.isActive() else "stopped"
         info = domain.info()
-        domains[domain.UUIDString()] = (state, info[2] // 1024, domain.vcpusFlags(libvirt.VIR_DOMAIN_AFFECT_CONFIG))
+        vcpus = domain.vcpusFlags(libvirt.VIR_DOMAIN_AFFECT_CONFIG)
+        names = " ".join(sorted(domain.snapshotListNames(0)))
+        domains[domain.UUIDString()] = (state, info[2] // 1024, vcpus, names)
         if domain.isActive():
             domain.destroy()
-        domain.undefine()
+        domain.undefineFlags(libvirt.VIR_DOMAIN_UNDEFINE_SNAPSHOTS_METADATA)
     found = connection.storagePoolLookupByName(pool)
     found.refresh()
     volumes = {volume.path() for volume in found.listAllVolumes()}

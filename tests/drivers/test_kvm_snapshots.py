@@ -140,5 +140,7 @@ class ReadingTests(SynchronousTestCase):
             <inactiveDomain type='qemu'><name>a</name><memory unit='MiB'>96</memory><vcpu>2</vcpu></inactiveDomain>
             </domainsnapshot>"""
         kept = parse_snapshot(text)
-        self.assertEqual((kept.snapshot.running, kept.snapshot.created, kept.external, kept.plugged), (True, 12.0, False, False))
+        self.assertEqual(
+            (kept.snapshot.running, kept.snapshot.created, kept.external, kept.plugged), (True, 12.0, False, False)
+        )
         self.assertEqual((kept.definition.memory, kept.definition.vcpus), (96, 2))

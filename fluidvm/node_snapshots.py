@@ -1,0 +1,75 @@
+"""The snapshots of a node's VMs, looked at when it is connected or refreshed: others may have made or removed some."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from twisted.internet.defer import Deferred
+from twisted.internet.interfaces import IReactorTime
+from twisted.internet.task import deferLater
+from twisted.logger import Logger
+
+from fluidvm.driver import DriverError, ISnapshots, NoSuchThing
+from fluidvm.faults import Unavailable
+from fluidvm.inventory import Inventory
+from fluidvm.objects import VM
+from fluidvm.reconcile import Busy, kept_of
+from fluidvm.store.objects import Update
+
+IN_ONE_TURN = 50
+"""VMs that are asked about before anything else has its turn."""
+
+
+class NodeSnapshots:
+    """One node's VMs' snapshots."""
+
+    _log = Logger()
+
+    def __init__(self, inventory: Inventory, node: int, clock: IReactorTime, busy: Busy) -> None:
+        self._inventory = inventory
+        self._node = node
+        self._clock = clock
+        self._busy = busy
+        self._connection: Any = None
+
+    def follow(self, connection: Any) -> None:
+        """Look now, as long as this connection is the newest."""
+        self._connection = connection
+        looking = Deferred.fromCoroutine(self.look(connection))
+        looking.addErrback(self._report)
+
+    def stop(self) -> None:
+        """Look no more."""
+        self._connection = None
+
+    def _report(self, failure: Any) -> None:
+        if failure.check(DriverError, Unavailable) is None:
+            self._log.failure("Looking at the snapshots of compute node {node} failed", failure, node=self._node)
+
+    async def look(self, connection: Any) -> None:
+        """
+        Take on which snapshots the node's VMs have.
+
+        @raise DriverError: the node can't tell.
+        """
+        if not ISnapshots.providedBy(connection):
+            return
+        for number, before in enumerate(self._inventory.vms_on(self._node), 1):
+            if number % IN_ONE_TURN == 0:
+                turn: Deferred[None] = deferLater(self._clock, 0, lambda: None)
+                await turn
+            if connection is not self._connection:
+                return
+            if before.state in ("creating", "missing") or self._busy("vm", before.id):
+                continue
+            try:
+                told = await connection.list_snapshots(before.uuid)
+            except NoSuchThing:
+                continue
+            # What a task has changed meanwhile is newer than what was told.
+            vm = self._inventory.find(VM, before.id)
+            if vm is None or vm.snapshots is not before.snapshots or self._busy("vm", vm.id):
+                continue
+            kept = kept_of(self._inventory, vm, told)
+            if kept != vm.snapshots:
+                await self._inventory.commit([Update("vm", vm.id, {"snapshots": kept})])
