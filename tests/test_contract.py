@@ -16,6 +16,7 @@ from twisted.internet.task import deferLater
 from twisted.trial.unittest import TestCase
 from twisted.web.xmlrpc import Proxy
 
+from fluidvm.drivers.kvm import KvmConnection
 from fluidvm.options import Options
 from fluidvm.service import Server
 from lab.host import guest
@@ -54,7 +55,7 @@ class ContractTests(TestCase):
         for domain in self.outside.listAllDomains(0):
             if domain.isActive():
                 domain.destroy()
-            domain.undefine()
+            domain.undefineFlags(KvmConnection.undefine_flags)
         for pool in self.outside.listAllStoragePools(0):
             if pool.name() == "contract":
                 pool.destroy()

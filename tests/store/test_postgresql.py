@@ -33,12 +33,23 @@ if URL:
             vm = await admin.do("create_vm", {"name": "web", "disks": [{"size": 1}], "description": 'émoji \U0001f600 "'})
             await admin.do("create_user", "alice", PASSWORD)
             await admin.do("start_vm", vm)
-            before = [await admin.call("get_vm", vm), await admin.call("get_disk", 1), await admin.call("get_user", 2)]
+            await admin.do("create_vm_snapshot", vm, "one")
+            before = [
+                await admin.call("list_vm_snapshots", vm),
+                await admin.call("get_vm", vm),
+                await admin.call("get_disk", 1),
+                await admin.call("get_user", 2),
+            ]
             serial = (await admin.call("get_changes", 0))["serial"]
             await running.stop()
             self.running.remove(running)
             admin = await self.serve("--database", URL).login()
-            after = [await admin.call("get_vm", vm), await admin.call("get_disk", 1), await admin.call("get_user", 2)]
+            after = [
+                await admin.call("list_vm_snapshots", vm),
+                await admin.call("get_vm", vm),
+                await admin.call("get_disk", 1),
+                await admin.call("get_user", 2),
+            ]
             self.assertEqual(before, after)
             self.assertIs((await admin.call("get_changes", serial))["reset"], False)
             await admin.do("stop_vm", vm)
