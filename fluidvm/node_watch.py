@@ -207,10 +207,9 @@ class NodeWatch:
         if self._connection is not None:
             try:
                 await self._look(self._connection)
-                if self._connection is not None:
-                    await self.storage.look(self._connection)
-                if self._connection is not None:
-                    await self._snapshots.look(self._connection)
+                for look in (self.storage.look, self._snapshots.look):
+                    if self._connection is not None:
+                        await look(self._connection)
                 return
             except Unreachable as error:
                 self._lost(self._connection, str(error))

@@ -145,6 +145,9 @@ class SnapshotTests(ServerCase):
         for method, *arguments in forbidden:
             code, words = await admin.fail(method, *arguments)
             self.assertEqual((code, "delete_vm_snapshot" in words), (409, True), (method, words))
+        code, words = await admin.fail("evacuate_compute_node", 1)
+        self.assertEqual((code, "has snapshots (one)" in words), (409, True), words)
+        await admin.do("set_compute_node_mode", 1, "active")
         copy = await admin.do("clone_vm", vm, "copy")
         self.assertEqual(((await admin.call("get_vm", copy))["snapshots"], await names(admin, copy)), (0, []))
         await admin.do("clone_disk", disk, "copied")
