@@ -13,7 +13,7 @@ from fluidvm.api.vm_power import mark, settle_after
 from fluidvm.api.vms import disks_of, domain_spec
 from fluidvm.call import Call
 from fluidvm.declare import AfterCrash, query, task
-from fluidvm.driver import DomainState, IShares, ISnapshots, Shares
+from fluidvm.driver import DomainState, DriverError, IShares, ISnapshots, Shares, Unreachable
 from fluidvm.engine.job import Job
 from fluidvm.faults import Conflict, NotFound, Unavailable
 from fluidvm.inventory import missing
@@ -43,25 +43,37 @@ async def create_vm_snapshot(job: Job, vm: VmId, name: SnapshotName) -> int:
     Keep what a stopped or running VM is now under a name: its disks and, if it runs, its memory. The result is its id.
 
     A VM that runs stands still meanwhile. As long as it has snapshots it can't be moved, and its disks can't be resized,
-    attached or detached.
+    attached or detached. The snapshot is listed before the hypervisor is asked. If the compute node stops answering
+    meanwhile, the task fails and it stays listed until the node is back and tells whether it was made.
     """
     record = job.inventory.get(VM, vm)
     connection: Any = await job.connection(record.compute_node, ISnapshots)
-    if not job.memo.get("asked"):
+    if "snapshot" not in job.memo:
         record = await look(job, record)
         if any(one["name"] == name for one in record.snapshots):
             raise Conflict(f"VM {record.name} has a snapshot {name} already.")
-        await job.reserve(record.owner, snapshots=1)
+        job.reserve_for(record.owner, snapshots=1)
+        made = {
+            "id": job.inventory.next_id("snapshot"), "name": name, "created": job.wall_clock(),
+            "running": record.state == "running",
+        }  # fmt: skip
+        job.put(Update("vm", vm, {"snapshots": (*record.snapshots, made)}))
         # From here on one of this name is this task's own.
-        job.memo["asked"] = True
+        job.memo["snapshot"] = made["id"]
         await job.flush()
+        job.unreserve()
     job.status(f"making snapshot {name} of {record.name}")
-    await connection.create_snapshot(record.uuid, name)
-    made = await look(job, job.inventory.get(VM, vm))
-    for one in made.snapshots:
-        if one["name"] == name:
-            return int(one["id"])
-    raise NotFound(f"Snapshot {name} of VM {record.name} is gone again: somebody else has removed it.")
+    try:
+        await connection.create_snapshot(record.uuid, name)
+    except DriverError as error:
+        if not isinstance(error, Unreachable):
+            there = job.inventory.get(VM, vm).snapshots
+            job.put(Update("vm", vm, {"snapshots": tuple(one for one in there if one["name"] != name)}))
+        raise
+    now = await look(job, job.inventory.get(VM, vm))
+    if all(one["name"] != name for one in now.snapshots):
+        raise NotFound(f"Snapshot {name} of VM {record.name} is gone again: somebody else has removed it.")
+    return int(job.memo["snapshot"])
 
 
 @task("vm", needs=(ISnapshots,), after_crash=AfterCrash.LOOK)

@@ -292,6 +292,32 @@ class BehindTests(ServerCase):
         vm = await admin.do("adopt_vm", 1, uuid, 2)
         self.assertEqual(await names(admin, vm), ["before"])
 
+    async def unanswered(self, done: bool) -> int:
+        """A snapshot's node stops answering; gives how many there are when it is back. C{done}: it was made all the same."""
+        running, admin, vm, snapshots, uuid = await self.start()
+        running.server._nodes._watches[1].connection._faults._hang = frozenset({"create_snapshot"})
+        await admin.call("create_vm_snapshot", vm, "one")
+        ec = await admin.call("commit_tasks")
+        if done:
+            snapshots.create(uuid, "one")
+        while any(await admin.call("get_task_state", ec)):
+            await running.pass_time(10)
+        context = await admin.call("get_execution_context", ec)
+        self.assertEqual(context["tasks"][0]["code"], 503, context["errors"])
+        self.assertEqual(await names(admin, vm), ["one"], "it counts until the node tells")
+        for _ in range(4):
+            await running.pass_time(1)
+        inventory = running.server.inventory
+        await self.until(lambda: inventory.vms_on(1)[0].state == "stopped")
+        await self.until(lambda: len(inventory.vms_on(1)[0].snapshots) == int(done))
+        return int((await admin.call("get_user_usage", 1))["snapshots"]["used"])
+
+    async def test_a_node_that_stops_answering_and_made_none(self) -> None:
+        self.assertEqual(await self.unanswered(False), 0)
+
+    async def test_a_node_that_stops_answering_and_made_it(self) -> None:
+        self.assertEqual(await self.unanswered(True), 1)
+
 
 class CrashTests(ServerCase):
     """The server stops in the middle of it, as if it had died."""
