@@ -31,6 +31,7 @@ from fluidvm.driver import (
     ILiveResize,
     Int,
     IPatience,
+    NoSuchThing,
     Struct,
     Text,
     Unreachable,
@@ -124,7 +125,9 @@ class OpenVzConnection(VzSaving, VzSnapshots, VzStats, VzMigration, VzGuest, VzS
 
     async def _create(self, spec: DomainSpec, taken: set[str]) -> Container:
         """Make the container, findable by its UUID from the first moment."""
-        template = getattr(spec, "template", "") or self._options.get("template", "")
+        if spec.template and spec.template not in await self.list_templates():
+            raise NoSuchThing(f"Container {spec.name}: the node has no OS template {spec.template}.")
+        template = spec.template or self._options.get("template", "")
         if not template:
             raise DriverError(f"Container {spec.name}: no OS template is named, and the node's options have none.")
         candidates = iter([spec.uuid] if self._dialect.uuids else new_ids(spec.uuid, taken))

@@ -30,6 +30,7 @@ from fluidvm.drivers.simulator_journal import Journal
 
 POOL = "default"
 NETWORKS = (Network("default", True, "sim0"), Network("lan", True, "sim1"))
+TEMPLATES = ("alpine-3.20", "debian-12")
 OFF = (DomainState.STOPPED, DomainState.CRASHED)
 
 
@@ -64,6 +65,7 @@ class SimulatedHost:
         self._boots: dict[str, dict[str, Any]] = {}
         self._shares: dict[str, dict[str, Any]] = {}
         self._kept: dict[str, list[dict[str, Any]]] = {}
+        self._notes: dict[str, dict[str, Any]] = {}
         self._directory = directory
         self._journal: Journal | None = None
         if directory is not None:
@@ -80,6 +82,8 @@ class SimulatedHost:
                 self._shares[key] = value
             elif kind == "snapshots":
                 self._kept[key] = value
+            elif kind == "notes":
+                self._notes[key] = value
             else:
                 disks = tuple(DomainDisk(**disk) for disk in value["disks"])
                 interfaces = tuple(DomainInterface(**interface) for interface in value.get("interfaces", ()))
@@ -153,6 +157,8 @@ class SimulatedHost:
         before = self._domains.get(spec.uuid)
         if before is not None and before.state not in OFF:
             raise WrongState(f"Domain {before.name} is {before.state}: stop it first.")
+        if self._journal is not None and spec.template and spec.template not in TEMPLATES:
+            raise NoSuchThing(f"There is no template {spec.template} on the simulated host.")
         for other in self._domains.values():
             if other.name == spec.name and other.uuid != spec.uuid:
                 raise AlreadyThere(f"There is another domain {spec.name}.")
@@ -197,6 +203,9 @@ class SimulatedHost:
         del self._domains[uuid]
         if uuid in self._boots:
             self._remember_boot(uuid, None)
+        if uuid in self._notes:
+            self._remember("notes", uuid, None)
+            del self._notes[uuid]
         if uuid in self._shares:
             self._remember("shares", uuid, None)
             del self._shares[uuid]
@@ -301,6 +310,18 @@ class SimulatedHost:
         interfaces = {held["interfaces"].get(interface.mac) for interface in domain.interfaces}
         iops, mbps = disks.pop() if len(disks) == 1 else (None, None)
         return Shares(held["cpu_shares"], iops, mbps, interfaces.pop() if len(interfaces) == 1 else None)
+
+    def notes(self, uuid: str) -> dict[str, Any]:
+        """What else is known of a domain and its guest, by name."""
+        return self._notes.get(uuid, {})
+
+    def note(self, uuid: str, **news: Any) -> None:
+        """Something else is known of a domain."""
+        self.domain(uuid)
+        notes = {**self.notes(uuid), **news}
+        if notes != self.notes(uuid):
+            self._remember("notes", uuid, notes)
+            self._notes[uuid] = notes
 
     def kept(self, uuid: str) -> list[dict[str, Any]]:
         """What is kept of a domain: its snapshots."""

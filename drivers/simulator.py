@@ -40,6 +40,7 @@ from fluidvm.driver import (
 )
 from fluidvm.drivers.simulated_host import SimulatedHost
 from fluidvm.drivers.simulator_adoption import SimulatedAdoption
+from fluidvm.drivers.simulator_guest import SimulatedGuest
 from fluidvm.drivers.simulator_migration import SimulatedMigration
 from fluidvm.drivers.simulator_networks import SimulatedNetworks
 from fluidvm.drivers.simulator_save import SimulatedSave
@@ -57,7 +58,9 @@ VERBS = (
     "create_volume", "delete_volume", "attach_disk", "detach_disk", "domain_stats", "host_stats",
     "list_pools", "resize_volume", "resize_disk", "clone_volume", "save", "restore", "reset",
     "list_networks", "attach_interface", "detach_interface", "get_spec", "volume_of", "migrate", "shareable",
-    "set_shares", "get_shares", "list_snapshots", "create_snapshot", "revert_snapshot", "delete_snapshot",
+    "set_shares", "get_shares", "run_in_guest", "set_password", "add_ssh_key", "list_templates", "guest_network",
+    "add_address", "remove_address", "set_hostname", "set_nameservers", "get_limits", "set_limits",
+    "list_snapshots", "create_snapshot", "revert_snapshot", "delete_snapshot",
 )  # fmt: skip
 _VERB = Choice("a verb of the driver interface", choices=VERBS)
 
@@ -103,6 +106,7 @@ class SimulatedConnection(
     SimulatedNetworks,
     SimulatedAdoption,
     SimulatedMigration,
+    SimulatedGuest,
     SimulatedShares,
     SimulatedSnapshots,
 ):

@@ -6,10 +6,11 @@ import secrets
 import shlex
 from collections.abc import Sequence
 
-from fluidvm.driver import DomainState, DriverError, WrongState
+from zope.interface import implementer
+
+from fluidvm.driver import DomainState, DriverError, GuestOutput, IGuest, WrongState
 
 from .vz_node import Container, VzNode, verb
-from .vz_runner import Outcome
 
 KEY_SCRIPT = """\
 set -e
@@ -29,6 +30,7 @@ def one_line(what: str, text: str) -> str:
     return text
 
 
+@implementer(IGuest)
 class VzGuest(VzNode):
     """By C{vzctl exec2}: no lock is taken. Secrets go by standard input, never by a command line."""
 
@@ -39,33 +41,14 @@ class VzGuest(VzNode):
         return there
 
     @verb
-    async def run_in_guest(self, uuid: str, argv: Sequence[str], stdin: bytes, timeout: float) -> Outcome:
-        """
-        Run a command in a running container.
-
-        After success it has ended, whatever its exit code. After failure it may or may not have run. A repetition runs it
-        again.
-
-        @param argv: words, which reach the command as they are.
-        @param timeout: seconds that it may take; then the connection counts as lost.
-        @raise NoSuchThing: no such domain.
-        @raise WrongState: it doesn't run.
-        """
+    async def run_in_guest(self, uuid: str, argv: Sequence[str], stdin: bytes, timeout: float) -> GuestOutput:
         there = await self._awake(uuid)
         # vzctl joins words by blanks, and the guest's shell reads the line.
-        return await self._run(["vzctl", "exec2", there.ctid, shlex.join(argv)], timeout, stdin)
+        outcome = await self._run(["vzctl", "exec2", there.ctid, shlex.join(argv)], timeout, stdin)
+        return GuestOutput(outcome.code, outcome.stdout, outcome.stderr)
 
     @verb
     async def set_password(self, uuid: str, user: str, password: str) -> None:
-        """
-        Give a user in a running container another password, by the guest's C{chpasswd}.
-
-        After success it counts. After failure the old one does. A repetition changes nothing.
-
-        @raise NoSuchThing: no such domain.
-        @raise WrongState: it doesn't run.
-        @raise DriverError: the guest refuses; or user or password are no single line.
-        """
         there = await self._awake(uuid)
         if ":" in one_line("A user's name", user):
             raise DriverError("A user's name holds no colon.")
@@ -75,14 +58,6 @@ class VzGuest(VzNode):
 
     @verb
     async def add_ssh_key(self, uuid: str, key: str) -> None:
-        """
-        Let an SSH key log in as root of a running container.
-
-        After success it is in C{authorized_keys}. After failure it isn't. A repetition changes nothing.
-
-        @raise NoSuchThing: no such domain.
-        @raise WrongState: it doesn't run.
-        """
         there = await self._awake(uuid)
         await self._script(there, "SSH key", KEY_SCRIPT.format(key=shlex.quote(one_line("An SSH key", key))))
 

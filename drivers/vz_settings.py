@@ -6,7 +6,9 @@ import re
 from collections.abc import Sequence
 from ipaddress import ip_interface
 
-from fluidvm.driver import DriverError
+from zope.interface import implementer
+
+from fluidvm.driver import DriverError, GuestNetwork, IGuestNetwork, ILimits, ITemplates, Limits
 
 from .vz_dialect import parse_conf, parse_templates
 from .vz_node import VzNode, changed, verb
@@ -30,8 +32,9 @@ def host_name(text: str) -> str:
     return text
 
 
+@implementer(IGuestNetwork, ILimits, ITemplates)
 class VzSettings(VzNode):
-    """By C{vzctl set}. Each verb repeated changes nothing; after failure it is as before; no such domain: NoSuchThing."""
+    """By C{vzctl set}."""
 
     async def _conf(self, ctid: str) -> dict[str, str]:
         return parse_conf((await self._run(["cat", f"{self._conf_dir}/{ctid}.conf"])).stdout)
@@ -44,73 +47,78 @@ class VzSettings(VzNode):
         await self._alone(uuid, give)
 
     @verb
-    async def list_addresses(self, uuid: str) -> Sequence[str]:
-        """Tell the addresses of a container's definition, in the order in which they were given."""
-        return (await self._conf((await self._container(uuid)).ctid)).get("IP_ADDRESS", "").split()
+    async def guest_network(self, uuid: str) -> GuestNetwork:
+        conf = await self._conf((await self._container(uuid)).ctid)
+        return GuestNetwork(
+            tuple(conf.get("IP_ADDRESS", "").split()), conf.get("HOSTNAME", ""), tuple(conf.get("NAMESERVER", "").split()),
+            tuple(conf.get("SEARCHDOMAIN", "").split()),
+        )  # fmt: skip
 
     @verb
     async def add_address(self, uuid: str, ip: str) -> None:
-        """Give a container an address. @raise AlreadyThere: somebody else on the network has it."""
         await self._give(uuid, "address", "--ipadd", address(ip))
         await self._check_addresses(uuid, ip, True)
 
     @verb
     async def remove_address(self, uuid: str, ip: str) -> None:
-        """Take an address from a container."""
         await self._give(uuid, "address", "--ipdel", str(ip_interface(address(ip)).ip))
         await self._check_addresses(uuid, ip, False)
 
     async def _check_addresses(self, uuid: str, ip: str, wanted: bool) -> None:
-        conf = await self._conf((await self._container(uuid)).ctid)
-        there = {ip_interface(one).ip for one in conf.get("IP_ADDRESS", "").split()}
+        there = {ip_interface(one).ip for one in (await self.guest_network(uuid)).addresses}
         changed(f"address {ip}", wanted, ip_interface(ip).ip in there)
 
     @verb
     async def set_hostname(self, uuid: str, name: str) -> None:
-        """Give a container a host's name."""
         await self._give(uuid, "host's name", "--hostname", host_name(name))
 
     @verb
     async def set_nameservers(self, uuid: str, servers: Sequence[str], domains: Sequence[str]) -> None:
-        """Give a container these name servers and search domains, instead of those it had. One of each at least."""
         words = [word for server in servers for word in ("--nameserver", str(ip_interface(address(server)).ip))]
         words += [word for domain in domains for word in ("--searchdomain", host_name(domain))]
-        if words:
-            await self._give(uuid, "name servers", *words)
+        if not servers:
+            raise DriverError(f"Container {uuid}: one name server at least has to be named.")
+        await self._give(uuid, "name servers", *words)
 
     @verb
-    async def set_disk_space(self, uuid: str, size: int) -> None:
-        """Give a container's file system another size, in MiB."""
-        await self._give(uuid, "disk space", "--diskspace", f"{size}M")
-        changed("disk space", size, (await self._container(uuid)).listed.disk)
-
-    @verb
-    async def set_inodes(self, uuid: str, inodes: int) -> None:
-        """Bound how many files a container may have; where its file system is an image, this does nothing."""
-        await self._give(uuid, "inodes", "--diskinodes", str(inodes))
-
-    @verb
-    async def set_swap(self, uuid: str, swap: int) -> None:
-        """Give a container another amount of swap space, in MiB."""
-        await self._give(uuid, "swap", "--swap", f"{swap}M")
-        changed("swap", swap, (await self._container(uuid)).listed.swap)
-
-    @verb
-    async def set_cpu_weight(self, uuid: str, units: int, limit: int) -> None:
-        """
-        Give a container a weight against others, and a limit.
-
-        @param units: 8 to 500000; 1000 is usual.
-        @param limit: per cent of one CPU; 0: none.
-        """
-        await self._give(uuid, "CPU weight", "--cpuunits", str(units), "--cpulimit", str(limit))
+    async def get_limits(self, uuid: str) -> Limits:
         listed = (await self._container(uuid)).listed
-        changed("CPU weight", (units, limit), (listed.cpuunits, listed.cpulimit))
+        return Limits(listed.swap, listed.disk, listed.inodes or None, listed.cpulimit)
+
+    @verb
+    async def set_limits(self, uuid: str, limits: Limits) -> None:
+        """As L{ILimits} says. Where the file system is an image, it takes another number of inodes and keeps its own."""
+
+        async def give() -> None:
+            there = await self._container(uuid)
+            before = Limits(there.listed.swap, there.listed.disk, there.listed.inodes or None, there.listed.cpulimit)
+            subject = f"limits of container {there.info.name}"
+            await self._set(subject, there.ctid, _words(limits), _words(before, limits))
+            told = await self.get_limits(uuid)
+            for name in ("swap", "disk_space", "cpu_limit"):
+                wanted = getattr(limits, name)
+                if wanted is not None:
+                    changed(f"{name} of container {there.info.name}", wanted, getattr(told, name))
+
+        if _words(limits):
+            await self._alone(uuid, give)
 
     @verb
     async def list_templates(self) -> Sequence[str]:
-        """Tell the OS templates that containers can be made of."""
         outcome = await self._run(["cat", f"{self._conf_dir.rpartition('/')[0]}/vz.conf"])
         place = parse_conf(outcome.stdout).get("TEMPLATE", "/vz/template")
         listing = await self._run(["ls", f"{place}/cache"])
         return parse_templates(listing.stdout)
+
+
+def _words(values: Limits, asked: Limits | None = None) -> list[str]:
+    """What C{vzctl set} is told. @param asked: only what is asked for there."""
+    words = []
+    for word, name, unit in (
+        ("--swap", "swap", "M"), ("--diskspace", "disk_space", "M"), ("--diskinodes", "inodes", ""),
+        ("--cpulimit", "cpu_limit", ""),
+    ):  # fmt: skip
+        value = getattr(values, name)
+        if value is not None and (asked is None or getattr(asked, name) is not None):
+            words += [word, f"{value}{unit}"]
+    return words

@@ -34,6 +34,7 @@ from fluidvm.driver_abilities import (
     IStats,
     IVolumes,
 )
+from fluidvm.driver_guest import IGuest, IGuestNetwork, ILimits, ITemplates
 from fluidvm.driver_shares import IShares
 from fluidvm.driver_values import (
     AlreadyThere,
@@ -45,8 +46,11 @@ from fluidvm.driver_values import (
     DomainState,
     DomainStats,
     DriverError,
+    GuestNetwork,
+    GuestOutput,
     HostInfo,
     HostStats,
+    Limits,
     Network,
     NoSuchThing,
     Pool,
@@ -76,6 +80,8 @@ __all__ = [
     "Double",
     "DriverError",
     "DriverHost",
+    "GuestNetwork",
+    "GuestOutput",
     "HostInfo",
     "HostStats",
     "IAdoption",
@@ -84,6 +90,9 @@ __all__ = [
     "IDisks",
     "IDriver",
     "IEvents",
+    "IGuest",
+    "IGuestNetwork",
+    "ILimits",
     "ILiveResize",
     "IMigration",
     "INetworks",
@@ -93,10 +102,12 @@ __all__ = [
     "IShares",
     "ISnapshots",
     "IStats",
+    "ITemplates",
     "IVolumes",
     "Int",
     "Interface",
     "Kind",
+    "Limits",
     "Network",
     "NoSuchThing",
     "Pool",
@@ -347,5 +358,9 @@ ABILITIES: tuple[type[Interface], ...] = (
     IShares,
     IDiskResize,
     ISnapshots,
+    IGuest,
+    ITemplates,
+    IGuestNetwork,
+    ILimits,
 )
 """Every interface that a connection can provide, the core first."""

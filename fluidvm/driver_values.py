@@ -137,6 +137,7 @@ class DomainSpec:
     @ivar disks: empty unless the connection provides L{IDisks}.
     @ivar autostart: whether the host starts it when it boots itself, with or without the server.
     @ivar shares: as usual unless the connection provides L{IShares}.
+    @ivar template: what its file system is made of, where the connection provides L{ITemplates}; empty: the driver's usual.
     """
 
     uuid: str
@@ -150,6 +151,7 @@ class DomainSpec:
     autostart: bool = False
     interfaces: tuple[DomainInterface, ...] = ()
     shares: Shares = field(default_factory=Shares)
+    template: str = ""
 
 
 @dataclass(frozen=True)
@@ -242,3 +244,48 @@ class HostStats:
 
     cpu: float
     memory_used: int
+
+
+@dataclass(frozen=True)
+class GuestOutput:
+    """
+    How a command in a guest ended.
+
+    @ivar code: its exit code; when a signal ended it, the signal's number, negative.
+    """
+
+    code: int
+    stdout: str
+    stderr: str
+
+
+@dataclass(frozen=True)
+class GuestNetwork:
+    """
+    Who a guest is told that it is.
+
+    @ivar addresses: with prefixes' lengths where they were given so, in the order in which they were.
+    @ivar hostname: empty: it is told none.
+    """
+
+    addresses: tuple[str, ...] = ()
+    hostname: str = ""
+    nameservers: tuple[str, ...] = ()
+    search_domains: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Limits:
+    """
+    What bounds a domain beside its memory and CPUs; C{None}: unknown, or as it is.
+
+    @ivar swap: MiB.
+    @ivar disk_space: MiB of its own file system.
+    @ivar inodes: how many files that may have.
+    @ivar cpu_limit: per cent of one CPU that it may take, all its CPUs together; 0: as many as it has.
+    """
+
+    swap: int | None = None
+    disk_space: int | None = None
+    inodes: int | None = None
+    cpu_limit: int | None = None

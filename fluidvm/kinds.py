@@ -257,6 +257,7 @@ class Array(Kind):
     of: Kind = field(default_factory=lambda: Text(""))
     longest: int = 64
     unique: bool = False
+    shortest: int = 0
 
     wire = "array"
     python = list
@@ -264,13 +265,16 @@ class Array(Kind):
     def accept(self, value: list[Any], path: str, found: References) -> list[Any]:
         if len(value) > self.longest:
             refuse(path, f"has more than {self.longest} members")
+        if len(value) < self.shortest:
+            refuse(path, f"has fewer than {self.shortest} members")
         checked = [self.of.check(member, f"{path}[{place}]", found) for place, member in enumerate(value)]
         if self.unique and len(set(map(str, checked))) != len(checked):
             refuse(path, "has a member twice")
         return checked
 
     def bounds(self) -> str:
-        return f"of {self.of.describe()}; at most {self.longest}"
+        least = f"at least {self.shortest}, " if self.shortest else ""
+        return f"of {self.of.describe()}; {least}at most {self.longest}"
 
 
 @dataclass(frozen=True)

@@ -164,6 +164,7 @@ class VM:
 
     @ivar powered: it counts as running; kept while its node can't tell.
     @ivar domain: its name on the hypervisor, where that isn't made from its own.
+    @ivar template: what its file system was made of, where it has one of its own.
     @ivar shares: the shares and rates of its owner's resource plan that the hypervisor holds it to.
     @ivar snapshots: each with its C{id}, C{name}, C{created} (seconds since the epoch) and C{running} (it has the memory).
     """
@@ -172,7 +173,8 @@ class VM:
     FIELDS: ClassVar[Fields] = {
         "id": int, "name": str, "owner": int, "state": str, "uuid": str, "compute_node": int, "driver": str, "vcpus": int,
         "max_vcpus": int, "memory": int, "max_memory": int, "disks": list, "interfaces": list, "description": str,
-        "tags": list, "autostart": bool, "boot": dict, "shares": dict, "snapshots": int, "created": datetime,
+        "tags": list, "autostart": bool, "boot": dict, "template": str, "shares": dict, "snapshots": int,
+        "created": datetime,
     }  # fmt: skip
 
     id: int
@@ -195,6 +197,7 @@ class VM:
     powered: bool = False
     domain: str = ""
     shares: Mapping[str, int] = field(default_factory=dict)
+    template: str = ""
     snapshots: tuple[Mapping[str, Any], ...] = ()
 
     @property
@@ -209,7 +212,8 @@ class VM:
             "compute_node": self.compute_node, "driver": self.driver, "vcpus": self.vcpus, "max_vcpus": self.max_vcpus,
             "memory": self.memory, "max_memory": self.max_memory, "disks": related["disks"],
             "interfaces": list(self.interfaces), "description": self.description, "tags": list(self.tags),
-            "autostart": self.autostart, "boot": dict(self.boot), "shares": dict(self.shares) or None,
+            "autostart": self.autostart, "boot": dict(self.boot), "template": self.template or None,
+            "shares": dict(self.shares) or None,
             "snapshots": len(self.snapshots), "created": moment(self.created),
         }  # fmt: skip
 

@@ -16,10 +16,10 @@ from fluidvm.api.vms import disks_of, domain_spec, remove_made
 from fluidvm.api.volumes import copy_volume
 from fluidvm.call import Call
 from fluidvm.declare import task
-from fluidvm.driver import IConnection, IVolumes
+from fluidvm.driver import IConnection, ITemplates, IVolumes
 from fluidvm.engine.job import Job
 from fluidvm.engine.quota import check_driver, check_vm
-from fluidvm.faults import Conflict
+from fluidvm.faults import Conflict, Unsupported
 from fluidvm.kinds import VmId, named
 from fluidvm.objects import VM, ComputeNode, Disk
 from fluidvm.store.objects import Create, Update
@@ -77,6 +77,8 @@ async def _plan(job: Job, source: VM, name: str) -> VM:
     if source.powered or source.state not in ("stopped", "crashed"):
         raise Conflict(f"VM {source.name} is {source.state}: stop it first.")
     node = job.inventory.get(ComputeNode, source.compute_node)
+    if source.template or (job.nodes.provides(node.id, ITemplates) and not job.nodes.provides(node.id, IVolumes)):
+        raise Unsupported(f"VM {source.name} has a file system of its own, which driver {source.driver} can't copy.")
     if node.mode != "active":
         raise Conflict(f"Compute node {node.name} is in mode {node.mode}.")
     free_name(job.inventory, VM, name, owner)

@@ -27,6 +27,7 @@ from fluidvm.driver import (
     Interface,
     IShares,
     ISnapshots,
+    ITemplates,
     NoSuchThing,
     Shares,
 )
@@ -69,6 +70,10 @@ NewDisk = Struct(
     },
     either=(("size", "disk"), ("disk", "pool"), ("disk", "format")),
 )
+Template = Text(
+    "the OS template that its file system is made of, from list_templates; default: the compute node's usual one",
+    longest=127, pattern=r"[A-Za-z0-9][A-Za-z0-9._-]*", rule="letters, digits, dots, dashes and underscores",
+)  # fmt: skip
 BootKind = Struct(
     "what it boots: a kernel of the compute node's, or its devices in order",
     fields={
@@ -101,6 +106,7 @@ VmSpec = Annotated[
             "tags": Array("words to find it by", of=named("a tag"), unique=True),
             "autostart": Bool("whether the host starts it when the host starts"),
             "boot": BootKind,
+            "template": Template,
         },
         required=("name",),
         either=(("compute_node", "driver"), ("compute_node", "labels")),
@@ -147,7 +153,12 @@ def check_boot(job: Job, node: ComputeNode, boot: dict[str, Any]) -> None:
     "vm",
     creates=True,
     early=_check_spec,
-    better=((IDisks, "with disks"), (INetworks, "with interfaces"), (IShares, "within shares")),
+    better=(
+        (IDisks, "with disks"),
+        (INetworks, "with interfaces"),
+        (IShares, "within shares"),
+        (ITemplates, "from a template"),
+    ),
 )
 async def create_vm(job: Job, spec: VmSpec) -> None:
     """
@@ -192,6 +203,8 @@ async def _plan(job: Job, spec: dict[str, Any]) -> VM:
     shape = Wanted(vcpus, memory, pool=pool, space=space)
     plugs = spec.get("interfaces", [])
     abilities: list[type[Interface]] = [IConnection, *([IDisks] if wanted else []), *([INetworks] if plugs else [])]
+    if "template" in spec:
+        abilities.append(ITemplates)
     node = await place(job, spec, owner, shape, *abilities)
     for ability in abilities:
         await job.connection(node.id, ability)
@@ -205,7 +218,7 @@ async def _plan(job: Job, spec: dict[str, Any]) -> VM:
         driver=node.driver, vcpus=vcpus, max_vcpus=spec.get("max_vcpus", vcpus), memory=memory,
         max_memory=spec.get("max_memory", memory), interfaces=interfaces, description=spec.get("description", ""),
         tags=tuple(spec.get("tags", ())), autostart=spec.get("autostart", False), boot=boot, created=job.wall_clock(),
-        shares=shares,
+        shares=shares, template=spec.get("template", ""),
     )  # fmt: skip
     sizes = [disk["size"] for disk in wanted if "size" in disk]
     given = [job.inventory.get(Disk, disk["disk"]).size for disk in wanted if "disk" in disk]
@@ -246,7 +259,7 @@ def domain_spec(vm: VM, disks: Iterable[DomainDisk]) -> DomainSpec:
         uuid=vm.uuid, name=vm.domain_name, vcpus=vm.vcpus, max_vcpus=vm.max_vcpus, memory=vm.memory,
         max_memory=vm.max_memory, disks=tuple(disks), boot=boot, autostart=vm.autostart,
         interfaces=tuple(domain_interface(interface) for interface in vm.interfaces),
-        shares=Shares(**vm.shares),
+        shares=Shares(**vm.shares), template=vm.template,
     )  # fmt: skip
 
 

@@ -19,6 +19,7 @@ from fluidvm.conformance.case import ContractCase, ContractFactory
 from fluidvm.conformance.connection import ConnectionContract
 from fluidvm.conformance.disks import DisksContract
 from fluidvm.conformance.events import EventsContract
+from fluidvm.conformance.guest import GuestContract, GuestNetworkContract, LimitsContract, TemplatesContract
 from fluidvm.conformance.live_resize import LiveResizeContract
 from fluidvm.conformance.migration import MigrationContract
 from fluidvm.conformance.networks import NetworksContract
@@ -34,6 +35,9 @@ from fluidvm.driver import (
     IDiskResize,
     IDisks,
     IEvents,
+    IGuest,
+    IGuestNetwork,
+    ILimits,
     ILiveResize,
     IMigration,
     INetworks,
@@ -43,6 +47,7 @@ from fluidvm.driver import (
     IShares,
     ISnapshots,
     IStats,
+    ITemplates,
     IVolumes,
 )
 
@@ -63,6 +68,10 @@ CONTRACTS: dict[type[Interface], type[ContractCase]] = {
     IShares: SharesContract,
     IDiskResize: DiskResizeContract,
     ISnapshots: SnapshotsContract,
+    IGuest: GuestContract,
+    ITemplates: TemplatesContract,
+    IGuestNetwork: GuestNetworkContract,
+    ILimits: LimitsContract,
 }
 """The tests of each ability."""
 

@@ -39,7 +39,7 @@ vms = Table(
     Column("max_vcpus", Integer), Column("memory", Integer), Column("max_memory", Integer), Column("interfaces", JSON),
     Column("description", String), Column("tags", JSON), Column("autostart", Boolean), Column("boot", JSON),
     Column("created", Float), Column("powered", Boolean), Column("domain", String),
-    Column("shares", JSON), Column("snapshots", JSON),
+    Column("shares", JSON), Column("template", String), Column("snapshots", JSON),
 )  # fmt: skip
 
 disks = Table(

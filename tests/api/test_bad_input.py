@@ -28,10 +28,10 @@ def sample(kind: Kind) -> Any:
     if isinstance(kind, Choice):
         return kind.choices[0]
     if isinstance(kind, Text):
-        words = ("qcow2", "vda", "/a", "6b2c1f0e-8d5a-4c39-9f7b-0123456789ab")
+        words = ("192.0.2.1", "qcow2", "vda", "/a", "6b2c1f0e-8d5a-4c39-9f7b-0123456789ab", "ssh-ed25519 AAAA")
         return next((word for word in words if re.fullmatch(kind.pattern or ".*", word)), words[0])
     if isinstance(kind, Array):
-        return []
+        return [sample(kind.of)] * kind.shortest
     if isinstance(kind, Struct):
         return {key: sample(kind.fields[key]) for key in kind.required} if kind.fields is not None else {}
     raise TypeError(kind)

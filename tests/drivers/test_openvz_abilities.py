@@ -9,6 +9,7 @@ from fluidvm.driver import (
     DomainSpec,
     DomainState,
     DriverError,
+    Limits,
     NoSuchThing,
     Snapshot,
     Unsupported,
@@ -162,10 +163,10 @@ class OpenVzAbilitiesTests(VzCase):
             spec = await (self.started if running else self.defined)(f"web{running}")
             for ip in ("192.0.2.5/24", "2001:db8::5", "192.0.2.5/24"):
                 await self.connection.add_address(spec.uuid, ip)
-            self.assertEqual(await self.connection.list_addresses(spec.uuid), ["192.0.2.5/24", "2001:db8::5"])
+            self.assertEqual((await self.connection.guest_network(spec.uuid)).addresses, ("192.0.2.5/24", "2001:db8::5"))
             for _ in range(2):
                 await self.connection.remove_address(spec.uuid, "192.0.2.5/24")
-            self.assertEqual(await self.connection.list_addresses(spec.uuid), ["2001:db8::5"])
+            self.assertEqual((await self.connection.guest_network(spec.uuid)).addresses, ("2001:db8::5",))
             await self.assertFailure(self.connection.add_address(spec.uuid, "192.0.2.300"), DriverError)
         self.node.set(IP_IN_USE="192.0.2.9")
         await self.assertFailure(self.connection.add_address(spec.uuid, "192.0.2.9"), AlreadyThere)
@@ -182,19 +183,22 @@ class OpenVzAbilitiesTests(VzCase):
 
     async def test_amounts(self) -> None:
         spec = await self.started()
-        await self.connection.set_swap(spec.uuid, 64)
-        await self.connection.set_disk_space(spec.uuid, 4096)
-        await self.connection.set_inodes(spec.uuid, 300000)
-        await self.connection.set_cpu_weight(spec.uuid, 2000, 150)
+        await self.connection.set_limits(spec.uuid, Limits(64, 4096, 300000, 150))
+        await self.connection.set_limits(spec.uuid, Limits(swap=32))
         listed = (await self.connection._container(spec.uuid)).listed
-        self.assertEqual((listed.swap, listed.disk, listed.inodes), (64, 4096, 300000))
-        self.assertEqual((listed.cpuunits, listed.cpulimit), (2000, 150))
-        await self.assertFailure(self.connection.set_swap(container_spec("x").uuid, 64), NoSuchThing)
+        self.assertEqual((listed.swap, listed.disk, listed.inodes), (32, 4096, 300000))
+        self.assertEqual((await self.connection.get_limits(spec.uuid)).cpu_limit, 150)
+        await self.assertFailure(self.connection.set_limits(container_spec("x").uuid, Limits(swap=64)), NoSuchThing)
         known = {path.stem for path in self.node.conf_dir.glob("*.conf")}
         self.assertEqual(known, {"0", self.node.ctid(spec.uuid)}, "vzctl set made no configuration for a stranger")
 
     async def test_templates_and_disk_size(self) -> None:
         self.assertEqual(await self.connection.list_templates(), ["busybox-1-x86_64", "debian-12-x86_64"])
+        spec = await self.defined("other", template="busybox-1-x86_64")
+        self.assertIn("busybox-1-x86_64", self.conf(spec.uuid))
+        nowhere = container_spec("nowhere", template="plan9")
+        error = await self.assertFailure(self.connection.define_domain(nowhere), NoSuchThing)
+        self.assertIn("plan9", str(error))
         self.connection = await self.connect(disk_size=3072, swap=128)
         spec = await self.defined()
         listed = (await self.connection._container(spec.uuid)).listed

@@ -1,0 +1,163 @@
+"""What the simulator's guests do when they are told, and what its host tells them."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, replace
+from ipaddress import ip_interface
+from typing import Any
+
+from twisted.internet.defer import Deferred
+from zope.interface import implementer
+
+from fluidvm.driver import (
+    AlreadyThere,
+    DomainState,
+    DriverError,
+    GuestNetwork,
+    GuestOutput,
+    IGuest,
+    IGuestNetwork,
+    ILimits,
+    ITemplates,
+    Limits,
+    WrongState,
+)
+from fluidvm.drivers.simulated_host import TEMPLATES, SimulatedHost
+
+USERS = ("root", "nobody")
+
+
+def _awake(host: SimulatedHost, uuid: str) -> None:
+    domain = host.domain(uuid)
+    if domain.state is not DomainState.RUNNING:
+        raise WrongState(f"Domain {domain.name} is {domain.state}: only in a running one can commands be run.")
+
+
+def run(host: SimulatedHost, uuid: str, argv: Sequence[str], stdin: bytes) -> GuestOutput:
+    """A simulated guest has four commands: echo, cat, true and false."""
+    _awake(host, uuid)
+    outputs = {
+        "echo": GuestOutput(0, " ".join(argv[1:]) + "\n", ""), "cat": GuestOutput(0, stdin.decode(errors="replace"), ""),
+        "true": GuestOutput(0, "", ""), "false": GuestOutput(1, "", ""),
+    }  # fmt: skip
+    return outputs.get(argv[0], GuestOutput(127, "", f"{argv[0]}: not found\n"))
+
+
+def set_password(host: SimulatedHost, uuid: str, user: str, password: str) -> None:
+    """A user of a guest has another password, of which a hash is kept."""
+    _awake(host, uuid)
+    if user not in USERS or not password.isprintable() or not password:
+        raise DriverError(f"The guest has no user {user}, or the password is no line.")
+    kept = hashlib.sha256(f"{uuid} {user} {password}".encode()).hexdigest()
+    host.note(uuid, passwords={**host.notes(uuid).get("passwords", {}), user: kept})
+
+
+def add_key(host: SimulatedHost, uuid: str, key: str) -> None:
+    """A key may log in."""
+    _awake(host, uuid)
+    keys = host.notes(uuid).get("keys", [])
+    if key not in keys:
+        host.note(uuid, keys=[*keys, key])
+
+
+def network(host: SimulatedHost, uuid: str) -> GuestNetwork:
+    """What a guest is told."""
+    host.domain(uuid)
+    told: dict[str, Any] = host.notes(uuid).get("network", {})
+    values: dict[str, Any] = {name: tuple(value) if isinstance(value, list) else value for name, value in told.items()}
+    return GuestNetwork(**values)
+
+
+def _tell(host: SimulatedHost, uuid: str, told: GuestNetwork) -> None:
+    host.note(
+        uuid, network={name: list(value) if isinstance(value, tuple) else value for name, value in asdict(told).items()}
+    )
+
+
+def change_address(host: SimulatedHost, uuid: str, address: str, wanted: bool) -> None:
+    """A domain has an address, or hasn't."""
+    told, ip = network(host, uuid), ip_interface(address).ip
+    others = {ip_interface(one).ip for domain in host.domains() if domain.uuid != uuid
+              for one in network(host, domain.uuid).addresses}  # fmt: skip
+    if wanted and ip in others:
+        raise AlreadyThere(f"Another domain on the simulated host has address {ip}.")
+    known = ip in {ip_interface(one).ip for one in told.addresses}
+    if wanted and not known:
+        _tell(host, uuid, replace(told, addresses=(*told.addresses, address)))
+    elif known and not wanted:
+        _tell(host, uuid, replace(told, addresses=tuple(one for one in told.addresses if ip_interface(one).ip != ip)))
+
+
+def limits(host: SimulatedHost, uuid: str) -> Limits:
+    """What bounds a domain."""
+    host.domain(uuid)
+    return Limits(**{**asdict(Limits(0, 2048, 200000, 0)), **host.notes(uuid).get("limits", {})})
+
+
+@implementer(IGuest, ITemplates, IGuestNetwork, ILimits)
+class SimulatedGuest:
+    """The verbs."""
+
+    simulated: SimulatedHost
+    _do: Callable[..., Deferred[Any]]
+
+    def run_in_guest(self, uuid: str, argv: Sequence[str], stdin: bytes, timeout: float) -> Deferred[GuestOutput]:
+        """Run a command."""
+        return self._do("run_in_guest", lambda: run(self.simulated, uuid, argv, stdin), subject=uuid)
+
+    def set_password(self, uuid: str, user: str, password: str) -> Deferred[None]:
+        """Give a user another password."""
+        return self._do("set_password", lambda: set_password(self.simulated, uuid, user, password), subject=uuid)
+
+    def add_ssh_key(self, uuid: str, key: str) -> Deferred[None]:
+        """Let a key log in."""
+        return self._do("add_ssh_key", lambda: add_key(self.simulated, uuid, key), subject=uuid)
+
+    def list_templates(self) -> Deferred[Sequence[str]]:
+        """Tell the templates."""
+        return self._do("list_templates", lambda: TEMPLATES)
+
+    def guest_network(self, uuid: str) -> Deferred[GuestNetwork]:
+        """Tell what a guest is told."""
+        return self._do("guest_network", lambda: network(self.simulated, uuid))
+
+    def add_address(self, uuid: str, address: str) -> Deferred[None]:
+        """Give a domain an address."""
+        return self._do("add_address", lambda: change_address(self.simulated, uuid, address, True), subject=uuid)
+
+    def remove_address(self, uuid: str, address: str) -> Deferred[None]:
+        """Take an address from a domain."""
+        return self._do("remove_address", lambda: change_address(self.simulated, uuid, address, False), subject=uuid)
+
+    def set_hostname(self, uuid: str, name: str) -> Deferred[None]:
+        """Give a domain a host's name."""
+
+        def put() -> None:
+            _tell(self.simulated, uuid, replace(network(self.simulated, uuid), hostname=name))
+
+        return self._do("set_hostname", put, subject=uuid)
+
+    def set_nameservers(self, uuid: str, servers: Sequence[str], domains: Sequence[str]) -> Deferred[None]:
+        """Give a domain name servers and, if any are named, search domains."""
+
+        def put() -> None:
+            told = network(self.simulated, uuid)
+            there = tuple(domains) or told.search_domains
+            _tell(self.simulated, uuid, replace(told, nameservers=tuple(servers), search_domains=there))
+
+        return self._do("set_nameservers", put, subject=uuid)
+
+    def get_limits(self, uuid: str) -> Deferred[Limits]:
+        """Tell what bounds a domain."""
+        return self._do("get_limits", lambda: limits(self.simulated, uuid))
+
+    def set_limits(self, uuid: str, values: Limits) -> Deferred[None]:
+        """Bound a domain otherwise."""
+
+        def put() -> None:
+            given = {name: value for name, value in asdict(values).items() if value is not None}
+            self.simulated.note(uuid, limits={**self.simulated.notes(uuid).get("limits", {}), **given})
+
+        return self._do("set_limits", put, subject=uuid)

@@ -1,0 +1,189 @@
+"""What is done inside guests, and what they are told of the network; bounds of containers."""
+
+from __future__ import annotations
+
+import ipaddress
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import Annotated, Any
+
+from fluidvm.api.networks import Address
+from fluidvm.call import Call
+from fluidvm.declare import AfterCrash, query, task
+from fluidvm.driver import IGuest, IGuestNetwork, ILimits, Interface, ITemplates, Limits, NoSuchThing
+from fluidvm.engine.job import Job
+from fluidvm.faults import NotFound
+from fluidvm.kinds import Array, Int, NodeId, References, Secret, Struct, Text, VmId, refuse
+from fluidvm.objects import VM
+
+OUTPUT = 64 * 1024
+"""Characters of what a command says that are kept, of its output and its errors each."""
+ADDRESS = r"[0-9A-Fa-f:.]+(/[0-9]{1,3})?"
+HOST_NAME = r"(?=.{1,253}$)[A-Za-z0-9]([A-Za-z0-9-]{0,61}[A-Za-z0-9])?(\.[A-Za-z0-9]([A-Za-z0-9-]{0,61}[A-Za-z0-9])?)*"
+HOST_RULE = "a host's name (RFC 1123)"
+
+
+@dataclass(frozen=True)
+class HostAddress(Text):
+    """An IPv4 or IPv6 address, with a prefix's length or without."""
+
+    def accept(self, value: str, path: str, found: References) -> str:
+        try:
+            ipaddress.ip_interface(value)
+        except ValueError:
+            refuse(path, "wants an IPv4 or IPv6 address, with a prefix's length or without")
+        return value
+
+
+Argv = Annotated[
+    list[str],
+    Array("the command and its arguments; no shell reads them", of=Text("a word", longest=4096), longest=256, shortest=1),
+]
+Seconds = Annotated[int, Int("how long it may take; default: 10", unit="s", low=1, high=60)]
+GuestUser = Annotated[
+    str, Text("one of the guest's own users", longest=32, pattern=r"[a-z_][a-z0-9_-]*", rule="a user's name")
+]
+GuestPassword = Annotated[str, Secret("the new one", longest=256, least=1, pattern=r"[^\x00-\x1f\x7f]*", rule="one line")]
+SshKey = Annotated[
+    str,
+    Text(
+        "as in an authorized_keys file", longest=8192,
+        pattern=r"(ssh-(rsa|ed25519)|ecdsa-sha2-nistp(256|384|521)|sk-(ssh-ed25519|ecdsa-sha2-nistp256)@openssh\.com)"
+                r" [A-Za-z0-9+/]+={0,3}( [\x20-\x7e]*)?",
+        rule="a public key's type, the key in base64, and a comment if any",
+    ),
+]  # fmt: skip
+IpAddress = Annotated[str, HostAddress("e.g. 192.0.2.7/24", longest=49, pattern=ADDRESS)]
+HostName = Annotated[str, Text("its new name", longest=253, pattern=HOST_NAME, rule=HOST_RULE)]
+Servers = Annotated[
+    list[str],
+    Array(
+        "their addresses, the first one is asked first",
+        of=Address("a name server", longest=45, pattern=ADDRESS), longest=8, shortest=1,
+    ),
+]  # fmt: skip
+Domains = Annotated[
+    list[str],
+    Array(
+        "domains to search; default: as they are",
+        of=Text("a domain", longest=253, pattern=HOST_NAME, rule=HOST_RULE), longest=8,
+    ),
+]  # fmt: skip
+LimitValues = Annotated[
+    dict[str, Any],
+    Struct(
+        "what is to be bounded otherwise; the rest stays",
+        fields={
+            "swap": Int("swap space", unit="MiB", low=0),
+            "disk_space": Int("its own file system", unit="MiB", low=1),
+            "inodes": Int("files that it may have", low=1),
+            "cpu_limit": Int("per cent of one CPU, all its CPUs together; 0: no limit", low=0, high=102400),
+        },
+    ),
+]
+
+
+@query("array")
+async def list_templates(call: Call, node: NodeId) -> list[str]:
+    """List the OS templates of a compute node, which create_vm can be told to make a VM of."""
+    connection = await call.services.resources.nodes.connection(node, ITemplates)
+    return sorted(await connection.list_templates())
+
+
+async def _ask(call: Call, vm: int, ability: type[Interface], verb: str, *arguments: Any) -> Any:
+    record = call.inventory.get(VM, vm)
+    connection = await call.services.resources.nodes.connection(record.compute_node, ability)
+    try:
+        return await getattr(connection, verb)(record.uuid, *arguments)
+    except NoSuchThing:
+        raise NotFound(f"VM {record.name} is gone from its compute node.") from None
+
+
+@query("struct")
+async def get_vm_settings(call: Call, vm: VmId) -> dict[str, Any]:
+    """
+    Tell what a VM's guest is told and bounded by beside its memory and CPUs, as its compute node has it now.
+
+    Keys, absent where the driver has none: addresses, nameservers and search_domains (arrays), hostname; swap (MiB),
+    disk_space (MiB), inodes, cpu_limit (per cent of one CPU; 0: no limit).
+    """
+    nodes, told = call.services.resources.nodes, {}
+    node = call.inventory.get(VM, vm).compute_node
+    if not nodes.provides(node, ILimits) or nodes.provides(node, IGuestNetwork):
+        network = asdict(await _ask(call, vm, IGuestNetwork, "guest_network"))
+        told = {name: list(value) if isinstance(value, tuple) else value for name, value in network.items() if value}
+    if nodes.provides(node, ILimits):
+        bounds = asdict(await _ask(call, vm, ILimits, "get_limits"))
+        told |= {name: value for name, value in bounds.items() if value is not None}
+    return told
+
+
+@query("boolean", roles=("admin", "user"), audited=True)
+async def set_vm_password(call: Call, vm: VmId, user: GuestUser, password: GuestPassword) -> bool:
+    """
+    Give one of a running guest's own users another password, now: it is no task, so that nothing keeps the password.
+
+    Returns true.
+    """
+    await _ask(call, vm, IGuest, "set_password", user, password)
+    return True
+
+
+async def _tell(job: Job, vm: int, ability: type[Interface], verb: str, *arguments: Any) -> Any:
+    record = job.inventory.get(VM, vm)
+    connection = await job.connection(record.compute_node, ability)
+    return await getattr(connection, verb)(record.uuid, *arguments)
+
+
+@task("vm", roles=("admin",), after_crash=AfterCrash.REPORT, needs=(IGuest,))
+async def run_in_vm(job: Job, vm: VmId, argv: Argv, timeout: Seconds = 10) -> dict[str, Any]:
+    """
+    Run a command as the superuser of a running guest.
+
+    The result is a struct of code (its exit code; negative: a signal's number), stdout and stderr, the first 64 Ki
+    characters of each. The command is in the audit log, and its result is kept with the execution context: it is no place
+    for secrets.
+    """
+    done = await _tell(job, vm, IGuest, "run_in_guest", argv, b"", float(timeout))
+    return {"code": done.code, "stdout": done.stdout[:OUTPUT], "stderr": done.stderr[:OUTPUT]}
+
+
+@task("vm", needs=(IGuest,))
+async def add_vm_ssh_key(job: Job, vm: VmId, key: SshKey) -> None:
+    """Let an SSH key log in as the superuser of a running guest."""
+    await _tell(job, vm, IGuest, "add_ssh_key", key)
+
+
+@task("vm", roles=("admin",), needs=(IGuestNetwork,))
+async def add_vm_address(job: Job, vm: VmId, address: IpAddress) -> None:
+    """Give a VM an IP address: at once if it runs, and for its next starts."""
+    await _tell(job, vm, IGuestNetwork, "add_address", address)
+
+
+@task("vm", roles=("admin",), needs=(IGuestNetwork,))
+async def remove_vm_address(job: Job, vm: VmId, address: IpAddress) -> None:
+    """Take an IP address from a VM: at once if it runs, and for its next starts."""
+    await _tell(job, vm, IGuestNetwork, "remove_address", address)
+
+
+@task("vm", needs=(IGuestNetwork,))
+async def set_vm_hostname(job: Job, vm: VmId, name: HostName) -> None:
+    """Give a VM's guest a host's name: at once if it runs, and for its next starts."""
+    await _tell(job, vm, IGuestNetwork, "set_hostname", name)
+
+
+@task("vm", needs=(IGuestNetwork,))
+async def set_vm_nameservers(job: Job, vm: VmId, servers: Servers, search_domains: Domains = []) -> None:  # noqa: B006
+    """Give a VM's guest other name servers: at once if it runs, and for its next starts."""
+    await _tell(job, vm, IGuestNetwork, "set_nameservers", servers, search_domains)
+
+
+@task("vm", roles=("admin",), needs=(ILimits,))
+async def set_vm_limits(job: Job, vm: VmId, limits: LimitValues) -> None:
+    """
+    Bound otherwise what a VM may take beside its memory and CPUs: at once if it runs, and for its next starts.
+
+    A file system of its own counts in no resource plan: this is for administrators.
+    """
+    values: Mapping[str, Any] = limits
+    await _tell(job, vm, ILimits, "set_limits", Limits(**values))
