@@ -21,6 +21,9 @@ NAMESPACE = "https://fluidvm.org/xmlns/domain/1"
 PROBE_PREFIX = "fluidvm-probe-"
 """What the names of the short-lived domains begin with that prove an accelerator."""
 
+KEEPER_PREFIX = "fluidvm:volume:"
+"""What the names of the domains begin with that keep volumes' snapshots, and are never started; no VM's name has a colon."""
+
 _BOOT_DEVICES = {"disk": "hd", "network": "network", "cdrom": "cdrom"}
 # What XML 1.0 can't carry, in any spelling (https://www.w3.org/TR/xml/#charsets).
 _NOT_XML = re.compile("[^\t\n\r\u0020-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")

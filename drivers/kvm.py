@@ -23,6 +23,7 @@ from .libvirt_save import LibvirtReset, LibvirtSave
 from .libvirt_shares import LibvirtShares
 from .libvirt_snapshots import LibvirtSnapshots
 from .libvirt_stats import LibvirtStats
+from .libvirt_volume_snapshots import LibvirtVolumeSnapshots
 from .libvirt_volumes import LibvirtDiskResize
 
 DEFAULT_URI = "qemu:///system"
@@ -48,6 +49,7 @@ class KvmConnection(
     LibvirtSave,
     LibvirtReset,
     LibvirtResize,
+    LibvirtVolumeSnapshots,
     LibvirtDiskResize,
     LibvirtNetworks,
     LibvirtAdoption,

@@ -22,7 +22,7 @@ from zope.interface import implementer
 
 from fluidvm.driver import DomainState, DriverError, DriverHost, IEvents, NoSuchThing, Unreachable
 
-from .domain_xml import PROBE_PREFIX
+from .domain_xml import KEEPER_PREFIX, PROBE_PREFIX
 from .libvirt_errors import code_of, translate, translate_open
 from .libvirt_events import ensure_loop
 
@@ -268,7 +268,7 @@ class LibvirtConnection:
 
     def _hidden(self, domain: Any) -> bool:
         """Whether a domain is none of anybody's: asks the host nothing."""
-        return bool(domain.name().startswith(PROBE_PREFIX))
+        return bool(domain.name().startswith((PROBE_PREFIX, KEEPER_PREFIX)))
 
     def _do_find(self, uuid: str) -> Any:
         try:

@@ -111,7 +111,7 @@ class SimulatedHost:
 
     def add_volume(self, volume: Volume) -> None:
         """Put a volume there as it is."""
-        self._volumes[_key(volume.pool, volume.name)] = volume
+        self._volumes[key_of(volume.pool, volume.name)] = volume
 
     def forget(self, connection: Any) -> None:
         """A connection was closed."""
@@ -352,7 +352,7 @@ class SimulatedHost:
         """Make a volume."""
         self._check_pool(pool)
         volume = Volume(pool, name, f"/simulated/{pool}/{name}", format, size)
-        key = _key(pool, name)
+        key = key_of(pool, name)
         there = self._volumes.get(key)
         if there is not None:
             if there != volume:
@@ -370,7 +370,7 @@ class SimulatedHost:
 
     def put_volume(self, volume: Volume) -> None:
         """A volume is there, or is another."""
-        key = _key(volume.pool, volume.name)
+        key = key_of(volume.pool, volume.name)
         self._remember("volume", key, asdict(volume))
         self._volumes[key] = volume
 
@@ -381,10 +381,11 @@ class SimulatedHost:
     def delete_volume(self, pool: str, name: str) -> None:
         """Remove a volume."""
         self._check_pool(pool)
-        key = _key(pool, name)
+        key = key_of(pool, name)
         if key in self._volumes:
             self._remember("volume", key, None)
             del self._volumes[key]
+            self.keep(f"volume {key}", [])
 
     def attach(self, uuid: str, disk: DomainDisk) -> None:
         """Give a domain a disk."""
@@ -402,5 +403,5 @@ class SimulatedHost:
         self._put(replace(domain, disks=tuple(disk for disk in domain.disks if disk.target != target)))
 
 
-def _key(pool: str, name: str) -> str:
+def key_of(pool: str, name: str) -> str:
     return name if pool == POOL else f"{pool}/{name}"

@@ -47,6 +47,7 @@ from fluidvm.drivers.simulator_save import SimulatedSave
 from fluidvm.drivers.simulator_shares import SimulatedShares
 from fluidvm.drivers.simulator_snapshots import SimulatedSnapshots
 from fluidvm.drivers.simulator_stats import SimulatedStats
+from fluidvm.drivers.simulator_volume_snapshots import SimulatedVolumeSnapshots
 from fluidvm.drivers.simulator_volumes import SimulatedVolumes
 
 T = TypeVar("T")
@@ -61,6 +62,8 @@ VERBS = (
     "set_shares", "get_shares", "run_in_guest", "set_password", "add_ssh_key", "list_templates", "guest_network",
     "add_address", "remove_address", "set_hostname", "set_nameservers", "get_limits", "set_limits",
     "list_snapshots", "create_snapshot", "revert_snapshot", "delete_snapshot",
+    "set_shares", "get_shares", "list_snapshots", "create_snapshot", "revert_snapshot", "delete_snapshot",
+    "list_volume_snapshots", "create_volume_snapshot", "revert_volume", "delete_volume_snapshot",
 )  # fmt: skip
 _VERB = Choice("a verb of the driver interface", choices=VERBS)
 
@@ -109,6 +112,7 @@ class SimulatedConnection(
     SimulatedGuest,
     SimulatedShares,
     SimulatedSnapshots,
+    SimulatedVolumeSnapshots,
 ):
     """
     A connection to a simulated host.

@@ -33,6 +33,7 @@ from fluidvm.driver_abilities import (
     ISnapshots,
     IStats,
     IVolumes,
+    IVolumeSnapshots,
 )
 from fluidvm.driver_guest import IGuest, IGuestNetwork, ILimits, ITemplates
 from fluidvm.driver_shares import IShares
@@ -103,6 +104,7 @@ __all__ = [
     "ISnapshots",
     "IStats",
     "ITemplates",
+    "IVolumeSnapshots",
     "IVolumes",
     "Int",
     "Interface",
@@ -362,5 +364,6 @@ ABILITIES: tuple[type[Interface], ...] = (
     ITemplates,
     IGuestNetwork,
     ILimits,
+    IVolumeSnapshots,
 )
 """Every interface that a connection can provide, the core first."""

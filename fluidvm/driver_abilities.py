@@ -270,6 +270,57 @@ class IDiskResize(Interface):
         """
 
 
+class IVolumeSnapshots(Interface):
+    """
+    What is in a volume can be kept under a name, and gone back to. Goes with L{IDisks}.
+
+    A volume that L{IDisks.delete_volume} removes takes its snapshots with it. They are others than those that a domain that
+    has the volume as a disk keeps by L{ISnapshots}; neither disturbs the others, whatever they are called.
+    """
+
+    def list_volume_snapshots(pool: str, name: str) -> Deferred[Sequence[Snapshot]]:
+        """
+        Tell a volume's snapshots, oldest first; none has a memory.
+
+        Success changes nothing. Failure changes nothing. A repetition reads anew.
+
+        @raise NoSuchThing: no such pool or volume.
+        """
+
+    def create_volume_snapshot(pool: str, name: str, snapshot: str) -> Deferred[None]:
+        """
+        Keep what is in a volume that no domain uses now.
+
+        After success L{list_volume_snapshots} tells it. After failure nothing of it is left. A repetition with the same
+        C{snapshot} changes nothing.
+
+        @raise NoSuchThing: no such pool or volume.
+        @raise WrongState: a domain that has it as a disk isn't stopped.
+        @raise Unsupported: a volume of its format keeps none.
+        """
+
+    def revert_volume(pool: str, name: str, snapshot: str) -> Deferred[None]:
+        """
+        Make a volume that no domain uses now what it was.
+
+        After success its bytes are as they were. After failure it is as before. A repetition makes it so again.
+
+        @raise NoSuchThing: no such pool, volume or snapshot.
+        @raise WrongState: a domain that has it as a disk isn't stopped.
+        """
+
+    def delete_volume_snapshot(pool: str, name: str, snapshot: str) -> Deferred[None]:
+        """
+        Forget a snapshot of a volume that no domain uses now, and free what it takes.
+
+        After success L{list_volume_snapshots} doesn't tell it. After failure it is there as before. A repetition (no such
+        snapshot) succeeds.
+
+        @raise NoSuchThing: no such pool or volume.
+        @raise WrongState: a domain that has it as a disk isn't stopped.
+        """
+
+
 class INetworks(Interface):
     """The host has networks, and domains can be given interfaces in them."""
 

@@ -1,4 +1,4 @@
-"""The snapshots of a node's VMs, looked at when it is connected or refreshed: others may have made or removed some."""
+"""The snapshots of a node's VMs and disks, looked at when it is connected or refreshed: others may have made some."""
 
 from __future__ import annotations
 
@@ -9,19 +9,19 @@ from twisted.internet.interfaces import IReactorTime
 from twisted.internet.task import deferLater
 from twisted.logger import Logger
 
-from fluidvm.driver import DriverError, ISnapshots, NoSuchThing
+from fluidvm.driver import DriverError, ISnapshots, IVolumeSnapshots, NoSuchThing
 from fluidvm.faults import Unavailable
 from fluidvm.inventory import Inventory
-from fluidvm.objects import VM
+from fluidvm.objects import VM, Disk
 from fluidvm.reconcile import Busy, kept_of
 from fluidvm.store.objects import Update
 
 IN_ONE_TURN = 50
-"""VMs that are asked about before anything else has its turn."""
+"""VMs and disks that are asked about before anything else has its turn."""
 
 
 class NodeSnapshots:
-    """One node's VMs' snapshots."""
+    """The snapshots of one node's VMs and disks."""
 
     _log = Logger()
 
@@ -48,28 +48,37 @@ class NodeSnapshots:
 
     async def look(self, connection: Any) -> None:
         """
-        Take on which snapshots the node's VMs have.
+        Take on which snapshots the node's VMs and disks have.
 
         @raise DriverError: the node can't tell.
         """
-        if not ISnapshots.providedBy(connection):
-            return
-        for number, before in enumerate(self._inventory.vms_on(self._node), 1):
+        things: list[VM | Disk] = []
+        if ISnapshots.providedBy(connection):
+            things += self._inventory.vms_on(self._node)
+        if IVolumeSnapshots.providedBy(connection):
+            things += self._inventory.disks_on(self._node)
+        for number, before in enumerate(things, 1):
             if number % IN_ONE_TURN == 0:
                 turn: Deferred[None] = deferLater(self._clock, 0, lambda: None)
                 await turn
             if connection is not self._connection:
                 return
-            if before.state in ("creating", "missing") or self._busy("vm", before.id):
+            if before.state in ("creating", "missing") or self._is_busy(before):
                 continue
             try:
-                told = await connection.list_snapshots(before.uuid)
+                if isinstance(before, VM):
+                    told = await connection.list_snapshots(before.uuid)
+                else:
+                    told = await connection.list_volume_snapshots(before.pool, before.volume)
             except NoSuchThing:
                 continue
             # What a task has changed meanwhile is newer than what was told.
-            vm = self._inventory.find(VM, before.id)
-            if vm is None or vm.snapshots is not before.snapshots or self._busy("vm", vm.id):
+            now: VM | Disk | None = self._inventory.find(type(before), before.id)
+            if now is None or now.snapshots is not before.snapshots or self._is_busy(now):
                 continue
-            kept = kept_of(self._inventory, vm, told)
-            if kept != vm.snapshots:
-                await self._inventory.commit([Update("vm", vm.id, {"snapshots": kept})])
+            kept = kept_of(self._inventory, now, told)
+            if kept != now.snapshots:
+                await self._inventory.commit([Update(now.TYPE, now.id, {"snapshots": kept})])
+
+    def _is_busy(self, thing: VM | Disk) -> bool:
+        return self._busy(thing.TYPE, thing.id)

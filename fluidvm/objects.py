@@ -225,12 +225,13 @@ class Disk:
 
     @ivar volume: its name in the pool, durable before the hypervisor is asked.
     @ivar vm: the VM it is attached to, as C{target}; C{None} when detached.
+    @ivar snapshots: its own, as a VM has its.
     """
 
     TYPE: ClassVar[str] = "disk"
     FIELDS: ClassVar[Fields] = {
         "id": int, "name": str, "owner": int, "state": str, "size": int, "format": str, "compute_node": int, "pool": str,
-        "path": str, "vm": int, "target": str, "created": datetime,
+        "path": str, "vm": int, "target": str, "snapshots": int, "created": datetime,
     }  # fmt: skip
 
     id: int
@@ -246,13 +247,14 @@ class Disk:
     vm: int | None
     target: str | None
     created: float
+    snapshots: tuple[Mapping[str, Any], ...] = ()
 
     def wire(self, related: Mapping[str, Any]) -> dict[str, Any]:
         """As C{get_disk} gives it."""
         return {
             "id": self.id, "name": self.name, "owner": self.owner, "state": self.state, "size": self.size,
             "format": self.format, "compute_node": self.compute_node, "pool": self.pool, "path": self.path or None,
-            "vm": self.vm, "target": self.target, "created": moment(self.created),
+            "vm": self.vm, "target": self.target, "snapshots": len(self.snapshots), "created": moment(self.created),
         }  # fmt: skip
 
 

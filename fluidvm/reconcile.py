@@ -39,13 +39,13 @@ def vm_differences(inventory: Inventory, node: int, domains: Iterable[DomainInfo
     return changes
 
 
-def kept_of(inventory: Inventory, vm: VM, told: Iterable[Snapshot]) -> tuple[Mapping[str, Any], ...]:
+def kept_of(inventory: Inventory, thing: VM | Disk, told: Iterable[Snapshot]) -> tuple[Mapping[str, Any], ...]:
     """
-    Tell a VM's snapshots as they are to be noted: those that are known keep their ids.
+    Tell a VM's or disk's snapshots as they are to be noted: those that are known keep their ids.
 
     @param told: all that its node has of it.
     """
-    known = {one["name"]: one["id"] for one in vm.snapshots}
+    known = {one["name"]: one["id"] for one in thing.snapshots}
     return tuple(
         {
             "id": known[one.name] if one.name in known else inventory.next_id("snapshot"), "name": one.name,

@@ -38,7 +38,7 @@ def amounts(thing: Object) -> dict[str, int]:
             "snapshots": len(thing.snapshots),
         }  # fmt: skip
     if isinstance(thing, Disk):
-        return {"disks": 1, "disk_space": thing.size}
+        return {"disks": 1, "disk_space": thing.size, "snapshots": len(thing.snapshots)}
     return {}
 
 

@@ -11,6 +11,7 @@ from twisted.trial.unittest import SynchronousTestCase
 from fluidvm.driver import AlreadyThere, DomainState, Snapshot
 from fluidvm.drivers.simulator import SimulatedConnection
 from fluidvm.drivers.simulator_snapshots import Snapshots
+from fluidvm.drivers.simulator_volume_snapshots import VolumeSnapshots
 
 from .test_conformance import broken_promises
 
@@ -120,6 +121,71 @@ class RemembersTheForgotten(SimulatedConnection):
         return super().undefine_domain(uuid).addCallback(lambda _: self.simulated.keep(uuid, kept))
 
 
+class KeepsNoVolume(SimulatedConnection):
+    def create_volume_snapshot(self, pool: str, name: str, snapshot: str) -> Deferred[None]:
+        return self.list_volume_snapshots(pool, name).addCallback(lambda _: None)
+
+
+class KeepsVolumesAnew(SimulatedConnection):
+    def create_volume_snapshot(self, pool: str, name: str, snapshot: str) -> Deferred[None]:
+        again = self.delete_volume_snapshot(pool, name, snapshot)
+        return again.addCallback(lambda _: SimulatedConnection.create_volume_snapshot(self, pool, name, snapshot))
+
+
+class NewestVolumesFirst(SimulatedConnection):
+    def list_volume_snapshots(self, pool: str, name: str) -> Deferred[Sequence[Snapshot]]:
+        return super().list_volume_snapshots(pool, name).addCallback(lambda told: told[::-1])
+
+
+class KeepsInOtherVolumes(SimulatedConnection):
+    """As one that makes a volume of each snapshot."""
+
+    def create_volume_snapshot(self, pool: str, name: str, snapshot: str) -> Deferred[None]:
+        done = super().create_volume_snapshot(pool, name, snapshot)
+        return done.addCallback(lambda _: self.simulated.create_volume(pool, f"{name}.{snapshot}", 1, "raw") and None)
+
+
+class KeepsTheOtherVolumes(SimulatedConnection):
+    def create_volume_snapshot(self, pool: str, name: str, snapshot: str) -> Deferred[None]:
+        def all_of_them() -> None:
+            kept = VolumeSnapshots(self.simulated)
+            kept.create(pool, name, snapshot)
+            for volume in self.simulated.volumes(pool):
+                kept.create(pool, volume.name, snapshot)
+
+        return self._do("create_volume_snapshot", all_of_them)
+
+
+class UsesUpWhatTheVolumeRevertsTo(SimulatedConnection):
+    def revert_volume(self, pool: str, name: str, snapshot: str) -> Deferred[None]:
+        done = super().revert_volume(pool, name, snapshot)
+        return done.addCallback(lambda _: VolumeSnapshots(self.simulated).delete(pool, name, snapshot))
+
+
+class RevertsBeneathRunningDomains(SimulatedConnection):
+    def revert_volume(self, pool: str, name: str, snapshot: str) -> Deferred[None]:
+        return self.list_volume_snapshots(pool, name).addCallback(lambda _: None)
+
+
+class RemembersRemovedVolumes(SimulatedConnection):
+    def delete_volume(self, pool: str, name: str) -> Deferred[None]:
+        key = f"volume {name}"
+        kept = self.simulated.kept(key)
+        return super().delete_volume(pool, name).addCallback(lambda _: self.simulated.keep(key, kept))
+
+
+class MixesThemUp(SimulatedConnection):
+    """As one whose two kinds of snapshots lie in one file under one name."""
+
+    def delete_volume_snapshot(self, pool: str, name: str, snapshot: str) -> Deferred[None]:
+        def both(_: None) -> None:
+            for domain in self.simulated.domains():
+                if any(disk.path.endswith(f"/{name}") for disk in domain.disks):
+                    Snapshots(self.simulated).delete(domain.uuid, snapshot)
+
+        return super().delete_volume_snapshot(pool, name, snapshot).addCallback(both)
+
+
 FAULTS: dict[type[SimulatedConnection], str] = {
     KeepsNothing: "create_snapshot: list_snapshots tells it",
     NewestFirst: "list_snapshots: the oldest comes first",
@@ -136,6 +202,15 @@ FAULTS: dict[type[SimulatedConnection], str] = {
     KeepsWhatIsDeleted: "delete_snapshot: list_snapshots doesn't tell it",
     KeepsTheOthersToo: "create_snapshot: another domain isn't disturbed",
     RemembersTheForgotten: "undefine_domain: a domain's snapshots go with it",
+    KeepsNoVolume: "create_volume_snapshot: list_volume_snapshots tells it",
+    KeepsVolumesAnew: "create_volume_snapshot: a repetition changes nothing",
+    NewestVolumesFirst: "list_volume_snapshots: the oldest comes first",
+    KeepsInOtherVolumes: "create_volume_snapshot: no other domain or volume is told",
+    KeepsTheOtherVolumes: "create_volume_snapshot: another volume isn't disturbed",
+    UsesUpWhatTheVolumeRevertsTo: "revert_volume: an older snapshot is gone back to",
+    RevertsBeneathRunningDomains: "revert_volume: WrongState is raised for a paused domain's volume",
+    RemembersRemovedVolumes: "delete_volume: a volume's snapshots go with it",
+    MixesThemUp: "delete_volume_snapshot: the domain's own isn't disturbed",
 }
 
 

@@ -3,6 +3,7 @@
 from fluidvm.api import (
     adoption,
     audit,
+    disk_snapshots,
     disks,
     drivers,
     evacuation,
@@ -30,6 +31,7 @@ from fluidvm.api import (
 __all__ = [
     "adoption",
     "audit",
+    "disk_snapshots",
     "disks",
     "drivers",
     "evacuation",

@@ -44,7 +44,7 @@ async def set_vm_owner(job: Job, vm: VmId, owner: NewOwner) -> None:
     check_vm(job.inventory, owner, {"vm_vcpus": record.vcpus, "vm_memory": record.memory, "vm_disk": sizes})
     await job.reserve(
         owner, vms=1, running_vms=int(record.powered), vcpus=record.vcpus, memory=record.memory, disks=len(disks),
-        disk_space=sizes, snapshots=len(record.snapshots),
+        disk_space=sizes, snapshots=len(record.snapshots) + sum(len(disk.snapshots) for disk in disks),
     )  # fmt: skip
     job.put(*_given(record, owner))
     for disk in disks:
@@ -61,7 +61,7 @@ async def set_disk_owner(job: Job, disk: DiskId, owner: NewOwner) -> None:
     if record.vm is not None:
         raise Conflict(f"Disk {record.name} is attached to VM {record.vm}: set_vm_owner gives them away together.")
     free_name(job.inventory, Disk, record.name, owner)
-    await job.reserve(owner, disks=1, disk_space=record.size)
+    await job.reserve(owner, disks=1, disk_space=record.size, snapshots=len(record.snapshots))
     job.put(*_given(record, owner))
 
 

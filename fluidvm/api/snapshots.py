@@ -18,7 +18,7 @@ from fluidvm.engine.job import Job
 from fluidvm.faults import Conflict, NotFound, Unavailable
 from fluidvm.inventory import missing
 from fluidvm.kinds import Int, VmId, filter_of, named
-from fluidvm.objects import VM, ComputeNode
+from fluidvm.objects import VM, ComputeNode, Disk
 from fluidvm.store.objects import Update
 from fluidvm.xmlvalue import INT_HIGH, moment
 
@@ -29,11 +29,29 @@ SnapshotFilter = Annotated[dict[str, Any], filter_of(FIELDS)]
 OFF = (DomainState.STOPPED, DomainState.CRASHED)
 
 
-def _find(vm: VM, snapshot: int) -> Mapping[str, Any]:
-    for one in vm.snapshots:
+def snapshot_of(thing: VM | Disk, snapshot: int) -> Mapping[str, Any]:
+    """Give a VM's or disk's snapshot. @raise NotFound: it has none with this id."""
+    for one in thing.snapshots:
         if one["id"] == snapshot:
             return one
-    raise NotFound(f"VM {vm.name} has no snapshot {snapshot}.")
+    raise NotFound(f"{'VM' if isinstance(thing, VM) else 'Disk'} {thing.name} has no snapshot {snapshot}.")
+
+
+def listed(thing: VM | Disk, wanted: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """
+    Give a VM's or disk's snapshots as they are told.
+
+    @param wanted: a checked filter.
+    """
+    shown = [
+        {
+            "id": one["id"], thing.TYPE: thing.id, "name": one["name"], "running": one["running"],
+            "created": moment(one["created"]),
+        }
+        for one in sorted(thing.snapshots, key=lambda one: int(one["id"]))
+        if one["id"] > wanted.get("after", 0)
+    ]  # fmt: skip
+    return [cut(one, dict(wanted)) for one in shown if keep(one, dict(wanted))][: wanted.get("limit", INT_HIGH)]
 
 
 # Not looked at when it is called: the same batch may delete the one that has the name.
@@ -86,7 +104,7 @@ async def revert_vm_snapshot(job: Job, vm: VmId, snapshot: SnapshotId) -> None:
     it ran, the task fails with fault 409 and says which; set_vm_memory and its like make it what it was.
     """
     record = job.inventory.get(VM, vm)
-    kept = _find(record, snapshot)
+    kept = snapshot_of(record, snapshot)
     connection: Any = await job.connection(record.compute_node, ISnapshots)
     state = (await job.domain(record.compute_node, record.uuid)).state
     if job.memo.get("asked"):
@@ -145,7 +163,7 @@ async def _interrupted(job: Job, vm: VM, kept: Mapping[str, Any], state: DomainS
 async def delete_vm_snapshot(job: Job, vm: VmId, snapshot: SnapshotId) -> None:
     """Delete a VM's snapshot, and free what it takes. The VM goes on as it is, and its other snapshots stay."""
     record = job.inventory.get(VM, vm)
-    kept = _find(record, snapshot)
+    kept = snapshot_of(record, snapshot)
     connection: Any = await job.connection(record.compute_node, ISnapshots)
     job.status(f"deleting snapshot {kept['name']} of {record.name}")
     await connection.delete_snapshot(record.uuid, kept["name"])
@@ -163,11 +181,4 @@ def list_vm_snapshots(call: Call, vm: VmId, filter: SnapshotFilter = {}) -> list
     entry = call.inventory.visible("vm", vm, call.user)
     if entry is None:
         raise missing("vm", vm)
-    record = call.inventory.get(VM, vm)
-    shown = [
-        {"id": one["id"], "vm": vm, "name": one["name"], "running": one["running"], "created": moment(one["created"])}
-        for one in sorted(record.snapshots, key=lambda one: int(one["id"]))
-        if one["id"] > filter.get("after", 0)
-    ]
-    wanted = [cut(one, filter) for one in shown if keep(one, filter)]
-    return wanted[: filter.get("limit", INT_HIGH)]
+    return listed(call.inventory.get(VM, vm), filter)

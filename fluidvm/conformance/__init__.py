@@ -27,6 +27,7 @@ from fluidvm.conformance.save import ResetContract, SaveContract
 from fluidvm.conformance.shares import SharesContract
 from fluidvm.conformance.snapshots import SnapshotsContract
 from fluidvm.conformance.stats import StatsContract
+from fluidvm.conformance.volume_snapshots import VolumeSnapshotsContract
 from fluidvm.conformance.volumes import DiskResizeContract, VolumesContract
 from fluidvm.driver import (
     ABILITIES,
@@ -49,6 +50,7 @@ from fluidvm.driver import (
     IStats,
     ITemplates,
     IVolumes,
+    IVolumeSnapshots,
 )
 
 __all__ = ["CONTRACTS", "ContractFactory", "driver_contract"]
@@ -72,6 +74,7 @@ CONTRACTS: dict[type[Interface], type[ContractCase]] = {
     ITemplates: TemplatesContract,
     IGuestNetwork: GuestNetworkContract,
     ILimits: LimitsContract,
+    IVolumeSnapshots: VolumeSnapshotsContract,
 }
 """The tests of each ability."""
 

@@ -35,13 +35,14 @@ from fluidvm.driver import (
 from fluidvm.drivers.simulated_host import SimulatedHost
 from fluidvm.drivers.simulator import Faults, SimulatedConnection
 from fluidvm.drivers.simulator_snapshots import Kept, Snapshots
+from fluidvm.drivers.simulator_volume_snapshots import VolumeSnapshots
 from fluidvm.engine import entitlement
 from fluidvm.engine.job import Job, Resources
 from fluidvm.engine.outcome import fault_of
 from fluidvm.engine.slots import Slots
 from fluidvm.faults import ApiFault, Unavailable
 from fluidvm.inventory import Inventory
-from fluidvm.objects import ComputeNode
+from fluidvm.objects import VM, ComputeNode, Disk
 from fluidvm.sessions import PendingTask
 
 _STATES = {"running": DomainState.RUNNING, "paused": DomainState.PAUSED, "starting": DomainState.RUNNING}
@@ -169,11 +170,15 @@ def _copy(inventory: Inventory, node: int) -> SimulatedHost:
         )  # fmt: skip
         host.add(domain)
         # What the domain was then only its node knows.
-        kept = [Snapshot(one["name"], one["created"], one["running"]) for one in vm.snapshots]
-        Snapshots(host).put(vm.uuid, [Kept.of(domain, snapshot) for snapshot in kept])
+        Snapshots(host).put(vm.uuid, [Kept.of(domain, snapshot) for snapshot in _kept(vm)])
     for disk in inventory.disks_on(node):
         host.add_volume(Volume(disk.pool, disk.volume, disk.path, disk.format, disk.size))
+        VolumeSnapshots(host).put(disk.pool, disk.volume, _kept(disk))
     return host
+
+
+def _kept(thing: VM | Disk) -> list[Snapshot]:
+    return [Snapshot(one["name"], one["created"], one["running"]) for one in thing.snapshots]
 
 
 async def plan(resources: Resources, actor: int, pending: Sequence[PendingTask]) -> list[dict[str, Any]]:

@@ -47,7 +47,7 @@ disks = Table(
     Column("id", Integer, primary_key=True), Column("name", String), Column("owner", Integer), Column("state", String),
     Column("size", Integer), Column("format", String), Column("compute_node", Integer), Column("pool", String),
     Column("volume", String), Column("path", String), Column("vm", Integer), Column("target", String),
-    Column("created", Float),
+    Column("created", Float), Column("snapshots", JSON),
 )  # fmt: skip
 
 contexts = Table(

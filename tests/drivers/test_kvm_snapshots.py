@@ -131,6 +131,70 @@ class SnapshotTests(HostCase):
         self.assertEqual(await self.states(spec), RUNNING)
 
 
+class VolumeSnapshotTests(HostCase):
+    def fill(self, disk: DomainDisk, byte: str) -> None:
+        """Write a byte all over a volume's first MiB."""
+        subprocess.run(["qemu-io", "-c", f"write -P {byte} 0 1M", disk.path], capture_output=True, check=True)
+
+    def holds(self, disk: DomainDisk, byte: str) -> bool:
+        """Whether a volume's first MiB holds a byte all over."""
+        argv = ["qemu-io", "-c", f"read -P {byte} 0 1M", disk.path]
+        return "verification failed" not in subprocess.run(argv, capture_output=True, text=True, check=False).stdout
+
+    async def test_bytes_go_back(self) -> None:
+        disk = await self.volume("data", format="qcow2")
+        at = "default", "data"
+        self.fill(disk, "0x31")
+        await self.connection.create_volume_snapshot(*at, "one")
+        self.fill(disk, "0x32")
+        self.assertFalse(self.holds(disk, "0x31"))
+        await self.connection.create_volume_snapshot(*at, "two")
+        await self.connection.revert_volume(*at, "one")
+        self.assertTrue(self.holds(disk, "0x31"))
+        await self.connection.revert_volume(*at, "two")
+        self.assertTrue(self.holds(disk, "0x32"))
+        self.assertEqual(sorted(kept(disk)), ["disk:one", "disk:two"])
+        # Its keeper is there, and told to nobody.
+        (keeper,) = self.outside.listAllDomains(0)
+        self.assertIn("FluidVM keeps snapshots of the volume data", keeper.XMLDesc(0))
+        self.assertEqual(list(await self.connection.list_domains()), [])
+        another = await self.connect()
+        self.assertEqual([one.name for one in await another.list_volume_snapshots(*at)], ["one", "two"])
+        for name in ("one", "two"):
+            await self.connection.delete_volume_snapshot(*at, name)
+        self.assertEqual((kept(disk), self.outside.listAllDomains(0)), ([], []))
+
+    async def test_those_of_a_domain_lie_beside_them(self) -> None:
+        disk = await self.volume("data", format="qcow2")
+        spec = self.spec(disks=(disk,))
+        await self.connection.define_domain(spec)
+        self.fill(disk, "0x31")
+        await self.connection.create_snapshot(spec.uuid, "same")
+        self.fill(disk, "0x32")
+        await self.connection.create_volume_snapshot("default", "data", "same")
+        self.fill(disk, "0x33")
+        await self.connection.revert_snapshot(spec.uuid, "same")
+        self.assertTrue(self.holds(disk, "0x31"))
+        await self.connection.revert_volume("default", "data", "same")
+        self.assertTrue(self.holds(disk, "0x32"))
+        await self.connection.undefine_domain(spec.uuid)
+        await self.connection.delete_volume("default", "data")
+        self.assertEqual(self.outside.listAllDomains(0), [], "the keeper goes with its volume")
+
+    async def test_what_can_not_be_kept(self) -> None:
+        await self.volume("raw", format="raw")
+        with self.assertRaisesRegex(Unsupported, "format raw"):
+            await self.connection.create_volume_snapshot("default", "raw", "one")
+        self.assertEqual(self.outside.listAllDomains(0), [])
+        saved = self.spec(disks=(replace(await self.volume("data", format="qcow2"), target="vda"),))
+        await self.connection.define_domain(saved)
+        await self.connection.start(saved.uuid)
+        await self.connection.save(saved.uuid, lambda percentage: None)
+        with self.assertRaisesRegex(WrongState, "is saved"):
+            await self.connection.create_volume_snapshot("default", "data", "one")
+        self.assertEqual(len(self.outside.listAllDomains(0)), 1)
+
+
 class ReadingTests(SynchronousTestCase):
     def test_what_a_paused_domain_left(self) -> None:
         """One that was paused has its memory, and its next start's definition counts, not what it was just then."""

@@ -1,0 +1,96 @@
+"""The simulator's volumes kept under a name, and gone back to."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import asdict
+from typing import Any
+
+from twisted.internet.defer import Deferred
+from zope.interface import implementer
+
+from fluidvm.driver import IVolumeSnapshots, NoSuchThing, Snapshot, Unsupported, Volume, WrongState
+from fluidvm.drivers.simulated_host import OFF, SimulatedHost, key_of
+
+
+class VolumeSnapshots:
+    """A host's snapshots of volumes, and the rules for them."""
+
+    def __init__(self, host: SimulatedHost) -> None:
+        self._host = host
+
+    def volume(self, pool: str, name: str) -> Volume:
+        """@raise NoSuchThing: there is none."""
+        for volume in self._host.volumes(pool):
+            if volume.name == name:
+                return volume
+        raise NoSuchThing(f"There is no volume {name} in storage pool {pool}.")
+
+    def unused(self, pool: str, name: str) -> Volume:
+        """A volume that no domain uses. @raise WrongState: one does."""
+        volume = self.volume(pool, name)
+        for domain in self._host.domains():
+            if domain.state not in OFF and any(disk.path == volume.path for disk in domain.disks):
+                raise WrongState(f"Volume {name} is a disk of domain {domain.name}, which is {domain.state}: stop it first.")
+        return volume
+
+    def of(self, pool: str, name: str) -> list[Snapshot]:
+        """A volume's, oldest first."""
+        self.volume(pool, name)
+        return [Snapshot(**value) for value in self._host.kept(f"volume {key_of(pool, name)}")]
+
+    def put(self, pool: str, name: str, kept: Sequence[Snapshot]) -> None:
+        """A volume has these."""
+        self._host.keep(f"volume {key_of(pool, name)}", [asdict(one) for one in kept])
+
+    def create(self, pool: str, name: str, snapshot: str) -> None:
+        """Keep a volume."""
+        there = self.of(pool, name)
+        if any(one.name == snapshot for one in there):
+            return
+        volume = self.unused(pool, name)
+        if volume.format != "qcow2":
+            raise Unsupported(f"Volume {name} has format {volume.format}, which keeps none.")
+        self.put(pool, name, [*there, Snapshot(snapshot, time.time(), False)])
+
+    def revert(self, pool: str, name: str, snapshot: str) -> None:
+        """Make a volume what it was."""
+        if all(one.name != snapshot for one in self.of(pool, name)):
+            raise NoSuchThing(f"Volume {name} has no snapshot {snapshot}.")
+        self.unused(pool, name)
+
+    def delete(self, pool: str, name: str, snapshot: str) -> None:
+        """Forget a snapshot."""
+        there = self.of(pool, name)
+        left = [one for one in there if one.name != snapshot]
+        if left != there:
+            self.unused(pool, name)
+            self.put(pool, name, left)
+
+
+@implementer(IVolumeSnapshots)
+class SimulatedVolumeSnapshots:
+    """The verbs."""
+
+    simulated: SimulatedHost
+    _do: Callable[..., Deferred[Any]]
+
+    def list_volume_snapshots(self, pool: str, name: str) -> Deferred[Sequence[Snapshot]]:
+        """Tell a volume's snapshots."""
+        return self._do("list_volume_snapshots", lambda: VolumeSnapshots(self.simulated).of(pool, name))
+
+    def create_volume_snapshot(self, pool: str, name: str, snapshot: str) -> Deferred[None]:
+        """Keep a volume."""
+        kept = VolumeSnapshots(self.simulated)
+        return self._do("create_volume_snapshot", lambda: kept.create(pool, name, snapshot), subject=name)
+
+    def revert_volume(self, pool: str, name: str, snapshot: str) -> Deferred[None]:
+        """Make a volume what it was."""
+        kept = VolumeSnapshots(self.simulated)
+        return self._do("revert_volume", lambda: kept.revert(pool, name, snapshot), subject=name)
+
+    def delete_volume_snapshot(self, pool: str, name: str, snapshot: str) -> Deferred[None]:
+        """Forget a snapshot."""
+        kept = VolumeSnapshots(self.simulated)
+        return self._do("delete_volume_snapshot", lambda: kept.delete(pool, name, snapshot), subject=name)

@@ -1,0 +1,107 @@
+"""Snapshots of single disks: made, gone back to, deleted, listed."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+from fluidvm.api.kept import look_at_disk
+from fluidvm.api.snapshots import SnapshotName, listed, snapshot_of
+from fluidvm.call import Call
+from fluidvm.declare import query, task
+from fluidvm.driver import DriverError, IVolumeSnapshots, Unreachable
+from fluidvm.engine.job import Job
+from fluidvm.faults import Conflict, NotFound
+from fluidvm.inventory import missing
+from fluidvm.kinds import DiskId, Int, filter_of
+from fluidvm.objects import VM, Disk
+from fluidvm.store.objects import Update
+
+SnapshotId = Annotated[int, Int("id of one of the disk's own snapshots", low=1)]
+SnapshotFilter = Annotated[
+    dict[str, Any], filter_of({"id": int, "disk": int, "name": str, "running": bool, "created": Disk.FIELDS["created"]})
+]
+
+
+def _check_idle(job: Job, disk: Disk) -> None:
+    """@raise Conflict: the disk isn't there, or its VM isn't stopped."""
+    if disk.state != "ready":
+        raise Conflict(f"Disk {disk.name} is {disk.state}.")
+    if disk.vm is None:
+        return
+    vm = job.inventory.get(VM, disk.vm)
+    if vm.powered or vm.state == "saved":
+        raise Conflict(f"Disk {disk.name} is in use by VM {vm.name}, which is {vm.state}: stop it first.")
+
+
+# Not looked at when it is called: the same batch may delete the one that has the name.
+@task("disk", needs=(IVolumeSnapshots,))
+async def create_disk_snapshot(job: Job, disk: DiskId, name: SnapshotName) -> int:
+    """
+    Keep what is on a disk now under a name; it is detached, or its VM is stopped. The result is the snapshot's id.
+
+    The disk's own snapshots are others than those of the VM that it is attached to. As long as it has any it can't be
+    resized, nor its VM moved. The snapshot is listed before the hypervisor is asked. If the compute node stops answering
+    meanwhile, the task fails and it stays listed until the node is back and tells whether it was made.
+    """
+    record = job.inventory.get(Disk, disk)
+    connection: Any = await job.connection(record.compute_node, IVolumeSnapshots)
+    _check_idle(job, record)
+    if "snapshot" not in job.memo:
+        record = await look_at_disk(job, record)
+        if any(one["name"] == name for one in record.snapshots):
+            raise Conflict(f"Disk {record.name} has a snapshot {name} already.")
+        job.reserve_for(record.owner, snapshots=1)
+        made = {"id": job.inventory.next_id("snapshot"), "name": name, "created": job.wall_clock(), "running": False}
+        job.put(Update("disk", disk, {"snapshots": (*record.snapshots, made)}))
+        # From here on one of this name is this task's own.
+        job.memo["snapshot"] = made["id"]
+        await job.flush()
+        job.unreserve()
+    job.status(f"making snapshot {name} of disk {record.name}")
+    try:
+        await connection.create_volume_snapshot(record.pool, record.volume, name)
+    except DriverError as error:
+        if not isinstance(error, Unreachable):
+            there = job.inventory.get(Disk, disk).snapshots
+            job.put(Update("disk", disk, {"snapshots": tuple(one for one in there if one["name"] != name)}))
+        raise
+    now = await look_at_disk(job, job.inventory.get(Disk, disk))
+    if all(one["name"] != name for one in now.snapshots):
+        raise NotFound(f"Snapshot {name} of disk {record.name} is gone again: somebody else has removed it.")
+    return int(job.memo["snapshot"])
+
+
+@task("disk", needs=(IVolumeSnapshots,))
+async def revert_disk_snapshot(job: Job, disk: DiskId, snapshot: SnapshotId) -> None:
+    """Make a disk what it was; it is detached, or its VM is stopped. What is on it is lost, unless a snapshot has it."""
+    record = job.inventory.get(Disk, disk)
+    kept = snapshot_of(record, snapshot)
+    connection: Any = await job.connection(record.compute_node, IVolumeSnapshots)
+    _check_idle(job, record)
+    job.status(f"disk {record.name} goes back to snapshot {kept['name']}")
+    await connection.revert_volume(record.pool, record.volume, kept["name"])
+
+
+@task("disk", needs=(IVolumeSnapshots,))
+async def delete_disk_snapshot(job: Job, disk: DiskId, snapshot: SnapshotId) -> None:
+    """Delete a disk's snapshot, and free what it takes; the disk is detached, or its VM is stopped."""
+    record = job.inventory.get(Disk, disk)
+    kept = snapshot_of(record, snapshot)
+    connection: Any = await job.connection(record.compute_node, IVolumeSnapshots)
+    _check_idle(job, record)
+    job.status(f"deleting snapshot {kept['name']} of disk {record.name}")
+    await connection.delete_volume_snapshot(record.pool, record.volume, kept["name"])
+    await look_at_disk(job, record)
+
+
+@query("array")
+def list_disk_snapshots(call: Call, disk: DiskId, filter: SnapshotFilter = {}) -> list[dict[str, Any]]:  # noqa: B006
+    """
+    List a disk's own snapshots: structs of id, disk, name, running (always false) and created.
+
+    Those that its VM keeps are told by list_vm_snapshots.
+    """
+    entry = call.inventory.visible("disk", disk, call.user)
+    if entry is None:
+        raise missing("disk", disk)
+    return listed(call.inventory.get(Disk, disk), filter)
