@@ -25,6 +25,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from fluidvm.drivers.domain_xml import KEEPER_PREFIX, parse_domain
 from fluidvm.drivers.simulated_host import SimulatedHost
 
 PASSWORD = "killed at random instants"
@@ -181,7 +182,10 @@ class Worker(threading.Thread):
             disks = [disk["id"] for disk in proxy.list_disks(cookie, {"state": "ready", "fields": ["id"]})]
             if disks:
                 disk = self._random.choice(disks)
-                if self._random.random() < 0.5:
+                chosen = self._random.random()
+                if chosen < 0.4:
+                    return self._disk_snapshot(proxy, cookie, disk)
+                if chosen < 0.7:
                     return "resize_disk", proxy.resize_disk(cookie, disk, self._random.choice([2, 3]))
                 return "clone_disk", proxy.clone_disk(cookie, disk, name)
         if chance < 0.56:
@@ -197,6 +201,14 @@ class Worker(threading.Thread):
         method = self._random.choice(methods)
         arguments = {"set_vm_memory": [self._random.choice([64, 96, 128])], "set_vm_vcpus": [self._random.choice([1, 2])]}
         return method, getattr(proxy, method)(cookie, self._random.choice(vms), *arguments.get(method, []))
+
+    def _disk_snapshot(self, proxy: Any, cookie: int, disk: int) -> tuple[str, int]:
+        kept = [one["id"] for one in proxy.list_disk_snapshots(cookie, disk)]
+        if not kept or self._random.random() < 0.5:
+            name = self._random.choice(["a", "b", "c"])
+            return "create_disk_snapshot", proxy.create_disk_snapshot(cookie, disk, name)
+        method = self._random.choice(["revert_disk_snapshot", "delete_disk_snapshot"])
+        return method, getattr(proxy, method)(cookie, disk, self._random.choice(kept))
 
 
 def outcomes(context: dict[str, Any]) -> list[tuple[int, str]]:
@@ -295,6 +307,9 @@ def _look(program: Program, committed: dict[int, Committed], findings: Findings,
     vms, disks = proxy.list_vms(cookie), proxy.list_disks(cookie)
     findings.vms = len(vms)
     kept = {vm["id"]: _names(proxy.list_vm_snapshots(cookie, vm["id"], {"fields": ["name"]})) for vm in vms}
+    of_disks = {
+        disk.get("path", ""): _names(proxy.list_disk_snapshots(cookie, disk["id"], {"fields": ["name"]})) for disk in disks
+    }
     for node in proxy.list_compute_nodes(cookie):
         own = [vm for vm in vms if vm["compute_node"] == node["id"]]
         sums = (len(own), sum(vm["vcpus"] for vm in own), sum(vm["memory"] for vm in own))
@@ -311,8 +326,11 @@ def _look(program: Program, committed: dict[int, Committed], findings: Findings,
             story = _story(listed, {vm["id"] for vm in vms if vm["uuid"] == uuid})
             wrong.append(f"VM {uuid}: the hypervisor has {real.get(uuid)}, the server {said.get(uuid)}; {story}")
     paths = sorted(disk.get("path", f"none: {disk}") for disk in disks)
-    if len(set(paths)) != len(paths) or set(paths) != volumes:
-        wrong.append(f"volumes differ: only real {volumes - set(paths)}, only listed {set(paths) - volumes}")
+    if len(set(paths)) != len(paths) or set(paths) != set(volumes):
+        wrong.append(f"volumes differ: only real {set(volumes) - set(paths)}, only listed {set(paths) - set(volumes)}")
+    for path in paths:
+        if volumes.get(path, "") != of_disks.get(path):
+            wrong.append(f"snapshots of volume {path}: real {volumes.get(path)}, listed {of_disks.get(path)}")
 
 
 def _look_at_usage(
@@ -321,11 +339,12 @@ def _look_at_usage(
     """What each user is said to hold is what it holds, and no more than its plan has."""
     for user in proxy.list_users(cookie, {"role": "user"}):
         own = [vm for vm in vms if vm["owner"] == user["id"]]
-        sizes = [disk["size"] for disk in disks if disk["owner"] == user["id"]]
+        volumes = [disk for disk in disks if disk["owner"] == user["id"]]
+        sizes = [disk["size"] for disk in volumes]
         held = {
             "vms": len(own), "running_vms": sum(vm["state"] in ("running", "paused") for vm in own),
             "vcpus": sum(vm["vcpus"] for vm in own), "memory": sum(vm["memory"] for vm in own), "disks": len(sizes),
-            "disk_space": sum(sizes), "snapshots": sum(vm["snapshots"] for vm in own),
+            "disk_space": sum(sizes), "snapshots": sum(thing["snapshots"] for thing in [*own, *volumes]),
         }  # fmt: skip
         said = {limit: told["used"] for limit, told in proxy.get_user_usage(cookie, user["id"]).items() if limit in held}
         if said != held:
@@ -377,25 +396,35 @@ def _names(told: list[dict[str, Any]]) -> str:
     return " ".join(sorted(one["name"] for one in told))
 
 
-def _simulated(program: Program) -> tuple[Domains, set[str]]:
+Volumes = dict[str, str]
+"""By path, the names of the snapshots."""
+
+
+def _simulated(program: Program) -> tuple[Domains, Volumes]:
     domains: Domains = {}
-    volumes: set[str] = set()
+    volumes: Volumes = {}
     for journal in (program.directory / "state").glob("node-*/simulator.journal"):
         host = SimulatedHost.at(journal.parent, {})
         for domain in host.domains():
             names = _names([one["snapshot"] for one in host.kept(domain.uuid)])
             domains[domain.uuid] = (str(domain.state), domain.memory, domain.vcpus, names)
         # Both nodes have the same paths, so volumes are told apart by their names alone, which are unique.
-        volumes |= {volume.path for volume in host.volumes("default")}
+        volumes |= {volume.path: _names(host.kept(f"volume {volume.name}")) for volume in host.volumes("default")}
     return domains, volumes
 
 
-def _libvirt(host: Any, pool: str) -> tuple[Domains, set[str]]:
+def _libvirt(host: Any, pool: str) -> tuple[Domains, Volumes]:
     import libvirt
 
     connection = libvirt.open(host.uri)
     domains: Domains = {}
+    keepers: Volumes = {}
     for domain in connection.listAllDomains(0):
+        if domain.name().startswith(KEEPER_PREFIX):
+            (disk,) = parse_domain(domain.XMLDesc(0)).disks
+            keepers[disk.path] = " ".join(sorted(name.removeprefix("disk:") for name in domain.snapshotListNames(0)))
+            domain.undefineFlags(libvirt.VIR_DOMAIN_UNDEFINE_SNAPSHOTS_METADATA)
+            continue
         state = "running" if domain.isActive() else "stopped"
         info = domain.info()
         vcpus = domain.vcpusFlags(libvirt.VIR_DOMAIN_AFFECT_CONFIG)
@@ -406,7 +435,8 @@ def _libvirt(host: Any, pool: str) -> tuple[Domains, set[str]]:
         domain.undefineFlags(libvirt.VIR_DOMAIN_UNDEFINE_SNAPSHOTS_METADATA)
     found = connection.storagePoolLookupByName(pool)
     found.refresh()
-    volumes = {volume.path() for volume in found.listAllVolumes()}
+    volumes = {volume.path(): keepers.pop(volume.path(), "") for volume in found.listAllVolumes()}
+    volumes |= keepers  # of volumes that are gone: wrong
     connection.close()
     return domains, volumes
 
