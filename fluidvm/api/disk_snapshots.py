@@ -2,23 +2,23 @@
 
 from __future__ import annotations
 
+from datetime import datetime
 from typing import Annotated, Any
 
-from fluidvm.api.kept import look_at_disk
-from fluidvm.api.snapshots import SnapshotName, listed, snapshot_of
+from fluidvm.api.kept import listed, look, make, snapshot_of
+from fluidvm.api.snapshots import SnapshotName
 from fluidvm.call import Call
 from fluidvm.declare import query, task
-from fluidvm.driver import DriverError, IVolumeSnapshots, Unreachable
+from fluidvm.driver import IVolumeSnapshots
 from fluidvm.engine.job import Job
-from fluidvm.faults import Conflict, NotFound
+from fluidvm.faults import Conflict
 from fluidvm.inventory import missing
 from fluidvm.kinds import DiskId, Int, filter_of
 from fluidvm.objects import VM, Disk
-from fluidvm.store.objects import Update
 
 SnapshotId = Annotated[int, Int("id of one of the disk's own snapshots", low=1)]
 SnapshotFilter = Annotated[
-    dict[str, Any], filter_of({"id": int, "disk": int, "name": str, "running": bool, "created": Disk.FIELDS["created"]})
+    dict[str, Any], filter_of({"id": int, "disk": int, "name": str, "running": bool, "created": datetime})
 ]
 
 
@@ -46,29 +46,8 @@ async def create_disk_snapshot(job: Job, disk: DiskId, name: SnapshotName) -> in
     record = job.inventory.get(Disk, disk)
     connection: Any = await job.connection(record.compute_node, IVolumeSnapshots)
     _check_idle(job, record)
-    if "snapshot" not in job.memo:
-        record = await look_at_disk(job, record)
-        if any(one["name"] == name for one in record.snapshots):
-            raise Conflict(f"Disk {record.name} has a snapshot {name} already.")
-        job.reserve_for(record.owner, snapshots=1)
-        made = {"id": job.inventory.next_id("snapshot"), "name": name, "created": job.wall_clock(), "running": False}
-        job.put(Update("disk", disk, {"snapshots": (*record.snapshots, made)}))
-        # From here on one of this name is this task's own.
-        job.memo["snapshot"] = made["id"]
-        await job.flush()
-        job.unreserve()
-    job.status(f"making snapshot {name} of disk {record.name}")
-    try:
-        await connection.create_volume_snapshot(record.pool, record.volume, name)
-    except DriverError as error:
-        if not isinstance(error, Unreachable):
-            there = job.inventory.get(Disk, disk).snapshots
-            job.put(Update("disk", disk, {"snapshots": tuple(one for one in there if one["name"] != name)}))
-        raise
-    now = await look_at_disk(job, job.inventory.get(Disk, disk))
-    if all(one["name"] != name for one in now.snapshots):
-        raise NotFound(f"Snapshot {name} of disk {record.name} is gone again: somebody else has removed it.")
-    return int(job.memo["snapshot"])
+    pool, volume = record.pool, record.volume
+    return await make(job, record, name, False, lambda: connection.create_volume_snapshot(pool, volume, name))
 
 
 @task("disk", needs=(IVolumeSnapshots,))
@@ -91,7 +70,7 @@ async def delete_disk_snapshot(job: Job, disk: DiskId, snapshot: SnapshotId) -> 
     _check_idle(job, record)
     job.status(f"deleting snapshot {kept['name']} of disk {record.name}")
     await connection.delete_volume_snapshot(record.pool, record.volume, kept["name"])
-    await look_at_disk(job, record)
+    await look(job, record)
 
 
 @query("array")

@@ -1,65 +1,121 @@
-"""What is kept of VMs and disks now: their snapshots, as their compute nodes tell them."""
+"""What is kept of VMs and disks now: their snapshots, as their compute nodes tell them, and new ones."""
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
 from dataclasses import replace
+from typing import Any, TypeVar
 
-from fluidvm.driver import ISnapshots, IVolumeSnapshots, NoSuchThing
+from twisted.internet.defer import Deferred
+
+from fluidvm.api.listing import cut, keep
+from fluidvm.driver import DriverError, ISnapshots, IVolumeSnapshots, NoSuchThing, Unreachable
 from fluidvm.engine.job import Job
-from fluidvm.faults import Conflict
+from fluidvm.faults import Conflict, NotFound
 from fluidvm.objects import VM, Disk
 from fluidvm.reconcile import kept_of
 from fluidvm.store.objects import Update
+from fluidvm.xmlvalue import INT_HIGH, moment
+
+T = TypeVar("T", bound=VM | Disk)
 
 
-async def look(job: Job, vm: VM) -> VM:
-    """Ask for a VM's snapshots, note those that others made or removed, and give the VM as it is then."""
-    if not job.nodes.provides(vm.compute_node, ISnapshots):
-        return vm
-    connection = await job.connection(vm.compute_node, ISnapshots)
-    try:
-        told = await connection.list_snapshots(vm.uuid)
-    except NoSuchThing:
-        return vm  # its domain is gone: what is to be done to it will tell
-    kept = kept_of(job.inventory, vm, told)
-    if kept == vm.snapshots:
-        return vm
-    job.put(Update("vm", vm.id, {"snapshots": kept}))
-    return replace(vm, snapshots=kept)
+def name_of(thing: VM | Disk) -> str:
+    """What it is called in a sentence."""
+    return f"VM {thing.name}" if isinstance(thing, VM) else f"Disk {thing.name}"
 
 
-async def refuse_kept(job: Job, vm: VM, what: str) -> None:
+def snapshot_of(thing: VM | Disk, snapshot: int) -> Mapping[str, Any]:
+    """Give a VM's or disk's snapshot. @raise NotFound: it has none with this id."""
+    for one in thing.snapshots:
+        if one["id"] == snapshot:
+            return one
+    raise NotFound(f"{name_of(thing)} has no snapshot {snapshot}.")
+
+
+def listed(thing: VM | Disk, wanted: dict[str, Any]) -> list[dict[str, Any]]:
     """
-    Check that a VM has no snapshots.
+    Give a VM's or disk's snapshots as they are told.
 
-    @param what: what can't be done else, and why.
+    @param wanted: a checked filter.
+    """
+    shown = [
+        {
+            "id": one["id"], thing.TYPE: thing.id, "name": one["name"], "running": one["running"],
+            "created": moment(one["created"]),
+        }
+        for one in sorted(thing.snapshots, key=lambda one: int(one["id"]))
+        if one["id"] > wanted.get("after", 0)
+    ]  # fmt: skip
+    return [cut(one, wanted) for one in shown if keep(one, wanted)][: wanted.get("limit", INT_HIGH)]
+
+
+async def look(job: Job, thing: T) -> T:
+    """Ask for a VM's or disk's snapshots, note those that others made or removed, and give it as it is then."""
+    ability = ISnapshots if isinstance(thing, VM) else IVolumeSnapshots
+    if not job.nodes.provides(thing.compute_node, ability):
+        return thing
+    connection = await job.connection(thing.compute_node, ability)
+    try:
+        if isinstance(thing, VM):
+            told = await connection.list_snapshots(thing.uuid)
+        else:
+            told = await connection.list_volume_snapshots(thing.pool, thing.volume)
+    except NoSuchThing:
+        return thing  # gone from its node: what is to be done to it will tell
+    kept = kept_of(job.inventory, thing, told)
+    if kept == thing.snapshots:
+        return thing
+    job.put(Update(thing.TYPE, thing.id, {"snapshots": kept}))
+    return replace(thing, snapshots=kept)
+
+
+async def refuse_kept(job: Job, thing: VM | Disk, why: str) -> None:
+    """
+    Check that a VM or disk has no snapshots.
+
+    @param why: what can't be done else.
     @raise Conflict: it has some.
     """
-    vm = await look(job, vm)
-    if vm.snapshots:
-        names = ", ".join(one["name"] for one in vm.snapshots)
-        raise Conflict(f"VM {vm.name} has snapshots ({names}): {what}. delete_vm_snapshot removes them.")
+    now = await look(job, thing)
+    if now.snapshots:
+        names = ", ".join(one["name"] for one in now.snapshots)
+        remover = f"delete_{thing.TYPE}_snapshot"
+        raise Conflict(f"{name_of(now)} has snapshots ({names}): {why}. {remover} removes them.")
 
 
-async def look_at_disk(job: Job, disk: Disk) -> Disk:
-    """As L{look}, for a disk's own."""
-    if not job.nodes.provides(disk.compute_node, IVolumeSnapshots):
-        return disk
-    connection = await job.connection(disk.compute_node, IVolumeSnapshots)
+async def make(job: Job, thing: T, name: str, running: bool, ask: Callable[[], Deferred[None]]) -> int:
+    """
+    Make a snapshot. It is durable before the hypervisor is asked, and counted by its owner's plan from then on.
+
+    If the hypervisor refuses, it is gone again; if it doesn't answer, it stays noted until the node tells.
+
+    @param running: whether the memory will be kept too, as far as it is known.
+    @param ask: has the hypervisor make it; repeatable.
+    @return: its id.
+    @raise Conflict: the name is taken.
+    """
+    if "snapshot" not in job.memo:
+        thing = await look(job, thing)
+        if any(one["name"] == name for one in thing.snapshots):
+            raise Conflict(f"{name_of(thing)} has a snapshot {name} already.")
+        job.reserve_for(thing.owner, snapshots=1)
+        made = {"id": job.inventory.next_id("snapshot"), "name": name, "created": job.wall_clock(), "running": running}
+        job.put(Update(thing.TYPE, thing.id, {"snapshots": (*thing.snapshots, made)}))
+        # From here on one of this name is this task's own.
+        job.memo["snapshot"] = made["id"]
+        await job.flush()
+        job.unreserve()
+    job.status(f"making snapshot {name} of {thing.name}")
     try:
-        told = await connection.list_volume_snapshots(disk.pool, disk.volume)
-    except NoSuchThing:
-        return disk  # its volume is gone: what is to be done to it will tell
-    kept = kept_of(job.inventory, disk, told)
-    if kept == disk.snapshots:
-        return disk
-    job.put(Update("disk", disk.id, {"snapshots": kept}))
-    return replace(disk, snapshots=kept)
-
-
-async def refuse_kept_disk(job: Job, disk: Disk, what: str) -> None:
-    """As L{refuse_kept}, for a disk's own."""
-    disk = await look_at_disk(job, disk)
-    if disk.snapshots:
-        names = ", ".join(one["name"] for one in disk.snapshots)
-        raise Conflict(f"Disk {disk.name} has snapshots ({names}): {what}. delete_disk_snapshot removes them.")
+        await ask()
+    except DriverError as error:
+        if not isinstance(error, Unreachable):
+            there = job.inventory.get(type(thing), thing.id).snapshots
+            left = tuple(one for one in there if one["name"] != name)
+            job.put(Update(thing.TYPE, thing.id, {"snapshots": left}))
+        raise
+    now = await look(job, job.inventory.get(type(thing), thing.id))
+    if all(one["name"] != name for one in now.snapshots):
+        raise NotFound(f"Snapshot {name} of {thing.name} is gone again: somebody else has removed it.")
+    return int(job.memo["snapshot"])

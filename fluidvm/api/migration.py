@@ -10,7 +10,7 @@ from uuid import uuid4
 
 from twisted.internet.defer import CancelledError
 
-from fluidvm.api.kept import refuse_kept, refuse_kept_disk
+from fluidvm.api.kept import refuse_kept
 from fluidvm.api.networks import check_networks
 from fluidvm.api.vm_power import mark, settle
 from fluidvm.api.vms import check_boot, domain_spec
@@ -100,7 +100,7 @@ async def _plan(job: Job, vm: VM, node: int, options: Mapping[str, Any]) -> None
         raise Conflict(f"VM {vm.name} has disks on compute node {source.name}: copy_storage has them copied.")
     await refuse_kept(job, vm, "they can't be moved with it")
     for disk in disks:
-        await refuse_kept_disk(job, disk, f"they can't be moved with VM {vm.name}")
+        await refuse_kept(job, disk, f"they can't be moved with VM {vm.name}")
     formats = job.nodes.formats(node) if disks else ()
     for disk in disks:
         if disk.state != "ready":

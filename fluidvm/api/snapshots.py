@@ -6,52 +6,25 @@ from collections.abc import Mapping
 from datetime import datetime
 from typing import Annotated, Any
 
-from fluidvm.api.kept import look
-from fluidvm.api.listing import cut, keep
+from fluidvm.api.kept import listed, look, make, snapshot_of
 from fluidvm.api.shares import shares_of
 from fluidvm.api.vm_power import mark, settle_after
 from fluidvm.api.vms import disks_of, domain_spec
 from fluidvm.call import Call
 from fluidvm.declare import AfterCrash, query, task
-from fluidvm.driver import DomainState, DriverError, IShares, ISnapshots, Shares, Unreachable
+from fluidvm.driver import DomainState, IShares, ISnapshots, Shares
 from fluidvm.engine.job import Job
-from fluidvm.faults import Conflict, NotFound, Unavailable
+from fluidvm.faults import Conflict, Unavailable
 from fluidvm.inventory import missing
 from fluidvm.kinds import Int, VmId, filter_of, named
-from fluidvm.objects import VM, ComputeNode, Disk
+from fluidvm.objects import VM, ComputeNode
 from fluidvm.store.objects import Update
-from fluidvm.xmlvalue import INT_HIGH, moment
 
 FIELDS: dict[str, type] = {"id": int, "vm": int, "name": str, "running": bool, "created": datetime}
 SnapshotName = Annotated[str, named("its name, unique among the VM's snapshots")]
 SnapshotId = Annotated[int, Int("id of one of the VM's snapshots", low=1)]
 SnapshotFilter = Annotated[dict[str, Any], filter_of(FIELDS)]
 OFF = (DomainState.STOPPED, DomainState.CRASHED)
-
-
-def snapshot_of(thing: VM | Disk, snapshot: int) -> Mapping[str, Any]:
-    """Give a VM's or disk's snapshot. @raise NotFound: it has none with this id."""
-    for one in thing.snapshots:
-        if one["id"] == snapshot:
-            return one
-    raise NotFound(f"{'VM' if isinstance(thing, VM) else 'Disk'} {thing.name} has no snapshot {snapshot}.")
-
-
-def listed(thing: VM | Disk, wanted: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """
-    Give a VM's or disk's snapshots as they are told.
-
-    @param wanted: a checked filter.
-    """
-    shown = [
-        {
-            "id": one["id"], thing.TYPE: thing.id, "name": one["name"], "running": one["running"],
-            "created": moment(one["created"]),
-        }
-        for one in sorted(thing.snapshots, key=lambda one: int(one["id"]))
-        if one["id"] > wanted.get("after", 0)
-    ]  # fmt: skip
-    return [cut(one, dict(wanted)) for one in shown if keep(one, dict(wanted))][: wanted.get("limit", INT_HIGH)]
 
 
 # Not looked at when it is called: the same batch may delete the one that has the name.
@@ -66,32 +39,7 @@ async def create_vm_snapshot(job: Job, vm: VmId, name: SnapshotName) -> int:
     """
     record = job.inventory.get(VM, vm)
     connection: Any = await job.connection(record.compute_node, ISnapshots)
-    if "snapshot" not in job.memo:
-        record = await look(job, record)
-        if any(one["name"] == name for one in record.snapshots):
-            raise Conflict(f"VM {record.name} has a snapshot {name} already.")
-        job.reserve_for(record.owner, snapshots=1)
-        made = {
-            "id": job.inventory.next_id("snapshot"), "name": name, "created": job.wall_clock(),
-            "running": record.state == "running",
-        }  # fmt: skip
-        job.put(Update("vm", vm, {"snapshots": (*record.snapshots, made)}))
-        # From here on one of this name is this task's own.
-        job.memo["snapshot"] = made["id"]
-        await job.flush()
-        job.unreserve()
-    job.status(f"making snapshot {name} of {record.name}")
-    try:
-        await connection.create_snapshot(record.uuid, name)
-    except DriverError as error:
-        if not isinstance(error, Unreachable):
-            there = job.inventory.get(VM, vm).snapshots
-            job.put(Update("vm", vm, {"snapshots": tuple(one for one in there if one["name"] != name)}))
-        raise
-    now = await look(job, job.inventory.get(VM, vm))
-    if all(one["name"] != name for one in now.snapshots):
-        raise NotFound(f"Snapshot {name} of VM {record.name} is gone again: somebody else has removed it.")
-    return int(job.memo["snapshot"])
+    return await make(job, record, name, record.state == "running", lambda: connection.create_snapshot(record.uuid, name))
 
 
 @task("vm", needs=(ISnapshots,), after_crash=AfterCrash.LOOK)

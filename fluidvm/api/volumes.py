@@ -8,7 +8,7 @@ from twisted.internet.defer import CancelledError, Deferred
 from twisted.internet.task import deferLater
 
 from fluidvm.api.disks import delete_volume, new_disk
-from fluidvm.api.kept import refuse_kept, refuse_kept_disk
+from fluidvm.api.kept import refuse_kept
 from fluidvm.api.placing import free_name
 from fluidvm.call import Call
 from fluidvm.declare import query, task
@@ -47,7 +47,7 @@ async def resize_disk(job: Job, disk: DiskId, size: DiskMiB) -> None:
     running = vm if vm is not None and vm.powered else None
     if running is not None and not job.nodes.provides(record.compute_node, IDiskResize):
         raise Conflict(f"VM {running.name} runs: making its disk {record.name} larger needs a stop.")
-    await refuse_kept_disk(job, record, "it would have its old size again when it goes back to them")
+    await refuse_kept(job, record, "it would have its old size again when it goes back to them")
     if vm is not None:
         await refuse_kept(job, vm, "its disks would have their old sizes again when it goes back to them")
     await job.reserve(record.owner, disk_space=size - record.size)
