@@ -62,7 +62,6 @@ VERBS = (
     "set_shares", "get_shares", "run_in_guest", "set_password", "add_ssh_key", "list_templates", "guest_network",
     "add_address", "remove_address", "set_hostname", "set_nameservers", "get_limits", "set_limits",
     "list_snapshots", "create_snapshot", "revert_snapshot", "delete_snapshot",
-    "set_shares", "get_shares", "list_snapshots", "create_snapshot", "revert_snapshot", "delete_snapshot",
     "list_volume_snapshots", "create_volume_snapshot", "revert_volume", "delete_volume_snapshot",
 )  # fmt: skip
 _VERB = Choice("a verb of the driver interface", choices=VERBS)
