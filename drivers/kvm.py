@@ -20,6 +20,7 @@ from .libvirt_live import LibvirtLiveMigration
 from .libvirt_networks import LibvirtNetworks
 from .libvirt_resize import LibvirtResize
 from .libvirt_save import LibvirtReset, LibvirtSave
+from .libvirt_screen import LibvirtScreen
 from .libvirt_shares import LibvirtShares
 from .libvirt_snapshots import LibvirtSnapshots
 from .libvirt_stats import LibvirtStats
@@ -54,6 +55,7 @@ class KvmConnection(
     LibvirtNetworks,
     LibvirtAdoption,
     LibvirtLiveMigration,
+    LibvirtScreen,
     LibvirtShares,
     LibvirtSnapshots,
 ):

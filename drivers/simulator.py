@@ -44,6 +44,7 @@ from fluidvm.drivers.simulator_guest import SimulatedGuest
 from fluidvm.drivers.simulator_migration import SimulatedMigration
 from fluidvm.drivers.simulator_networks import SimulatedNetworks
 from fluidvm.drivers.simulator_save import SimulatedSave
+from fluidvm.drivers.simulator_screen import SimulatedScreen
 from fluidvm.drivers.simulator_shares import SimulatedShares
 from fluidvm.drivers.simulator_snapshots import SimulatedSnapshots
 from fluidvm.drivers.simulator_stats import SimulatedStats
@@ -62,7 +63,7 @@ VERBS = (
     "set_shares", "get_shares", "run_in_guest", "set_password", "add_ssh_key", "list_templates", "guest_network",
     "add_address", "remove_address", "set_hostname", "set_nameservers", "get_limits", "set_limits",
     "list_snapshots", "create_snapshot", "revert_snapshot", "delete_snapshot",
-    "list_volume_snapshots", "create_volume_snapshot", "revert_volume", "delete_volume_snapshot",
+    "list_volume_snapshots", "create_volume_snapshot", "revert_volume", "delete_volume_snapshot", "screenshot",
 )  # fmt: skip
 _VERB = Choice("a verb of the driver interface", choices=VERBS)
 
@@ -109,6 +110,7 @@ class SimulatedConnection(
     SimulatedAdoption,
     SimulatedMigration,
     SimulatedGuest,
+    SimulatedScreen,
     SimulatedShares,
     SimulatedSnapshots,
     SimulatedVolumeSnapshots,

@@ -36,6 +36,7 @@ from fluidvm.driver_abilities import (
     IVolumeSnapshots,
 )
 from fluidvm.driver_guest import IGuest, IGuestNetwork, ILimits, ITemplates
+from fluidvm.driver_screen import IScreenshot
 from fluidvm.driver_shares import IShares
 from fluidvm.driver_values import (
     AlreadyThere,
@@ -100,6 +101,7 @@ __all__ = [
     "IPatience",
     "IReset",
     "ISave",
+    "IScreenshot",
     "IShares",
     "ISnapshots",
     "IStats",
@@ -365,5 +367,6 @@ ABILITIES: tuple[type[Interface], ...] = (
     IGuestNetwork,
     ILimits,
     IVolumeSnapshots,
+    IScreenshot,
 )
 """Every interface that a connection can provide, the core first."""

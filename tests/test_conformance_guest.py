@@ -93,6 +93,16 @@ class BoundsAll(SimulatedConnection):
         return self.get_domain(uuid).addCallback(bound)
 
 
+class ShowsNoPicture(SimulatedConnection):
+    def screenshot(self, uuid: str) -> Deferred[bytes]:
+        return super().screenshot(uuid).addCallback(lambda picture: picture[:-1])
+
+
+class ShowsTheStopped(SimulatedConnection):
+    def screenshot(self, uuid: str) -> Deferred[bytes]:
+        return self.get_domain(uuid).addCallback(lambda _: b"\x89PNG\r\n\x1a\n")
+
+
 FAULTS: dict[type[SimulatedConnection], str] = {
     AsksAShell: "run_in_guest: the words reach the command as they are",
     ForgetsTheInput: "run_in_guest: the command reads what it is given",
@@ -105,6 +115,8 @@ FAULTS: dict[type[SimulatedConnection], str] = {
     AddsNameServers: "set_nameservers: those that there were are replaced",
     ResetsTheOthers: "set_limits: what isn't asked for stays",
     BoundsAll: "set_limits: another domain isn't disturbed",
+    ShowsNoPicture: "screenshot: it is a PNG file of a running domain's screen",
+    ShowsTheStopped: "screenshot: WrongState is raised for a stopped domain",
 }
 
 

@@ -162,6 +162,8 @@ class ContractTests(TestCase):
         self.assertEqual(await self.commit(), ["", "", ""])
         await self.boots(vm)
         self.assertEqual((await self.call("get_vm", vm))["state"], "running")
+        picture = (await self.call("get_vm_screenshot", vm)).data
+        self.assertTrue(picture.startswith(b"\x89PNG"), picture[:8])
 
         for method, arguments in (
             ("set_vm_memory", [160]), ("set_vm_vcpus", [2]), ("attach_disk", [disk]), ("pause_vm", []), ("resume_vm", []),

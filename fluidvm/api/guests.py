@@ -10,7 +10,7 @@ from typing import Annotated, Any
 from fluidvm.api.networks import Address
 from fluidvm.call import Call
 from fluidvm.declare import AfterCrash, query, task
-from fluidvm.driver import IGuest, IGuestNetwork, ILimits, Interface, ITemplates, Limits, NoSuchThing
+from fluidvm.driver import IGuest, IGuestNetwork, ILimits, Interface, IScreenshot, ITemplates, Limits, NoSuchThing
 from fluidvm.engine.job import Job
 from fluidvm.faults import NotFound
 from fluidvm.kinds import Array, Int, NodeId, References, Secret, Struct, Text, VmId, refuse
@@ -116,6 +116,13 @@ async def get_vm_settings(call: Call, vm: VmId) -> dict[str, Any]:
         bounds = asdict(await _ask(call, vm, ILimits, "get_limits"))
         told |= {name: value for name, value in bounds.items() if value is not None}
     return told
+
+
+@query("base64")
+async def get_vm_screenshot(call: Call, vm: VmId) -> bytes:
+    """Take a picture of what a running or paused VM shows on its screen: a PNG file."""
+    picture: bytes = await _ask(call, vm, IScreenshot, "screenshot")
+    return picture
 
 
 @query("boolean", roles=("admin", "user"), audited=True)

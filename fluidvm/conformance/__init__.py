@@ -24,6 +24,7 @@ from fluidvm.conformance.live_resize import LiveResizeContract
 from fluidvm.conformance.migration import MigrationContract
 from fluidvm.conformance.networks import NetworksContract
 from fluidvm.conformance.save import ResetContract, SaveContract
+from fluidvm.conformance.screen import ScreenshotContract
 from fluidvm.conformance.shares import SharesContract
 from fluidvm.conformance.snapshots import SnapshotsContract
 from fluidvm.conformance.stats import StatsContract
@@ -45,6 +46,7 @@ from fluidvm.driver import (
     Interface,
     IReset,
     ISave,
+    IScreenshot,
     IShares,
     ISnapshots,
     IStats,
@@ -74,6 +76,7 @@ CONTRACTS: dict[type[Interface], type[ContractCase]] = {
     ITemplates: TemplatesContract,
     IGuestNetwork: GuestNetworkContract,
     ILimits: LimitsContract,
+    IScreenshot: ScreenshotContract,
     IVolumeSnapshots: VolumeSnapshotsContract,
 }
 """The tests of each ability."""

@@ -195,7 +195,7 @@ class BadInputTests(ServerCase):
         """Each task but the own password's is refused; each query answers for other users' objects."""
         admin = await self.setUpClient()
         await admin.node()
-        await admin.do("create_vm", {"name": "one", "disks": [{"size": 1}]})
+        await admin.do("start_vm", await admin.do("create_vm", {"name": "one", "disks": [{"size": 1}]}))
         await admin.do("create_resource_plan", "one", {})
         auditor = await admin.user("watcher", "auditor")
         before = await self.everything(admin)

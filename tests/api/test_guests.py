@@ -1,6 +1,9 @@
 from __future__ import annotations
 
+import io
 from typing import Any
+
+import png
 
 from ..support import Client, ServerCase
 from .test_nodes import simulated
@@ -116,3 +119,13 @@ class GuestTests(ServerCase):
         await admin.call("run_in_vm", vm, ["true"])
         self.assertEqual([line["code"] for line in await admin.call("plan_tasks")], [0, 0, 409])
         self.assertNotIn("addresses", await admin.call("get_vm_settings", vm))
+
+    async def test_screenshots(self) -> None:
+        admin, alice, vm = await self.start()
+        picture = bytes(await alice.call("get_vm_screenshot", vm))
+        width, height, rows, _ = png.Reader(io.BytesIO(picture)).asRGB()
+        self.assertEqual((width, height, len(list(rows))), (64, 48, 48))
+        bob = await admin.user("bob")
+        await self.refused(404, bob.call("get_vm_screenshot", vm))
+        await alice.do("stop_vm", vm)
+        await self.refused(409, alice.call("get_vm_screenshot", vm))

@@ -56,6 +56,9 @@ GOLDEN = """\
       <log file="/log/web1.log" append="on" />
       <target port="0" />
     </serial>
+    <video>
+      <model type="vga" vram="8192" />
+    </video>
     <memballoon model="virtio" />
   </devices>
 </domain>"""

@@ -1,0 +1,71 @@
+"""Pictures of domains' screens, through libvirt."""
+
+from __future__ import annotations
+
+import io
+import re
+from typing import Any
+
+import libvirt
+import png
+from zope.interface import implementer
+
+from fluidvm.driver import DomainState, DriverError, IScreenshot, Unsupported, WrongState
+
+from .libvirt_connection import verb
+from .libvirt_domains import LibvirtDomains
+
+MOST = 64 * 2**20
+"""Bytes that a picture may have: four for each of 16 million points."""
+
+
+@implementer(IScreenshot)
+class LibvirtScreen(LibvirtDomains):
+    """A host whose domains have screens. QEMU from 7.1 on gives PNG itself, older ones PPM."""
+
+    @verb
+    async def screenshot(self, uuid: str) -> bytes:
+        return await self._call(f"screen of domain {uuid}", self._do_screenshot, uuid)
+
+    def _do_screenshot(self, uuid: str) -> bytes:
+        domain = self._do_find(uuid)
+        state = self._do_state(domain)
+        if state not in (DomainState.RUNNING, DomainState.PAUSED) or not domain.isActive():
+            raise WrongState(f"Domain {domain.name()} is {state}; it shows something when it runs.")
+        stream = self._connection.newStream()
+        try:
+            kind = domain.screenshot(stream, 0)
+            picture = _read(stream)
+        except libvirt.libvirtError as error:
+            if not self._alive() or "<video" in domain.XMLDesc(0):
+                raise
+            raise Unsupported(f"Domain {domain.name()} has no screen.") from error
+        return picture if kind == "image/png" else to_png(picture)
+
+
+def _read(stream: Any) -> bytes:
+    parts: list[bytes] = []
+    while part := stream.recv(262144):
+        parts.append(part)
+        if sum(map(len, parts)) > MOST:
+            stream.abort()
+            raise DriverError("The picture is too large.")
+    stream.finish()
+    return b"".join(parts)
+
+
+def to_png(picture: bytes) -> bytes:
+    """
+    Make a PNG file of a PPM one (U{https://netpbm.sourceforge.net/doc/ppm.html}), as QEMU writes it: without comments.
+
+    @raise DriverError: it is none.
+    """
+    head = re.match(rb"P6\s+(\d+)\s+(\d+)\s+255\s", picture)
+    columns, rows = (int(number) for number in head.groups()) if head else (0, 0)
+    points = picture[head.end() :] if head else b""
+    if not points or len(points) != 3 * columns * rows:
+        raise DriverError("The host's picture isn't understood.")
+    made = io.BytesIO()
+    lines = (points[start : start + 3 * columns] for start in range(0, len(points), 3 * columns))
+    png.Writer(columns, rows, greyscale=False, bitdepth=8).write(made, lines)
+    return made.getvalue()

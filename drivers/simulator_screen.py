@@ -1,0 +1,47 @@
+"""What the simulator's domains show."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Callable
+from typing import Any
+
+import png
+from twisted.internet.defer import Deferred
+from zope.interface import implementer
+
+from fluidvm.driver import DomainState, IScreenshot, WrongState
+from fluidvm.drivers.simulated_host import SimulatedHost
+
+WIDTH, HEIGHT = 64, 48
+COLOURS = {DomainState.RUNNING: (0, 96, 0), DomainState.PAUSED: (96, 96, 0)}
+
+
+def picture(host: SimulatedHost, uuid: str) -> bytes:
+    """A screen in the colour of its domain's state, with a point for each four bits of its UUID."""
+    domain = host.domain(uuid)
+    if domain.state not in COLOURS:
+        raise WrongState(f"Domain {domain.name} is {domain.state}: it shows something when it runs.")
+    marks = [int(digit, 16) for digit in uuid if digit != "-"]
+    rows = []
+    for row in range(HEIGHT):
+        line: list[int] = []
+        for column in range(WIDTH):
+            marked = column % 2 == 0 and row == 2 * marks[column // 2]
+            line += (255, 255, 255) if marked else COLOURS[domain.state]
+        rows.append(line)
+    made = io.BytesIO()
+    png.Writer(WIDTH, HEIGHT, greyscale=False, bitdepth=8).write(made, rows)
+    return made.getvalue()
+
+
+@implementer(IScreenshot)
+class SimulatedScreen:
+    """The verb."""
+
+    simulated: SimulatedHost
+    _do: Callable[..., Deferred[Any]]
+
+    def screenshot(self, uuid: str) -> Deferred[bytes]:
+        """Take a picture."""
+        return self._do("screenshot", lambda: picture(self.simulated, uuid))
