@@ -18,8 +18,8 @@ from fluidvm.driver import DomainDisk, DomainInterface, DomainSpec, DriverError,
 NAMESPACE = "https://fluidvm.org/xmlns/domain/1"
 """Of the metadata element that marks FluidVM's own domains."""
 
-PROBE_PREFIX = "fluidvm-probe-"
-"""What the names of the short-lived domains begin with that prove an accelerator."""
+PROBE_PREFIX = "fluidvm:probe:"
+"""What the names of the short-lived domains begin with that prove an accelerator: no VM's name holds a colon."""
 
 KEEPER_PREFIX = "fluidvm:volume:"
 """What the names of the domains begin with that keep volumes' snapshots, and are never started; no VM's name has a colon."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import uuid
 from xml.etree import ElementTree
 
@@ -9,8 +10,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from twisted.trial.unittest import SynchronousTestCase
 
-from fluidvm.driver import Boot, DomainDisk, DomainInterface, DomainSpec, DriverError
+from fluidvm.driver import NAME_PATTERN, Boot, DomainDisk, DomainInterface, DomainSpec, DriverError
 from fluidvm.drivers.domain_xml import (
+    KEEPER_PREFIX,
+    PROBE_PREFIX,
     Platform,
     disk_xml,
     domain_xml,
@@ -119,9 +122,13 @@ class WritingTests(SynchronousTestCase):
         with self.assertRaises(DriverError):
             domain_xml(spec(boot=Boot(order=("floppy",))), Platform("kvm"))
 
+    def test_no_vm_has_a_name_of_our_own(self) -> None:
+        for prefix in (PROBE_PREFIX, KEEPER_PREFIX):
+            self.assertIsNone(re.fullmatch(NAME_PATTERN, prefix + "x"))
+
     def test_a_probe_ends_when_it_reboots(self) -> None:
         for kernel in ("", "/k"):
-            tree = ElementTree.fromstring(probe_xml("fluidvm-probe-1", Platform("kvm"), kernel, ""))
+            tree = ElementTree.fromstring(probe_xml(f"{PROBE_PREFIX}1", Platform("kvm"), kernel, ""))
             self.assertEqual(tree.findtext("on_reboot"), "destroy")
             self.assertIsNone(tree.find("devices/disk"))
 
