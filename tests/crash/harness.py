@@ -10,6 +10,7 @@ simulator's journals, on the libvirt host itself.
 from __future__ import annotations
 
 import argparse
+import contextlib
 import http.client
 import os
 import random
@@ -197,9 +198,10 @@ class Worker(threading.Thread):
             return method, getattr(proxy, method)(cookie, vm, self._random.choice(kept))
         methods = ["delete_vm", "set_vm_memory", "set_vm_vcpus"]
         if self._pool == "default":  # real guests take seconds to boot
-            methods += ["start_vm", "stop_vm", "pause_vm", "resume_vm", "start_vm", "stop_vm"]
+            methods += ["start_vm", "stop_vm", "pause_vm", "resume_vm", "start_vm", "stop_vm", "migrate_vm"]
         method = self._random.choice(methods)
-        arguments = {"set_vm_memory": [self._random.choice([64, 96, 128])], "set_vm_vcpus": [self._random.choice([1, 2])]}
+        arguments = {"set_vm_memory": [self._random.choice([64, 96, 128])], "set_vm_vcpus": [self._random.choice([1, 2])],
+                     "migrate_vm": [self._random.choice([1, 2]), {"live": True, "copy_storage": True}]}  # fmt: skip
         return method, getattr(proxy, method)(cookie, self._random.choice(vms), *arguments.get(method, []))
 
     def _disk_snapshot(self, proxy: Any, cookie: int, disk: int) -> tuple[str, int]:
@@ -250,6 +252,8 @@ def run(seed: int, kills: int, host: Any = None, busy: float = 1.0) -> Findings:
             worker.start()
         for _ in range(kills):
             time.sleep(chance.uniform(0.05, busy))
+            if host is None and chance.random() < 0.3:
+                _evacuate(program, 1)  # always the same: the other one has room for what is made meanwhile
             program.kill()
             program.start()
         time.sleep(busy)
@@ -268,6 +272,17 @@ def run(seed: int, kills: int, host: Any = None, busy: float = 1.0) -> Findings:
         program.kill()
         shutil.rmtree(directory, ignore_errors=True)
     return findings
+
+
+def _evacuate(program: Program, node: int) -> None:
+    """Begin to move all VMs away from a node, which takes others afterwards; a server that is busy starting is let be."""
+    with contextlib.suppress(OSError, xmlrpc.client.Fault):
+        proxy = program.proxy()
+        cookie = proxy.authenticate("admin", PASSWORD)
+        proxy.evacuate_compute_node(cookie, node)
+        proxy.set_compute_node_mode(cookie, node, "active")
+        proxy.commit_tasks(cookie)
+        time.sleep(0.2)
 
 
 def _look(program: Program, committed: dict[int, Committed], findings: Findings, host: Any, pool: str) -> None:
