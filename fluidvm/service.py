@@ -160,8 +160,9 @@ class Server(Service):  # type: ignore[misc]
         if self._certificates is not None:
             self._map(self._read_mapping())
             self._rereading = self._clock.callLater(REREAD_INTERVAL, self._reread)
-            if current_thread() is main_thread():
-                self._old_handler = signal(SIGHUP, lambda number, frame: self._reactor.callFromThread(self.reread))
+        if current_thread() is main_thread():
+            # Without TLS too: what reloads services sends it, and by default it would end the program.
+            self._old_handler = signal(SIGHUP, lambda number, frame: self._reactor.callFromThread(self.reread))
         super().startService()
         for port in self.ports:
             self._log.info("FluidVM answers on {address}", address=port.getHost())
@@ -179,7 +180,10 @@ class Server(Service):  # type: ignore[misc]
 
     def reread(self) -> None:
         """Read the files of TLS again, whether they seem to have changed or not."""
-        self._read_files(True)
+        if self._certificates is None:
+            self._log.info("SIGHUP: without --https there is nothing to read again")
+        else:
+            self._read_files(True)
 
     def _reread(self) -> None:
         if self._certificates is not None:

@@ -145,6 +145,16 @@ class StartTests(ProcessCase):
         for option in ("--state", "--http", "--https", "--tls-cert", "--config", "--keepalive", "--admin-password-file"):
             self.assertIn(option, shown)
 
+    def test_a_reload_without_tls_ends_nothing(self) -> None:
+        server = self.start()
+        server.send_signal(signal.SIGHUP)
+        deadline = time.monotonic() + PATIENCE
+        while "nothing to read again" not in self.output() and server.poll() is None and time.monotonic() < deadline:
+            time.sleep(0.05)
+        self.assertIn("nothing to read again", self.output())
+        self.assertIsNone(server.poll())
+        self.wait_until_it_answers(server)
+
     def test_config_file(self) -> None:
         config = self.directory / "fluidvm.toml"
         config.write_text(f'http = ["tcp:{self.port}:interface=127.0.0.1"]\nstate = "{self.state}"\nsession-timeout = 7\n')
