@@ -86,6 +86,7 @@ class Dispatcher:
                 return self._refuse_later(fault, peer)
             if method.audited:
                 return self._audited(call, method, arguments[1:])
+            _allow(method, call.user)
             values, references = method.check(arguments[1:])
             call.admit(method, references)
             return method.function(call, *values)
@@ -95,7 +96,7 @@ class Dispatcher:
             raise fault_of(error, name) from None
 
     def _admit(self, method: Method, arguments: list[Any], peer: Peer) -> Call:
-        """Who calls, and whether its role may: before anything else is said about the call."""
+        """Who calls: before anything else is said about the call."""
         if not arguments:
             raise InvalidParams(f"{method.name}: wants {method.usage()}; got 0 arguments.")
         cookie = arguments[0]
@@ -107,8 +108,6 @@ class Dispatcher:
         if user is None or not user.enabled:
             resources.sessions.close(session)
             raise NotLoggedIn("You are not logged in: authenticate again.")
-        if user.role not in method.roles:
-            raise Forbidden(f"{method.name} is for {' and '.join(method.roles)}s, not for {user.role}s.")
         return Call(self._services, peer.address, session, user)
 
     async def _refuse_later(self, fault: HeldBack, peer: Peer) -> None:
@@ -119,6 +118,7 @@ class Dispatcher:
     def _audited(self, call: Call, method: Method, given: list[Any]) -> Any:
         values: list[Any] = []  # what isn't checked may be a secret in the wrong place
         try:
+            _allow(method, call.user)
             values, references = method.check(given)
             call.admit(method, references)
             answer = self._queue(call, method, values, references) if method.task else method.function(call, *values)
@@ -247,6 +247,12 @@ _SYSTEM_SIGNATURES = {
     "system.methodSignature": [["array", "string"]],
     "system.multicall": [["array", "array"]],
 }
+
+
+def _allow(method: Method, user: User) -> None:
+    """@raise Forbidden: the user's role may not call the method."""
+    if user.role not in method.roles:
+        raise Forbidden(f"{method.name} is for {' and '.join(method.roles)}s, not for {user.role}s.")
 
 
 def _count(usage: str, given: Any, wanted: int) -> None:

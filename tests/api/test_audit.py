@@ -55,6 +55,19 @@ class AuditTests(ServerCase):
         self.assertEqual([(line["name"], line["code"]) for line in lines], [("alice", 404), ("alice", -32602)])
         self.assertIn("no VM 9", lines[0]["error"])
 
+    async def test_what_a_role_may_not_is_in_it(self) -> None:
+        admin = await self.serve().login()
+        user, auditor = await admin.user("alice"), await admin.user("watcher", "auditor")
+        await self.refused(403, user.call("create_user", "mallory", SECRET, {"role": "admin"}))
+        await self.refused(403, user.call("set_user_role", 2, "admin"))
+        await self.refused(403, auditor.call("close_session", 1))
+        lines = await self.lines(admin, event="call", code=403)
+        self.assertEqual(
+            [(line["name"], line["method"]) for line in lines],
+            [("alice", "create_user"), ("alice", "set_user_role"), ("watcher", "close_session")],
+        )
+        self.assertNotIn(SECRET, str(lines))
+
     async def test_logins(self) -> None:
         running = self.serve()
         for _ in range(5):
