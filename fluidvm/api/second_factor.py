@@ -55,13 +55,14 @@ async def confirm_second_factor(call: Call, code: Annotated[str, CODE]) -> bool:
 async def remove_second_factor(call: Call, user: UserId, code: Annotated[str, CODE] = "") -> bool:
     """Have authenticate ask for the password alone: for oneself with a code, or as an administrator for another user."""
     record = call.inventory.get(User, user)
+    own = record.id == call.user.id
+    if not own and call.user.role != "admin":
+        raise Forbidden("remove_second_factor: only an administrator removes another user's.")
     if not record.second_factor:
         raise Conflict(f"User {record.name} has no second factor.")
-    if record.id == call.user.id:
+    if own:
         async with Login(call, record.name) as login:
             if not login.check_code(code):
                 raise login.refuse()
-    elif call.user.role != "admin":
-        raise Forbidden("remove_second_factor: only an administrator removes another user's.")
     await call.inventory.commit([Update("user", user, {"second_factor": False}, {"totp_secret": "", "totp_last": 0})])
     return True
