@@ -29,6 +29,7 @@ HEADERS = (
     b"Content-Security-Policy: default-src 'none'; frame-ancestors 'none'\r\nReferrer-Policy: no-referrer\r\n"
     b"Cache-Control: no-store\r\n"
 )
+XML_TYPES = ("text/xml", "application/xml")
 MOST_HEADS = 1000
 """Heads of calls that are remembered."""
 
@@ -62,8 +63,9 @@ class Calls(xmlrpc.XMLRPC):  # type: ignore[misc]
     def render(self, request: Request) -> int:
         if request.method != b"POST":
             request.answer(405, PLAIN, b"Calls come by POST.\n", b"Allow: POST\r\n")
-        # RFC 7303 registers both types; the specification names the first.
-        elif text(request, b"Content-Type") not in ("", "text/xml", "application/xml"):
+        # RFC 7303 registers both types; the specification names the first. A program may leave it out; a web page that does
+        # is not asked by its browser whether it may call (Fetch, "CORS-safelisted request-header"), but named in Origin.
+        elif text(request, b"Content-Type") not in (XML_TYPES if _from_page(request) else ("", *XML_TYPES)):
             request.answer(415, PLAIN, b"A call's Content-Type is text/xml.\n")
         elif text(request, b"Content-Encoding") not in ("", "identity"):
             request.answer(415, PLAIN, b"A call has no Content-Encoding.\n", b"Accept-Encoding: identity\r\n")
@@ -86,6 +88,10 @@ class Calls(xmlrpc.XMLRPC):  # type: ignore[misc]
         except Exception as error:
             return _document(error)
         return answer.addErrback(_failed) if isinstance(answer, Deferred) else answer
+
+
+def _from_page(request: Request) -> bool:
+    return any(request.requestHeaders.hasHeader(name) for name in (b"Origin", b"Sec-Fetch-Site"))
 
 
 def _document(error: Exception) -> bytes:

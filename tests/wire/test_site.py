@@ -102,6 +102,10 @@ class AnswerTests(SiteTests):
         ):  # fmt: skip
             self.assertEqual(self.one(post(headers=b"Content-Type: " + kind + b"\r\n"))[0], code, kind)
         self.assertEqual(self.one(post(headers=b""))[0], 200)
+        # A page's empty Blob type: browsers send it without asking first.
+        for page in (b"Origin: https://page.example\r\n", b"Origin: null\r\n", b"Sec-Fetch-Site: cross-site\r\n"):
+            self.assertEqual(self.one(post(headers=page))[0], 415, page)
+            self.assertEqual(self.one(post(headers=page + b"Content-Type: text/xml\r\n"))[0], 200, page)
         self.assertEqual(self.one(post(headers=b"Content-Encoding: gzip\r\n"))[0], 415)
 
     def test_methods(self) -> None:
