@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import re
+from contextlib import suppress
 from typing import Any
 
 import libvirt
@@ -25,7 +26,8 @@ class LibvirtScreen(LibvirtDomains):
 
     @verb
     async def screenshot(self, uuid: str) -> bytes:
-        return await self._call(f"screen of domain {uuid}", self._do_screenshot, uuid)
+        # A large picture over a slow way mustn't keep the node's other calls waiting.
+        return await self._call_in(self._host.run_long, f"screen of domain {uuid}", self._do_screenshot, uuid)
 
     def _do_screenshot(self, uuid: str) -> bytes:
         domain = self._do_find(uuid)
@@ -44,14 +46,18 @@ class LibvirtScreen(LibvirtDomains):
 
 
 def _read(stream: Any) -> bytes:
-    parts: list[bytes] = []
-    while part := stream.recv(262144):
-        parts.append(part)
-        if sum(map(len, parts)) > MOST:
+    picture = bytearray()
+    try:
+        while part := stream.recv(262144):
+            picture += part
+            if len(picture) > MOST:
+                raise DriverError("The picture is too large.")
+        stream.finish()
+    except (DriverError, libvirt.libvirtError):
+        with suppress(libvirt.libvirtError):
             stream.abort()
-            raise DriverError("The picture is too large.")
-    stream.finish()
-    return b"".join(parts)
+        raise
+    return bytes(picture)
 
 
 def to_png(picture: bytes) -> bytes:

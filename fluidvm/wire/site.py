@@ -65,7 +65,7 @@ class Calls(xmlrpc.XMLRPC):  # type: ignore[misc]
             request.answer(405, PLAIN, b"Calls come by POST.\n", b"Allow: POST\r\n")
         # RFC 7303 registers both types; the specification names the first. A program may leave it out; a web page that does
         # is not asked by its browser whether it may call (Fetch, "CORS-safelisted request-header"), but named in Origin.
-        elif text(request, b"Content-Type") not in (XML_TYPES if _from_page(request) else ("", *XML_TYPES)):
+        elif (kind := text(request, b"Content-Type")) not in XML_TYPES and (kind or _from_page(request)):
             request.answer(415, PLAIN, b"A call's Content-Type is text/xml.\n")
         elif text(request, b"Content-Encoding") not in ("", "identity"):
             request.answer(415, PLAIN, b"A call has no Content-Encoding.\n", b"Accept-Encoding: identity\r\n")
