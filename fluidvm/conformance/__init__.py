@@ -76,8 +76,8 @@ CONTRACTS: dict[type[Interface], type[ContractCase]] = {
     ITemplates: TemplatesContract,
     IGuestNetwork: GuestNetworkContract,
     ILimits: LimitsContract,
-    IScreenshot: ScreenshotContract,
     IVolumeSnapshots: VolumeSnapshotsContract,
+    IScreenshot: ScreenshotContract,
 }
 """The tests of each ability."""
 
