@@ -111,7 +111,7 @@ async def wait_for_tasks(
     return await call.engine.wait(await call.engine.find(ec, call.user), timeout)
 
 
-@query("int", roles=WORKERS)
+@query("int", roles=WORKERS, audited=True)
 async def cancel_tasks(call: Call, ec: ContextId) -> int:
     """
     Cancel an execution context: tasks not begun end with the error cancelled, one under way where what it does can be left.

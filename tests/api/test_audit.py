@@ -68,6 +68,18 @@ class AuditTests(ServerCase):
         )
         self.assertNotIn(SECRET, str(lines))
 
+    async def test_cancelling_is_in_it(self) -> None:
+        running = self.serve()
+        admin = await running.login()
+        await admin.node(hang=["start"])
+        await admin.call("start_vm", await admin.do("create_vm", {"name": "web"}))
+        ec = await admin.call("commit_tasks")
+        await admin.call("cancel_tasks", ec)
+        lines = await self.lines(admin, method="cancel_tasks")
+        self.assertEqual(
+            [(line["name"], line["code"], line["arguments"]) for line in lines], [("admin", 0, f'{{"ec": {ec}}}')]
+        )
+
     async def test_logins(self) -> None:
         running = self.serve()
         for _ in range(5):
