@@ -8,9 +8,10 @@ from collections.abc import Sequence
 
 from zope.interface import implementer
 
-from fluidvm.driver import DomainState, DriverError, GuestOutput, IGuest, WrongState
+from fluidvm.driver import DomainState, DriverError, GuestOutput, IGuest, Unreachable, WrongState
 
-from .vz_node import Container, VzNode, verb
+from .vz_node import READ, Container, VzNode, verb
+from .vz_runner import Late, Outcome
 
 KEY_SCRIPT = """\
 set -e
@@ -40,11 +41,26 @@ class VzGuest(VzNode):
             raise WrongState(f"Container {there.info.name} is {there.state}: only in a running one can commands be run.")
         return there
 
+    async def _inside(self, there: Container, line: str, timeout: float, stdin: bytes) -> Outcome:
+        """
+        Run a line in a guest. How long that takes is the guest's matter: late, it says nothing about the node.
+
+        @raise DriverError: it didn't end in time. It may go on in the guest.
+        """
+        self._check_open()
+        try:
+            return await self._runner.run(["vzctl", "exec2", there.ctid, line], timeout, stdin)
+        except Late:
+            raise DriverError(f"Container {there.info.name}: the command didn't end within {timeout:g} s.") from None
+        except Unreachable as error:
+            self._lose(str(error))
+            raise
+
     @verb
     async def run_in_guest(self, uuid: str, argv: Sequence[str], stdin: bytes, timeout: float) -> GuestOutput:
         there = await self._awake(uuid)
         # vzctl joins words by blanks, and the guest's shell reads the line.
-        outcome = await self._run(["vzctl", "exec2", there.ctid, shlex.join(argv)], timeout, stdin)
+        outcome = await self._inside(there, shlex.join(argv), timeout, stdin)
         return GuestOutput(outcome.code, outcome.stdout, outcome.stderr)
 
     @verb
@@ -62,7 +78,7 @@ class VzGuest(VzNode):
         await self._script(there, "SSH key", KEY_SCRIPT.format(key=shlex.quote(one_line("An SSH key", key))))
 
     async def _script(self, there: Container, what: str, script: str) -> None:
-        outcome = await self._run(["vzctl", "exec2", there.ctid, "-"], stdin=script.encode())
+        outcome = await self._inside(there, "-", READ, script.encode())
         if outcome.code != 0:
             # What the guest said isn't quoted: it may repeat the secret.
             raise DriverError(f"Container {there.info.name}: the guest refused the {what} (exit code {outcome.code}).")

@@ -47,6 +47,10 @@ class Outcome:
     stderr: str
 
 
+class Late(Unreachable):
+    """A command didn't end in time, and was killed. The way to the node is as it was."""
+
+
 class Runner(Protocol):
     """A way to a node. Commands may run at the same time."""
 
@@ -131,7 +135,7 @@ class Collected:
             self._settle(Failure(error))
 
     def _late(self, timeout: float) -> None:
-        self.fail(Unreachable(f"{self._subject} didn't end within {timeout:g} s; it was killed."))
+        self.fail(Late(f"{self._subject} didn't end within {timeout:g} s; it was killed."))
         self._kill()
 
     def _settle(self, result: Outcome | Failure | None) -> None:

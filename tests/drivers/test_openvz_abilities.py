@@ -12,6 +12,7 @@ from fluidvm.driver import (
     Limits,
     NoSuchThing,
     Snapshot,
+    Unreachable,
     Unsupported,
     WrongState,
 )
@@ -130,6 +131,9 @@ class OpenVzAbilitiesTests(VzCase):
         await self.connection.start(spec.uuid)
         outcome = await run(spec.uuid, ["sh", "-c", "cat; echo err >&2; exit 31"], b"in", 10.0)
         self.assertEqual((outcome.code, outcome.stdout, outcome.stderr), (31, "in", "err\n"))
+        error = await self.assertFailure(run(spec.uuid, ["sleep", "9"], b"", 0.3), DriverError)
+        self.assertNotIsInstance(error, Unreachable)  # a guest that takes its time doesn't take its node away
+        self.assertEqual((await run(spec.uuid, ["true"], b"", 10.0)).code, 0)
         words = ["a  b", "$HOME", "*", "", "'", '"', "ü"]
         outcome = await run(spec.uuid, ["sh", "-c", 'for word; do echo "<$word>"; done', "sh", *words], b"", 10.0)
         self.assertEqual(outcome.stdout.splitlines(), [f"<{word}>" for word in words])
