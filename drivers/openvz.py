@@ -172,9 +172,12 @@ class OpenVzConnection(VzSaving, VzSnapshots, VzStats, VzMigration, VzGuest, VzS
             return
         subject = f"definition of container {spec.name}"
         words = [
-            "--ram", f"{spec.memory}M", "--swap", f"{self._options.get('swap', 0)}M", "--cpus", str(spec.vcpus),
+            "--ram", f"{spec.memory}M", "--cpus", str(spec.vcpus),
             "--onboot", yes(spec.autostart), "--description", str(mark), "--stop-timeout", str(STOP_TIMEOUT),
         ]  # fmt: skip
+        if fresh:
+            # Later it is what set_limits says.
+            words += ["--swap", f"{self._options.get('swap', 0)}M"]
         if "disk_size" in self._options and fresh:
             words += ["--diskspace", f"{self._options['disk_size']}M"]
         if there.identity.name != spec.name:

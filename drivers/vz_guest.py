@@ -19,7 +19,8 @@ umask 077
 mkdir -p "${{HOME:-/root}}/.ssh"
 cd "${{HOME:-/root}}/.ssh"
 touch authorized_keys
-while read -r line; do [ "$line" = {key} ] && exit 0; done <authorized_keys
+while read -r line || [ -n "$line" ]; do [ "$line" = {key} ] && exit 0; done <authorized_keys
+if [ -n "$(tail -c 1 authorized_keys)" ]; then echo >>authorized_keys; fi
 printf '%s\\n' {key} >>authorized_keys
 """
 

@@ -74,6 +74,10 @@ class VzMigration(VzNode):
         if live and here.state is DomainState.RUNNING:
             words.append("--online" if self._dialect.number == 7 else "--live")
         progress(1)
+        if here.identity.mark is None and not self._dialect.uuids:
+            # Without one the other node would make another UUID of its own name.
+            mark = here.identity.marked(here.info.max_vcpus, here.info.max_memory)
+            await self._set(f"mark of container {name}", here.ctid, ["--description", str(mark)], [])
         outcome = await self._run([*words, to.peer, here.ctid], LONG)
         if outcome.code != 0:
             kind = CODES[self._dialect.number].get(outcome.code, DriverError)

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import shlex
+import subprocess
+from dataclasses import replace
 from pathlib import Path
 
 from fluidvm.driver import (
@@ -16,9 +19,11 @@ from fluidvm.driver import (
     Unsupported,
     WrongState,
 )
+from fluidvm.drivers.openvz import OpenVzDriver
+from fluidvm.drivers.vz_guest import KEY_SCRIPT
 
 from .vz_case import VzCase, in_both_dialects
-from .vz_factory import container_spec
+from .vz_factory import VzThreadHost, container_spec, node_options
 
 RUNNING, STOPPED, PAUSED, SAVED = DomainState.RUNNING, DomainState.STOPPED, DomainState.PAUSED, DomainState.SAVED
 KEY = "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIJ it's mine"
@@ -160,7 +165,24 @@ class OpenVzAbilitiesTests(VzCase):
         self.assertEqual(self.guest_file(spec, "root/.ssh/authorized_keys").read_text(), f"{KEY}\n")
         await self.assertFailure(self.connection.add_ssh_key(spec.uuid, "two\nlines"), DriverError)
 
+    async def test_a_key_after_an_unfinished_line(self) -> None:
+        home = Path(self.mktemp()).absolute()
+        (home / ".ssh").mkdir(parents=True)
+        keys = home / ".ssh/authorized_keys"
+        keys.write_text("ssh-ed25519 AAAAold you")
+        script = KEY_SCRIPT.format(key=shlex.quote("ssh-ed25519 AAAAnew me")).encode()
+        for _ in range(2):
+            subprocess.run(["sh"], input=script, env={"HOME": str(home), "PATH": "/usr/bin:/bin"}, timeout=10, check=True)
+            self.assertEqual(keys.read_text().splitlines(), ["ssh-ed25519 AAAAold you", "ssh-ed25519 AAAAnew me"])
+
     # settings
+
+    async def test_limits_outlive_another_definition(self) -> None:
+        spec = await self.defined()
+        await self.connection.set_limits(spec.uuid, Limits(swap=64, cpu_limit=50))
+        await self.connection.define_domain(replace(spec, autostart=not spec.autostart))
+        told = await self.connection.get_limits(spec.uuid)
+        self.assertEqual((told.swap, told.cpu_limit), (64, 50))
 
     async def test_addresses(self) -> None:
         for running in (False, True):
@@ -224,6 +246,24 @@ class OpenVzAbilitiesTests(VzCase):
             await self.assertFailure(self.connection.get_domain(spec.uuid), NoSuchThing)
         self.assertEqual(self.node.leftovers(), [])
         self.assertEqual(told[-1], 100)
+
+    async def test_a_container_of_others_is_moved(self) -> None:
+        """Its UUID is made of its id and its node's name, and stays what it is on a node of another name."""
+        id = {4: "900", 7: "00000000-0000-4000-8000-000000000001"}[self.dialect]
+        subprocess.run(
+            [self.node.bin / "vzctl", "create", id, "--ostemplate", "busybox-1-x86_64"], timeout=20, check=True,
+            stdout=subprocess.DEVNULL,
+        )  # fmt: skip
+        (info,) = await self.connection.list_domains()
+        other = self.new_node("other")
+        host = VzThreadHost(Path(self.mktemp()))
+        host.node = "node2"
+        self.addCleanup(host.stop)
+        there = await OpenVzDriver().connect("", node_options(other) | {"peer_name": "other.example"}, host)
+        self.addCleanup(there.close)
+        (self.node.root / "nodes").write_text(f"other.example={other.root}\n")
+        await self.connection.migrate(await self.connection.get_spec(info.uuid), there, False, False, lambda part: None)
+        self.assertEqual([domain.uuid for domain in await there.list_domains()], [info.uuid])
 
     async def test_migration_that_fails(self) -> None:
         other = self.new_node("other")
