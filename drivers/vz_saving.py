@@ -2,12 +2,20 @@
 
 from __future__ import annotations
 
+from typing import Any
+
+from twisted.internet.defer import CancelledError, Deferred
+from twisted.python.failure import Failure
 from zope.interface import implementer
 
 from fluidvm.driver import DomainState, IReset, ISave, Progress, WrongState
 
 from .vz_node import LONG, verb
 from .vz_pausing import VzPausing
+from .vz_runner import Outcome
+
+LOOK = 0.1
+"""Seconds between two looks at whether a container is suspended."""
 
 
 @implementer(ISave, IReset)
@@ -29,11 +37,30 @@ class VzSaving(VzPausing):
         paused = there.state is DomainState.PAUSED
         if paused:
             await self._resume(uuid)
-        outcome = await self._vz(subject, "suspend", there.ctid, timeout=LONG)
-        if (await self._container(uuid)).state is not DomainState.SAVED:
-            if paused:
-                await self._pause(uuid)
+        outcome, cancelled = await self._suspend(subject, there.ctid)
+        saved = (await self._container(uuid)).state is DomainState.SAVED
+        if saved and cancelled:
+            await self._restore(uuid)
+        if paused and (cancelled or not saved):
+            await self._pause(uuid)
+        if cancelled:
+            raise CancelledError
+        if not saved:
             raise self._explain(subject, outcome)
+
+    async def _suspend(self, subject: str, ctid: str) -> tuple[Outcome, bool]:
+        """Have vzctl suspend a container, to its end: it can't be stopped half-way. Tells whether that was cancelled."""
+        ended: list[Any] = []
+        Deferred.fromCoroutine(self._vz(subject, "suspend", ctid, timeout=LONG)).addBoth(ended.append)
+        cancelled = False
+        while not ended:
+            try:
+                await self._wait(LOOK)
+            except CancelledError:
+                cancelled = True
+        if isinstance(ended[0], Failure):
+            ended[0].raiseException()
+        return ended[0], cancelled
 
     @verb
     async def restore(self, uuid: str, progress: Progress) -> None:

@@ -7,6 +7,8 @@ import subprocess
 from dataclasses import replace
 from pathlib import Path
 
+from twisted.internet.defer import CancelledError
+
 from fluidvm.driver import (
     AlreadyThere,
     DomainSpec,
@@ -58,6 +60,14 @@ class OpenVzAbilitiesTests(VzCase):
         self.assertIs(await self.state(spec), SAVED)
         await self.connection.undefine_domain(spec.uuid)
         self.assertEqual(self.node.leftovers(), [])
+
+    async def test_a_cancelled_save(self) -> None:
+        spec = await self.started()
+        saving = self.connection.save(spec.uuid, lambda part: None)
+        await self.until(lambda: any("suspend" in call for call in self.node.calls()))
+        saving.cancel()
+        await self.assertFailure(saving, CancelledError)
+        self.assertIs(await self.state(spec), RUNNING)
 
     async def test_saving_that_fails(self) -> None:
         spec = await self.started()
