@@ -187,7 +187,8 @@ def domain_xml(spec: DomainSpec, platform: Platform) -> str:
     if platform.console_log:
         _attributes(serial, "log", file=platform.console_log, append="on")
     SubElement(serial, "target", port="0")
-    # A screen to be looked at by pictures; nothing listens for viewers.
+    # A screen for pictures and for VNC, whose viewers libvirtd hands over: nothing listens for them.
+    SubElement(SubElement(devices, "graphics", type="vnc"), "listen", type="none")
     SubElement(SubElement(devices, "video"), "model", type="vga", vram="8192")
     SubElement(devices, "memballoon", model="virtio")
     return ElementTree.tostring(domain, encoding="unicode")

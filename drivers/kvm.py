@@ -15,6 +15,7 @@ from fluidvm.driver import NAME_PATTERN, Choice, DriverError, DriverHost, IDrive
 from .domain_xml import PROBE_PREFIX, Platform, parse_domain_kinds, probe_xml
 from .libvirt_adoption import LibvirtAdoption
 from .libvirt_connection import check_uri, open_connection, verb
+from .libvirt_console import LibvirtSerial, LibvirtVnc
 from .libvirt_errors import code_of
 from .libvirt_live import LibvirtLiveMigration
 from .libvirt_networks import LibvirtNetworks
@@ -56,8 +57,10 @@ class KvmConnection(
     LibvirtAdoption,
     LibvirtLiveMigration,
     LibvirtScreen,
+    LibvirtSerial,
     LibvirtShares,
     LibvirtSnapshots,
+    LibvirtVnc,
 ):
     """A QEMU/KVM host."""
 

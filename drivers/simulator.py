@@ -40,6 +40,7 @@ from fluidvm.driver import (
 )
 from fluidvm.drivers.simulated_host import SimulatedHost
 from fluidvm.drivers.simulator_adoption import SimulatedAdoption
+from fluidvm.drivers.simulator_console import ON, SimulatedConsoles
 from fluidvm.drivers.simulator_guest import SimulatedGuest
 from fluidvm.drivers.simulator_migration import SimulatedMigration
 from fluidvm.drivers.simulator_networks import SimulatedNetworks
@@ -64,6 +65,7 @@ VERBS = (
     "add_address", "remove_address", "set_hostname", "set_nameservers", "get_limits", "set_limits",
     "list_snapshots", "create_snapshot", "revert_snapshot", "delete_snapshot",
     "list_volume_snapshots", "create_volume_snapshot", "revert_volume", "delete_volume_snapshot", "screenshot",
+    "open_serial", "open_vnc",
 )  # fmt: skip
 _VERB = Choice("a verb of the driver interface", choices=VERBS)
 
@@ -79,7 +81,7 @@ class Faults:
         self._delay: float = options.get("delay", 0.0)
         self._fail = frozenset(options.get("fail", ()))
         self._hang = frozenset(options.get("hang", ()))
-        self._clock = host.clock
+        self.clock = host.clock
         self.seconds = host.clock.seconds
 
     async def meet(self, verb: str, progress: Progress | None = None) -> None:
@@ -93,7 +95,7 @@ class Faults:
         if self._delay:
             steps = 1 if progress is None else STEPS
             for step in range(steps):
-                await deferLater(self._clock, self._delay / steps, lambda: None)
+                await deferLater(self.clock, self._delay / steps, lambda: None)
                 if progress is not None:
                     progress(100 * (step + 1) // steps)
         if verb in self._fail:
@@ -108,6 +110,7 @@ class SimulatedConnection(
     SimulatedSave,
     SimulatedNetworks,
     SimulatedAdoption,
+    SimulatedConsoles,
     SimulatedMigration,
     SimulatedGuest,
     SimulatedScreen,
@@ -127,7 +130,10 @@ class SimulatedConnection(
     def __init__(self, simulated: SimulatedHost, faults: Faults) -> None:
         self.simulated = simulated
         self._faults = faults
+        self.clock = faults.clock
         self.seconds = faults.seconds
+        self._serial = {}
+        self._screens = {}
         self._open = True
         self._lost: list[Callable[[str], None]] = []
         self._lost_reason = ""
@@ -151,6 +157,8 @@ class SimulatedConnection(
 
     def tell(self, uuid: str, state: DomainState | None) -> None:
         """A domain has another state, or is gone; called by the host."""
+        if state not in ON:
+            self.end_consoles(uuid)
         for callback in self._listeners:
             self._safely(callback, uuid, state)
 
@@ -167,6 +175,7 @@ class SimulatedConnection(
             self._open = False
             self._lost_reason = reason
             self.simulated.forget(self)
+            self.end_consoles()
             for callback in self._lost:
                 self._safely(callback, reason)
 
@@ -175,6 +184,7 @@ class SimulatedConnection(
         if self._open:
             self._open = False
             self.simulated.forget(self)
+            self.end_consoles()
         self._lost_reason = ""
         return succeed(None)
 

@@ -10,28 +10,37 @@ import png
 from twisted.internet.defer import Deferred
 from zope.interface import implementer
 
-from fluidvm.driver import DomainState, IScreenshot, WrongState
+from fluidvm.driver import DomainInfo, DomainState, IScreenshot, WrongState
 from fluidvm.drivers.simulated_host import SimulatedHost
 
 WIDTH, HEIGHT = 64, 48
 COLOURS = {DomainState.RUNNING: (0, 96, 0), DomainState.PAUSED: (96, 96, 0)}
 
 
-def picture(host: SimulatedHost, uuid: str) -> bytes:
-    """A screen in the colour of its domain's state, with a point for each four bits of its UUID."""
-    domain = host.domain(uuid)
-    if domain.state not in COLOURS:
-        raise WrongState(f"Domain {domain.name} is {domain.state}: it shows something when it runs.")
-    marks = [int(digit, 16) for digit in uuid if digit != "-"]
-    rows = []
+def rows(domain: DomainInfo) -> list[list[int]]:
+    """
+    A screen in the colour of its domain's state, with a point for each four bits of its UUID.
+
+    @return: lines of red, green and blue, point by point.
+    """
+    marks = [int(digit, 16) for digit in domain.uuid if digit != "-"]
+    lines = []
     for row in range(HEIGHT):
         line: list[int] = []
         for column in range(WIDTH):
             marked = column % 2 == 0 and row == 2 * marks[column // 2]
-            line += (255, 255, 255) if marked else COLOURS[domain.state]
-        rows.append(line)
+            line += (255, 255, 255) if marked else COLOURS.get(domain.state, (0, 0, 0))
+        lines.append(line)
+    return lines
+
+
+def picture(host: SimulatedHost, uuid: str) -> bytes:
+    """A domain's screen as a PNG file."""
+    domain = host.domain(uuid)
+    if domain.state not in COLOURS:
+        raise WrongState(f"Domain {domain.name} is {domain.state}: it shows something when it runs.")
     made = io.BytesIO()
-    png.Writer(WIDTH, HEIGHT, greyscale=False, bitdepth=8).write(made, rows)
+    png.Writer(WIDTH, HEIGHT, greyscale=False, bitdepth=8).write(made, rows(domain))
     return made.getvalue()
 
 

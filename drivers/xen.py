@@ -36,6 +36,7 @@ from fluidvm.driver import (
 
 from .domain_xml import parse_domain
 from .libvirt_connection import check_uri, open_connection, verb
+from .libvirt_console import LibvirtSerial
 from .libvirt_networks import LibvirtNetworks
 from .libvirt_resize import FOLLOW, LibvirtResize
 from .libvirt_save import LibvirtSave
@@ -58,7 +59,7 @@ class _Between(Exception):
     """A domain is being started or rebooted: what it will be is known in a moment."""
 
 
-class XenConnection(XenStats, LibvirtResize, LibvirtSave, LibvirtVolumes, LibvirtNetworks):
+class XenConnection(XenStats, LibvirtResize, LibvirtSave, LibvirtVolumes, LibvirtNetworks, LibvirtSerial):
     """A Xen host."""
 
     hypervisor = "Xen"

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from fluidvm.audit import AuditLog
+from fluidvm.consoles import Consoles
 from fluidvm.declare import Method
 from fluidvm.engine.contexts import Engine
 from fluidvm.engine.job import Resources
@@ -28,6 +29,7 @@ class Services:
     logins: Logins
     audit: AuditLog
     certificate_users: Mapping[str, str]
+    consoles: Consoles
 
 
 class Call:

@@ -35,6 +35,7 @@ from fluidvm.driver_abilities import (
     IVolumes,
     IVolumeSnapshots,
 )
+from fluidvm.driver_console import ISerialConsole, IVncConsole
 from fluidvm.driver_guest import IGuest, IGuestNetwork, ILimits, ITemplates
 from fluidvm.driver_screen import IScreenshot
 from fluidvm.driver_shares import IShares
@@ -102,10 +103,12 @@ __all__ = [
     "IReset",
     "ISave",
     "IScreenshot",
+    "ISerialConsole",
     "IShares",
     "ISnapshots",
     "IStats",
     "ITemplates",
+    "IVncConsole",
     "IVolumeSnapshots",
     "IVolumes",
     "Int",
@@ -368,5 +371,7 @@ ABILITIES: tuple[type[Interface], ...] = (
     ILimits,
     IVolumeSnapshots,
     IScreenshot,
+    ISerialConsole,
+    IVncConsole,
 )
 """Every interface that a connection can provide, the core first."""

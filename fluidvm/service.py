@@ -23,6 +23,7 @@ from fluidvm.admin import PasswordError, ensure_admin
 from fluidvm.audit import AuditLog
 from fluidvm.call import Services
 from fluidvm.certificates import MappingError, read_mapping
+from fluidvm.consoles import Consoles
 from fluidvm.driver_loader import DriverLoader
 from fluidvm.engine.contexts import Engine
 from fluidvm.engine.job import Resources
@@ -102,12 +103,16 @@ class Server(Service):  # type: ignore[misc]
         resources = Resources(clock, wall_clock, self.inventory, self._nodes, drivers, self.sessions, settings.placement)
         self._engine = Engine(resources, settings.tasks_per_node, self._audit)
         self._nodes.busy = lambda type, id: self._engine.claims.held((type, id))
-        services = Services(resources, self._database, self._engine, self._logins, self._audit, self._mapping)
+        consoles = Consoles(resources, self._audit)
+        services = Services(
+            resources, self._database, self._engine, self._logins, self._audit, self._mapping, consoles
+        )  # fmt: skip
         self.dispatcher = Dispatcher(services)
         self._site = make_site(
             self.dispatcher, self.health, reactor=reactor, max_request=settings.max_request,
             connections_per_address=settings.connections_per_address, access_log=settings.access_log,
             proxies=Proxies(settings.trusted_proxies, settings.forwarded_header), hosts=settings.hosts,
+            consoles=consoles,
         )  # fmt: skip
 
     def health(self) -> tuple[bool, dict[str, Any]]:

@@ -179,6 +179,10 @@ class Sessions:
         now = self._clock.seconds()
         return sorted((one for one in self._by_cookie.values() if one.expires > now), key=lambda session: session.id)
 
+    def lives(self, session: Session) -> bool:
+        """Tell whether a session hasn't ended."""
+        return self._by_cookie.get(_key(session.cookie)) is session and session.expires > self._clock.seconds()
+
     def touch(self, session: Session) -> None:
         """The session's client is alive."""
         session.expires = self._clock.seconds() + self.timeout

@@ -90,7 +90,7 @@ class TellsItsOwnOnly(SimulatedConnection):
 
 class TellsLate(SimulatedConnection):
     def subscribe(self, callback: Any) -> None:
-        clock = self._faults._clock
+        clock = self._faults.clock
         super().subscribe(lambda uuid, state: clock.callLater(1.5, callback, uuid, state))
 
 
@@ -334,7 +334,7 @@ class LeavesTheCancelled(SimulatedConnection):
     def create_volume(self, pool: str, name: str, size: int, format: str, progress: Any) -> Deferred[Volume]:
         async def make() -> Volume:
             made: Volume = await super(LeavesTheCancelled, self).create_volume(pool, name, size, format, progress)
-            await deferLater(self._faults._clock, 0.1, lambda: None)
+            await deferLater(self._faults.clock, 0.1, lambda: None)
             return made
 
         return Deferred.fromCoroutine(make())

@@ -23,6 +23,7 @@ from lab.host import guest
 
 from .drivers.real_host import other_host, shared_host, until
 from .support import CHEAP, PASSWORD
+from .websocket_client import look
 
 
 class ContractTests(TestCase):
@@ -164,6 +165,13 @@ class ContractTests(TestCase):
         self.assertEqual((await self.call("get_vm", vm))["state"], "running")
         picture = (await self.call("get_vm_screenshot", vm)).data
         self.assertTrue(picture.startswith(b"\x89PNG"), picture[:8])
+        port = self.server.ports[0].getHost().port
+        serial = await look(port, (await self.call("get_vm_console", vm))["path"])
+        serial.type(b"echo $((6*7))\n")
+        await until("answer", lambda: b"42" in serial.seen)
+        screen = await look(port, (await self.call("get_vm_console", vm, "vnc"))["path"])
+        await until("RFB", lambda: screen.seen == b"RFB 003.008\n")
+        serial.transport.loseConnection()
 
         for method, arguments in (
             ("set_vm_memory", [160]), ("set_vm_vcpus", [2]), ("attach_disk", [disk]), ("pause_vm", []), ("resume_vm", []),
@@ -180,6 +188,7 @@ class ContractTests(TestCase):
         await self.call("ping")
         self.outside.lookupByUUIDString(found["uuid"]).destroy()
         began = time.monotonic()
+        await until("the screen's end", lambda: screen.lost)
         while (await self.call("get_vm", vm))["state"] != "stopped":
             self.assertLess(time.monotonic() - began, 1.0)
             await deferLater(reactor, 0.02, lambda: None)

@@ -3,6 +3,7 @@
 from fluidvm.api import (
     adoption,
     audit,
+    consoles,
     disk_snapshots,
     disks,
     drivers,
@@ -31,6 +32,7 @@ from fluidvm.api import (
 __all__ = [
     "adoption",
     "audit",
+    "consoles",
     "disk_snapshots",
     "disks",
     "drivers",

@@ -17,6 +17,7 @@ from __future__ import annotations
 from fluidvm.conformance.adoption import AdoptionContract
 from fluidvm.conformance.case import ContractCase, ContractFactory
 from fluidvm.conformance.connection import ConnectionContract
+from fluidvm.conformance.console import SerialConsoleContract, VncConsoleContract
 from fluidvm.conformance.disks import DisksContract
 from fluidvm.conformance.events import EventsContract
 from fluidvm.conformance.guest import GuestContract, GuestNetworkContract, LimitsContract, TemplatesContract
@@ -47,10 +48,12 @@ from fluidvm.driver import (
     IReset,
     ISave,
     IScreenshot,
+    ISerialConsole,
     IShares,
     ISnapshots,
     IStats,
     ITemplates,
+    IVncConsole,
     IVolumes,
     IVolumeSnapshots,
 )
@@ -78,6 +81,8 @@ CONTRACTS: dict[type[Interface], type[ContractCase]] = {
     ILimits: LimitsContract,
     IVolumeSnapshots: VolumeSnapshotsContract,
     IScreenshot: ScreenshotContract,
+    ISerialConsole: SerialConsoleContract,
+    IVncConsole: VncConsoleContract,
 }
 """The tests of each ability."""
 

@@ -49,6 +49,14 @@ class ContractFactory(Protocol):
         """A model of network interface that its guests can have. As above."""
 
     @property
+    def console(self) -> tuple[bytes, bytes]:
+        """
+        A line that a booted guest answers on its serial console, and what the answer holds and the line doesn't.
+
+        Asked only where the driver provides L{ISerialConsole}.
+        """
+
+    @property
     def patience(self) -> float:
         """The seconds that a verb may take, or a guest to obey, before a test fails."""
 

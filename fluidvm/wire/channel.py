@@ -23,6 +23,7 @@ from fluidvm.wire import bounds
 from fluidvm.wire.hosts import is_loopback
 from fluidvm.wire.peer import Peer
 from fluidvm.wire.request import PLAIN, XML, Front, Request
+from fluidvm.wire.websocket import Relay
 
 if TYPE_CHECKING:
     from twisted.python.failure import Failure
@@ -31,6 +32,8 @@ LARGE = 2**17
 """Bytes of an answer that is worth a system call to save a copy of it."""
 
 NEVER = float("inf")
+GOING_AWAY = 1001
+"""WebSocket's status of an end that a server stopping causes (RFC 6455, section 7.4.1)."""
 
 _STATUS = {status.value: b"HTTP/1.1 %d %s\r\n" % (status.value, status.phrase.encode()) for status in HTTPStatus}
 
@@ -58,6 +61,7 @@ class Channel(http.HTTPChannel):  # type: ignore[misc]
     _peer: Peer | None = None
     _proxy = False
     _secure = False
+    _relay: Relay | None = None
     loopback = False
     _heads: dict[bytes, int]
 
@@ -103,12 +107,26 @@ class Channel(http.HTTPChannel):  # type: ignore[misc]
             self.site.forget(self, self._counted_as)
         self.deadline = NEVER
         self._held = None
+        if self._relay is not None:
+            self._relay.gone()
         super().connectionLost(reason)
+
+    def upgrade(self, request: Request, relay: Relay) -> None:
+        """Hand the connection over: from here on it speaks WebSocket."""
+        self.requests.remove(request)
+        self.discarding = True  # for HTTP
+        self._relay = relay
+        early, self._dataBuffer = b"".join(self._dataBuffer), []
+        self._networkProducer.resumeProducing()
+        if early:
+            relay.received(early)
 
     # What comes in.
 
     def dataReceived(self, data: bytes) -> None:
         if self.discarding or self._closing:
+            if self._relay is not None and not self._closing:
+                self._relay.received(data)
             return
         if self._held is not None:
             self._held.append(data)
@@ -179,6 +197,8 @@ class Channel(http.HTTPChannel):  # type: ignore[misc]
     def rawDataReceived(self, data: bytes) -> None:
         if not self.discarding:
             super().rawDataReceived(data)
+        elif self._relay is not None:
+            self._relay.received(data)
 
     def lineLengthExceeded(self, line: bytes) -> None:
         self._respondToBadRequestAndDisconnect()
@@ -269,12 +289,18 @@ class Channel(http.HTTPChannel):  # type: ignore[misc]
         Unlike twisted.web's own it also holds the requests that have come in already: a pipeline of small calls can ask for
         any amount of large answers.
         """
+        if self._relay is not None:
+            self._relay.pause()
+            return
         self.paused = True
         super().pauseProducing()
         self._networkProducer.pauseProducing()
 
     def resumeProducing(self) -> None:
         """Called when the client has taken all that was written."""
+        if self._relay is not None:
+            self._relay.resume()
+            return
         super().resumeProducing()
         self.paused = False
         if not self._handlingRequest and not self._closing and not self.discarding:
@@ -296,7 +322,9 @@ class Channel(http.HTTPChannel):  # type: ignore[misc]
     def finish_up(self) -> None:
         """Close the connection now, or after the answer that is under way."""
         self.persistent = False
-        if not self.requests and not self.discarding:
+        if self._relay is not None:
+            self._relay.finish(GOING_AWAY, "The server stops.")
+        elif not self.requests and not self.discarding:
             self.loseConnection()
 
     def expire(self) -> None:
@@ -304,6 +332,8 @@ class Channel(http.HTTPChannel):  # type: ignore[misc]
         if self._closing or self._waitingForTransport:
             self.deadline = NEVER
             self.transport.abortConnection()
+        elif self._relay is not None:
+            self._relay.look()
         elif self.discarding or not self._begun:
             self.loseConnection()
         elif self.requests or self._buffer or self._held:

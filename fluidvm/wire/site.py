@@ -1,4 +1,4 @@
-"""The HTTP front: XML-RPC at C{/RPC2}, the server's health at C{/health}, nothing else."""
+"""The HTTP front: XML-RPC at C{/RPC2}, consoles at C{/console}, the server's health at C{/health}, nothing else."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from twisted.logger import Logger
 from twisted.python.failure import Failure
 from twisted.web import http, resource, server, xmlrpc
 
+from fluidvm.consoles import Consoles
 from fluidvm.engine.outcome import fault_of
 from fluidvm.faults import TooLarge
 from fluidvm.wire.bounds import Bounds
@@ -22,6 +23,7 @@ from fluidvm.wire.hosts import Hosts
 from fluidvm.wire.peer import Peer
 from fluidvm.wire.proxies import Proxies
 from fluidvm.wire.request import PLAIN, XML, Request, text
+from fluidvm.wire.websocket import ConsoleDoor
 from fluidvm.wire.xmlrpc import render_fault
 
 HEADERS = (
@@ -146,11 +148,13 @@ class Site(server.Site):  # type: ignore[misc]
 
     def __init__(
         self, calls: Calls, health: HealthReport, bounds: Bounds, proxies: Proxies, hosts: Hosts, reactor: Any,
-        access_log: bool,
+        access_log: bool, consoles: Consoles | None = None,
     ) -> None:  # fmt: skip
         super().__init__(resource.Resource(), reactor=reactor, timeout=None)
         self.calls = calls
         self.resources: dict[bytes, resource.Resource] = {b"/RPC2": calls, b"/health": health}
+        if consoles is not None:
+            self.resources[b"/console"] = ConsoleDoor(consoles)
         self.heads: dict[bytes, int] = {}
         self.loopback_heads: dict[bytes, int] = {}
         self.bounds = bounds
@@ -269,6 +273,7 @@ def make_site(
     access_log: bool = False,
     proxies: Proxies | None = None,
     hosts: Iterable[str] = (),
+    consoles: Consoles | None = None,
 ) -> Site:
     """
     Make the factory to listen with.
@@ -279,6 +284,7 @@ def make_site(
     @param access_log: log a line for every answer.
     @param proxies: whose word is taken for where a client is; default: nobody's.
     @param hosts: names that clients may call the server by where they reach it on loopback.
+    @param consoles: what opens consoles; default: there are none.
 
     The other parameters are those of L{Bounds}.
     """
@@ -286,4 +292,6 @@ def make_site(
         max_request, connections, connections_per_address, header_time, body_time, idle_time, send_time
     )  # fmt: skip
     proxies = proxies or Proxies((), "forwarded")
-    return Site(Calls(dispatcher, bounds), HealthReport(health), bounds, proxies, Hosts(hosts), reactor, access_log)
+    return Site(
+        Calls(dispatcher, bounds), HealthReport(health), bounds, proxies, Hosts(hosts), reactor, access_log, consoles
+    )

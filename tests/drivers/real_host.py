@@ -61,7 +61,7 @@ class ThreadHost:
     """What the server lends a driver, with the real clock and one real thread."""
 
     def __init__(self, directory: Path) -> None:
-        self.clock = reactor
+        self.clock = self.reactor = reactor
         self.node = "node1"
         self.state_dir = directory
         self._pool = ThreadPool(1, 1, "node1")

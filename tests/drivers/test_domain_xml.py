@@ -59,6 +59,9 @@ GOLDEN = """\
       <log file="/log/web1.log" append="on" />
       <target port="0" />
     </serial>
+    <graphics type="vnc">
+      <listen type="none" />
+    </graphics>
     <video>
       <model type="vga" vram="8192" />
     </video>

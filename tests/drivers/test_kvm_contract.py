@@ -23,6 +23,7 @@ class KvmFactory:
     pool = "default"
     network = "lab"
     model = "e1000"
+    console = (b"echo $((6*7))", b"42")
     patience = 60.0
 
     def __init__(self) -> None:

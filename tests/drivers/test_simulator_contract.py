@@ -44,6 +44,7 @@ class SimulatorFactory:
     pool = "default"
     network = "default"
     model = "e1000"
+    console = (b"hello", b"heard: hello")
     patience = 5.0
 
     def __init__(self, connection: type[SimulatedConnection] = SimulatedConnection, **options: Any) -> None:

@@ -26,6 +26,7 @@ class XenFactory:
     pool = "default"
     network = "lab"
     model = "netfront"
+    console = (b"echo $((6*7))", b"42")
     patience = UP
 
     def __init__(self) -> None:

@@ -1,0 +1,176 @@
+"""libvirt's streams as Twisted's connections: what goes both ways, without blocking."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import libvirt
+from twisted.internet.defer import Deferred
+from twisted.internet.error import ConnectionDone, ConnectionLost
+from twisted.internet.interfaces import IProtocol
+from twisted.logger import Logger
+from twisted.python.failure import Failure
+
+from fluidvm.driver import DriverHost
+
+from .console_transport import ConsoleTransport
+
+PIECE = 64 * 1024
+"""Bytes that are read or written at once."""
+MOST_HELD = 1024 * 1024
+"""Bytes that are held for a viewer that doesn't take them; libvirt itself would hold any number."""
+AGAIN = 0.05
+"""Seconds until a host is tried again that takes nothing more just now."""
+WOULD_BLOCK = -2
+
+
+class StreamTransport(ConsoleTransport):
+    """
+    An open stream that doesn't block (C{VIR_STREAM_NONBLOCK}), as a protocol's transport.
+
+    libvirt tells in its event loop's thread that there is something to read, where reading only empties what has come in.
+    Writing and ending may wait for the host, so that they run in the node's threads for long calls, one after the other.
+    """
+
+    _log = Logger()
+
+    def __init__(self, stream: Any, host: DriverHost) -> None:
+        self._stream = stream
+        self._host = host
+        self._viewer: IProtocol | None = None
+        self._coming = bytearray()
+        self._going = bytearray()
+        self._writing = False
+        self._closing = False
+        self._gone = False
+        self._ended: Failure | None = None
+        # Without HANGUP: at the end there is still something to read, of no bytes.
+        self._events = libvirt.VIR_STREAM_EVENT_READABLE | libvirt.VIR_STREAM_EVENT_ERROR
+
+    def follow(self) -> None:
+        """Have what comes in told. Called in the node's thread, as it takes libvirt's locks."""
+        self._stream.eventAddCallback(self._events, self._happened, None)
+
+    def connect(self, viewer: IProtocol) -> None:
+        """Give the stream its protocol."""
+        self._viewer = viewer
+        viewer.makeConnection(self)
+        self._deliver()
+
+    # In libvirt's thread.
+
+    def _happened(self, stream: Any, events: int, _opaque: Any) -> None:
+        words = None
+        try:
+            data = stream.recv(PIECE)
+        except libvirt.libvirtError as error:
+            data, words = b"", error.get_error_message() or str(error)
+        if data == WOULD_BLOCK:
+            return
+        if not data:
+            # One that stayed would be called again at once, for ever.
+            stream.eventRemoveCallback()
+        self._host.call_in_reactor(self._received, data, words)
+
+    # In the reactor's.
+
+    def _received(self, data: bytes, words: str | None) -> None:
+        if self._ended is not None:
+            return
+        if data:
+            self._coming += data
+            if len(self._coming) > MOST_HELD:
+                self.end("The viewer doesn't keep up with the console.")
+                return
+        else:
+            self._ended = Failure(ConnectionDone() if words is None else ConnectionLost(words))
+        self._deliver()
+
+    def _deliver(self) -> None:
+        viewer = self._viewer
+        if viewer is None:
+            return
+        if self._coming and not self._paused:
+            data, self._coming = bytes(self._coming), bytearray()
+            viewer.dataReceived(data)
+        if self._ended is not None and not self._gone and (not self._coming or self._closing):
+            self._gone = True
+            self._release()
+            viewer.connectionLost(self._ended)
+
+    def end(self, words: str) -> None:
+        """Break the connection, now."""
+        if self._ended is None:
+            self._ended = Failure(ConnectionLost(words))
+            self._closing = True
+            self._deliver()
+
+    def _release(self) -> None:
+        self._producer = None
+        self._going.clear()
+        if not self._writing:
+            self._in_thread(self.close)
+
+    def _in_thread(self, function: Any, *args: Any) -> Deferred[Any]:
+        running = self._host.run_long(function, *args)
+        running.addErrback(lambda failure: self._log.failure("A libvirt stream failed", failure))
+        return running
+
+    def close(self) -> None:
+        """Let go of the stream. Called in a thread; a repetition does nothing."""
+        for undo in (self._stream.eventRemoveCallback, self._stream.abort):
+            try:
+                undo()
+            except libvirt.libvirtError:
+                # It has ended already, or its connection has.
+                continue
+
+    # What a protocol may ask of its transport.
+
+    def write(self, data: bytes) -> None:
+        """Send soon."""
+        if self._ended is None and not self._closing:
+            self._going += data
+            if len(self._going) > PIECE and self._producer is not None:
+                self._producer.pauseProducing()
+            self._send()
+
+    def _send(self) -> None:
+        if self._going and not self._writing:
+            self._writing = True
+            self._in_thread(self._do_send, bytes(self._going[:PIECE])).addCallback(self._sent)
+
+    def _do_send(self, data: bytes) -> int:
+        try:
+            return int(self._stream.send(data))
+        except libvirt.libvirtError as error:
+            self._host.call_in_reactor(self.end, error.get_error_message() or str(error))
+            return len(data)
+
+    def _sent(self, count: int | None) -> None:
+        self._writing = False
+        if self._gone:
+            self._in_thread(self.close)
+        elif count == WOULD_BLOCK:
+            self._writing = True
+            self._host.clock.callLater(AGAIN, self._sent, 0)
+        else:
+            del self._going[:count]
+            self._send()
+            if not self._going:
+                if self._closing:
+                    self._finish()
+                elif self._producer is not None:
+                    self._producer.resumeProducing()
+
+    def loseConnection(self) -> None:
+        """End the connection, when all is sent."""
+        self._closing = True
+        if not self._going and not self._writing:
+            self._finish()
+
+    def _finish(self) -> None:
+        if self._ended is None:
+            self._ended = Failure(ConnectionDone())
+            # Not while the viewer is still in the call that asked for it.
+            self._host.clock.callLater(0, self._deliver)
