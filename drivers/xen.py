@@ -41,6 +41,7 @@ from .libvirt_networks import LibvirtNetworks
 from .libvirt_resize import FOLLOW, LibvirtResize
 from .libvirt_save import LibvirtSave
 from .libvirt_volumes import LibvirtVolumes
+from .xen_migration import XenMigration
 from .xen_stats import XenStats
 from .xen_xml import GUESTS, PYGRUB, has_device_model, with_name, with_vcpus, xen_disk_xml, xen_domain_xml, xen_interface_xml
 
@@ -59,7 +60,7 @@ class _Between(Exception):
     """A domain is being started or rebooted: what it will be is known in a moment."""
 
 
-class XenConnection(XenStats, LibvirtResize, LibvirtSave, LibvirtVolumes, LibvirtNetworks, LibvirtSerial):
+class XenConnection(XenStats, LibvirtResize, LibvirtSave, LibvirtVolumes, LibvirtNetworks, LibvirtSerial, XenMigration):
     """A Xen host."""
 
     hypervisor = "Xen"
@@ -307,6 +308,10 @@ class XenDriver:
                 rule="letters, digits, dots, dashes and underscores",
             ),
             "pool_path": _path("a directory to be a storage pool, made if it isn't there", "host"),
+            "migration_uri": Text(
+                "where other hosts send the running guests that come here; not given: they can't", longest=1024,
+                pattern=r"tcp://([A-Za-z0-9.-]+|\[[0-9A-Fa-f:.]+\])(:[0-9]{1,5})?", rule="tcp://HOST or tcp://HOST:PORT",
+            ),
             "username": Text(
                 "who logs in on a host that asks for it (SASL)", longest=255, pattern=r"[^\x00-\x1f\x7f]+",
                 rule="no control characters",

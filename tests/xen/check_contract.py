@@ -15,7 +15,7 @@ from fluidvm.driver import DomainSpec
 from fluidvm.drivers.xen import XenDriver
 from tests.drivers.real_host import ThreadHost
 
-from .real_xen import UP, Console, bootable, kill_daemon, options, shared_machine
+from .real_xen import UP, Console, bootable, kill_daemon, options, other_machine, shared_machine
 
 timeout = 900.0
 """Seconds that trial gives each test; its own two minutes are few for an emulated machine on a busy host."""
@@ -59,6 +59,10 @@ class XenFactory:
 
     async def pass_time(self, seconds: float) -> None:
         await deferLater(reactor, seconds, lambda: None)
+
+    async def connect_other(self) -> Any:
+        machine = other_machine()
+        return await self.driver.connect(machine.tcp, options(machine), self.host())
 
     async def power_off_behind(self, uuid: str) -> None:
         outside = self.machine.open()

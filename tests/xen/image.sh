@@ -142,7 +142,7 @@ install -D -m 644 "$here/dom0/libvirtd.conf" root/etc/libvirt/libvirtd.conf
 install -D -m 644 "$here/dom0/sasl.conf" root/etc/sasl2/libvirt.conf
 echo "XEN=/usr/lib/xen-$version" > root/etc/fluidvm-xen
 echo xendom0 > root/etc/hostname
-echo '127.0.0.1 localhost xendom0' > root/etc/hosts
+echo '127.0.0.1 localhost xendom0 xendom1' > root/etc/hosts
 mkdir -p root/{proc,sys,dev,run,tmp,root,srv/guest,etc/ssh} root/var/{log/xen,log/libvirt/libxl,lib/xen,lib/libvirt/images}
 printf 'UseDNS no\nUsePAM no\nPermitRootLogin prohibit-password\nMaxStartups 100\n' > root/etc/ssh/sshd_config
 # Without these two drivers libvirtd neither looks for QEMU's abilities, which emulated takes long, nor needs ebtables.

@@ -49,12 +49,17 @@ class XenMachine:
     An emulated machine with Xen and a dom0. What it writes to its disk is gone when it is.
 
     @param files: from L{image}.
+    @param first: another machine, already up, which this one is to share a network with; two machines are the most.
+    @ivar address: where other machines reach dom0.
     @ivar directory: a new one, gone after L{stop}: the machine's serial port (C{serial.log}), ssh's settings.
     """
 
-    def __init__(self, files: Path) -> None:
+    def __init__(self, files: Path, first: XenMachine | None = None) -> None:
         self.files = files
+        self._number = 1 if first is None else 2
+        self.address = f"192.168.78.{self._number}"
         self.directory = Path(tempfile.mkdtemp(prefix="fluidvm-xen-"))
+        self._cable = (self if first is None else first).directory / "cable"
         self._process: subprocess.Popen[bytes] | None = None
         self._ports: dict[int, int] = {}
 
@@ -111,7 +116,8 @@ class XenMachine:
         forwards = ",".join(f"hostfwd=tcp:127.0.0.1:{port}-:{inside}" for inside, port in self._ports.items())
         memory = f"dom0_mem={DOM0_MEMORY}M,max:{DOM0_MEMORY}M"
         xen = f"console=com1 com1=115200,8n1 {memory} dom0_max_vcpus=2 guest_loglvl=info spec-ctrl=no xpti=no noreboot"
-        linux = "console=hvc0 earlyprintk=xen mitigations=off net.ifnames=0 panic=5"
+        linux = f"console=hvc0 earlyprintk=xen mitigations=off net.ifnames=0 panic=5 machine={self._number}"
+        cable = _comma(self._cable)
         command = [
             # Emulated even where there is KVM: Xen must be the first to use the CPU's virtualisation. Of a CPU with SMAP
             # ("max") dom0's kernel dies.
@@ -122,6 +128,8 @@ class XenMachine:
             "-drive", f"file={_comma(self.files / 'dom0.img')},format=raw,if=none,id=disk,snapshot=on,cache=unsafe",
             "-device", "virtio-blk-pci,drive=disk",
             "-netdev", f"user,id=net,restrict=on,{forwards}", "-device", "virtio-net-pci,netdev=net,romfile=",
+            "-netdev", f"stream,id=lan,server={'on' if self._number == 1 else 'off'},addr.type=unix,addr.path={cable}",
+            "-device", f"virtio-net-pci,netdev=lan,romfile=,mac=52:54:00:12:34:{self._number:02}",
             "-device", "virtio-rng-pci", "-serial", f"file:{_comma(self.directory / 'serial.log')}",
         ]  # fmt: skip
         with (self.directory / "qemu.err").open("wb") as errors:

@@ -30,10 +30,10 @@ UP = 120.0
 
 
 @functools.cache
-def _booted() -> XenMachine | LabError:
-    """The machine, or why there is none: what failed once isn't tried again by each test."""
+def _booted(number: int) -> XenMachine | LabError:
+    """A machine, or why there is none: what failed once isn't tried again by each test."""
     try:
-        machine = XenMachine(image())
+        machine = XenMachine(image(), shared_machine() if number > 1 else None)
         reactor.addSystemEventTrigger("after", "shutdown", machine.stop)
         machine.start()
     except LabError as error:
@@ -47,7 +47,16 @@ def shared_machine() -> XenMachine:
 
     @raise LabError: it can't be had; says why.
     """
-    machine = _booted()
+    return _machine(1)
+
+
+def other_machine() -> XenMachine:
+    """A second machine, which domains are moved to: as L{shared_machine}."""
+    return _machine(2)
+
+
+def _machine(number: int) -> XenMachine:
+    machine = _booted(number)
     if isinstance(machine, LabError):
         raise machine
     return machine
@@ -55,7 +64,10 @@ def shared_machine() -> XenMachine:
 
 def options(machine: XenMachine, **more: Any) -> dict[str, Any]:
     """The driver's options for the machine over TCP."""
-    return {"username": USER, "password_file": str(machine.password_file), "pool_path": POOL, **more}
+    return {
+        "username": USER, "password_file": str(machine.password_file), "pool_path": POOL,
+        "migration_uri": f"tcp://{machine.address}", **more,
+    }  # fmt: skip
 
 
 def bootable(name: str, cmdline: str = "console=hvc0 quiet", **changes: Any) -> DomainSpec:

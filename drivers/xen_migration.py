@@ -1,0 +1,100 @@
+"""Xen's domains moved from one host to another, as libxl has it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import libvirt
+from twisted.internet.defer import CancelledError, Deferred
+from twisted.python.failure import Failure
+from zope.interface import implementer
+
+from fluidvm.driver import DomainSpec, DomainState, DriverError, IMigration, Progress, Unsupported
+
+from .domain_xml import parse_domain
+from .libvirt_migration import LOOK, LibvirtMigration
+
+FLAGS = libvirt.VIR_MIGRATE_PERSIST_DEST | libvirt.VIR_MIGRATE_UNDEFINE_SOURCE
+
+
+@implementer(IMigration)
+class XenMigration(LibvirtMigration):
+    """
+    A host whose domains can be moved: stopped ones with their disks, running ones whose disks both hosts have.
+
+    The server's two connections carry it out ("managed direct", U{https://libvirt.org/migration.html}); the memory goes from
+    dom0 to dom0. libxl can't be stopped on its way, and copies no disks.
+    """
+
+    migrates_live = True
+    _stands_still = False
+
+    @property
+    def arrival_uri(self) -> str:
+        """Where a domain's memory has to be sent that comes here."""
+        return str(self._options.get("migration_uri", ""))
+
+    async def _move_running(
+        self, subject: str, spec: DomainSpec, to: Any, pairs: Sequence[tuple[str, str]], progress: Progress
+    ) -> None:
+        if pairs:
+            raise Unsupported(f"Domain {spec.name} has disks, which Xen copies when it is stopped; stop it to move it.")
+        if not to.arrival_uri:
+            # libvirt would take the other host's own name; where that doesn't lead there, it leaves the domain locked.
+            raise Unsupported("The other host's option migration_uri isn't set: running domains can't be sent there.")
+        moving = self._call_in(self._host.run_long, subject, self._do_move, spec, to.libvirt, to.arrival_uri)
+        await self._to_the_end(self._watched(subject, spec, moving, progress))
+        progress(100)
+
+    async def _watched(self, subject: str, spec: DomainSpec, moving: Any, progress: Progress) -> None:
+        ended: list[Any] = []
+        Deferred.fromCoroutine(moving).addBoth(ended.append)
+        while not ended:
+            await self._wait(LOOK)
+            try:
+                if await self._call(subject, self._do_is_moving, spec.uuid):
+                    progress(0)  # how far it is, libxl doesn't tell
+            except (DriverError, CancelledError):
+                continue  # it has gone while it was looked at; the one that moves it will tell
+        if isinstance(ended[0], Failure):
+            ended[0].raiseException()
+
+    def _do_is_moving(self, uuid: str) -> bool:
+        return bool(self._connection.lookupByUUIDString(uuid).jobInfo()[0] != libvirt.VIR_DOMAIN_JOB_NONE)
+
+    def _do_move(self, spec: DomainSpec, to: Any, uri: str) -> None:
+        domain = self._do_find(spec.uuid)
+        here = {disk.target: disk.path for disk in parse_domain(domain.XMLDesc(0)).disks}
+        if here != {disk.target: disk.path for disk in spec.disks}:
+            raise Unsupported(f"Domain {spec.name} runs with other disks than it is to have there; stop it to move it.")
+        parameters = {libvirt.VIR_MIGRATE_PARAM_URI: uri}
+        if self._stands_still or not self._do_send_live(domain, to, parameters):
+            domain.migrate3(to, parameters, FLAGS)
+        to.lookupByUUIDString(spec.uuid).setAutostart(1 if spec.autostart else 0)
+
+    def _do_send_live(self, domain: Any, to: Any, parameters: dict[str, str]) -> bool:
+        """
+        Send a domain while it runs.
+
+        Which pages a paravirtual guest writes, a Xen without shadow paging can't tell (Debian's 4.17: "Failed to enable
+        logdirty"): there it has to stand still while its memory goes over.
+
+        @return: whether it has gone; if not, it runs here as before.
+        """
+        try:
+            domain.migrate3(to, parameters, FLAGS | libvirt.VIR_MIGRATE_LIVE)
+        except libvirt.libvirtError:
+            if self._do_is_moving(domain.UUIDString()):
+                raise self._locked(domain.name()) from None
+            self._stands_still = self._options.get("guests", "pv") == "pv" and self._do_state(domain) is DomainState.RUNNING
+            if not self._stands_still:
+                raise
+        return not self._stands_still
+
+    def _locked(self, name: str) -> DriverError:
+        """What libvirt 9.0 leaves behind when the other host can't make room for a domain."""
+        return DriverError(
+            f"Domain {name} couldn't be sent: the other host can't listen at its migration_uri, or has no room. The domain "
+            "runs on, but libvirt keeps it locked here until libvirtd is restarted in dom0."
+        )
