@@ -374,6 +374,10 @@ class SimulatedHost:
         self._remember("volume", key, asdict(volume))
         self._volumes[key] = volume
 
+    def bytes_of(self, key: str) -> Path:
+        """The file of what has been written into a volume; it isn't there where nothing was."""
+        return (self._directory or Path("/nonexistent")) / "volumes" / key.replace("/", ":")
+
     def all_volumes(self) -> list[Volume]:
         """The volumes of all pools."""
         return list(self._volumes.values())
@@ -385,6 +389,7 @@ class SimulatedHost:
         if key in self._volumes:
             self._remember("volume", key, None)
             del self._volumes[key]
+            self.bytes_of(key).unlink(missing_ok=True)
             self.keep(f"volume {key}", [])
 
     def attach(self, uuid: str, disk: DomainDisk) -> None:

@@ -42,6 +42,7 @@ from fluidvm.drivers.simulated_host import SimulatedHost
 from fluidvm.drivers.simulator_adoption import SimulatedAdoption
 from fluidvm.drivers.simulator_console import ON, SimulatedConsoles
 from fluidvm.drivers.simulator_guest import SimulatedGuest
+from fluidvm.drivers.simulator_images import SimulatedImages
 from fluidvm.drivers.simulator_migration import SimulatedMigration
 from fluidvm.drivers.simulator_networks import SimulatedNetworks
 from fluidvm.drivers.simulator_save import SimulatedSave
@@ -65,7 +66,7 @@ VERBS = (
     "add_address", "remove_address", "set_hostname", "set_nameservers", "get_limits", "set_limits",
     "list_snapshots", "create_snapshot", "revert_snapshot", "delete_snapshot",
     "list_volume_snapshots", "create_volume_snapshot", "revert_volume", "delete_volume_snapshot", "screenshot",
-    "open_serial", "open_vnc",
+    "open_serial", "open_vnc", "read_volume", "write_volume",
 )  # fmt: skip
 _VERB = Choice("a verb of the driver interface", choices=VERBS)
 
@@ -113,6 +114,7 @@ class SimulatedConnection(
     SimulatedConsoles,
     SimulatedMigration,
     SimulatedGuest,
+    SimulatedImages,
     SimulatedScreen,
     SimulatedShares,
     SimulatedSnapshots,

@@ -37,10 +37,10 @@ from fluidvm.driver import (
 from .domain_xml import parse_domain
 from .libvirt_connection import check_uri, open_connection, verb
 from .libvirt_console import LibvirtSerial
+from .libvirt_images import LibvirtImages
 from .libvirt_networks import LibvirtNetworks
 from .libvirt_resize import FOLLOW, LibvirtResize
 from .libvirt_save import LibvirtSave
-from .libvirt_volumes import LibvirtVolumes
 from .xen_migration import XenMigration
 from .xen_stats import XenStats
 from .xen_xml import GUESTS, PYGRUB, has_device_model, with_name, with_vcpus, xen_disk_xml, xen_domain_xml, xen_interface_xml
@@ -60,7 +60,9 @@ class _Between(Exception):
     """A domain is being started or rebooted: what it will be is known in a moment."""
 
 
-class XenConnection(XenStats, LibvirtResize, LibvirtSave, LibvirtVolumes, LibvirtNetworks, LibvirtSerial, XenMigration):
+class XenConnection(
+    XenStats, LibvirtResize, LibvirtSave, LibvirtImages, LibvirtNetworks, LibvirtSerial, XenMigration
+):  # fmt: skip
     """A Xen host."""
 
     hypervisor = "Xen"

@@ -37,6 +37,7 @@ from fluidvm.driver_abilities import (
 )
 from fluidvm.driver_console import ISerialConsole, IVncConsole
 from fluidvm.driver_guest import IGuest, IGuestNetwork, ILimits, ITemplates
+from fluidvm.driver_images import IImages
 from fluidvm.driver_screen import IScreenshot
 from fluidvm.driver_shares import IShares
 from fluidvm.driver_values import (
@@ -95,6 +96,7 @@ __all__ = [
     "IEvents",
     "IGuest",
     "IGuestNetwork",
+    "IImages",
     "ILimits",
     "ILiveResize",
     "IMigration",
@@ -373,5 +375,6 @@ ABILITIES: tuple[type[Interface], ...] = (
     IScreenshot,
     ISerialConsole,
     IVncConsole,
+    IImages,
 )
 """Every interface that a connection can provide, the core first."""

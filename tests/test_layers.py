@@ -15,7 +15,7 @@ LAYERS = [
     ["kinds", "objects"],
     ["usage"],
     ["driver_values"],
-    ["driver_abilities", "driver_console", "driver_guest", "driver_screen", "driver_shares"],
+    ["driver_abilities", "driver_console", "driver_guest", "driver_images", "driver_screen", "driver_shares"],
     ["driver", "drivers"],
     ["declare"],
     ["store", "change_log", "inventory", "driver_loader", "passwords", "throttle", "logins", "certificates", "conformance"],

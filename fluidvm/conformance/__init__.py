@@ -21,6 +21,7 @@ from fluidvm.conformance.console import SerialConsoleContract, VncConsoleContrac
 from fluidvm.conformance.disks import DisksContract
 from fluidvm.conformance.events import EventsContract
 from fluidvm.conformance.guest import GuestContract, GuestNetworkContract, LimitsContract, TemplatesContract
+from fluidvm.conformance.images import ImagesContract
 from fluidvm.conformance.live_resize import LiveResizeContract
 from fluidvm.conformance.migration import MigrationContract
 from fluidvm.conformance.networks import NetworksContract
@@ -40,6 +41,7 @@ from fluidvm.driver import (
     IEvents,
     IGuest,
     IGuestNetwork,
+    IImages,
     ILimits,
     ILiveResize,
     IMigration,
@@ -83,6 +85,7 @@ CONTRACTS: dict[type[Interface], type[ContractCase]] = {
     IScreenshot: ScreenshotContract,
     ISerialConsole: SerialConsoleContract,
     IVncConsole: VncConsoleContract,
+    IImages: ImagesContract,
 }
 """The tests of each ability."""
 

@@ -1,0 +1,65 @@
+"""Bytes of the simulator's volumes: a file for each that something was written into, with holes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from twisted.internet.defer import Deferred
+from zope.interface import implementer
+
+from fluidvm.driver import IImages, Volume, WrongState
+from fluidvm.drivers.simulated_host import SimulatedHost, key_of
+from fluidvm.drivers.simulator_volumes import _check_unused, volume
+
+MIB = 2**20
+
+
+def place(host: SimulatedHost, there: Volume) -> Path:
+    """Where a volume's bytes are."""
+    return host.bytes_of(key_of(there.pool, there.name))
+
+
+def read(host: SimulatedHost, pool: str, name: str, offset: int, length: int) -> bytes:
+    """Read a piece of a volume. Nothing was written into an empty one that isn't raw: it has no bytes."""
+    there = volume(host, pool, name)
+    _check_unused(host, there.path)
+    file = place(host, there)
+    data = b""
+    if file.exists():
+        with file.open("rb") as opened:
+            opened.seek(offset)
+            data = opened.read(length)
+    if there.format == "raw":
+        data = data.ljust(max(0, min(length, there.size * MIB - offset)), b"\0")
+    return data
+
+
+def write(host: SimulatedHost, pool: str, name: str, offset: int, data: bytes) -> None:
+    """Write a piece of a volume."""
+    there = volume(host, pool, name)
+    _check_unused(host, there.path)
+    if there.format == "raw" and offset + len(data) > there.size * MIB:
+        raise WrongState(f"Volume {name} ends before byte {offset + len(data)}.")
+    file = place(host, there)
+    file.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    with file.open("r+b" if file.exists() else "w+b") as opened:
+        opened.seek(offset)
+        opened.write(data)
+
+
+@implementer(IImages)
+class SimulatedImages:
+    """The verbs."""
+
+    simulated: SimulatedHost
+    _do: Callable[..., Deferred[Any]]
+
+    def read_volume(self, pool: str, name: str, offset: int, length: int) -> Deferred[bytes]:
+        """Read a piece of a volume."""
+        return self._do("read_volume", lambda: read(self.simulated, pool, name, offset, length))
+
+    def write_volume(self, pool: str, name: str, offset: int, data: bytes) -> Deferred[None]:
+        """Write a piece of a volume."""
+        return self._do("write_volume", lambda: write(self.simulated, pool, name, offset, data))
