@@ -20,6 +20,11 @@ class LibvirtImages(LibvirtVolumes):
     """A host whose volumes' bytes can be read and written."""
 
     @verb
+    async def measure_volume(self, pool: str, name: str) -> int:
+        subject = f"volume {name} in storage pool {pool}"
+        return await self._call(subject, lambda: _size(self._do_existing(pool, name)))
+
+    @verb
     async def read_volume(self, pool: str, name: str, offset: int, length: int) -> bytes:
         subject = f"volume {name} in storage pool {pool}"
         return await self._call_in(self._host.run_long, subject, self._do_read, pool, name, offset, length)

@@ -66,7 +66,7 @@ VERBS = (
     "add_address", "remove_address", "set_hostname", "set_nameservers", "get_limits", "set_limits",
     "list_snapshots", "create_snapshot", "revert_snapshot", "delete_snapshot",
     "list_volume_snapshots", "create_volume_snapshot", "revert_volume", "delete_volume_snapshot", "screenshot",
-    "open_serial", "open_vnc", "read_volume", "write_volume",
+    "open_serial", "open_vnc", "measure_volume", "read_volume", "write_volume",
 )  # fmt: skip
 _VERB = Choice("a verb of the driver interface", choices=VERBS)
 

@@ -21,6 +21,13 @@ def place(host: SimulatedHost, there: Volume) -> Path:
     return host.bytes_of(key_of(there.pool, there.name))
 
 
+def measure(host: SimulatedHost, pool: str, name: str) -> int:
+    """Tell how many bytes a volume has."""
+    there = volume(host, pool, name)
+    file = place(host, there)
+    return there.size * MIB if there.format == "raw" else file.stat().st_size if file.exists() else 0
+
+
 def read(host: SimulatedHost, pool: str, name: str, offset: int, length: int) -> bytes:
     """Read a piece of a volume. Nothing was written into an empty one that isn't raw: it has no bytes."""
     there = volume(host, pool, name)
@@ -55,6 +62,10 @@ class SimulatedImages:
 
     simulated: SimulatedHost
     _do: Callable[..., Deferred[Any]]
+
+    def measure_volume(self, pool: str, name: str) -> Deferred[int]:
+        """Tell how many bytes a volume has."""
+        return self._do("measure_volume", lambda: measure(self.simulated, pool, name))
 
     def read_volume(self, pool: str, name: str, offset: int, length: int) -> Deferred[bytes]:
         """Read a piece of a volume."""

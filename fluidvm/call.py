@@ -93,6 +93,8 @@ class Call:
             entry = self.inventory.visible(reference.type, reference.id, self.user)
             if entry is None:
                 raise missing(reference.type, reference.id)
+            if reference.type == "image" and method.target != "image":
+                continue  # who may see an image may make something of it
             owner = entry.object.owner
             if method.task and owner is not None and owner != self.user.id and self.user.role != "admin":
                 raise Forbidden(f"{method.name}: {reference.path} is another user's.")

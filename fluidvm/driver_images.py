@@ -14,6 +14,15 @@ class IImages(Interface):
     are zeros.
     """
 
+    def measure_volume(pool: str, name: str) -> Deferred[int]:
+        """
+        Tell how many bytes L{read_volume} has.
+
+        Success changes nothing. Failure changes nothing. A repetition looks anew.
+
+        @raise NoSuchThing: no such pool or volume.
+        """
+
     def read_volume(pool: str, name: str, offset: int, length: int) -> Deferred[bytes]:
         """
         Read a piece of a volume that no running domain has.

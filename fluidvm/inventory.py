@@ -20,7 +20,7 @@ from twisted.python.failure import Failure
 
 from fluidvm.change_log import WINDOW, ChangeLog
 from fluidvm.faults import Conflict, NotFound
-from fluidvm.objects import OBJECT_TYPES, POWERED, VM, ComputeNode, Disk, Object, ResourcePlan, User
+from fluidvm.objects import OBJECT_TYPES, POWERED, VM, ComputeNode, Disk, Image, Object, ResourcePlan, User
 from fluidvm.store import objects as stored
 from fluidvm.store.database import Database
 from fluidvm.store.objects import Change, ChangeRow, Create, Delete, Mention, Update
@@ -33,7 +33,7 @@ Write = tuple[Callable[..., Any], tuple[Any, ...]]
 
 WORDS = {
     "vm": "VM", "disk": "disk", "compute_node": "compute node", "user": "user", "resource_plan": "resource plan",
-    "execution_context": "execution context",
+    "execution_context": "execution context", "image": "image",
 }  # fmt: skip
 """What a type is called in a sentence."""
 INDEXED = frozenset({"id", "name", "owner", "uuid", "compute_node", "vm", "target", "resource_plan"})
@@ -200,12 +200,15 @@ class Inventory:
         if entry is None:
             return None
         owner = entry.object.owner
-        if owner is None or owner == viewer.id or viewer.role != "user":
+        if owner is None or owner == viewer.id or viewer.role != "user" or _is_public(entry.object):
             return entry
         return None
 
     def shown(self, type_name: str, viewer: User, after: int = 0) -> Iterable[Entry]:
         """Give the entries of a type that a user may see, in the order of the ids, those after one id."""
+        if viewer.role == "user" and type_name == "image":  # few, and some of them everybody's
+            all_of_them = self._entries[type_name].values()
+            return [one for one in all_of_them if one.object.id > after and self.visible("image", one.object.id, viewer)]
         if viewer.role == "user" and type_name not in PUBLIC:
             entries = self._owned.get((type_name, viewer.id), {})
         else:
@@ -254,10 +257,10 @@ class Inventory:
 
     def _owner(self, change: Change) -> int | None:
         if isinstance(change, Create):
-            return change.object.owner
+            return None if _is_public(change.object) else change.object.owner
         if isinstance(change, Update | Delete):
             entry = self._entries[change.type].get(change.id)
-            return None if entry is None else entry.object.owner  # type: ignore[no-any-return]
+            return None if entry is None or _is_public(entry.object) else entry.object.owner  # type: ignore[no-any-return]
         return change.owner
 
     def _refused(self, failure: Failure) -> Failure:
@@ -381,7 +384,12 @@ def _told_of_power(change: Change) -> Change:
 
 
 def _name_key(thing: Object) -> tuple[str, int | None, str]:
-    return (thing.TYPE, thing.owner if isinstance(thing, VM | Disk) else None, thing.name)
+    return (thing.TYPE, thing.owner if isinstance(thing, VM | Disk | Image) else None, thing.name)
+
+
+def _is_public(thing: Object) -> bool:
+    """Whether everybody may see something that is somebody's."""
+    return isinstance(thing, Image) and thing.public
 
 
 def missing(type_name: str, id: int) -> NotFound:

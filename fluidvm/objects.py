@@ -226,12 +226,13 @@ class Disk:
     @ivar volume: its name in the pool, durable before the hypervisor is asked.
     @ivar vm: the VM it is attached to, as C{target}; C{None} when detached.
     @ivar snapshots: its own, as a VM has its.
+    @ivar image: what it was made of; it needs that no more.
     """
 
     TYPE: ClassVar[str] = "disk"
     FIELDS: ClassVar[Fields] = {
         "id": int, "name": str, "owner": int, "state": str, "size": int, "format": str, "compute_node": int, "pool": str,
-        "path": str, "vm": int, "target": str, "snapshots": int, "created": datetime,
+        "path": str, "vm": int, "target": str, "backing_image": int, "snapshots": int, "created": datetime,
     }  # fmt: skip
 
     id: int
@@ -248,18 +249,54 @@ class Disk:
     target: str | None
     created: float
     snapshots: tuple[Mapping[str, Any], ...] = ()
+    image: int | None = None
 
     def wire(self, related: Mapping[str, Any]) -> dict[str, Any]:
         """As C{get_disk} gives it."""
         return {
             "id": self.id, "name": self.name, "owner": self.owner, "state": self.state, "size": self.size,
             "format": self.format, "compute_node": self.compute_node, "pool": self.pool, "path": self.path or None,
-            "vm": self.vm, "target": self.target, "snapshots": len(self.snapshots), "created": moment(self.created),
+            "vm": self.vm, "target": self.target, "backing_image": self.image,
+            "snapshots": len(self.snapshots), "created": moment(self.created),
+        }  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True)
+class Image:
+    """
+    What disks are made of: a file on the server. Size in MiB, of the disks.
+
+    @ivar public: everybody may use it.
+    @ivar space: MiB that its file takes.
+    """
+
+    TYPE: ClassVar[str] = "image"
+    FIELDS: ClassVar[Fields] = {
+        "id": int, "name": str, "owner": int, "public": bool, "size": int, "format": str, "sha256": str, "state": str,
+        "created": datetime,
+    }  # fmt: skip
+
+    id: int
+    name: str
+    owner: int
+    public: bool
+    size: int
+    format: str
+    sha256: str
+    state: str
+    created: float
+    space: int = 0
+
+    def wire(self, related: Mapping[str, Any]) -> dict[str, Any]:
+        """As C{get_image} gives it."""
+        return {
+            "id": self.id, "name": self.name, "owner": self.owner, "public": self.public, "size": self.size or None,
+            "format": self.format, "sha256": self.sha256 or None, "state": self.state, "created": moment(self.created),
         }  # fmt: skip
 
 
 POWERED = frozenset({"running", "paused", "starting", "stopping", "migrating"})
 """States in which a VM counts as running."""
 
-Object = User | ResourcePlan | ComputeNode | VM | Disk
-OBJECT_TYPES: dict[str, type[Object]] = {cls.TYPE: cls for cls in (ResourcePlan, User, ComputeNode, VM, Disk)}
+Object = User | ResourcePlan | ComputeNode | VM | Disk | Image
+OBJECT_TYPES: dict[str, type[Object]] = {cls.TYPE: cls for cls in (ResourcePlan, User, ComputeNode, VM, Disk, Image)}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import tomllib
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,6 +26,8 @@ class Settings:
 
     @ivar session_timeout: seconds.
     @ivar max_request: bytes of one request's body.
+    @ivar max_image: MiB of one image's file.
+    @ivar image_urls: what the URLs begin with that images may be fetched from.
     @ivar poll_interval: seconds.
     @ivar node_timeout: seconds.
     @ivar keep_contexts: days.
@@ -47,6 +50,8 @@ class Settings:
     keepalive: str
     admin_password_file: Path | None
     max_request: int
+    max_image: int
+    image_urls: tuple[str, ...]
     connections_per_address: int
     tasks_per_node: int
     placement: str
@@ -98,6 +103,9 @@ class Options(usage.Options):  # type: ignore[misc]
         ["admin-password-file", None, None, "File with the password that the user admin gets at the first start "
          "[default: $FLUIDVM_ADMIN_PASSWORD, else a random one in the state directory's file admin-password]"],
         ["max-request", None, None, "Bytes that one request may have [default: 1048576]"],
+        ["max-image", None, None, "MiB that one image's file may have [default: 65536]"],
+        ["image-urls", None, None, "What the URLs begin with, separated by commas, that images may be fetched from, e.g. "
+         "https://cloud.debian.org/ [default: none]"],
         ["connections-per-address", None, None, "Connections that one client address may have open [default: 1000]"],
         ["tasks-per-node", None, None, "Tasks that may have one compute node at work at once [default: 8]"],
         ["placement", None, None, "Where a VM goes that names no compute node: spread (most memory free) or pack (least) "
@@ -226,6 +234,10 @@ class Options(usage.Options):  # type: ignore[misc]
         hosts = one("hosts", "")
         if not isinstance(hosts, str):
             raise usage.UsageError("--hosts: wants names separated by commas")
+        image_urls = one("image-urls", "")
+        urls = tuple(url.strip() for url in image_urls.split(",") if url.strip()) if isinstance(image_urls, str) else ("?",)
+        if any(not re.fullmatch(r"https?://[A-Za-z0-9.:\[\]-]+/[\x21-\x7e]*", url) for url in urls):
+            raise usage.UsageError("--image-urls: wants beginnings of URLs with a host and a slash: https://images.example/")
         if not http and not https:
             http = (DEFAULT_HTTP,)
         return Settings(
@@ -233,6 +245,7 @@ class Options(usage.Options):  # type: ignore[misc]
             hosts=tuple(name.strip().lower() for name in hosts.split(",") if name.strip()),
             session_timeout=number("session-timeout", 30, 1, 86400), keepalive=keepalive,
             admin_password_file=path("admin-password-file"), max_request=number("max-request", 2**20, 1024, 2**26),
+            max_image=number("max-image", 65536, 1, 2**30), image_urls=urls,
             connections_per_address=number("connections-per-address", 1000, 1, 1000000),
             tasks_per_node=number("tasks-per-node", 8, 1, 10000), keep_contexts=number("keep-contexts", 30, 0, 36500),
             placement=placement, poll_interval=number("poll-interval", 10, 1, 3600),

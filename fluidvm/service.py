@@ -27,15 +27,18 @@ from fluidvm.consoles import Consoles
 from fluidvm.driver_loader import DriverLoader
 from fluidvm.engine.contexts import Engine
 from fluidvm.engine.job import Resources
+from fluidvm.image_files import MIB, ImageFiles
 from fluidvm.inventory import Inventory
 from fluidvm.logins import ADDRESSES_PER_USER, Logins
 from fluidvm.node_watch import Habits, Nodes
+from fluidvm.objects import Image
 from fluidvm.options import Options, Settings
 from fluidvm.passwords import Hasher
 from fluidvm.preflight import Lock, StartError, check
 from fluidvm.sessions import Sessions
 from fluidvm.store.database import Database, DatabaseError
 from fluidvm.store.users import load_known
+from fluidvm.transfers import Transfers
 from fluidvm.wire.dispatch import Dispatcher
 from fluidvm.wire.proxies import Proxies
 from fluidvm.wire.site import make_site
@@ -100,7 +103,10 @@ class Server(Service):  # type: ignore[misc]
         self.sessions = Sessions(clock, settings.session_timeout, settings.keepalive == "any-call", wall_clock)
         habits = Habits(settings.poll_interval, settings.node_timeout)
         self._nodes = Nodes(reactor, clock, drivers, self.inventory, settings.state, habits)
-        resources = Resources(clock, wall_clock, self.inventory, self._nodes, drivers, self.sessions, settings.placement)
+        self._images = ImageFiles(settings.state, reactor, wall_clock, settings.max_image * MIB, settings.image_urls)
+        resources = Resources(
+            clock, wall_clock, self.inventory, self._nodes, drivers, self.sessions, self._images, settings.placement
+        )  # fmt: skip
         self._engine = Engine(resources, settings.tasks_per_node, self._audit)
         self._nodes.busy = lambda type, id: self._engine.claims.held((type, id))
         consoles = Consoles(resources, self._audit)
@@ -112,7 +118,7 @@ class Server(Service):  # type: ignore[misc]
             self.dispatcher, self.health, reactor=reactor, max_request=settings.max_request,
             connections_per_address=settings.connections_per_address, access_log=settings.access_log,
             proxies=Proxies(settings.trusted_proxies, settings.forwarded_header), hosts=settings.hosts,
-            consoles=consoles,
+            consoles=consoles, transfers=Transfers(resources, self._engine.claims),
         )  # fmt: skip
 
     def health(self) -> tuple[bool, dict[str, Any]]:
@@ -155,6 +161,7 @@ class Server(Service):  # type: ignore[misc]
         except (DatabaseError, PasswordError) as error:
             raise self._fail(str(error)) from None
         self.inventory.load(connection)
+        self._images.start({image.id for image in self.inventory.all(Image)})
         with connection.begin():
             self._logins.load(load_known(connection, ADDRESSES_PER_USER))
         self._engine.load(connection)
@@ -236,6 +243,7 @@ class Server(Service):  # type: ignore[misc]
         self.sessions.stop()
         await self._nodes.stop()
         self._logins.stop()
+        await self._images.stop()
         await self._dropping
         await self._audit.stop()
         await self._database.close()

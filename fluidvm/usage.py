@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Hashable, Mapping
 
-from fluidvm.objects import VM, Disk, Object
+from fluidvm.objects import VM, Disk, Image, Object
 
 LIMITS = ("vms", "running_vms", "vcpus", "memory", "disks", "disk_space", "snapshots")
 """What a resource plan bounds in all."""
@@ -39,6 +39,8 @@ def amounts(thing: Object) -> dict[str, int]:
         }  # fmt: skip
     if isinstance(thing, Disk):
         return {"disks": 1, "disk_space": thing.size, "snapshots": len(thing.snapshots)}
+    if isinstance(thing, Image):
+        return {"disk_space": thing.space}
     return {}
 
 
@@ -57,6 +59,8 @@ class Ledger:
 
     def add(self, thing: Object) -> None:
         """An object is there."""
+        if isinstance(thing, Image):
+            self._used.setdefault(of_user(thing.owner), Counter()).update(amounts(thing))
         if isinstance(thing, VM | Disk):
             taken = amounts(thing)
             for account in (("user", thing.owner), ("compute_node", thing.compute_node)):
@@ -67,6 +71,8 @@ class Ledger:
 
     def remove(self, thing: Object) -> None:
         """An object isn't there any more."""
+        if isinstance(thing, Image):
+            self._used[of_user(thing.owner)].subtract(amounts(thing))
         if isinstance(thing, VM | Disk):
             taken = amounts(thing)
             for account in (("user", thing.owner), ("compute_node", thing.compute_node)):

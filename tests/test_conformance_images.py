@@ -47,6 +47,11 @@ class ReadsWhatIsInUse(SimulatedConnection):
         return super().read_volume(pool, name, offset, length).addErrback(in_use)
 
 
+class TellsTheDisksSize(SimulatedConnection):
+    def measure_volume(self, pool: str, name: str) -> Deferred[int]:
+        return super().measure_volume(pool, name).addCallback(lambda count: count + 1)
+
+
 class OneFileForAll(SimulatedConnection):
     def write_volume(self, pool: str, name: str, offset: int, data: bytes) -> Deferred[None]:
         def spread() -> None:
@@ -64,6 +69,7 @@ FAULTS = {
     GoesBeyondTheEnd: "read_volume: fewer bytes come where the volume ends",
     CutsWhatIsTooLong: "write_volume: WrongState is raised for a piece beyond a raw volume's end",
     ReadsWhatIsInUse: "read_volume: WrongState is raised for a volume that a running domain has",
+    TellsTheDisksSize: "measure_volume: it tells how many bytes read_volume has",
     OneFileForAll: "write_volume: another volume isn't disturbed",
 }
 

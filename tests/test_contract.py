@@ -26,7 +26,9 @@ from .support import CHEAP, PASSWORD
 from .websocket_client import look
 
 
-class ContractTests(TestCase):
+class ContractCase(TestCase):
+    """A server, and a client of it."""
+
     timeout = 180
 
     async def setUp(self) -> None:
@@ -108,6 +110,8 @@ class ContractTests(TestCase):
             "cmdline": "console=ttyS0 quiet",
         }
 
+
+class ContractTests(ContractCase):
     async def test_a_vm_is_moved(self) -> None:
         """To another host with its disks, stopped; and back from there with all that the node holds, while it runs."""
         one = await self.add_node()

@@ -10,16 +10,18 @@ from uuid import uuid4
 
 from twisted.internet.defer import CancelledError
 
+from fluidvm.api.image_bytes import fill
 from fluidvm.api.listing import list_objects, show
 from fluidvm.api.placing import free_name, may_own, owner_of, place
 from fluidvm.call import Call
 from fluidvm.declare import query, task
-from fluidvm.driver import IDisks, NoSuchThing
+from fluidvm.driver import IDisks, IImages, IVolumes, NoSuchThing
 from fluidvm.engine.job import Job
 from fluidvm.engine.placement import Wanted
 from fluidvm.faults import Conflict, InvalidParams
+from fluidvm.inventory import missing
 from fluidvm.kinds import DiskId, Id, Int, Struct, Text, filter_of, named
-from fluidvm.objects import VM, ComputeNode, Disk
+from fluidvm.objects import VM, ComputeNode, Disk, Image
 from fluidvm.store.objects import Create, Delete, Update
 from fluidvm.xmlvalue import Rendered
 
@@ -31,13 +33,14 @@ DiskSpec = Annotated[
         "the disk",
         fields={
             "name": named("its name, unique among its owner's disks"),
-            "size": Int("what the guest sees", unit="MiB", low=1),
+            "size": Int("what the guest sees; default: the image's", unit="MiB", low=1),
+            "image": Id("an image that it is made of; default: it is empty", type="image"),
             "compute_node": Id("where; default: placed", type="compute_node"),
             "pool": named("the storage pool; default: default"),
             "format": Text("qcow2, raw...; default: the driver's first", longest=16, pattern="[a-z0-9]+", rule="a word"),
             "owner": Id("whose it is; default: the caller's", type="user"),
         },
-        required=("name", "size"),
+        required=("name",),
     ),
 ]
 DiskFilter = Annotated[dict[str, Any], filter_of(Disk.FIELDS)]
@@ -62,17 +65,53 @@ def new_disk(
         id=job.inventory.next_id("disk") if id is None else id, name=name, owner=owner, state="creating",
         size=spec["size"], format=format, compute_node=node.id, pool=spec.get("pool", DEFAULT_POOL),
         volume=f"{name}-{uuid4().hex[:12]}", path="", vm=attached.get("vm"), target=attached.get("target"),
-        created=job.wall_clock(),
+        created=job.wall_clock(), image=spec.get("image"),
     )  # fmt: skip
 
 
+def with_image(job: Job, spec: dict[str, Any]) -> dict[str, Any]:
+    """
+    Complete a new disk's size and format by its image's, where it has one.
+
+    @raise NotFound: there is no such image, or the task's user may not see it.
+    @raise Conflict: the image isn't ready, or has another format, or is larger.
+    """
+    if "image" not in spec:
+        return spec
+    entry = job.inventory.visible("image", spec["image"], job.user())
+    if entry is None:
+        raise missing("image", spec["image"])
+    image = job.inventory.get(Image, spec["image"])
+    if image.state != "ready":
+        raise Conflict(f"Image {image.name} is {image.state}.")
+    if spec.get("format", image.format) != image.format:
+        raise Conflict(f"Image {image.name} has format {image.format}: a disk made of it has that, too.")
+    if spec.get("size", image.size) < image.size:
+        raise Conflict(f"Image {image.name} wants a disk of {image.size} MiB at least.")
+    return {"size": image.size, "format": image.format, **spec}
+
+
 async def make_volume(job: Job, disk: Disk, progress: Callable[[int], None]) -> Disk:
-    """Make a disk's volume; gives the disk as it is then, and notes it."""
-    connection = await job.connection(disk.compute_node, IDisks)
-    volume = await job.interruptible(connection.create_volume(disk.pool, disk.volume, disk.size, disk.format, progress))
-    fields = {"state": "ready", "path": volume.path, "size": volume.size}
+    """Make a disk's volume, and fill it from its image if it has one; gives the disk as it is then, and notes it."""
+    fields = await filled_volume(job, disk, progress)
     job.put(Update("disk", disk.id, fields))
     return replace(disk, **fields)
+
+
+async def filled_volume(job: Job, disk: Disk, progress: Callable[[int], None]) -> dict[str, Any]:
+    """Make a disk's volume, and fill it from its image if it has one; gives what the disk's fields are then."""
+    connection = await job.connection(disk.compute_node, IDisks)
+    if disk.image is not None:
+        # What an interrupted run has left may have another size.
+        await delete_volume(job, disk)
+    volume = await job.interruptible(connection.create_volume(disk.pool, disk.volume, disk.size, disk.format, progress))
+    if disk.image is not None:
+        await fill(job, disk.image, disk, disk.volume, progress)
+        image = job.inventory.get(Image, disk.image)
+        if disk.format != "raw" and disk.size > image.size:
+            # With the image's bytes it has got the image's size.
+            await connection.resize_volume(disk.pool, disk.volume, disk.size)
+    return {"state": "ready", "path": volume.path, "size": volume.size}
 
 
 async def delete_volume(job: Job, disk: Disk) -> None:
@@ -97,17 +136,26 @@ def check_attachable(disk: Disk, vm: VM) -> None:
 def _check_spec(call: Call, spec: dict[str, Any]) -> None:
     may_own(call, spec)
     free_name(call.inventory, Disk, spec["name"], spec.get("owner", call.user.id))
+    if "size" not in spec and "image" not in spec:
+        raise InvalidParams("spec.size: is missing.")
 
 
-@task("disk", creates=True, early=_check_spec, needs=(IDisks,))
+@task("disk", creates=True, early=_check_spec, needs=(IDisks,), better=((IImages, "from images"),))
 async def create_disk(job: Job, spec: DiskSpec) -> None:
-    """Make an empty disk, detached. Its record is durable before the hypervisor is asked; if that fails nothing is left."""
+    """
+    Make a disk, empty or from an image, detached.
+
+    Its record is durable before the hypervisor is asked; if that fails nothing is left.
+    """
     disk = job.inventory.find(Disk, job.target)
     if disk is None:
         owner = owner_of(job, spec)
         free_name(job.inventory, Disk, spec["name"], owner)
-        node = await place(job, spec, owner, Wanted(pool=spec.get("pool", DEFAULT_POOL), space=spec["size"]), IDisks)
-        await job.connection(node.id, IDisks)
+        spec = with_image(job, spec)
+        abilities = (IDisks, IImages, IVolumes) if "image" in spec else (IDisks,)
+        node = await place(job, spec, owner, Wanted(pool=spec.get("pool", DEFAULT_POOL), space=spec["size"]), *abilities)
+        for ability in abilities:
+            await job.connection(node.id, ability)
         disk = new_disk(job, spec, spec["name"], owner, node, id=job.target)
         job.reserve_for(owner, disks=1, disk_space=disk.size)
         job.put(Create(disk))

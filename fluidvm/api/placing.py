@@ -13,7 +13,7 @@ from fluidvm.engine.placement import Load, Wanted, choose
 from fluidvm.engine.quota import allows, check_driver, limits_of
 from fluidvm.faults import Conflict, Forbidden, Unavailable
 from fluidvm.inventory import WORDS, Inventory
-from fluidvm.objects import VM, ComputeNode, Disk, User
+from fluidvm.objects import VM, ComputeNode, Disk, Image, User
 from fluidvm.usage import of_node
 
 
@@ -32,7 +32,7 @@ def owner_of(job: Job, spec: dict[str, Any]) -> int:
     return job.inventory.get(User, spec.get("owner", job.actor)).id
 
 
-def free_name(inventory: Inventory, cls: type[VM] | type[Disk], name: str, owner: int) -> None:
+def free_name(inventory: Inventory, cls: type[VM] | type[Disk] | type[Image], name: str, owner: int) -> None:
     """@raise Conflict: the owner has one of this name already."""
     if inventory.named(cls, name, owner) is not None:
         raise Conflict(f"There is a {WORDS[cls.TYPE]} {name} already.")

@@ -9,7 +9,7 @@ from uuid import uuid4
 
 from twisted.internet.defer import CancelledError
 
-from fluidvm.api.disks import DEFAULT_POOL, check_attachable, delete_volume, make_volume, new_disk
+from fluidvm.api.disks import DEFAULT_POOL, check_attachable, delete_volume, make_volume, new_disk, with_image
 from fluidvm.api.listing import list_objects, show
 from fluidvm.api.networks import MOST, InterfaceKind, check_networks, domain_interface, new_interface
 from fluidvm.api.placing import free_name, may_own, owner_of, place
@@ -23,11 +23,13 @@ from fluidvm.driver import (
     DomainState,
     IConnection,
     IDisks,
+    IImages,
     INetworks,
     Interface,
     IShares,
     ISnapshots,
     ITemplates,
+    IVolumes,
     NoSuchThing,
     Shares,
 )
@@ -61,14 +63,15 @@ HostPath = Text(
     rule="an absolute path of letters, digits and ._+-",
 )
 NewDisk = Struct(
-    "a new disk (size), or one that there is (disk)",
+    "a new disk (size or image), or one that there is (disk)",
     fields={
+        "image": Id("what the new disk is made of", type="image"),
         "size": Int("how big the new disk is", unit="MiB", low=1),
         "disk": Id("a detached disk on the same compute node", type="disk"),
         "pool": named("the storage pool; default: default"),
         "format": Text("the new disk's format", longest=16, pattern=r"[a-z0-9]+", rule="letters and digits"),
     },
-    either=(("size", "disk"), ("disk", "pool"), ("disk", "format")),
+    either=(("size", "disk"), ("disk", "pool"), ("disk", "format"), ("disk", "image")),
 )
 Template = Text(
     "the OS template that its file system is made of, from list_templates; default: the compute node's usual one",
@@ -127,7 +130,7 @@ def _check_spec(call: Call, spec: dict[str, Any]) -> None:
     if "memory" in spec and spec["memory"] > spec.get("max_memory", MEMORY_HIGH):
         raise InvalidParams("spec.max_memory: is less than memory.")
     for number, disk in enumerate(spec.get("disks", ())):
-        if "size" not in disk and "disk" not in disk:
+        if not disk.keys() & {"size", "disk", "image"}:
             raise InvalidParams(f"spec.disks[{number}].size: is missing.")
     check_kernel("spec.boot", spec.get("boot", {}))
 
@@ -155,6 +158,7 @@ def check_boot(job: Job, node: ComputeNode, boot: dict[str, Any]) -> None:
     early=_check_spec,
     better=(
         (IDisks, "with disks"),
+        (IImages, "with disks from images"),
         (INetworks, "with interfaces"),
         (IShares, "within shares"),
         (ITemplates, "from a template"),
@@ -198,11 +202,14 @@ async def _plan(job: Job, spec: dict[str, Any]) -> VM:
     vcpus = spec.get("vcpus", min(limits.get("default_vcpus", 1), spec.get("max_vcpus", 1024)))
     memory = spec.get("memory", min(limits.get("default_memory", 512), spec.get("max_memory", MEMORY_HIGH)))
     default_disk = limits.get("default_disk")
-    wanted = spec.get("disks", [] if default_disk is None else [{"size": default_disk}])
+    given_disks = spec.get("disks", [] if default_disk is None else [{"size": default_disk}])
+    wanted = [with_image(job, disk) for disk in given_disks]
     pool, space = largest_pool([disk for disk in wanted if "size" in disk])
     shape = Wanted(vcpus, memory, pool=pool, space=space)
     plugs = spec.get("interfaces", [])
     abilities: list[type[Interface]] = [IConnection, *([IDisks] if wanted else []), *([INetworks] if plugs else [])]
+    if any("image" in disk for disk in wanted):
+        abilities += [IImages, IVolumes]
     if "template" in spec:
         abilities.append(ITemplates)
     node = await place(job, spec, owner, shape, *abilities)

@@ -12,6 +12,11 @@ PIECE = bytes(range(256)) * 1024
 """256 KiB in which no two places look alike."""
 
 
+EACH: tuple[tuple[str, tuple[Any, ...]], ...] = (
+    ("measure_volume", ()), ("read_volume", (0, 10)), ("write_volume", (0, b"x")),
+)  # fmt: skip
+
+
 class ImagesContract(VolumeCase):
     """The promises of L{IImages}."""
 
@@ -54,6 +59,8 @@ class ImagesContract(VolumeCase):
             while piece := await self.read(source, offset, 3 * MIB, promise):
                 whole, offset = whole + piece, offset + len(piece)
                 self.assertLessEqual(offset, 2 * SIZE * MIB, "read_volume: none come from its end on")
+            promise = f"measure_volume: it tells how many bytes read_volume has ({format})"
+            self.assertEqual(await self.ask("measure_volume", source.pool, source.name), len(whole), promise)
             await self.write(target, 0, whole)
             promise = f"write_volume: the volume has the bytes ({format})"
             self.assertEqual(await self.read(target, 0, len(whole) or 1, promise), whole, promise)
@@ -70,9 +77,9 @@ class ImagesContract(VolumeCase):
 
     async def test_refusals(self) -> None:
         pool, nobody = self.factory.pool, self.name()
-        for verb, arguments in (("read_volume", (0, 10)), ("write_volume", (0, b"x"))):
+        for verb, arguments in EACH:
             await self.refuses(NoSuchThing, "a volume that isn't there", verb, pool, nobody, *arguments)
             await self.refuses(NoSuchThing, "a pool that isn't there", verb, NO_POOL, "x", *arguments)
         await self.ask("close")
-        for verb, arguments in (("read_volume", (0, 10)), ("write_volume", (0, b"x"))):
+        for verb, arguments in EACH:
             await self.raises(Unreachable, "a closed connection", verb, pool, nobody, *arguments)

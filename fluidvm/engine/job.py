@@ -16,6 +16,7 @@ from fluidvm.engine.claims import Holding, Key
 from fluidvm.engine.quota import check_total, plan_of
 from fluidvm.engine.slots import Slots
 from fluidvm.faults import Conflict, NotFound
+from fluidvm.image_files import ImageFiles
 from fluidvm.inventory import Inventory, Write
 from fluidvm.node_watch import Nodes
 from fluidvm.objects import User
@@ -38,6 +39,7 @@ class Resources:
     nodes: Nodes
     drivers: DriverLoader
     sessions: Sessions
+    images: ImageFiles
     placement: str = "spread"
 
 
@@ -73,6 +75,7 @@ class Job:
         self.drivers = resources.drivers
         self.sessions = resources.sessions
         self.placement = resources.placement
+        self.images = resources.images
         self.progress = on_progress
         self.status = on_status
         self._save_memo = save_memo

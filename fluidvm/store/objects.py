@@ -20,9 +20,10 @@ TABLES: dict[str, Table] = {
     "compute_node": schema.compute_nodes,
     "vm": schema.vms,
     "disk": schema.disks,
+    "image": schema.images,
 }
 # In the order in which rows may refer to each other.
-LOAD_ORDER = ("resource_plan", "user", "compute_node", "vm", "disk")
+LOAD_ORDER = ("resource_plan", "user", "compute_node", "vm", "disk", "image")
 
 
 class ChangeRow(NamedTuple):

@@ -47,7 +47,14 @@ disks = Table(
     Column("id", Integer, primary_key=True), Column("name", String), Column("owner", Integer), Column("state", String),
     Column("size", Integer), Column("format", String), Column("compute_node", Integer), Column("pool", String),
     Column("volume", String), Column("path", String), Column("vm", Integer), Column("target", String),
-    Column("created", Float), Column("snapshots", JSON),
+    Column("created", Float), Column("snapshots", JSON), Column("image", Integer),
+)  # fmt: skip
+
+images = Table(
+    "images", metadata,
+    Column("id", Integer, primary_key=True), Column("name", String), Column("owner", Integer), Column("public", Boolean),
+    Column("size", Integer), Column("format", String), Column("sha256", String), Column("state", String),
+    Column("space", Integer), Column("created", Float),
 )  # fmt: skip
 
 contexts = Table(

@@ -259,6 +259,13 @@ class Channel(http.HTTPChannel):  # type: ignore[misc]
 
     # What goes out.
 
+    def head(self, code: int, kind: bytes, length: int, headers: bytes = b"") -> bytes:
+        """What stands before a body of C{length} bytes."""
+        return b"%s%sContent-Type: %s\r\nContent-Length: %d\r\n%s%s\r\n" % (
+            _STATUS[code], self.site.tls_headers if self._secure else self.site.headers, kind, length, headers,
+            b"" if self.persistent else b"Connection: close\r\n",
+        )  # fmt: skip
+
     def send(self, code: int, kind: bytes, body: bytes, headers: bytes = b"", head_only: bool = False) -> None:
         """
         Write one answer.
@@ -266,10 +273,7 @@ class Channel(http.HTTPChannel):  # type: ignore[misc]
         @param headers: more header lines, each with its line end.
         @param head_only: leave out the body (the answer to HEAD).
         """
-        head = b"%s%sContent-Type: %s\r\nContent-Length: %d\r\n%s%s\r\n" % (
-            _STATUS[code], self.site.tls_headers if self._secure else self.site.headers, kind, len(body), headers,
-            b"" if self.persistent else b"Connection: close\r\n",
-        )  # fmt: skip
+        head = self.head(code, kind, len(body), headers)
         if head_only:
             self.transport.write(head)
         elif len(body) < LARGE:

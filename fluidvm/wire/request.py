@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import Any, Protocol
 
 from twisted.internet.defer import Deferred
+from twisted.python.failure import Failure
 from twisted.web import server
 
 from fluidvm.wire.bounds import MOST_DISCARDED, Bounds
@@ -33,7 +34,7 @@ class Front(Protocol):
     @ivar heads: what L{remember} has learnt: how many bytes of body follow a head.
     @ivar loopback_heads: the same on loopback, where heads have to pass C{hosts}.
     @ivar tls_headers: as C{headers}, over TLS.
-    @ivar resources: what lies at which path.
+    @ivar takers: what takes bodies of any length, by method and path.
     @ivar headers: the header lines that all answers have.
     @ivar proxies: whose word is taken for where a client is.
     @ivar stopped: no port listens any more; connections end with the answer under way.
@@ -50,7 +51,10 @@ class Front(Protocol):
     stopped: bool
 
     @property
-    def resources(self) -> Mapping[bytes, Any]: ...
+    def takers(self) -> Mapping[tuple[bytes, bytes], Any]: ...
+
+    def at(self, path: bytes) -> Any:
+        """What lies at a path; C{None}: nothing."""
 
     def seconds(self) -> float:
         """The time that deadlines are in."""
@@ -73,18 +77,27 @@ class Request(server.Request):  # type: ignore[misc]
     A request whose body stays in memory and within the limit. Nothing in it is taken for a form.
 
     @ivar body: the body, once it is complete; empty if it was too large.
-    @ivar too_large: the body is over the limit.
+    @ivar too_large: the body is over the limit, or isn't wanted.
+    @ivar sink: takes the body instead, piece by piece.
     """
 
     body: bytes | bytearray = b""
     too_large = False
+    sink: Any = None
     channel: Any
     site: Any
     _size = 0
 
     def gotLength(self, length: int | None) -> None:
         """Called before the body. @param length: in bytes, C{None} if it comes in chunks."""
-        self.too_large = length is not None and length > self.channel.site.bounds.max_request
+        channel = self.channel
+        command, uri, _ = channel.request_line()
+        taker = channel.site.takers.get((command, uri.partition(b"?")[0]))
+        if taker is not None:
+            self.sink = taker.begin(self, uri, length)
+            self.too_large = self.sink.refusal is not None
+            return
+        self.too_large = length is not None and length > channel.site.bounds.max_request
 
     def handleContentChunk(self, data: bytes) -> None:
         """Take a part of the body: twisted.web's own spools to disk, which blocks."""
@@ -92,6 +105,8 @@ class Request(server.Request):  # type: ignore[misc]
         if self.too_large:
             if self._size > MOST_DISCARDED:
                 self.refuse_body()
+        elif self.sink is not None:
+            self.sink.take(data)
         elif self._size > self.channel.site.bounds.max_request:
             self.too_large = True
             self.body = b""
@@ -101,6 +116,11 @@ class Request(server.Request):  # type: ignore[misc]
             if type(self.body) is bytes:
                 self.body = bytearray(self.body)
             self.body += data
+
+    def connectionLost(self, reason: Failure) -> None:
+        if self.sink is not None:
+            self.sink.broken()
+        super().connectionLost(reason)
 
     def refuse_body(self) -> None:
         """Answer a request that is too large before its body has come; the connection ends with it."""
@@ -120,7 +140,7 @@ class Request(server.Request):  # type: ignore[misc]
         """Hand the request to the resource at exactly its path."""
         site = self.site = self.channel.site
         try:
-            resource = site.resources.get(self.path)
+            resource = site.at(self.path)
             if self.channel.loopback and not site.hosts.admits(_first(self, b"Host")):
                 self.answer(421, PLAIN, b"This server isn't called so: see the option --hosts.\n")
             elif resource is None:
@@ -143,9 +163,14 @@ class Request(server.Request):  # type: ignore[misc]
         channel = self.channel
         if channel is None:
             return
-        self.code, self.sentLength, self.startedWriting = code, len(body), 1
         channel.send(code, kind, body, headers, self.method == b"HEAD")
-        channel.site.served(channel.peer_of(self), self.method, self.path, code, len(body))
+        self.end(code, len(body))
+
+    def end(self, code: int, size: int) -> None:
+        """The answer has been written: the connection goes on. @param size: the body's bytes."""
+        channel = self.channel
+        self.code, self.sentLength, self.startedWriting = code, size, 1
+        channel.site.served(channel.peer_of(self), self.method, self.path, code, size)
         self.finished = 1
         self._cleanup()
 

@@ -1,4 +1,4 @@
-"""The HTTP front: XML-RPC at C{/RPC2}, consoles at C{/console}, the server's health at C{/health}, nothing else."""
+"""The HTTP front: XML-RPC at C{/RPC2}, consoles, images' and disks' bytes, the server's health, nothing else."""
 
 from __future__ import annotations
 
@@ -17,12 +17,14 @@ from twisted.web import http, resource, server, xmlrpc
 from fluidvm.consoles import Consoles
 from fluidvm.engine.outcome import fault_of
 from fluidvm.faults import TooLarge
+from fluidvm.transfers import Transfers
 from fluidvm.wire.bounds import Bounds
 from fluidvm.wire.channel import Channel
 from fluidvm.wire.hosts import Hosts
 from fluidvm.wire.peer import Peer
 from fluidvm.wire.proxies import Proxies
 from fluidvm.wire.request import PLAIN, XML, Request, text
+from fluidvm.wire.transfers import DISK_PATH, UPLOADS, DiskDoor, UploadDoor
 from fluidvm.wire.websocket import ConsoleDoor
 from fluidvm.wire.xmlrpc import render_fault
 
@@ -148,13 +150,19 @@ class Site(server.Site):  # type: ignore[misc]
 
     def __init__(
         self, calls: Calls, health: HealthReport, bounds: Bounds, proxies: Proxies, hosts: Hosts, reactor: Any,
-        access_log: bool, consoles: Consoles | None = None,
+        access_log: bool, consoles: Consoles | None = None, transfers: Transfers | None = None,
     ) -> None:  # fmt: skip
         super().__init__(resource.Resource(), reactor=reactor, timeout=None)
         self.calls = calls
         self.resources: dict[bytes, resource.Resource] = {b"/RPC2": calls, b"/health": health}
+        self.takers: dict[tuple[bytes, bytes], UploadDoor] = {}
+        self._disks: DiskDoor | None = None
         if consoles is not None:
             self.resources[b"/console"] = ConsoleDoor(consoles)
+        if transfers is not None:
+            uploads = UploadDoor(transfers)
+            self.resources[UPLOADS] = self.takers[b"PUT", UPLOADS] = uploads
+            self._disks = DiskDoor(transfers)
         self.heads: dict[bytes, int] = {}
         self.loopback_heads: dict[bytes, int] = {}
         self.bounds = bounds
@@ -174,6 +182,13 @@ class Site(server.Site):  # type: ignore[misc]
         self.headers = HEADERS % http.datetimeToString(time.time())
         # Over TLS, browsers are to come back over TLS only (RFC 6797).
         self.tls_headers = self.headers + b"Strict-Transport-Security: max-age=31536000\r\n"
+
+    def at(self, path: bytes) -> resource.Resource | None:
+        """What lies at a path; C{None}: nothing."""
+        found = self.resources.get(path)
+        if found is None and DISK_PATH.fullmatch(path):
+            return self._disks
+        return found
 
     def acceptableProtocols(self) -> list[bytes]:
         """What TLS may negotiate: not HTTP/2, whose connections would have none of the bounds."""
@@ -274,6 +289,7 @@ def make_site(
     proxies: Proxies | None = None,
     hosts: Iterable[str] = (),
     consoles: Consoles | None = None,
+    transfers: Transfers | None = None,
 ) -> Site:
     """
     Make the factory to listen with.
@@ -285,6 +301,7 @@ def make_site(
     @param proxies: whose word is taken for where a client is; default: nobody's.
     @param hosts: names that clients may call the server by where they reach it on loopback.
     @param consoles: what opens consoles; default: there are none.
+    @param transfers: who may send and fetch images' and disks' bytes; default: nobody.
 
     The other parameters are those of L{Bounds}.
     """
@@ -293,5 +310,6 @@ def make_site(
     )  # fmt: skip
     proxies = proxies or Proxies((), "forwarded")
     return Site(
-        Calls(dispatcher, bounds), HealthReport(health), bounds, proxies, Hosts(hosts), reactor, access_log, consoles
-    )
+        Calls(dispatcher, bounds), HealthReport(health), bounds, proxies, Hosts(hosts), reactor, access_log, consoles,
+        transfers,
+    )  # fmt: skip

@@ -106,7 +106,7 @@ class AuditTests(ServerCase):
         self.assertNotIn(SECRET, repr(await self.lines(admin)))
         await running.stop()
         self.running.remove(running)
-        for path in (self.directory / "state").iterdir():
+        for path in (path for path in (self.directory / "state").rglob("*") if path.is_file()):
             self.assertNotIn(SECRET.encode(), path.read_bytes(), path)
 
     async def test_filters_and_pages(self) -> None:

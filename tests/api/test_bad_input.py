@@ -195,7 +195,9 @@ class BadInputTests(ServerCase):
         """Each task but the own password's is refused; each query answers for other users' objects."""
         admin = await self.setUpClient()
         await admin.node()
-        await admin.do("start_vm", await admin.do("create_vm", {"name": "one", "disks": [{"size": 1}]}))
+        vm = await admin.do("create_vm", {"name": "one", "disks": [{"size": 1, "format": "raw"}]})
+        await admin.do("create_image", 1, "one")
+        await admin.do("start_vm", vm)
         await admin.do("create_resource_plan", "one", {})
         auditor = await admin.user("watcher", "auditor")
         before = await self.everything(admin)
@@ -211,7 +213,7 @@ class BadInputTests(ServerCase):
 
     async def everything(self, admin: Client) -> list[Any]:
         """All that the server shows of its objects."""
-        lists = ("list_vms", "list_disks", "list_users", "list_compute_nodes", "list_resource_plans")
+        lists = ("list_vms", "list_disks", "list_users", "list_compute_nodes", "list_resource_plans", "list_images")
         return [await admin.call(name) for name in lists]
 
 

@@ -1,0 +1,171 @@
+"""Images: what disks are made of."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+from twisted.internet.defer import CancelledError
+
+from fluidvm.api.image_bytes import check_url, drain, fetch
+from fluidvm.api.listing import list_objects, show
+from fluidvm.api.placing import free_name, may_own, owner_of
+from fluidvm.call import Call
+from fluidvm.declare import query, task
+from fluidvm.driver import IImages
+from fluidvm.engine.job import Job
+from fluidvm.faults import Conflict, Forbidden, InvalidParams
+from fluidvm.image_files import UPLOAD_NAME, Inspected
+from fluidvm.kinds import Bool, Choice, DiskId, Id, ImageId, Struct, Text, filter_of, named
+from fluidvm.objects import VM, Disk, Image
+from fluidvm.store.objects import Create, Delete, Update
+from fluidvm.xmlvalue import Rendered
+
+FORMATS = ("qcow2", "raw")
+ImageSpec = Annotated[
+    dict[str, Any],
+    Struct(
+        "the image, and where its bytes are",
+        fields={
+            "name": named("its name, unique among its owner's images"),
+            "format": Choice("what its file is", choices=FORMATS),
+            "url": Text(
+                "where its file is fetched from", longest=2000, pattern=r"https?://[\x21-\x7e]+", rule="http:// or https://"
+            ),
+            "upload": Text("an upload of the caller's", longest=63, pattern=UPLOAD_NAME, rule="a name as PUT was given it"),
+            "sha256": Text(
+                "the file's checksum; wanted with url", longest=64, pattern="[0-9a-f]{64}", rule="64 hexadecimal digits"
+            ),
+            "public": Bool("whether everybody may use it (administrators)"),
+            "owner": Id("whose it is; default: the caller's", type="user"),
+        },
+        required=("name", "format"),
+        either=(("url", "upload"),),
+    ),
+]
+ImageFilter = Annotated[dict[str, Any], filter_of(Image.FIELDS)]
+ImageName = Annotated[str, named("the image's name, unique among its owner's images")]
+
+
+def _check_import(call: Call, spec: dict[str, Any]) -> None:
+    may_own(call, spec)
+    if "url" not in spec and "upload" not in spec:
+        raise InvalidParams("spec.upload: is missing, or url.")
+    if "url" in spec:
+        if "sha256" not in spec:
+            raise InvalidParams("spec.sha256: is missing.")
+        check_url(call.services.resources.images.urls, spec["url"])
+    if spec.get("public") and call.user.role != "admin":
+        raise Forbidden("spec.public: is for administrators.")
+    free_name(call.inventory, Image, spec["name"], spec.get("owner", call.user.id))
+
+
+async def _record(job: Job, name: str, owner: int, format: str, public: bool) -> Image:
+    """Make an image's record durable, or find the one that an interrupted run has made."""
+    image = job.inventory.find(Image, job.target)
+    if image is None:
+        free_name(job.inventory, Image, name, owner)
+        image = Image(job.target, name, owner, public, 0, format, "", "creating", job.wall_clock())
+        job.put(Create(image))
+        await job.flush()
+    return image
+
+
+async def _complete(job: Job, image: Image, sha256: str) -> None:
+    """Look at what was written, count it, and have it be the image."""
+    job.status("checking")
+    found = await job.images.finish(image.id, image.format)
+    if sha256 and found.sha256 != sha256:
+        raise Conflict(f"The checksum of image {image.name} is {found.sha256}, not {sha256}.")
+    await job.reserve(image.owner, disk_space=found.space)
+    job.memo["found"] = [found.size, found.space, found.sha256]
+    await job.flush()
+
+
+async def _keep(job: Job, image: Image) -> None:
+    await job.images.keep(image.id)
+    found = Inspected(*job.memo["found"])
+    fields = {"state": "ready", "size": found.size, "space": found.space, "sha256": found.sha256}
+    job.put(Update("image", image.id, fields))
+
+
+@task("image", roles=("admin", "user"), creates=True, early=_check_import)
+async def import_image(job: Job, spec: ImageSpec) -> None:
+    """
+    Make an image of a file: one from an allowed URL, with its checksum, or an upload (PUT /images/upload).
+
+    It stands alone: one that leads to other files is refused. It takes disk space of its owner's. If it fails nothing is
+    left, and an upload stays for another try.
+    """
+    image = await _record(job, spec["name"], owner_of(job, spec), spec["format"], spec.get("public", False))
+    upload = spec.get("upload")
+    try:
+        if "found" not in job.memo:
+            if upload is None:
+                job.status("fetching")
+                await fetch(job, spec["url"], image)
+            else:
+                await job.images.take_upload(job.actor, upload, image.id)
+            await _complete(job, image, spec.get("sha256", ""))
+        await _keep(job, image)
+    except CancelledError:
+        raise  # the server stops: its next start goes on here
+    except Exception:
+        if upload is not None:
+            await job.images.give_back(job.actor, upload, image.id)
+        await _undo(job, image)
+        raise
+
+
+@task("image", creates=True, early=lambda call, disk, name: _check_copy(call, disk, name), needs=(IImages,))
+async def create_image(job: Job, disk: DiskId, name: ImageName) -> None:
+    """Make an image of a disk whose VM doesn't run; its owner is the disk's. If it fails nothing is left."""
+    source = job.inventory.get(Disk, disk)
+    if source.vm is not None and job.inventory.get(VM, source.vm).powered:
+        raise Conflict(f"Disk {source.name} is in use by VM {source.vm}, which runs: stop it first.")
+    if source.state != "ready":
+        raise Conflict(f"Disk {source.name} is {source.state}.")
+    if source.format not in FORMATS:
+        raise Conflict(f"Disk {source.name} has format {source.format}; images are {' or '.join(FORMATS)}.")
+    await job.connection(source.compute_node, IImages)
+    image = await _record(job, name, source.owner, source.format, False)
+    try:
+        if "found" not in job.memo:
+            job.status(f"copying {source.name}")
+            await drain(job, source, image)
+            await _complete(job, image, "")
+        await _keep(job, image)
+    except CancelledError:
+        raise  # as above
+    except Exception:
+        await _undo(job, image)
+        raise
+
+
+def _check_copy(call: Call, disk: int, name: str) -> None:
+    record = call.inventory.find(Disk, disk)
+    free_name(call.inventory, Image, name, call.user.id if record is None else record.owner)
+
+
+async def _undo(job: Job, image: Image) -> None:
+    job.take_facts()
+    await job.images.drop(image.id)
+    job.put(Delete("image", image.id))
+
+
+@task("image", roles=("admin", "user"))
+async def delete_image(job: Job, image: ImageId) -> None:
+    """Delete an image. What was made of it stays as it is; what is being made of it fails."""
+    await job.images.drop(image)
+    job.put(Delete("image", image))
+
+
+@query("struct")
+def get_image(call: Call, image: ImageId) -> Rendered:
+    """Tell about an image as it is now."""
+    return show(call, "image", image)
+
+
+@query("array")
+def list_images(call: Call, filter: ImageFilter = {}) -> Rendered:  # noqa: B006
+    """List the images that the caller may see: its own and the public ones."""
+    return list_objects(call, "image", filter)
