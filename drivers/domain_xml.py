@@ -177,7 +177,7 @@ def domain_xml(spec: DomainSpec, platform: Platform) -> str:
     if "q35" in platform.machine:
         # Nothing can be plugged into PCI Express's root itself; each hot-plugged device wants a port that is there.
         SubElement(devices, "controller", type="pci", model="pcie-root")
-        for _ in range(len(spec.disks) + len(spec.interfaces) + 16):
+        for _ in range(len(spec.disks) + len(spec.interfaces) + 17):
             SubElement(devices, "controller", type="pci", model="pcie-root-port")
     for disk in spec.disks:
         _disk(devices, disk, spec.shares)
@@ -187,6 +187,9 @@ def domain_xml(spec: DomainSpec, platform: Platform) -> str:
     if platform.console_log:
         _attributes(serial, "log", file=platform.console_log, append="on")
     SubElement(serial, "target", port="0")
+    # QEMU's guest agent is spoken with over it; libvirt chooses the socket's path.
+    channel = SubElement(devices, "channel", type="unix")
+    SubElement(channel, "target", type="virtio", name="org.qemu.guest_agent.0")
     # A screen for pictures and for VNC, whose viewers libvirtd hands over: nothing listens for them.
     SubElement(SubElement(devices, "graphics", type="vnc"), "listen", type="none")
     SubElement(SubElement(devices, "video"), "model", type="vga", vram="8192")

@@ -17,6 +17,7 @@ from .libvirt_adoption import LibvirtAdoption
 from .libvirt_connection import check_uri, open_connection, verb
 from .libvirt_console import LibvirtSerial, LibvirtVnc
 from .libvirt_errors import code_of
+from .libvirt_guest import LibvirtGuest
 from .libvirt_images import LibvirtImages
 from .libvirt_live import LibvirtLiveMigration
 from .libvirt_networks import LibvirtNetworks
@@ -58,6 +59,7 @@ class KvmConnection(
     LibvirtNetworks,
     LibvirtAdoption,
     LibvirtLiveMigration,
+    LibvirtGuest,
     LibvirtScreen,
     LibvirtSerial,
     LibvirtShares,

@@ -10,6 +10,7 @@ from zope.interface import implementer
 
 from fluidvm.driver import DomainState, DriverError, GuestOutput, IGuest, Unreachable, WrongState
 
+from .guest_lines import one_line
 from .vz_node import READ, Container, VzNode, verb
 from .vz_runner import Late, Outcome
 
@@ -23,13 +24,6 @@ while read -r line || [ -n "$line" ]; do [ "$line" = {key} ] && exit 0; done <au
 if [ -n "$(tail -c 1 authorized_keys)" ]; then echo >>authorized_keys; fi
 printf '%s\\n' {key} >>authorized_keys
 """
-
-
-def one_line(what: str, text: str) -> str:
-    """@raise DriverError: it is more than a line, or nothing."""
-    if not text or not text.isprintable():
-        raise DriverError(f"{what}: it has to be one line without control characters.")
-    return text
 
 
 @implementer(IGuest)

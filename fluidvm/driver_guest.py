@@ -21,10 +21,12 @@ class IGuest(Interface):
         again.
 
         @param argv: words, which reach the command as they are; no shell reads them.
-        @param timeout: seconds that it may take.
+        @param timeout: seconds that it may take. One that takes longer is killed, where the driver can.
+        @return: of an output, what comes after its first 64 KiB may be left out.
         @raise NoSuchThing: no such domain.
-        @raise WrongState: it doesn't run.
-        @raise DriverError: it didn't end in time, among others.
+        @raise WrongState: it doesn't run, or nothing in it listens.
+        @raise Unsupported: it was made without a way to be told.
+        @raise DriverError: it didn't end in time, or said more than the driver takes, among others.
         """
 
     def set_password(uuid: str, user: str, password: str) -> Deferred[None]:
@@ -35,7 +37,8 @@ class IGuest(Interface):
 
         @param password: one line; it is in no command line and no log.
         @raise NoSuchThing: no such domain.
-        @raise WrongState: it doesn't run.
+        @raise WrongState: as above.
+        @raise Unsupported: as above.
         @raise DriverError: the guest refuses, or there is no such user.
         """
 
@@ -47,7 +50,8 @@ class IGuest(Interface):
 
         @param key: a line of such a file.
         @raise NoSuchThing: no such domain.
-        @raise WrongState: it doesn't run.
+        @raise WrongState: as above.
+        @raise Unsupported: as above.
         """
 
 

@@ -8,9 +8,10 @@
 #     vmlinux     the same, unpacked: boots faster where the CPU is emulated
 #     initrd.gz   busybox: says GUEST-UP on the serial console, then runs each line it reads there as a command;
 #                 obeys ACPI's power button, takes hot-plugged CPUs and disks
+#     initrd-agent.gz   the same with QEMU's guest agent, and an account, root, that it can give a password
 #     disk.img    a raw disk that boots the two by its own boot loader (GRUB)
 #
-# Nothing is installed: kernel and boot loader come out of their packages with apt-get download and dpkg-deb.
+# Nothing is installed: kernel, boot loader and agent come out of their packages with apt-get download and dpkg-deb.
 set -euo pipefail
 
 say() { echo "guest.sh: $*" >&2; }
@@ -26,6 +27,7 @@ want zstd zstd
 want python3 python3
 want mke2fs e2fsprogs
 want strip binutils
+want /usr/sbin/chpasswd passwd
 want apt-get apt
 [ ${#missing[@]} = 0 ] || { say "missing; install: apt-get install ${missing[*]}"; exit 1; }
 if ldd "$(command -v busybox)" >/dev/null 2>&1; then say "busybox isn't static; install: apt-get install busybox-static"; exit 1; fi
@@ -52,7 +54,7 @@ fetch() {  # PACKAGE...: its .deb into ./, whoever may read it (apt's own user c
 
 kernel=$(apt-cache depends linux-image-cloud-amd64 2>/dev/null | awk '/Depends:/ {print $2; exit}')
 [ -n "$kernel" ] || { say "apt knows no linux-image-cloud-amd64; run apt-get update"; exit 1; }
-fetch "$kernel" grub-pc-bin grub-common
+fetch "$kernel" grub-pc-bin grub-common qemu-guest-agent
 
 modules=(drivers/virtio/virtio drivers/virtio/virtio_ring drivers/virtio/virtio_pci drivers/virtio/virtio_pci_legacy_dev
     drivers/virtio/virtio_pci_modern_dev drivers/virtio/virtio_balloon drivers/block/virtio_blk drivers/net/virtio_net
@@ -65,7 +67,8 @@ strip -s vmlinux
 
 mkdir -p root/{bin,dev,proc,sys,mod,etc/acpi/PWRF,tmp,run}
 cp "$(command -v busybox)" root/bin/busybox
-for applet in sh mount insmod acpid poweroff reboot cat echo sleep mknod ls nproc grep awk ip dd date free seq sync true; do
+for applet in sh mount insmod acpid poweroff reboot cat echo sleep mknod ls nproc grep awk ip dd date free seq sync true \
+    false kill pidof head setsid; do
     ln -s busybox root/bin/$applet
 done
 find lib -name '*.ko' -exec cp {} root/mod/ \;
@@ -97,6 +100,11 @@ esac
     done
     seen=$now
 done ) 2>/dev/null &
+# udev's work: the agent's channel is found by its name.
+for p in /sys/class/virtio-ports/*; do
+    [ -x /bin/qemu-ga ] && [ "$(cat $p/name)" = org.qemu.guest_agent.0 ] || continue
+    qemu-ga -m virtio-serial -p /dev/${p##*/} -t /run >/run/qemu-ga.log 2>&1 &
+done
 read up rest </proc/uptime
 exec </dev/ttyS0 >/dev/ttyS0 2>&1
 echo "GUEST-UP uptime=$up cpus=$(nproc) $(grep MemTotal /proc/meminfo) cmdline=$(cat /proc/cmdline)"
@@ -104,6 +112,27 @@ while :; do while read -r line; do eval "$line"; echo "RC=$?"; done; sleep 0.2; 
 GUEST
 chmod +x root/init root/etc/acpi/PWRF/00000080
 (cd root && find . | sort | cpio -o -H newc --quiet --owner 0:0) | gzip -1n > initrd.gz
+
+# The agent with its libraries. It gives chpasswd passwords, which would ask PAM how to hash them unless it is told.
+cp -a root agent
+dpkg-deb -x qemu-guest-agent_*.deb qga
+mkdir -p agent/{usr/sbin,root}
+cp qga/usr/sbin/qemu-ga agent/bin/
+cp -L /usr/sbin/chpasswd agent/usr/sbin/
+for program in agent/bin/qemu-ga agent/usr/sbin/chpasswd; do
+    if ldd $program | grep -q 'not found'; then say "no libraries for $program: $(ldd $program | grep 'not found')"; exit 1; fi
+    strip -s $program
+    ldd $program | grep -o '/[^ ]*' | while read -r library; do
+        mkdir -p "agent$(dirname "$library")"
+        cp -L "$library" "agent$library"
+    done
+done
+printf '#!/bin/sh\nexec /usr/sbin/chpasswd -c SHA512\n' > agent/bin/chpasswd
+chmod +x agent/bin/chpasswd
+echo 'root:x:0:0:root:/root:/bin/sh' > agent/etc/passwd
+echo 'root:x:0:' > agent/etc/group
+echo 'root:*:1::::::' > agent/etc/shadow
+(cd agent && find . | sort | cpio -o -H newc --quiet --owner 0:0) | gzip -1n > initrd-agent.gz
 
 # The disk: GRUB's first stage in the boot sector, its core right behind it, and one ext2 partition from 1 MiB on.
 dpkg-deb -x grub-pc-bin_*.deb grub
@@ -138,5 +167,5 @@ head[512 : 512 + len(core)] = core
 Path("disk.img").write_bytes(bytes(head) + Path("part.img").read_bytes())
 PY
 
-mv -f vmlinuz vmlinux initrd.gz disk.img "$out/"
+mv -f vmlinuz vmlinux initrd.gz initrd-agent.gz disk.img "$out/"
 echo "$stamp" > "$out/.stamp"

@@ -37,7 +37,7 @@ def guest(directory: Path = CACHE) -> Path:
     """
     Build the guest, or find it built.
 
-    @return: the directory with C{vmlinux}, C{vmlinuz}, C{initrd.gz} and C{disk.img}.
+    @return: the directory with C{vmlinux}, C{vmlinuz}, C{initrd.gz}, C{initrd-agent.gz} and C{disk.img}.
     @raise LabError: what is missing.
     """
     done = subprocess.run([LAB / "guest.sh", directory], stderr=subprocess.PIPE, text=True, check=False)

@@ -21,6 +21,7 @@ from fluidvm.options import Options
 from fluidvm.service import Server
 from lab.host import guest
 
+from .drivers.agent_guest import listening
 from .drivers.real_host import other_host, shared_host, until
 from .support import CHEAP, PASSWORD
 from .websocket_client import look
@@ -34,7 +35,7 @@ class ContractCase(TestCase):
     async def setUp(self) -> None:
         self.lab = shared_host()
         self.guest = guest()
-        directory = Path(self.mktemp()).absolute()
+        directory = self.state = Path(self.mktemp()).absolute()
         directory.mkdir()
         (directory / "password").write_text(PASSWORD)
         options = Options()
@@ -103,10 +104,10 @@ class ContractCase(TestCase):
             await deferLater(reactor, 0.1, lambda: None)
         return await self.console(vm)
 
-    def kernel(self) -> dict[str, str]:
+    def kernel(self, initrd: str = "initrd.gz") -> dict[str, str]:
         return {
             "kernel": str(self.guest / "vmlinux"),
-            "initrd": str(self.guest / "initrd.gz"),
+            "initrd": str(self.guest / initrd),
             "cmdline": "console=ttyS0 quiet",
         }
 
@@ -356,6 +357,42 @@ class ContractTests(ContractCase):
         await self.call("delete_vm", vm)
         self.assertEqual(await self.commit(), ["", ""])
         self.assertEqual((self.outside.listAllDomains(0), list(self.pool.iterdir())), ([], []))
+
+    async def test_what_is_done_in_a_guest(self) -> None:
+        node = await self.add_node()
+        boot = self.kernel("initrd-agent.gz")
+        vm = await self.call("create_vm", {"name": "web", "memory": 128, "compute_node": node, "boot": boot})
+        await self.call("start_vm", vm)
+        self.assertEqual(await self.commit(), ["", ""])
+        await self.boots(vm)
+        await listening(self.lab, (await self.call("get_vm", vm))["uuid"])
+        secret = "qu1nce jelly"
+        self.assertIs(await self.call("set_vm_password", vm, "root", secret), True)
+        key = "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIA7cUXVEPbjTQ9a9zHYwBh3VfQ5T4hBZ0b3l3X0m2Fqk alice"
+        await self.call("add_vm_ssh_key", vm, key)
+        await self.call(
+            "run_in_vm", vm, ["sh", "-c", "cat /root/.ssh/*; grep -c 'root:[$]6[$]' /etc/shadow; echo >&2 no; exit 3"]
+        )
+        await self.call("run_in_vm", vm, ["sleep", "1000"], 1)
+        ec = await self.call("commit_tasks")
+        while not await self.call("wait_for_tasks", ec, 25):
+            pass
+        added, _, late = await self.call("get_errors", ec)
+        self.assertEqual((added, "within 1 s" in late), ("", True), late)
+        told = (await self.call("get_results", ec))[1]
+        self.assertEqual((told["code"], told["stdout"], told["stderr"]), (3, f"{key}1\n", "no\n"))
+        # A guest without an agent: its own fault, and not the node's.
+        await self.call("run_in_vm", vm, ["sh", "-c", "kill -9 $(pidof qemu-ga)"])
+        self.assertNotEqual(await self.commit(), [""])
+        fault = await self.assertFailure(self.call("set_vm_password", vm, "root", secret), xmlrpc.client.Fault)
+        self.assertEqual((fault.faultCode, "guest agent" in fault.faultString), (409, True), fault)
+        self.assertEqual((await self.call("get_compute_node", node))["state"], "online")
+        kept = b"".join(path.read_bytes() for path in self.state.rglob("*") if path.is_file())
+        self.assertIn(b"set_vm_password", kept, "the audit log is among what was read")
+        self.assertNotIn(secret.encode(), kept)
+        await self.call("stop_vm", vm)
+        await self.call("delete_vm", vm)
+        self.assertEqual(await self.commit(), ["", ""])
 
     async def test_disk_boot(self) -> None:
         """A VM without a kernel of its own boots what its disk holds."""

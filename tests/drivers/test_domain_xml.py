@@ -59,6 +59,9 @@ GOLDEN = """\
       <log file="/log/web1.log" append="on" />
       <target port="0" />
     </serial>
+    <channel type="unix">
+      <target type="virtio" name="org.qemu.guest_agent.0" />
+    </channel>
     <graphics type="vnc">
       <listen type="none" />
     </graphics>
@@ -105,7 +108,7 @@ class WritingTests(SynchronousTestCase):
 
     def test_q35_has_ports_for_disks_to_come(self) -> None:
         tree = ElementTree.fromstring(domain_xml(spec(), Platform("kvm", "q35")))
-        self.assertEqual(len(tree.findall("devices/controller[@model='pcie-root-port']")), 17)
+        self.assertEqual(len(tree.findall("devices/controller[@model='pcie-root-port']")), 18)
 
     def test_what_xml_cant_carry_is_refused(self) -> None:
         for text in ("a\x00b", "\x1b[0m", "\ufffe", "\ud800"):

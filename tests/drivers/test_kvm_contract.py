@@ -15,6 +15,7 @@ from fluidvm.conformance import driver_contract
 from fluidvm.driver import DomainSpec
 from fluidvm.drivers.kvm import KvmDriver
 
+from .agent_guest import listening, obedient
 from .real_host import ThreadHost, bootable, other_host, shared_host, until
 
 
@@ -75,3 +76,18 @@ class KvmFactory:
 
 
 globals().update(driver_contract(KvmFactory()))
+
+
+class AgentFactory(KvmFactory):
+    """The same host, with guests that have QEMU's agent in them."""
+
+    def spec(self, name: str, **changes: Any) -> DomainSpec:
+        return obedient(name, **changes)
+
+    async def booted(self, connection: Any, uuid: str) -> None:
+        await super().booted(connection, uuid)
+        await listening(self.lab, uuid, self.patience)
+
+
+# The other tests' guest is smaller.
+globals()["GuestContract"] = driver_contract(AgentFactory())["GuestContract"]

@@ -1,0 +1,272 @@
+"""
+What QEMU's guest agent does in guests, through libvirt.
+
+The agent's commands: U{https://www.qemu.org/docs/master/interop/qemu-ga-ref.html}. Whatever answers is the guest's own
+program: an answer that is late, too long or nonsense fails the verb, and says nothing about the host.
+"""
+
+from __future__ import annotations
+
+import base64
+import json
+import threading
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from typing import Any, TypeVar
+
+import libvirt
+import libvirt_qemu
+from twisted.internet.defer import CancelledError, Deferred, DeferredSemaphore, TimeoutError
+from zope.interface import implementer
+
+from fluidvm.driver import DomainState, DriverError, GuestOutput, IGuest, NoSuchThing, Unreachable, Unsupported, WrongState
+
+from .guest_lines import one_line
+from .libvirt_connection import KEEPALIVE, verb
+from .libvirt_domains import LibvirtDomains
+from .libvirt_errors import code_of
+
+T = TypeVar("T")
+
+AGENT_SECONDS = 10
+"""Seconds that an agent has for an answer, and as many before that to show that it listens."""
+
+AT_ONCE = 2
+"""
+Calls to agents at one time. Those that hang hold as many of the node's threads, and of the five requests that a libvirtd
+serves a client at a time (C{max_client_requests} in its libvirtd.conf).
+"""
+
+QUEUE_SECONDS = 10.0
+"""Seconds that a call waits for its turn: agents that hang mustn't add up to what the server takes for a host that hangs."""
+
+MOST_OUTPUT = 256 * 1024
+"""
+Bytes that are kept of a command's output, and of its errors.
+
+libvirt 9 hands on answers of 4 MiB; one of more than 10 MiB ends its connection to the agent until the guest is started
+anew. The agent by itself sends up to 16 MiB of each, in base64.
+"""
+
+MOST_INPUT = 64 * 1024
+"""Bytes that a command may be given to read: an agent in an emulated guest took more than ten seconds for a megabyte."""
+
+LOOKS = (0.05, 0.5)
+"""Seconds between two looks at a command, at first and at last."""
+
+_SCRIPT = """\
+most=$1; shift
+exec 3>&1 4>&2 2>/dev/null
+keep() { head -c "$most"; cat >/dev/null; }
+code=$({ { { (exec "$@" 2>&6 3>&- 4>&- 5>&- 6>&-); echo $? >&5; } | keep >&3 5>&- 6>&-; } 6>&1 | keep >&4 5>&-; } 5>&1)
+exit "${code:-125}"
+"""
+"""
+Runs the words behind its first as a command, with its output and errors cut in the guest. C{exec}, so that no builtin of the
+shell's takes the command's place.
+"""
+
+_KILL = 'kill -KILL -- "-$1"'
+_SIGNALS = range(129, 129 + 64)
+_FAULTS: dict[int, type[DriverError]] = {
+    libvirt.VIR_ERR_NO_DOMAIN: NoSuchThing,
+    libvirt.VIR_ERR_AGENT_UNRESPONSIVE: WrongState,
+    libvirt.VIR_ERR_OPERATION_INVALID: WrongState,
+    libvirt.VIR_ERR_OPERATION_TIMEOUT: WrongState,
+    libvirt.VIR_ERR_ARGUMENT_UNSUPPORTED: Unsupported,
+    libvirt.VIR_ERR_OPERATION_UNSUPPORTED: Unsupported,
+}
+
+
+@implementer(IGuest)
+class LibvirtGuest(LibvirtDomains):
+    """A host whose domains have a channel to QEMU's guest agent. Commands need sh, setsid and head in the guest."""
+
+    def __init__(self, *args: Any) -> None:
+        super().__init__(*args)
+        self._agents = DeferredSemaphore(AT_ONCE)
+        # A connection of its own: with libvirt 9 other calls on one can wait for an agent's answer, too.
+        self._to_agents: Any = None
+        self._opening = threading.Lock()
+
+    @verb
+    async def close(self) -> None:
+        await super().close()
+        if self._to_agents is not None:
+            # Not awaited: it may wait for an agent.
+            self._host.run_long(self._do_close_agents)
+
+    def _do_close_agents(self) -> None:
+        with self._opening, suppress(libvirt.libvirtError):
+            connection, self._to_agents = self._to_agents, None
+            if connection is not None:
+                connection.close()
+
+    def _do_connection(self) -> Any:
+        """@raise DriverError: there is none to be had; that the host is gone is noticed by others."""
+        with self._opening:
+            if self._to_agents is not None and self._to_agents.isAlive() == 1:
+                return self._to_agents
+            try:
+                connection = libvirt.open(self._uri)
+                connection.setKeepAlive(*KEEPALIVE)
+            except libvirt.libvirtError as error:
+                raise DriverError(f"{self._uri}, for guest agents: {error.get_error_message() or error}.") from None
+            if self._closed:
+                connection.close()
+                raise Unreachable(f"{self._uri}: the connection is closed.")
+            self._to_agents = connection
+            return connection
+
+    @verb
+    async def run_in_guest(self, uuid: str, argv: Sequence[str], stdin: bytes, timeout: float) -> GuestOutput:
+        subject = f"command in domain {uuid}"
+        if len(stdin) > MOST_INPUT:
+            raise DriverError(
+                f"A command can be given {MOST_INPUT // 1024} KiB to read through QEMU's guest agent, no more."
+            )
+        # A session of its own is a process group, which can be killed as one.
+        words = ["setsid", "sh", "-c", _SCRIPT, "sh", str(MOST_OUTPUT), *argv]
+        began = self._seconds()
+        number = await self._execute(subject, uuid, words, stdin)
+        try:
+            return await self._ended(subject, uuid, number, began + timeout)
+        except CancelledError:
+            # Not awaited: a cancelled coroutine should end.
+            killing = Deferred.fromCoroutine(self._kill(subject, uuid, number))
+            killing.addErrback(lambda failure: failure.trap(DriverError))
+            raise
+        except _Late:
+            what = "was killed"
+            try:
+                await self._kill(subject, uuid, number)
+            except DriverError:
+                what = "may go on"
+            raise DriverError(f"{subject}: it didn't end within {timeout:g} s, and {what}.") from None
+
+    async def _execute(self, subject: str, uuid: str, words: Sequence[str], stdin: bytes = b"") -> int:
+        arguments = {"path": words[0], "arg": list(words[1:]), "capture-output": True}
+        if stdin:
+            arguments["input-data"] = base64.b64encode(stdin).decode()
+        answer = await self._agent(subject, uuid, lambda domain: _do_ask(domain, "guest-exec", arguments))
+        return _whole(answer, "pid")
+
+    async def _ended(self, subject: str, uuid: str, number: int, deadline: float) -> GuestOutput:
+        pause, longest = LOOKS
+        while True:
+            answer = await self._agent(subject, uuid, lambda domain: _do_ask(domain, "guest-exec-status", {"pid": number}))
+            if answer.get("exited") is True:
+                return _output(answer)
+            if self._seconds() >= deadline:
+                raise _Late
+            await self._wait(max(0.0, min(pause, deadline - self._seconds())))
+            pause = min(2 * pause, longest)
+
+    async def _kill(self, subject: str, uuid: str, number: int) -> None:
+        await self._execute(f"end of the {subject}", uuid, ["sh", "-c", _KILL, "sh", str(number)])
+
+    @verb
+    async def set_password(self, uuid: str, user: str, password: str) -> None:
+        one_line("A user's name", user)
+        one_line("A password", password)
+
+        def put(domain: Any) -> None:
+            try:
+                domain.setUserPassword(user, password, 0)
+            except libvirt.libvirtError as error:
+                if code_of(error) in _FAULTS or domain.connect().isAlive() != 1:
+                    raise
+                # What the guest said isn't quoted: it may repeat the secret.
+                raise DriverError(f"Domain {domain.name()}: the guest refused the password.") from None
+
+        await self._agent(f"password in domain {uuid}", uuid, put)
+
+    @verb
+    async def add_ssh_key(self, uuid: str, key: str) -> None:
+        one_line("An SSH key", key)
+        flags = libvirt.VIR_DOMAIN_AUTHORIZED_SSH_KEYS_SET_APPEND
+        await self._agent(
+            f"SSH key in domain {uuid}", uuid, lambda domain: domain.authorizedSSHKeysSet("root", [key], flags)
+        )
+
+    async def _agent(self, subject: str, uuid: str, ask: Callable[[Any], T]) -> T:
+        """
+        Have a domain's agent do something, in a thread that may wait.
+
+        @param ask: is given the domain.
+        @raise DriverError: the agent can't, isn't there, or doesn't answer in time.
+        """
+        return await self._call_in(self._in_turn, subject, self._do_agent, subject, uuid, ask)
+
+    @verb
+    async def _in_turn(self, function: Callable[..., T], *args: Any) -> T:
+        try:
+            await self._agents.acquire().addTimeout(QUEUE_SECONDS, self._host.clock)
+        except TimeoutError:
+            raise DriverError("Too many guest agents of this host are being waited for.") from None
+
+        def call() -> T:
+            try:
+                return function(*args)
+            finally:
+                # The turn ends with the call, which goes on where nobody waits for it any more.
+                self._host.call_in_reactor(self._agents.release)
+
+        return await self._host.run_long(call)
+
+    def _do_agent(self, subject: str, uuid: str, ask: Callable[[Any], T]) -> T:
+        domain = self._do_find(uuid)
+        state = self._do_state(domain)
+        if state is not DomainState.RUNNING or not domain.isActive():
+            raise WrongState(f"Domain {domain.name()} is {state}; its guest can be told something when it runs.")
+        connection = self._do_connection()
+        try:
+            domain = connection.lookupByUUIDString(uuid)
+            # libvirt would wait for ever for answers to its own calls.
+            domain.agentSetResponseTimeout(AGENT_SECONDS, 0)
+            return ask(domain)
+        except libvirt.libvirtError as error:
+            words = f"{subject}: {error.get_error_message() or error}".rstrip(". ") + "."
+            if not self._alive():
+                raise Unreachable(words) from None
+            if code_of(error) == libvirt.VIR_ERR_AGENT_UNRESPONSIVE:
+                words += " QEMU's guest agent has to run in it."
+            # The codes of what a guest made up (an answer that is too long is VIR_ERR_RPC) aren't the host's.
+            raise _FAULTS.get(code_of(error), DriverError)(words) from None
+
+
+class _Late(Exception):
+    """A command hasn't ended in time."""
+
+
+def _do_ask(domain: Any, command: str, arguments: dict[str, Any]) -> dict[str, Any]:
+    said = libvirt_qemu.qemuAgentCommand(domain, json.dumps({"execute": command, "arguments": arguments}), AGENT_SECONDS, 0)
+    try:
+        answer = json.loads(said)["return"]
+    except (ValueError, TypeError, KeyError):
+        answer = None
+    if not isinstance(answer, dict):
+        raise DriverError(f"Domain {domain.name()}: its guest agent's answer to {command} isn't understood.")
+    return answer
+
+
+def _whole(answer: dict[str, Any], name: str) -> int:
+    number = answer.get(name)
+    if not isinstance(number, int):
+        raise DriverError(f"A guest agent's answer tells no {name}.")
+    return number
+
+
+def _text(answer: dict[str, Any], name: str) -> str:
+    try:
+        return base64.b64decode(answer.get(name, ""))[:MOST_OUTPUT].decode(errors="replace")
+    except (ValueError, TypeError):
+        raise DriverError(f"A guest agent's answer has a {name} that isn't understood.") from None
+
+
+def _output(answer: dict[str, Any]) -> GuestOutput:
+    """How a command ended; a shell tells a signal as an exit code above 128."""
+    code = -_whole(answer, "signal") if "signal" in answer else _whole(answer, "exitcode")
+    if code in _SIGNALS:
+        code = 128 - code
+    return GuestOutput(code, _text(answer, "out-data"), _text(answer, "err-data"))
