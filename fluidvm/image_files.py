@@ -84,7 +84,9 @@ class ImageFiles:
 
     async def stop(self) -> None:
         """Let the threads end."""
-        if self._pool.started:
+        if not self._pool.threads:
+            self._pool.stop()
+        else:
             await deferToThreadPool(self.reactor, self.reactor.getThreadPool(), self._pool.stop)
 
     def _run(self, function: Callable[..., T], *args: Any) -> Deferred[T]:
