@@ -6,6 +6,7 @@ import re
 from typing import Any
 
 from twisted.internet.defer import Deferred
+from twisted.internet.task import deferLater
 
 from fluidvm.driver import IImages, NoSuchThing
 from fluidvm.engine.claims import Claims
@@ -34,6 +35,10 @@ class Transfers:
     def files(self) -> ImageFiles:
         """Where uploads go."""
         return self._resources.images
+
+    def held_back(self, address: str) -> Deferred[None]:
+        """Wait as long as the answer to a wrong cookie is held back, after many others from an address."""
+        return deferLater(self._resources.clock, self._resources.sessions.hold(address), lambda: None)
 
     def enter(self) -> None:
         """A transfer begins. @raise Unavailable: too many are under way."""

@@ -18,6 +18,7 @@ from zope.interface import implementer
 from fluidvm.engine.outcome import fault_of
 from fluidvm.faults import ApiFault, InvalidParams, TooLarge
 from fluidvm.image_files import MIB, PIECE
+from fluidvm.sessions import HeldBack
 from fluidvm.transfers import Contents, Transfers
 from fluidvm.wire.request import PLAIN, Request
 
@@ -40,8 +41,16 @@ def _cookie(request: Request, uri: bytes) -> str:
     return header[0].decode("latin-1").strip() if header else _query(uri, "cookie")
 
 
-def _refused(failure: Failure, request: Request) -> None:
+def _refused(failure: Failure, request: Request, transfers: Transfers) -> None:
     error = failure.value
+    if isinstance(error, HeldBack) and request.channel is not None:
+        waiting = transfers.held_back(request.channel.peer_of(request).address)
+        waiting.addCallback(lambda nothing: _refuse(request, error))
+    else:
+        _refuse(request, error)
+
+
+def _refuse(request: Request, error: BaseException | None) -> None:
     if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
         request.answer(507, PLAIN, b"The server's disk is full.\n")
         return
@@ -66,9 +75,9 @@ class UploadDoor(resource.Resource):  # type: ignore[misc]
         if request.method == b"PUT":
             answering = request.sink.complete()
             answering.addCallback(lambda told: request.answer(200, JSON, json.dumps(told).encode() + b"\n"))
-            answering.addErrback(_refused, request)
+            answering.addErrback(_refused, request, self._transfers)
         elif request.method in (b"GET", b"HEAD"):
-            Deferred.fromCoroutine(self._tell(request)).addErrback(_refused, request)
+            Deferred.fromCoroutine(self._tell(request)).addErrback(_refused, request, self._transfers)
         else:
             request.answer(405, PLAIN, b"Uploads are sent by PUT.\n", b"Allow: GET, HEAD, PUT\r\n")
         return server.NOT_DONE_YET
@@ -199,7 +208,7 @@ class DiskDoor(resource.Resource):  # type: ignore[misc]
         if channel is None:
             return
         if not request.startedWriting:
-            _refused(failure, request)
+            _refused(failure, request, self._transfers)
             return
         # The head is gone; what can still be said is that this wasn't all.
         self._log.warn("The content of a disk couldn't be sent to its end: {error}", error=str(failure.value))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 import json
 from typing import Any
@@ -16,6 +17,7 @@ from twisted.web.client import Agent, FileBodyProducer, readBody
 from twisted.web.http_headers import Headers
 
 from fluidvm.image_files import MIB, PIECE
+from fluidvm.sessions import FREE_COOKIES
 from fluidvm.transfers import MOST, Contents
 from tests.api.test_images import WHOLE, ImageCase, digest
 from tests.support import Client
@@ -168,6 +170,21 @@ class UploadTests(TransferCase):
         self.assertEqual((await self.put(b"x", Content_Range="bytes x"))[0], 400)
         self.assertEqual((await self.ask("POST", "/images/upload"))[0], 405)
         self.assertEqual(self.left(), [])
+
+    async def test_cookies_are_not_guessed_here(self) -> None:
+        """After many wrong ones the answer is held back; a right one isn't."""
+        nobody = Client(self.there, 5, "127.0.0.1")
+        for _ in range(FREE_COOKIES + 8):
+            with contextlib.suppress(Exception):
+                self.there.server.sessions.find(5, "127.0.0.1")
+        upload = "/images/upload?upload=up"
+        for method, path, body in (("GET", upload, None), ("PUT", upload, b"x"), ("GET", "/disks/1/content", None)):
+            asking = Deferred.fromCoroutine(self.ask(method, path, body, client=nobody))
+            await deferLater(reactor, 0.2, lambda: None)
+            self.assertFalse(asking.called, (method, path))
+            self.there.clock.advance(20)
+            self.assertEqual((await asking)[0], 429)
+        self.assertEqual(await self.size(), 0)
 
     async def test_too_much(self) -> None:
         self.files.most = 1000
