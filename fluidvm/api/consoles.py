@@ -25,6 +25,6 @@ async def get_vm_console(call: Call, vm: VmId, kind: ConsoleKind = "serial") -> 
     """
     record = call.inventory.get(VM, vm)
     ability, _ = KINDS[kind]
-    ticket, expires = call.services.consoles.issue(call.session, vm, kind)
     await call.services.resources.nodes.connection(record.compute_node, ability)
+    ticket, expires = call.services.consoles.issue(call.session, vm, kind)
     return {"kind": kind, "path": f"/console?ticket={ticket}", "expires": moment(expires)}
