@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import functools
 import shutil
 import tempfile
@@ -34,7 +35,7 @@ def shared_host() -> LibvirtHost:
     if _shared is None:
         # Short, for a socket's path has 107 characters at most.
         host = LibvirtHost(Path(tempfile.mkdtemp(prefix="fluidvm-")))
-        reactor.addSystemEventTrigger("after", "shutdown", _end, host)
+        atexit.register(shutil.rmtree, host.directory, ignore_errors=True)  # after the host, which registers later
         host.start()
         (host.directory / "console").mkdir()
         _shared = host
@@ -46,15 +47,10 @@ def other_host() -> LibvirtHost:
     global _other
     if _other is None:
         host = LibvirtHost(Path(tempfile.mkdtemp(prefix="fluidvm-")), number=2)
-        reactor.addSystemEventTrigger("after", "shutdown", _end, host)
+        atexit.register(shutil.rmtree, host.directory, ignore_errors=True)  # after the host, which registers later
         host.start()
         _other = host
     return _other
-
-
-def _end(host: LibvirtHost) -> None:
-    host.stop()
-    shutil.rmtree(host.directory, ignore_errors=True)
 
 
 class ThreadHost:

@@ -76,7 +76,19 @@ class Sshd:
             Path("/run/sshd").mkdir(mode=0o755, exist_ok=True)  # as Debian's unit does; root's sshd insists on it
         for _ in range(10):
             port = self.port or free_port()
-            argv = ["/usr/sbin/sshd", "-D", "-e", "-f", str(self.directory / "sshd_config"), "-p", str(port)]
+            # setpriv: it ends with the process that started it, however that ends.
+            argv = [
+                "setpriv",
+                "--pdeathsig",
+                "KILL",
+                "/usr/sbin/sshd",
+                "-D",
+                "-e",
+                "-f",
+                str(self.directory / "sshd_config"),
+                "-p",
+                str(port),
+            ]
             with (self.directory / "log").open("ab") as log:
                 self._process = subprocess.Popen(argv, stderr=log, stdin=subprocess.DEVNULL)
             if self._answers(port):

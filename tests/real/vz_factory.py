@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import shutil
 import tempfile
 import uuid
@@ -24,7 +25,7 @@ def shared_sshd() -> Sshd:
     """The process's sshd, started at the first call, gone when the process ends in whatever way."""
     if True not in _shared:
         sshd = Sshd(Path(tempfile.mkdtemp(prefix="fluidvm-sshd-")))
-        reactor.addSystemEventTrigger("after", "shutdown", _end, sshd)
+        atexit.register(_end, sshd)
         _shared[True] = sshd
     _shared[True].start()
     return _shared[True]
@@ -62,7 +63,7 @@ class VzFactory:
     async def start(self) -> None:
         if self._node is None:
             directory = Path(tempfile.mkdtemp(prefix="fluidvm-vz-"))
-            reactor.addSystemEventTrigger("after", "shutdown", shutil.rmtree, directory, True)
+            atexit.register(shutil.rmtree, directory, ignore_errors=True)
             self._node = FakeNode(directory, self._dialect)
         self.address, self.options = self._way(shared_sshd() if self._ssh else None)
 
@@ -96,7 +97,7 @@ class VzFactory:
     async def connect_other(self) -> Any:
         if self._other is None:
             directory = Path(tempfile.mkdtemp(prefix="fluidvm-vz-"))
-            reactor.addSystemEventTrigger("after", "shutdown", shutil.rmtree, directory, True)
+            atexit.register(shutil.rmtree, directory, ignore_errors=True)
             self._other = FakeNode(directory, self._dialect)
             (self.node.root / "nodes").write_text(f"other.example={self._other.root}\n")
         options = {**self.options, **node_options(self._other), "peer_name": "other.example"}

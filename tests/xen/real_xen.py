@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 import libvirt
-from twisted.internet import reactor
 from twisted.internet.defer import maybeDeferred
 from twisted.internet.threads import deferToThread
 from twisted.trial.unittest import TestCase
@@ -34,7 +33,6 @@ def _booted(number: int) -> XenMachine | LabError:
     """A machine, or why there is none: what failed once isn't tried again by each test."""
     try:
         machine = XenMachine(image(), shared_machine() if number > 1 else None)
-        reactor.addSystemEventTrigger("after", "shutdown", machine.stop)
         machine.start()
     except LabError as error:
         return error
