@@ -171,10 +171,12 @@ class StartTests(ProcessCase):
 
 
 class RefusalTests(ProcessCase):
-    def refused(self, words: str, *options: str, http: bool = True) -> None:
+    """One of each kind; L{tests.unit.test_refusals} has them all."""
+
+    def refused(self, words: str, *options: str) -> None:
         """One line that says why, and a failing exit: in the foreground and as a daemon."""
         for daemon in (False, True):
-            done = self.run_to_end(self.command(*options, daemon=daemon, http=http))
+            done = self.run_to_end(self.command(*options, daemon=daemon))
             self.assertNotEqual(done.returncode, 0)
             lines = [line for line in (done.stdout + done.stderr).splitlines() if line]
             self.assertEqual(len(lines), 1, lines)
@@ -182,69 +184,23 @@ class RefusalTests(ProcessCase):
             self.assertIn(words, lines[0])
             self.assertFalse(self.pid.exists())
 
-    def test_wrong_options(self) -> None:
+    def test_a_wrong_option(self) -> None:
         self.refused("--wings", "--wings", "2")
-        self.refused("keepalive", "--keepalive", "never")
-        self.refused("session-timeout", "--session-timeout", "soon")
-        self.refused("--tls-cert", "--https", "tcp:0")
-        self.refused("no option", "--config", self.file("c.toml", "wings = 2"))
-        self.refused("c.toml", "--config", self.file("c.toml", "= ="))
-        self.refused("No such file", "--config", "/no/such/file")
-        self.refused("session-timeout", "--config", self.file("c.toml", "session-timeout = true"))
 
-    def test_unusable_endpoints(self) -> None:
+    def test_an_endpoint_in_use(self) -> None:
         with socket.socket() as taken:
             taken.bind(("127.0.0.1", 0))
             taken.listen()
             self.refused("in use", "--http", f"tcp:{taken.getsockname()[1]}:interface=127.0.0.1")
-        self.refused("endpoint", "--http", "pigeon:5")
-        self.refused("endpoint", "--http", "tcp:http-is-no-number")
-        self.refused("endpoint", "--http", "tcp:5:interface=192.0.2.77")
 
-    def test_unusable_state(self) -> None:
-        self.state = Path(self.file("occupied", "")) / "state"
-        self.refused("state directory")
-
-    def test_unusable_database(self) -> None:
-        self.refused("database", "--database", "sqlite:////no/such/directory/x.db")
-        self.refused("database", "--database", f"sqlite:///{self.file('text', 'not a database' * 1000)}")
-        self.refused("only sqlite and postgresql", "--database", "mysql://a/b")
+    def test_an_unusable_database(self) -> None:
         self.refused("127.0.0.1", "--database", "postgresql://x:hunter2@127.0.0.1:1/x")
-
-    def test_unusable_certificates(self) -> None:
-        key, certificate = self.certificate("one")
-        other, _ = self.certificate("two")
-        tls = ["--https", "tcp:0:interface=127.0.0.1"]
-        self.refused("No such file", *tls, "--tls-cert", "/no/such/file", "--tls-key", key)
-        self.refused("don't belong together", *tls, "--tls-cert", certificate, "--tls-key", other)
-        self.refused("no PEM", *tls, "--tls-cert", self.file("text", "x"), "--tls-key", key)
-        self.refused("no PEM", *tls, "--tls-cert", certificate, "--tls-key", self.file("text", "x"))
-
-    def test_an_unusable_password_file(self) -> None:
-        self.refused("password file", "--admin-password-file", "/no/such/file")
-        self.refused("empty", "--admin-password-file", self.file("empty", "\n"))
 
     def test_a_state_directory_in_use(self) -> None:
         self.start()
         self.port = free_port()
         self.pid = self.directory / "another-pid"
         self.refused("another server")
-
-    def test_a_database_in_use(self) -> None:
-        self.start()
-        database = f"sqlite:///{self.state}/fluidvm.db"
-        self.port = free_port()
-        self.pid = self.directory / "another-pid"
-        self.state = self.directory / "another-state"
-        self.refused("another server", "--database", database)
-
-    def file(self, name: str, content: str) -> str:
-        path = self.directory / name
-        path.write_text(content)
-        return str(path)
-
-    def certificate(self, name: str) -> tuple[str, str]:
-        return make_certificate(self.directory, name)
 
 
 def make_certificate(directory: Path, name: str) -> tuple[str, str]:
