@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import io
+import os
 import re
 import signal
 import subprocess
@@ -47,12 +48,20 @@ class ReadmeTests(SynchronousTestCase):
         self.assertEqual(lines[-1], "['', '']")
 
     def serve(self, state: Path) -> str:
-        """Start the server as C{make serve} does; gives what it says."""
+        """
+        Start the server as C{make serve} does; gives what it says.
+
+        As a script's background command is started: with SIGINT and SIGHUP ignored.
+        """
         output = state / "output"
-        command = [sys.executable, str(ROOT / "lab" / "demo.py"), "serve", str(state), "--port", "0"]
+        command = ["sh", "-c", 'trap "" INT HUP; exec "$@"', "sh", sys.executable, str(ROOT / "lab" / "demo.py")]
+        command += ["serve", str(state), "--port", "0"]
         with output.open("wb") as sink:
-            server = subprocess.Popen(command, stdout=sink, stderr=subprocess.STDOUT, stdin=subprocess.DEVNULL)
-        self.addCleanup(self.end, server)
+            server = subprocess.Popen(
+                command, stdout=sink, stderr=subprocess.STDOUT, stdin=subprocess.DEVNULL,
+                env={**os.environ, "TMPDIR": str(state)},
+            )  # fmt: skip
+        self.addCleanup(self.end, server, state)
         deadline = time.monotonic() + PATIENCE
         while "serial consoles" not in output.read_text():
             self.assertIsNone(server.poll(), output.read_text())
@@ -60,6 +69,12 @@ class ReadmeTests(SynchronousTestCase):
             time.sleep(0.1)
         return output.read_text()
 
-    def end(self, server: subprocess.Popen[bytes]) -> None:
+    def end(self, server: subprocess.Popen[bytes], state: Path) -> None:
+        """Ctrl-C: it ends well, and takes all down. If it doesn't end, it is killed, and what it started ends with it."""
         server.send_signal(signal.SIGINT)
-        self.assertEqual(server.wait(PATIENCE), 0)
+        try:
+            self.assertEqual(server.wait(PATIENCE), 0, (state / "output").read_text())
+        finally:
+            server.kill()
+            server.wait()
+        self.assertEqual([path.name for path in state.glob("fluidvm-*")], [], "the host's directory is gone")
