@@ -1,7 +1,7 @@
 #!/bin/bash
 # Install what is missing for `make demo` or `make test` on Debian 12 or later:
 #
-#     lab/setup.sh demo|test STATE
+#     lab/setup.sh demo|check|test|full STATE
 #
 # Debian packages (as root, or with sudo), and a Python environment in STATE/venv.
 set -euo pipefail

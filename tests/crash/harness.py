@@ -28,10 +28,10 @@ from typing import Any
 
 from fluidvm.drivers.domain_xml import KEEPER_PREFIX, parse_domain
 from fluidvm.drivers.simulated_host import SimulatedHost
+from tests import PATIENCE
 
 PASSWORD = "killed at random instants"
 USERS = 4
-PATIENCE = 90.0
 LIMITS = {"vms": 12, "running_vms": 4, "vcpus": 18, "memory": 1000, "disks": 14, "disk_space": 18, "snapshots": 8}
 CHEAP = ("--password-memory", "8", "--password-rounds", "1", "--password-lanes", "1")
 """Every kill makes all users log in again: with the least work that argon2id allows."""

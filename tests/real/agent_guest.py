@@ -20,7 +20,7 @@ def obedient(name: str, **changes: Any) -> DomainSpec:
     return bootable(name, **{"boot": boot, **changes})
 
 
-async def listening(lab: LibvirtHost, uuid: str, seconds: float = 60.0) -> None:
+async def listening(lab: LibvirtHost, uuid: str) -> None:
     """Wait until something answers libvirt in a domain's channel."""
     outside = libvirt.open(lab.uri)
     domain = outside.lookupByUUIDString(uuid)
@@ -36,6 +36,6 @@ async def listening(lab: LibvirtHost, uuid: str, seconds: float = 60.0) -> None:
         return True
 
     try:
-        await until("answer of an agent", lambda: deferToThread(answers), seconds)
+        await until("answer of an agent", lambda: deferToThread(answers))
     finally:
         outside.close()

@@ -23,6 +23,7 @@ from twisted.trial.unittest import TestCase
 from fluidvm.driver import Boot, DomainDisk, DomainSpec
 from fluidvm.drivers.kvm import KvmConnection, KvmDriver
 from lab.host import LibvirtHost, guest
+from tests import PATIENCE
 
 CMDLINE = "console=ttyS0 quiet"
 _shared: LibvirtHost | None = None
@@ -85,23 +86,28 @@ class ThreadHost:
         await done
 
 
-async def until(what: str, look: Callable[[], Any], seconds: float = 20.0) -> Any:
+POLL = 0.05
+
+
+async def until(what: str, look: Callable[[], Any], seconds: float = PATIENCE) -> Any:
     """
     Look until there is something to see.
 
     @param look: gives it, or an awaitable of it.
+    @param seconds: counted by how often it has looked: on a busy machine, where each look takes longer, they are longer.
     @raise AssertionError: nothing came.
     """
-    deadline = reactor.seconds() + seconds
+    passed = 0.0
     while True:
         seen = look()
         if isinstance(seen, Awaitable):
             seen = await seen
         if seen:
             return seen
-        if reactor.seconds() > deadline:
+        if passed > seconds:
             raise AssertionError(f"no {what} within {seconds:g} s")
-        await deferLater(reactor, 0.05, lambda: None)
+        await deferLater(reactor, POLL, lambda: None)
+        passed += POLL
 
 
 def bootable(name: str, **changes: Any) -> DomainSpec:
@@ -117,7 +123,6 @@ def bootable(name: str, **changes: Any) -> DomainSpec:
 class HostCase(TestCase):
     """Tests on the real host; each ends with nothing of its own left there."""
 
-    timeout = 120
     options: dict[str, Any] = {"accelerator": "emulate"}
 
     async def setUp(self) -> None:
@@ -169,8 +174,8 @@ class HostCase(TestCase):
         """Wait until the guest has booted this many times."""
         await until(
             f"boot number {times} of the guest; its console:\n{self.console(uuid)}",
-            lambda: self.console(uuid).count("GUEST-UP") >= times, 40,
-        )  # fmt: skip
+            lambda: self.console(uuid).count("GUEST-UP") >= times,
+        )
 
     async def booted(self, **changes: Any) -> DomainSpec:
         """Define and start a domain, and wait for its guest."""

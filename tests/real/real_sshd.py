@@ -10,6 +10,8 @@ import subprocess
 import time
 from pathlib import Path
 
+from tests import PATIENCE
+
 # SHLVL keeps bash from reading the user's ~/.bashrc, which may do anything.
 CONFIG = """\
 ListenAddress 127.0.0.1
@@ -99,7 +101,7 @@ class Sshd:
 
     def _answers(self, port: int) -> bool:
         assert self._process is not None
-        deadline = time.monotonic() + 10
+        deadline = time.monotonic() + PATIENCE
         while self._process.poll() is None and time.monotonic() < deadline:
             try:
                 with socket.create_connection(("127.0.0.1", port), 5) as connection:

@@ -20,6 +20,7 @@ from fluidvm.drivers.kvm import KvmConnection
 from fluidvm.options import Options
 from fluidvm.service import Server
 from lab.host import guest
+from tests import PATIENCE
 from tests.real.agent_guest import listening
 from tests.real.real_host import other_host, shared_host, until
 from tests.support import CHEAP, PASSWORD
@@ -28,8 +29,6 @@ from tests.websocket_client import look
 
 class ContractCase(TestCase):
     """A server, and a client of it."""
-
-    timeout = 180
 
     async def setUp(self) -> None:
         self.lab = shared_host()
@@ -40,7 +39,7 @@ class ContractCase(TestCase):
         options = Options()
         options.parseOptions(
             ["--state", str(directory), "--http", "tcp:0:interface=127.0.0.1", "--keepalive", "any-call",
-             "--admin-password-file", str(directory / "password"), *CHEAP]
+             "--admin-password-file", str(directory / "password"), "--poll-interval", "3600", *CHEAP]
         )  # fmt: skip
         self.server = Server(options.settings, reactor)
         self.server.privilegedStartService()
@@ -97,7 +96,7 @@ class ContractCase(TestCase):
         return log.read_text(errors="replace") if log.exists() else ""
 
     async def boots(self, vm: int, sign: str = "GUEST-UP") -> str:
-        deadline = time.monotonic() + 60
+        deadline = time.monotonic() + PATIENCE
         while sign not in await self.console(vm):
             self.assertLess(time.monotonic(), deadline, await self.console(vm))
             await deferLater(reactor, 0.1, lambda: None)
@@ -136,7 +135,7 @@ class ContractTests(ContractCase):
         record = await self.call("get_vm", vm)
         self.assertEqual((record["compute_node"], record["state"]), (two, "running"))
         log = console / f"{record['uuid']}.log"
-        await until("boot", lambda: log.exists() and "GUEST-UP" in log.read_text(errors="replace"), 60)
+        await until("boot", lambda: log.exists() and "GUEST-UP" in log.read_text(errors="replace"))
         self.assertEqual(self.outside.listAllDomains(0), [])
         self.assertEqual(list(self.pool.iterdir()), [])
         await self.call("evacuate_compute_node", two)
@@ -188,25 +187,25 @@ class ContractTests(ContractCase):
         await self.call("set_vm_memory", vm, 500)
         self.assertIn("stop", (await self.commit())[0])
 
-        # Behind the server's back: seen within a second, and told by ping.
+        # Behind the server's back: seen by the hypervisor's event (nothing is polled here), and told by ping.
         await self.call("ping")
         self.outside.lookupByUUIDString(found["uuid"]).destroy()
-        began = time.monotonic()
         await until("the screen's end", lambda: screen.lost)
-        while (await self.call("get_vm", vm))["state"] != "stopped":
-            self.assertLess(time.monotonic() - began, 1.0)
-            await deferLater(reactor, 0.02, lambda: None)
+        await until("the end seen", lambda: self.is_in(vm, "stopped"))
         self.assertIn({"type": "vm", "id": vm, "change": "updated"}, await self.call("ping"))
 
         await self.call("start_vm", vm)
         await self.commit()
-        await until("the second boot", lambda: self.booted_twice(vm), 60)
+        await until("the second boot", lambda: self.booted_twice(vm))
         await self.call("shutdown_vm", vm, 30)
         await self.call("delete_vm", vm)
         await self.call("delete_disk", disk)
         self.assertEqual(await self.commit(), ["", "", ""])
         self.assertEqual(self.outside.listAllDomains(0), [])
         self.assertEqual(list(self.pool.iterdir()), [])
+
+    async def is_in(self, vm: int, state: str) -> bool:
+        return bool((await self.call("get_vm", vm))["state"] == state)
 
     async def booted_twice(self, vm: int) -> bool:
         return (await self.console(vm)).count("GUEST-UP") == 2

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import shutil
 import signal
-import time
 from pathlib import Path
 from typing import Any
 
@@ -453,9 +452,8 @@ class AcceleratorTests(HostCase):
             told: list[object] = []
             connection.subscribe(lambda *news, told=told: told.append(news))
             kind, words = await connection.accelerator()
-            began = time.monotonic()
+            self.patch(connection, "_prove", None)  # it is tried out once
             self.assertEqual(await connection.accelerator(), (kind, words))
-            self.assertLess(time.monotonic() - began, 0.1)
             self.assertIn(words, (await connection.host_info()).hypervisor_version)
             # The proofs are nobody's news, and nothing is left of them.
             self.assertEqual(told, [])

@@ -23,10 +23,10 @@ class ConsoleTests(HostCase):
         spec = await self.booted()
         viewer = await self.open(spec.uuid)
         viewer.transport.write(FLOOD)
-        await until("flood", lambda: len(viewer.seen) > 2 * MOST_HELD, 60)
+        await until("flood", lambda: len(viewer.seen) > 2 * MOST_HELD)
         viewer.transport.pauseProducing()
         before = len(viewer.seen)
-        await until("end", lambda: viewer.losses, 60)
+        await until("end", lambda: viewer.losses)
         self.assertLess(len(viewer.seen) - before, 2 * MOST_HELD)
         # The guest isn't the worse for it, nor is the node.
         other = await self.open(spec.uuid)
@@ -38,7 +38,7 @@ class ConsoleTests(HostCase):
         viewer = await self.open(spec.uuid)
         lines = [b"echo %06d-$((6*7))" % number for number in range(1000)]
         viewer.transport.write(b"\n".join(lines) + b"\n")
-        await until("last answer", lambda: b"000999-42" in viewer.seen, 60)
+        await until("last answer", lambda: b"000999-42" in viewer.seen)
         self.assertEqual([n for n in range(1000) if b"%06d-42" % n not in viewer.seen], [])
 
     async def test_many_at_once(self) -> None:

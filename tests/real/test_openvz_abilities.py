@@ -23,6 +23,7 @@ from fluidvm.driver import (
 )
 from fluidvm.drivers.openvz import OpenVzDriver
 from fluidvm.drivers.vz_guest import KEY_SCRIPT
+from tests import PATIENCE
 from tests.real.vz_case import VzCase, in_both_dialects
 from tests.real.vz_factory import VzThreadHost, container_spec, node_options
 
@@ -181,7 +182,9 @@ class OpenVzAbilitiesTests(VzCase):
         keys.write_text("ssh-ed25519 AAAAold you")
         script = KEY_SCRIPT.format(key=shlex.quote("ssh-ed25519 AAAAnew me")).encode()
         for _ in range(2):
-            subprocess.run(["sh"], input=script, env={"HOME": str(home), "PATH": "/usr/bin:/bin"}, timeout=10, check=True)
+            subprocess.run(
+                ["sh"], input=script, env={"HOME": str(home), "PATH": "/usr/bin:/bin"}, timeout=PATIENCE, check=True
+            )
             self.assertEqual(keys.read_text().splitlines(), ["ssh-ed25519 AAAAold you", "ssh-ed25519 AAAAnew me"])
 
     # settings
@@ -260,7 +263,7 @@ class OpenVzAbilitiesTests(VzCase):
         """Its UUID is made of its id and its node's name, and stays what it is on a node of another name."""
         id = {4: "900", 7: "00000000-0000-4000-8000-000000000001"}[self.dialect]
         subprocess.run(
-            [self.node.bin / "vzctl", "create", id, "--ostemplate", "busybox-1-x86_64"], timeout=20, check=True,
+            [self.node.bin / "vzctl", "create", id, "--ostemplate", "busybox-1-x86_64"], timeout=PATIENCE, check=True,
             stdout=subprocess.DEVNULL,
         )  # fmt: skip
         (info,) = await self.connection.list_domains()

@@ -15,8 +15,6 @@ from tests.support import Client, Running, ServerCase
 
 
 class OpenVzServerTests(ServerCase):
-    timeout = 60
-
     async def do(self, running: Running, client: Client, *calls: tuple[Any, ...]) -> tuple[list[int], list[str]]:
         """Run a batch of tasks. Gives what they act on, and their errors."""
         targets = [await client.call(*call) for call in calls]

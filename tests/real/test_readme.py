@@ -16,9 +16,9 @@ from pathlib import Path
 from twisted.trial.unittest import SynchronousTestCase
 
 from lab.host import CACHE, guest
+from tests import PATIENCE
 
 ROOT = Path(__file__).parents[2]
-PATIENCE = 90.0
 
 
 class ReadmeTests(SynchronousTestCase):

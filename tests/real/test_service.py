@@ -17,8 +17,9 @@ from typing import Any
 
 from twisted.trial.unittest import SynchronousTestCase
 
+from tests import PATIENCE
+
 TWISTD = Path(sys.executable).with_name("twistd")
-PATIENCE = 30.0
 
 
 def free_port() -> int:

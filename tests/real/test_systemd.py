@@ -8,12 +8,14 @@ from pathlib import Path
 
 from twisted.trial.unittest import SynchronousTestCase
 
+from tests import PATIENCE
+
 UNIT = Path(__file__).parents[2] / "systemd" / "fluidvm.service"
 
 
 class UnitTests(SynchronousTestCase):
     def analyze(self, *arguments: str) -> subprocess.CompletedProcess[str]:
-        return subprocess.run(["systemd-analyze", *arguments], capture_output=True, text=True, timeout=60)
+        return subprocess.run(["systemd-analyze", *arguments], capture_output=True, text=True, timeout=PATIENCE)
 
     def test_systemd_takes_it(self) -> None:
         directory = Path(self.mktemp()).absolute()

@@ -22,8 +22,9 @@ from cryptography import x509
 from twisted.trial.unittest import SynchronousTestCase
 
 from fluidvm.wire.tls import TLSError, TLSFiles, advice, server_options
+from tests import PATIENCE
 from tests.authority import Authority
-from tests.real.test_service import PATIENCE, ProcessCase
+from tests.real.test_service import ProcessCase
 from tests.support import PASSWORD
 
 

@@ -50,8 +50,6 @@ async def until(condition: Callable[[], Any]) -> None:
 class RunnerTests(TestCase):
     """Both ways; each test's time is a clock that it turns."""
 
-    timeout = 60
-
     async def setUp(self) -> None:
         self.host = VzThreadHost(Path(self.mktemp()))
         self.addCleanup(self.host.stop)

@@ -65,8 +65,6 @@ def clean(text: str) -> list[str]:
 
 
 class TranscriptTests(TestCase):
-    timeout = 120
-
     def setUp(self) -> None:
         self.node = FakeNode(Path(self.mktemp()), SHORT=1, ZERO_UPTIME=1, PLOOP=0)
         self.busy: list[subprocess.Popen[bytes]] = []

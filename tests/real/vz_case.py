@@ -23,7 +23,6 @@ class VzCase(TestCase):
     @ivar dialect: of the nodes' tools.
     """
 
-    timeout = 60
     dialect = 4
 
     async def setUp(self) -> None:

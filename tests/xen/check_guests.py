@@ -12,7 +12,7 @@ from .real_xen import GUEST, PVGRUB, UP, XenCase, bootable
 
 DISK = DomainDisk(f"{GUEST}/disk.img", "raw", "vda")
 VALIDATE = libvirt.VIR_DOMAIN_DEFINE_VALIDATE
-HVM_UP = 360.0
+HVM_UP = 600.0
 """Seconds for a guest whose every exit is emulated twice."""
 
 

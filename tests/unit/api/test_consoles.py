@@ -19,8 +19,6 @@ from tests.websocket_client import Looker, Refused, look
 class ConsoleCase(ServerCase):
     """A server with a VM that runs."""
 
-    timeout = 60
-
     async def setUp(self) -> None:  # type: ignore[override]
         super().setUp()
         self.there = self.serve()

@@ -191,8 +191,6 @@ class QuotaTests(QuotaCase):
 
 
 class RaceTests(QuotaCase):
-    timeout = 120
-
     async def test_no_interleaving_exceeds_a_limit(self) -> None:
         """Many sessions at once; whenever anything has changed, no limit is exceeded, and in the end the sums are right."""
         limits = {"vms": 4, "running_vms": 2, "vcpus": 9, "memory": 2000, "disks": 6, "disk_space": 50}

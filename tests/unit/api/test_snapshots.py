@@ -367,8 +367,6 @@ class CrashTests(ServerCase):
 
 
 class SnapshotQuotaTests(QuotaCase):
-    timeout = 120
-
     async def test_counted(self) -> None:
         admin, alice = await self.start({"snapshots": 2, "running_vms": 1})
         vm = await alice.do("create_vm", {"name": "one"})

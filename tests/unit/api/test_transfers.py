@@ -40,8 +40,6 @@ class Raw(Protocol):
 
 
 class TransferCase(ImageCase):
-    timeout = 60
-
     async def setUp(self) -> None:  # type: ignore[override]
         await super().setUp()
         self.admin = await self.there.login(address="127.0.0.1")
