@@ -22,6 +22,13 @@ CHEAP = ("--password-memory", "8", "--password-rounds", "1", "--password-lanes",
 """Real argon2id, with the least work that it allows."""
 
 
+def port_of(server: Server) -> int:
+    """The TCP port that a server listens on first."""
+    address: Any = server.ports[0].getHost()
+    port: int = address.port
+    return port
+
+
 class Running:
     """
     A server that runs in this process, on the directory of a test.

@@ -185,9 +185,9 @@ class Worker(threading.Thread):
         if chance < 0.36:
             return "create_disk", proxy.create_disk(cookie, {"name": name, "size": 1, "pool": self._pool})
         if chance < 0.42:
-            disks = [disk["id"] for disk in proxy.list_disks(cookie, {"state": "ready", "fields": ["id"]})]
-            if disks:
-                disk = self._random.choice(disks)
+            volumes: list[int] = [one["id"] for one in proxy.list_disks(cookie, {"state": "ready", "fields": ["id"]})]
+            if volumes:
+                disk = self._random.choice(volumes)
                 chosen = self._random.random()
                 if chosen < 0.4:
                     return self._disk_snapshot(proxy, cookie, disk)
@@ -205,8 +205,11 @@ class Worker(threading.Thread):
         if self._pool == "default":  # real guests take seconds to boot
             methods += ["start_vm", "stop_vm", "pause_vm", "resume_vm", "start_vm", "stop_vm", "migrate_vm"]
         method = self._random.choice(methods)
-        arguments = {"set_vm_memory": [self._random.choice([64, 96, 128])], "set_vm_vcpus": [self._random.choice([1, 2])],
-                     "migrate_vm": [self._random.choice([1, 2]), {"live": True, "copy_storage": True}]}  # fmt: skip
+        arguments: dict[str, list[Any]] = {
+            "set_vm_memory": [self._random.choice([64, 96, 128])],
+            "set_vm_vcpus": [self._random.choice([1, 2])],
+            "migrate_vm": [self._random.choice([1, 2]), {"live": True, "copy_storage": True}],
+        }
         return method, getattr(proxy, method)(cookie, self._random.choice(vms), *arguments.get(method, []))
 
     def _disk_snapshot(self, proxy: Any, cookie: int, disk: int) -> tuple[str, int]:

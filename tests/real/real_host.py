@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import libvirt
-from twisted.internet import reactor
+from twisted.internet import reactor as _reactor
 from twisted.internet.defer import Deferred, maybeDeferred
 from twisted.internet.task import deferLater
 from twisted.internet.threads import deferToThreadPool
@@ -25,6 +25,7 @@ from fluidvm.drivers.kvm import KvmConnection, KvmDriver
 from lab.host import LibvirtHost, guest
 from tests import PATIENCE
 
+reactor: Any = _reactor
 CMDLINE = "console=ttyS0 quiet"
 _shared: LibvirtHost | None = None
 _other: LibvirtHost | None = None
@@ -58,12 +59,13 @@ class ThreadHost:
     """What the server lends a driver, with the real clock and one real thread."""
 
     def __init__(self, directory: Path) -> None:
-        self.clock = self.reactor = reactor
+        self.clock: Any = reactor
+        self.reactor: Any = reactor
         self.node = "node1"
         self.state_dir = directory
         self._pool = ThreadPool(1, 1, "node1")
         # An interrupted run doesn't clean up, and mustn't wait for this thread for ever.
-        self._pool.threadFactory = functools.partial(threading.Thread, daemon=True)
+        self._pool.threadFactory = functools.partial(threading.Thread, daemon=True)  # type: ignore[assignment]
         self._pool.start()
 
     def run(self, function: Callable[..., Any], *args: Any) -> Deferred[Any]:

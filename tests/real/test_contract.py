@@ -23,7 +23,7 @@ from lab.host import guest
 from tests import PATIENCE
 from tests.real.agent_guest import listening
 from tests.real.real_host import other_host, shared_host, until
-from tests.support import CHEAP, PASSWORD
+from tests.support import CHEAP, PASSWORD, port_of
 from tests.websocket_client import look
 
 
@@ -45,7 +45,7 @@ class ContractCase(TestCase):
         self.server.privilegedStartService()
         self.server.startService()
         self.addCleanup(self.server.stopService)
-        port = self.server.ports[0].getHost().port
+        port = port_of(self.server)
         self.proxy = Proxy(f"http://127.0.0.1:{port}/RPC2".encode())
         self.cookie = await self.proxy.callRemote("authenticate", "admin", PASSWORD)
         self.outside = libvirt.open(self.lab.uri)
@@ -168,7 +168,7 @@ class ContractTests(ContractCase):
         self.assertEqual((await self.call("get_vm", vm))["state"], "running")
         picture = (await self.call("get_vm_screenshot", vm)).data
         self.assertTrue(picture.startswith(b"\x89PNG"), picture[:8])
-        port = self.server.ports[0].getHost().port
+        port = port_of(self.server)
         serial = await look(port, (await self.call("get_vm_console", vm))["path"])
         serial.type(b"echo $((6*7))\n")
         await until("answer", lambda: b"42" in serial.seen)

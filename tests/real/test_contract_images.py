@@ -15,6 +15,7 @@ from twisted.web.client import Agent, FileBodyProducer, readBody
 from twisted.web.http_headers import Headers
 
 from tests.real.test_contract import ContractCase
+from tests.support import port_of
 
 MIB = 2**20
 
@@ -22,7 +23,7 @@ MIB = 2**20
 class ImageTests(ContractCase):
     async def http(self, method: bytes, path: str, file: Path | None = None) -> tuple[int, bytes]:
         """Ask for something beside the calls."""
-        url = f"http://127.0.0.1:{self.server.ports[0].getHost().port}{path}".encode()
+        url = f"http://127.0.0.1:{port_of(self.server)}{path}".encode()
         headers = Headers({b"X-FluidVM-Cookie": [str(self.cookie).encode()]})
         if file is None:
             answer: Any = await Agent(reactor).request(method, url, headers)

@@ -97,8 +97,8 @@ class PowerTests(HostCase):
         await self.connection.shutdown(spec.uuid)
         await until("end of the guest", lambda: not self.outside.lookupByUUIDString(spec.uuid).isActive())
         self.assertIn("GUEST-POWEROFF", self.console(spec.uuid))
-        for again in (self.connection.shutdown, self.connection.stop, self.connection.stop):
-            await again(spec.uuid)
+        for repeated in (self.connection.shutdown, self.connection.stop, self.connection.stop):
+            await repeated(spec.uuid)
         for refused in (self.connection.pause, self.connection.resume, self.connection.reboot):
             with self.assertRaises(WrongState):
                 await refused(spec.uuid)
@@ -300,9 +300,10 @@ class DiskTests(HostCase):
         for _again in range(2):
             await self.connection.detach_disk(spec.uuid, "vda")
             self.assertEqual((await self.connection.get_domain(spec.uuid)).disks, ())
-        for verb, argument in ((self.connection.attach_disk, disk), (self.connection.detach_disk, "vda")):
-            with self.assertRaises(NoSuchThing):
-                await verb(NOBODY, argument)
+        with self.assertRaises(NoSuchThing):
+            await self.connection.attach_disk(NOBODY, disk)
+        with self.assertRaises(NoSuchThing):
+            await self.connection.detach_disk(NOBODY, "vda")
 
     async def test_hot(self) -> None:
         spec, disk = await self.booted(), await self.volume("hot")
@@ -364,7 +365,7 @@ class EventTests(HostCase):
         for what, step, state in steps:
             told.clear()
             step()
-            await until(f"news of {what}", lambda state=state: told and told[-1] == (spec.uuid, state), 1)
+            await until(f"news of {what}", lambda state=state: told and told[-1] == (spec.uuid, state), 1)  # type: ignore[misc]
 
     async def test_a_killed_guest_is_told(self) -> None:
         told: list[DomainState | None] = []

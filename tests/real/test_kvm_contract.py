@@ -85,7 +85,7 @@ class AgentFactory(KvmFactory):
 
     async def booted(self, connection: Any, uuid: str) -> None:
         await super().booted(connection, uuid)
-        await listening(self.lab, uuid, self.patience)
+        await listening(self.lab, uuid)
 
 
 # The other tests' guest is smaller.

@@ -157,6 +157,7 @@ class DeafTests(AgentTests):
         for _ in range(100):
             self.assertEqual((await self.connection.get_domain(two.uuid)).state.value, "running")
         self.assertFalse(any(call.called for call in waiting))
+        failed: Any
         for _, failed in await DeferredList(waiting, consumeErrors=True):
             self.assertTrue(failed.check(DriverError), failed)
             self.assertNotIn("hidden", str(failed.value))

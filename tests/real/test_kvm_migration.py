@@ -91,7 +91,7 @@ class KvmMigrationTests(TwoHostsCase):
         there = await self.connect_other()
         spec, source, target = await self.with_disk(there, bytes(range(1, 256)) * (60 * 2**20 // 255))
         self.patch(libvirt_migration, "LOOK", 0.005)
-        moving = self.connection.migrate(spec, there, False, True, lambda part: reactor.callLater(0, moving.cancel))
+        moving = self.connection.migrate(spec, there, False, True, lambda part: reactor.callLater(0, moving.cancel))  # type: ignore[arg-type]
         await self.assertFailure(moving, CancelledError)
         self.assertEqual(await there.list_domains(), [])
         self.assertIs((await self.connection.get_domain(spec.uuid)).state, DomainState.STOPPED)

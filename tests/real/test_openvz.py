@@ -181,7 +181,7 @@ class OpenVzTests(VzCase):
         while not resizing.called:
             clock.advance(1.0)
             await deferLater(reactor, 0.02, lambda: None)
-        self.assertIn("lock", str(await self.assertFailure(resizing, WrongState)))
+        self.assertIn("lock", str(await self.assertFailure(resizing, WrongState)))  # type: ignore[arg-type]
         self.assertEqual((await self.connection.get_domain(spec.uuid)).memory, 128)
 
     async def test_one_change_of_a_container_at_a_time(self) -> None:

@@ -11,7 +11,7 @@ from typing import Any
 
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from twisted.internet import reactor
+from twisted.internet import reactor as _reactor
 from twisted.internet.defer import Deferred, gatherResults
 from twisted.internet.task import Clock, deferLater
 from twisted.internet.threads import blockingCallFromThread, deferToThread
@@ -22,6 +22,8 @@ from fluidvm.drivers.vz_runner import GRACE, STDOUT_LIMIT, LocalRunner, Outcome
 from fluidvm.drivers.vz_ssh import PING, UNANSWERED, SshAddress, SshRunner, parse_address, read_credentials
 from tests.real.real_sshd import Sshd
 from tests.real.vz_factory import VzThreadHost, shared_sshd
+
+reactor: Any = _reactor
 
 WORDS = st.lists(
     st.text(st.characters(exclude_characters="\0", exclude_categories=["Cs"]), max_size=40)
@@ -97,7 +99,7 @@ class RunnerTests(TestCase):
         @given(words=WORDS)
         def check(words: list[str]) -> None:
             for runner in self.both:
-                outcome = blockingCallFromThread(reactor, runner.run, ["printf", "%s\\0", *words], 10.0)
+                outcome: Outcome = blockingCallFromThread(reactor, runner.run, ["printf", "%s\\0", *words], 10.0)  # type: ignore[arg-type]
                 self.assertEqual(outcome.stdout.split("\0")[:-1], words)
 
         await deferToThread(check)
@@ -113,22 +115,24 @@ class RunnerTests(TestCase):
         self.assertEqual(self.sshd.sessions(), before)
 
     async def test_too_much_output(self) -> None:
+        runner: Any
         for runner in self.both:
             words = str(await self.assertFailure(runner.run(["yes"], 10.0), DriverError))
             self.assertIn(f"{STDOUT_LIMIT // 1024} KiB", words)
             self.assertEqual((await runner.run(["echo", "on"], 10.0)).stdout, "on\n")
 
     async def test_a_command_that_hangs(self) -> None:
+        runner: Any
         for number, runner in enumerate(self.both):
             pid_file = Path(self.mktemp()).absolute()
             # vzctl, too, takes no notice of a mild signal.
             hanging = runner.run(["sh", "-c", f"trap '' TERM HUP; echo $$ >{pid_file}; sleep 600"], 30.0)
-            await until(lambda path=pid_file: path.exists() and path.read_text())
+            await until(lambda path=pid_file: path.exists() and path.read_text())  # type: ignore[misc]
             self.clock.advance(31.0)
             self.assertIn("30 s", str(await self.assertFailure(hanging, Unreachable)))
             pid = int(pid_file.read_text())
             if number == 0:
-                await until(lambda pid=pid: not Path(f"/proc/{pid}").exists())
+                await until(lambda pid=pid: not Path(f"/proc/{pid}").exists())  # type: ignore[misc]
             else:
                 os.kill(pid, signal.SIGKILL)  # this sshd may or may not have
             self.assertEqual((await runner.run(["echo", "on"], 10.0)).stdout, "on\n")
@@ -187,7 +191,7 @@ class RunnerTests(TestCase):
             ("host_key", {"host_key": "ssh-ed25519 AAAA"}),
         ):
             opening = Deferred.fromCoroutine(self.opened(self.sshd, **options))
-            self.assertIn(words, str(await self.assertFailure(opening, DriverError)))
+            self.assertIn(words, str(await self.assertFailure(opening, DriverError)))  # type: ignore[arg-type]
 
     async def test_an_agent(self) -> None:
         socket = self.sshd.directory / "agent"

@@ -75,22 +75,22 @@ class TellsItsOwnOnly(SimulatedConnection):
 
     def _do(self, verb: str, effect: Callable[[], Any], progress: Any = None, subject: str = "") -> Deferred[Any]:
         def mine() -> Any:
-            self.simulated.by_driver = True
+            self.simulated.by_driver = True  # type: ignore[attr-defined]
             try:
                 return effect()
             finally:
-                self.simulated.by_driver = False
+                self.simulated.by_driver = False  # type: ignore[attr-defined]
 
         return super()._do(verb, mine, progress, subject)
 
     def subscribe(self, callback: Any) -> None:
-        super().subscribe(lambda *event: callback(*event) if self.simulated.by_driver else None)
+        super().subscribe(lambda *event: callback(*event) if self.simulated.by_driver else None)  # type: ignore[attr-defined]
 
 
 class TellsLate(SimulatedConnection):
     def subscribe(self, callback: Any) -> None:
         clock = self._faults.clock
-        super().subscribe(lambda uuid, state: clock.callLater(1.5, callback, uuid, state))
+        super().subscribe(lambda uuid, state: clock.callLater(1.5, callback, uuid, state))  # type: ignore[arg-type]
 
 
 class TellsOneOnly(SimulatedConnection):
@@ -192,10 +192,10 @@ class KeepsToItself(SimulatedConnection):
 
     def define_domain(self, spec: DomainSpec) -> Deferred[None]:
         journal = self.simulated._journal
-        write, journal.write = journal.write, lambda *args: None  # type: ignore[method-assign]
+        write, journal.write = journal.write, lambda *args: None  # type: ignore[method-assign, union-attr]
 
         def back(result: Any) -> Any:
-            journal.write = write  # type: ignore[method-assign]
+            journal.write = write  # type: ignore[method-assign, union-attr]
             return result
 
         return super().define_domain(spec).addBoth(back)

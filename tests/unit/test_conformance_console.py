@@ -95,7 +95,7 @@ class ConnectsAndFails(SimulatedConnection):
 
 class NeverConnects(SimulatedConnection):
     def open_serial(self, uuid: str, viewer: Any) -> Deferred[None]:
-        return self._do("open_serial", lambda: self._on(uuid) and None)
+        return self._do("open_serial", lambda: self._on(uuid) and None)  # type: ignore[arg-type]
 
 
 class LosesTwice(SimulatedConnection):

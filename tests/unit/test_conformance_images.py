@@ -8,7 +8,7 @@ from twisted.internet.defer import Deferred, succeed
 from twisted.trial.unittest import SynchronousTestCase
 
 from fluidvm.drivers.simulator import SimulatedConnection
-from fluidvm.drivers.simulator_images import place, read, volume, write
+from fluidvm.drivers.simulator_images import place, read, volume, write  # type: ignore[attr-defined]
 from tests.unit.test_conformance import broken_promises
 
 
@@ -24,7 +24,7 @@ class WritesFromTheStart(SimulatedConnection):
 
 class WritesNothing(SimulatedConnection):
     def write_volume(self, pool: str, name: str, offset: int, data: bytes) -> Deferred[None]:
-        return self._do("write_volume", lambda: read(self.simulated, pool, name, offset, 0) and None)
+        return self._do("write_volume", lambda: read(self.simulated, pool, name, offset, 0) and None)  # type: ignore[arg-type]
 
 
 class GoesBeyondTheEnd(SimulatedConnection):

@@ -38,12 +38,12 @@ class KeepsIt(Migrates):
 
 class StopsIt(Migrates):
     def moved(self, spec: DomainSpec) -> None:
-        self.there.put_state(spec.uuid, DomainState.STOPPED)
+        self.there.put_state(spec.uuid, DomainState.STOPPED)  # type: ignore[union-attr]
 
 
 class StartsIt(Migrates):
     def moved(self, spec: DomainSpec) -> None:
-        self.there.put_state(spec.uuid, DomainState.RUNNING)
+        self.there.put_state(spec.uuid, DomainState.RUNNING)  # type: ignore[union-attr]
 
 
 class ForgetsAutostart(Migrates):
@@ -53,12 +53,12 @@ class ForgetsAutostart(Migrates):
 
 class LeavesItsDisks(Migrates):
     def moved(self, spec: DomainSpec) -> None:
-        self.there.detach(spec.uuid, "vda")
+        self.there.detach(spec.uuid, "vda")  # type: ignore[union-attr]
 
 
 class DeletesItsVolume(Migrates):
     def moved(self, spec: DomainSpec) -> None:
-        used = {disk.path for host in (self.simulated, self.there) for one in host.domains() for disk in one.disks}
+        used = {disk.path for host in (self.simulated, self.there) for one in host.domains() for disk in one.disks}  # type: ignore[union-attr]
         for volume in self.simulated.all_volumes():
             if volume.path not in used:
                 self.simulated.delete_volume(volume.pool, volume.name)

@@ -141,7 +141,7 @@ class KeepsInOtherVolumes(SimulatedConnection):
 
     def create_volume_snapshot(self, pool: str, name: str, snapshot: str) -> Deferred[None]:
         done = super().create_volume_snapshot(pool, name, snapshot)
-        return done.addCallback(lambda _: self.simulated.create_volume(pool, f"{name}.{snapshot}", 1, "raw") and None)
+        return done.addCallback(lambda _: self.simulated.create_volume(pool, f"{name}.{snapshot}", 1, "raw") and None)  # type: ignore[call-overload]
 
 
 class KeepsTheOtherVolumes(SimulatedConnection):

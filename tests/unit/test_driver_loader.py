@@ -23,11 +23,11 @@ class NotADriver:
 class Undeclared(SimulatorDriver):
     """Its connections declare nothing."""
 
-    connection = object
+    connection = object  # type: ignore[assignment]
 
 
 @implementer(IConnection)
-class WithoutStart:
+class WithoutStart:  # type: ignore[misc]
     """Says that it provides the core, and lacks a verb of it."""
 
     for _name in IConnection.names():
@@ -36,11 +36,11 @@ class WithoutStart:
 
 
 class LacksAVerb(SimulatorDriver):
-    connection = WithoutStart
+    connection = WithoutStart  # type: ignore[assignment]
 
 
 @implementer(IDisks)
-class WithoutDetach:
+class WithoutDetach:  # type: ignore[misc]
     """Has all of the core, and of another ability all but one verb."""
 
     for _name in (*IConnection.names(), *IDisks.names()):
@@ -52,11 +52,11 @@ implementer(IConnection)(WithoutDetach)
 
 
 class LacksAVerbOfAnAbility(SimulatorDriver):
-    connection = WithoutDetach
+    connection = WithoutDetach  # type: ignore[assignment]
 
 
 @implementer(IDriver)
-class WithoutOptions:
+class WithoutOptions:  # type: ignore[misc]
     name = summary = "x"
     connection = SimulatedConnection
     check_address = SimulatorDriver.check_address
@@ -82,12 +82,12 @@ class IPrivate(Interface):
 
 
 @implementer(IEvents, IPrivate, IConnection)
-class Narrow:
+class Narrow:  # type: ignore[misc]
     """The core and one ability, in another order, and something else."""
 
 
 class NarrowDriver(SimulatorDriver):
-    connection = Narrow
+    connection = Narrow  # type: ignore[assignment]
 
 
 def loader(**values: str) -> DriverLoader:

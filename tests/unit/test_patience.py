@@ -12,7 +12,7 @@ from fluidvm.patience import PatientConnection
 
 
 @implementer(IConnection, ILiveResize)
-class Slow:
+class Slow:  # type: ignore[misc]
     """A connection whose verbs end when the test says so."""
 
     note = "an attribute"
@@ -67,7 +67,7 @@ class PatienceTests(SynchronousTestCase):
 
     def test_what_takes_longer_by_its_nature(self) -> None:
         alsoProvides(self.slow, IPatience)
-        self.slow.patience = {"get_domain": 20.0, "stop": 1.0}
+        self.slow.patience = {"get_domain": 20.0, "stop": 1.0}  # type: ignore[attr-defined]
         patient: Any = PatientConnection(self.slow, self.clock, "node1", 8.0, self.hung.append)
         long = patient.get_domain("a")
         self.clock.pump([2.0] * 9)

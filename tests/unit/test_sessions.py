@@ -1,11 +1,12 @@
 from __future__ import annotations
 
+import secrets
+
 from hypothesis import given
 from hypothesis import strategies as st
 from twisted.internet.task import Clock
 from twisted.trial.unittest import SynchronousTestCase
 
-from fluidvm import sessions
 from fluidvm.faults import NotLoggedIn
 from fluidvm.sessions import Session, Sessions
 
@@ -51,13 +52,13 @@ class SessionsTests(SynchronousTestCase):
         _, found = self.make()
         first = found.open(1, "a", 0).cookie
         drawn = iter([2**31, first + 2**31, 2**31 + 5])  # 0, the one in use, 5
-        self.patch(sessions.secrets, "randbits", lambda bits: next(drawn))
+        self.patch(secrets, "randbits", lambda bits: next(drawn))
         self.assertEqual(found.open(1, "a", 0).cookie, 5)
 
     def test_cookies_use_the_whole_range(self) -> None:
         _, found = self.make()
         for drawn, cookie in ((0, -(2**31)), (2**32 - 1, 2**31 - 1)):
-            self.patch(sessions.secrets, "randbits", lambda bits, drawn=drawn: drawn)
+            self.patch(secrets, "randbits", lambda bits, drawn=drawn: drawn)
             self.assertEqual(found.open(1, "a", 0).cookie, cookie)
 
     def test_closing_a_user_leaves_others(self) -> None:

@@ -106,4 +106,4 @@ class MigrationTests(XenCase):
 
     async def refused(self, words: str, spec: DomainSpec, to: Any, copy: bool) -> None:
         moving = self.connection.migrate(spec, to, True, copy, lambda percentage: None)
-        self.assertIn(words, str(await self.assertFailure(moving, Unsupported)))
+        self.assertIn(words, str(await self.assertFailure(moving, Unsupported)))  # type: ignore[arg-type]

@@ -54,7 +54,7 @@ class AdoptionTests(ServerCase):
         )  # fmt: skip
         self.assertEqual(await admin.call("list_foreign_vms", node), [])
         host.stop(uuid)
-        await self.until(lambda: running.server.inventory.vm_of(uuid).state == "stopped")
+        await self.until(lambda: running.server.inventory.vm_of(uuid).state == "stopped")  # type: ignore[union-attr]
         await alice.do("set_vm_autostart", vm, False)
         self.assertEqual((host.domain(uuid).name, host.domain(uuid).disks), ("db server", before.disks))
         await alice.do("start_vm", vm)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import xmlrpc.client
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 from fluidvm.declare import METHODS, Method
@@ -131,8 +131,9 @@ class BadInputTests(ServerCase):
                 for wrong in (0, other):
                     await self.refused(401, client.running.call(method.name, wrong, *arguments))
                 await self.refused(401, client.running.call(method.name, client.cookie, *arguments, address="192.0.2.99"))
-                for wrong in ("1", 1.0, True, [], {}):
-                    await self.refused(-32602, client.running.call(method.name, wrong, *arguments))
+                odds: tuple[Any, ...] = ("1", 1.0, True, [], {})
+                for odd in odds:
+                    await self.refused(-32602, client.running.call(method.name, odd, *arguments))
 
     async def test_roles(self) -> None:
         """A plain user and an auditor are told 403 for what their role may not do, whatever the arguments."""
@@ -261,7 +262,7 @@ class HostileStringTests(ServerCase):
 
     async def test_names_and_words(self) -> None:
         admin = await self.serve().login()
-        calls = (
+        calls: tuple[Callable[[str], tuple[Any, ...]], ...] = (
             lambda text: ("create_vm", {"name": text}),
             lambda text: ("create_vm", {"name": "x", "tags": [text]}),
             lambda text: ("create_vm", {"name": "x", "driver": text}),

@@ -12,7 +12,7 @@ from wsproto.events import CloseConnection, TextMessage
 
 from fluidvm.consoles import LIFE, MOST_TICKETS
 from fluidvm.driver import ISerialConsole
-from tests.support import Client, ServerCase
+from tests.support import Client, ServerCase, port_of
 from tests.websocket_client import Looker, Refused, look
 
 
@@ -30,7 +30,7 @@ class ConsoleCase(ServerCase):
 
     async def open(self, path: str, **fields: Any) -> Looker:
         """Open a WebSocket; it is closed at the end."""
-        looker = await look(self.there.server.ports[0].getHost().port, path, **fields)
+        looker = await look(port_of(self.there.server), path, **fields)
         self.addCleanup(self.close, looker)
         return looker
 

@@ -131,17 +131,17 @@ class DiskSnapshotTests(ServerCase):
         running, admin, disk = await self.start()
         snapshots, *at = self.kept(running)
         await make(admin, disk, "mine")
-        snapshots.create(*at, "theirs")
+        snapshots.create(*at, "theirs")  # type: ignore[call-arg]
         await admin.do("refresh_compute_node", 1)
         told = {one["name"]: one["id"] for one in await admin.call("list_disk_snapshots", disk)}
         self.assertEqual(list(told), ["mine", "theirs"])
-        snapshots.delete(*at, "mine")
+        snapshots.delete(*at, "mine")  # type: ignore[call-arg]
         simulated(running, 1).cut("the cable was pulled")
         for _ in range(4):
             await running.pass_time(1)
         await self.until(lambda: len(running.server.inventory.disks_on(1)[0].snapshots) == 1)
         self.assertEqual(await names(admin, disk), ["theirs"])
-        snapshots.create(*at, "another")
+        snapshots.create(*at, "another")  # type: ignore[call-arg]
         self.assertEqual((await admin.fail("create_disk_snapshot", disk, "another"))[0], 409)
         self.assertEqual(await names(admin, disk), ["theirs", "another"])
 
@@ -179,7 +179,7 @@ class DiskSnapshotTests(ServerCase):
     async def test_made_and_not_noted(self) -> None:
         running, ec = await self.interrupted("create_volume_snapshot", "create_disk_snapshot", "new")
         snapshots, *at = self.kept(running)
-        snapshots.create(*at, "new")  # the hypervisor did it all the same
+        snapshots.create(*at, "new")  # type: ignore[call-arg]  # the hypervisor did it all the same
         admin = await (await self.restart(running)).login()
         await admin.finish(ec)
         told = {one["name"]: one["id"] for one in await admin.call("list_disk_snapshots", 1)}

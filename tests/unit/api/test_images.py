@@ -303,9 +303,9 @@ class _File(Resource):
 class UrlTests(ImageCase):
     async def setUp(self) -> None:  # type: ignore[override]
         self.file = _File()
-        self.port = reactor.listenTCP(0, Site(self.file), interface="127.0.0.1")
+        self.port = reactor.listenTCP(0, Site(self.file), interface="127.0.0.1")  # type: ignore[arg-type]
         self.addCleanup(self.port.stopListening)
-        self.base = f"http://127.0.0.1:{self.port.getHost().port}/to/"
+        self.base = f"http://127.0.0.1:{self.port.getHost().port}/to/"  # type: ignore[attr-defined]
         # The clock is turned faster than bytes come.
         self.patch(image_bytes, "SILENCE", 1e9)
         await super().setUp()
@@ -345,7 +345,7 @@ class UrlTests(ImageCase):
         self.assertEqual(self.left(), [])
 
     async def test_nobody_there(self) -> None:
-        await self.port.stopListening()
+        await self.port.stopListening()  # type: ignore[misc]
         self.assertEqual((await self.admin.fail("import_image", self.spec("os")))[0], 503)
 
 

@@ -18,8 +18,8 @@ class OwnershipTests(ServerCase):
         self.assertEqual(told, [("vm", vm, "deleted"), ("disk", 1, "deleted")])
         told = [(one["type"], one["id"], one["change"]) for one in await bob.call("ping")]
         self.assertEqual(told, [("vm", vm, "created"), ("disk", 1, "created")])
-        told = [(one["type"], one["change"]) for one in await admin.call("ping") if one["type"] in ("vm", "disk")]
-        self.assertEqual(told, [("vm", "updated"), ("disk", "updated")])
+        changed = [(one["type"], one["change"]) for one in await admin.call("ping") if one["type"] in ("vm", "disk")]
+        self.assertEqual(changed, [("vm", "updated"), ("disk", "updated")])
         await self.refused(404, alice.call("get_vm", vm))
         self.assertEqual((await bob.call("get_vm", vm))["disks"], [1])
         self.assertEqual((await admin.call("get_user_usage", 2))["vms"]["used"], 0)

@@ -247,7 +247,7 @@ class RaceTests(QuotaCase):
                 ("set_vm_vcpus", dice.randint(1, 6)),
             ]  # fmt: skip
             for method, *arguments in dice.sample(calls, 4):
-                await client.call(method, vm, *arguments)
+                await client.call(method, vm, *arguments)  # type: ignore[arg-type]
             await client.call("create_disk", {"name": f"disk-{number}-{step}", "size": dice.randint(1, 20)})
             if dice.random() < 0.95:
                 await client.call("stop_vm", vm)

@@ -34,7 +34,7 @@ class SessionTests(ServerCase):
         running = self.serve()
         answers = await gatherResults(
             [
-                Deferred.fromCoroutine(running.call("authenticate", "admin", "x")).addErrback(
+                Deferred.fromCoroutine(running.call("authenticate", "admin", "x")).addErrback(  # type: ignore[call-overload]
                     lambda failure: failure.value.faultCode
                 )
                 for _ in range(20)

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from typing import Any
+
 from twisted.internet.defer import Deferred
 
 from tests.support import PASSWORD, Client, ServerCase
@@ -65,7 +67,7 @@ class TaskTests(ServerCase):
         await admin.call("stop_vm", vm)
         ec = await admin.call("commit_tasks")
         running = admin.running
-        seen = []
+        seen: list[Any] = []
         while not seen or any(seen[-1]):
             seen.append(await admin.call("get_task_state", ec))
             progress = await admin.call("get_task_progress", ec)
@@ -120,7 +122,7 @@ class TaskTests(ServerCase):
         for vm in (one, one, two):
             await admin.call("start_vm", vm)
             contexts.append(await admin.call("commit_tasks"))
-        states = {}
+        states: dict[int, Any] = {}
         while await admin.call("get_task_state", contexts[1]) == [1]:
             for ec in contexts:
                 if await admin.call("get_task_progress", ec) == [100]:

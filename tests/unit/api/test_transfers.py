@@ -19,7 +19,7 @@ from twisted.web.http_headers import Headers
 from fluidvm.image_files import MIB, PIECE
 from fluidvm.sessions import FREE_COOKIES
 from fluidvm.transfers import MOST, Contents
-from tests.support import Client
+from tests.support import Client, port_of
 from tests.unit.api.test_images import WHOLE, ImageCase, digest
 
 
@@ -52,7 +52,7 @@ class TransferCase(ImageCase):
 
     @property
     def port(self) -> int:
-        return int(self.there.server.ports[0].getHost().port)
+        return port_of(self.there.server)
 
     async def ask(
         self, method: str, path: str, body: bytes | None = None, client: Client | None = None, **headers: str
@@ -144,7 +144,7 @@ class UploadTests(TransferCase):
         self.assertLessEqual(size, 300000)
         more = f"bytes {size}-999999/1000000"
         self.assertEqual((await self.put(bytes(1000000 - size), Content_Range=more))[0], 200)
-        self.assertEqual(self.there.server._site._disks._transfers._under_way, 0)
+        self.assertEqual(self.there.server._site._disks._transfers._under_way, 0)  # type: ignore[union-attr]
 
     async def test_chunks_and_a_client_that_asks_before(self) -> None:
         head = f"{self.begun}Transfer-Encoding: chunked\r\n"
@@ -281,7 +281,7 @@ class ContentTests(TransferCase):
 
     async def test_not_too_many(self) -> None:
         disk = await self.disk()
-        transfers = self.there.server._site._disks._transfers
+        transfers = self.there.server._site._disks._transfers  # type: ignore[union-attr]
         for _ in range(MOST):
             transfers.enter()
         self.assertEqual((await self.ask("GET", f"/disks/{disk}/content"))[0], 503)

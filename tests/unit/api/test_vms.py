@@ -6,7 +6,7 @@ from tests.support import PASSWORD, Client, ServerCase
 class VmTests(ServerCase):
     async def admin(self, **node: object) -> Client:
         admin = await self.serve().login()
-        self.node = await admin.node(**node)
+        self.node = await admin.node(**node)  # type: ignore[arg-type]
         return admin
 
     async def test_create_and_get(self) -> None:

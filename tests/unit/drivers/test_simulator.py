@@ -310,10 +310,10 @@ class FaultsTests(SynchronousTestCase):
     def test_a_callback_that_fails_spoils_nothing(self) -> None:
         connection = self.connected()
         told: list[object] = []
-        connection.subscribe(lambda uuid, state: 1 // 0)
+        connection.subscribe(lambda uuid, state: 1 // 0)  # type: ignore[arg-type]
         connection.subscribe(lambda uuid, state: told.append(state))
         self.successResultOf(connection.start(self.spec.uuid))
-        connection.on_lost(lambda reason: 1 // 0)
+        connection.on_lost(lambda reason: 1 // 0)  # type: ignore[arg-type]
         connection.on_lost(told.append)
         connection.cut("The network broke.")
         self.assertEqual(told, [RUNNING, "The network broke."])

@@ -24,10 +24,13 @@ class ClockHost:
 
     def __init__(self, state_dir: Path, clock: Clock) -> None:
         self.state_dir = state_dir
-        self.clock = clock
+        self.clock: Any = clock
+        self.reactor: Any = None
 
     def run(self, function: Callable[..., Any], *args: Any) -> Deferred[Any]:
         return maybeDeferred(function, *args)
+
+    run_long = run
 
     def call_in_reactor(self, function: Callable[..., Any], *args: Any) -> None:
         function(*args)

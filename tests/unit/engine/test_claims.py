@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from typing import Any
+
 from hypothesis import given
 from hypothesis import strategies as st
 from twisted.internet.defer import CancelledError
@@ -45,7 +47,8 @@ class ClaimsTests(SynchronousTestCase):
 
     @given(st.lists(st.frozensets(st.sampled_from([A, B, C]), min_size=1), max_size=30), st.randoms())
     def test_never_two_at_once_and_everyone_in_the_end(self, wishes: list[frozenset[Key]], random: object) -> None:
-        claims, granted, finished = Claims(), [], 0
+        claims, finished = Claims(), 0
+        granted: list[Any] = []
 
         def grant(claim: Claim) -> None:
             for other in granted:

@@ -332,7 +332,8 @@ class RecoveryTests(ServerCase):
         vm = await admin.do("create_vm", {"name": "web"})
         await admin.call("stop_vm", vm)
         ec = await admin.call("commit_tasks")
-        real, failures = Database.run, []
+        real = Database.run
+        failures: list[Any] = []
 
         def run(database: Database, function: Any, *args: Any) -> Any:
             if len(failures) < 3 and function.__name__ == "_transaction" and args[1]:

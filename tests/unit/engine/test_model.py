@@ -89,7 +89,7 @@ class ServerMachine(RuleBasedStateMachine):
             patch("fluidvm.service.Database", InlineDatabase),
         ]
         for patching in self.patches:
-            patching.start()
+            patching.start()  # type: ignore[attr-defined]
         case = ServerCase()
         case.directory = self.directory
         (self.directory / "password").write_text(PASSWORD)
@@ -97,12 +97,12 @@ class ServerMachine(RuleBasedStateMachine):
         self.running.server.startService()
         self.all: list[Committed] = []
         admin = self.login()
-        self.call("add_compute_node", admin.cookie, "node1", "simulator", "", {"delay": 1.0})
-        self.vms = [self.call("create_vm", admin.cookie, {"name": f"vm{number}"}) for number in range(VMS)]
-        ec = self.call("commit_tasks", admin.cookie)
+        self.call("add_compute_node", admin.cookie, "node1", "simulator", "", {"delay": 1.0})  # type: ignore[union-attr]
+        self.vms = [self.call("create_vm", admin.cookie, {"name": f"vm{number}"}) for number in range(VMS)]  # type: ignore[union-attr]
+        ec = self.call("commit_tasks", admin.cookie)  # type: ignore[union-attr]
         for _ in range(40):
             self.running.clock.advance(0.5)
-        assert self.call("get_errors", self.login().cookie, ec) == [""] * (VMS + 1)
+        assert self.call("get_errors", self.login().cookie, ec) == [""] * (VMS + 1)  # type: ignore[union-attr]
 
     def call(self, method: str, *arguments: Any) -> Any:
         """Call a method; it must answer without waiting."""
@@ -133,7 +133,7 @@ class ServerMachine(RuleBasedStateMachine):
 
     @initialize(target=sessions)
     def first_login(self) -> Session:
-        return self.login()
+        return self.login()  # type: ignore[return-value]
 
     @rule(target=sessions)
     def login(self) -> Session:
@@ -164,7 +164,7 @@ class ServerMachine(RuleBasedStateMachine):
     @rule(target=contexts, session=sessions, tasks=TASKS, on_error=st.sampled_from(["continue", "stop"]))
     def queue_and_commit(self, session: Session, tasks: list[tuple[str, int]], on_error: str) -> Committed | None:
         self.queue(session, tasks)
-        return self.commit(session, on_error)
+        return self.commit(session, on_error)  # type: ignore[return-value]
 
     @precondition(lambda self: self.all)
     @rule(session=sessions)
@@ -244,13 +244,13 @@ class ServerMachine(RuleBasedStateMachine):
                 self.running.clock.advance(1.0)
                 self.contexts_go_forward()
             assert not any(any(committed.states) for committed in self.all), "a context is stuck"
-            cookie = self.login().cookie
+            cookie = self.login().cookie  # type: ignore[union-attr]
             (host,) = self.hosts()
             real = {domain.uuid: str(domain.state) for domain in host.domains()}
             assert {vm["uuid"]: vm["state"] for vm in self.call("list_vms", cookie)} == real
         finally:
             for patching in self.patches:
-                patching.stop()
+                patching.stop()  # type: ignore[attr-defined]
             stopping = self.running.server.stopService()
             while not stopping.called:
                 self.running.clock.advance(1.0)

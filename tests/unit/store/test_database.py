@@ -5,13 +5,15 @@ from pathlib import Path
 from typing import Any
 
 from sqlalchemy import Connection, insert, select, text
-from twisted.internet import reactor
+from twisted.internet import reactor as _reactor
 from twisted.internet.defer import Deferred, gatherResults
 from twisted.trial.unittest import TestCase
 
 from fluidvm.faults import Unavailable
 from fluidvm.store import schema
 from fluidvm.store.database import Database, DatabaseError, parse_url
+
+reactor: Any = _reactor
 
 
 def put(connection: Connection, type_name: str) -> str:
@@ -47,8 +49,8 @@ class DatabaseTests(TestCase):
         waiting = []
         for number in range(500):
             function = put_and_fail if number % 7 == 0 else put
-            done = self.database.run(function, f"{number:04}")
-            waiting.append(done.addBoth(lambda result, number=number: order.append((number, result))))
+            done: Deferred[Any] = self.database.run(function, f"{number:04}")
+            waiting.append(done.addBoth(lambda result, number=number: order.append((number, result))))  # type: ignore[call-overload]
         await gatherResults(waiting)
         self.assertEqual([number for number, _ in order], list(range(500)))
         stored = await self.database.run(names)

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import socket
 import xmlrpc.client
+from typing import Any
 
 from hypothesis import given
 from hypothesis import strategies as st
@@ -9,7 +10,7 @@ from twisted.internet.threads import deferToThread
 from twisted.trial.unittest import SynchronousTestCase
 
 from fluidvm.wire.proxies import Proxies
-from tests.support import PASSWORD, ServerCase
+from tests.support import PASSWORD, ServerCase, port_of
 
 PROXY = "10.0.0.1"
 
@@ -57,7 +58,7 @@ class ForwardedTests(SynchronousTestCase):
 
 
 class BehindAProxyTests(ServerCase):
-    def ask(self, port: int, headers: str, method: str, *arguments: object, first: bytes = b"") -> object:
+    def ask(self, port: int, headers: str, method: str, *arguments: Any, first: bytes = b"") -> object:
         body = xmlrpc.client.dumps(arguments, method).encode()
         head = f"POST /RPC2 HTTP/1.1\r\nHost: localhost\r\nContent-Length: {len(body)}\r\nConnection: close\r\n{headers}\r\n"
         with socket.create_connection(("127.0.0.1", port), timeout=20) as connection:
@@ -69,7 +70,7 @@ class BehindAProxyTests(ServerCase):
 
     async def address(self, *options: str, headers: str = "", first: bytes = b"") -> str:
         running = self.serve(*options)
-        port = running.server.ports[-1].getHost().port
+        port = port_of(running.server)
         cookie = await deferToThread(self.ask, port, headers, "authenticate", "admin", PASSWORD, first=first)
         session = await deferToThread(self.ask, port, headers, "get_session", cookie, first=first)
         return str(session["address"])  # type: ignore[index]
@@ -94,7 +95,7 @@ class BehindAProxyTests(ServerCase):
 
     async def test_two_clients_of_one_connection(self) -> None:
         running = self.serve("--trusted-proxies", "127.0.0.1")
-        port = running.server.ports[0].getHost().port
+        port = port_of(running.server)
         cookie = (await running.login(address="192.0.2.43")).cookie
 
         def ask() -> list[bytes]:
