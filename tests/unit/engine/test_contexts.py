@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sqlite3
 import time
 from typing import Any
 
@@ -193,10 +192,7 @@ class ProgressTests(ServerCase):
         ec = await admin.call("commit_tasks")
         await running.stop()
         self.running.remove(running)
-        database = sqlite3.connect(self.directory / "state" / "fluidvm.db")
-        database.execute("UPDATE tasks SET method = 'teleport_disk' WHERE context = ? AND position = 0", (ec,))
-        database.commit()
-        database.close()
+        self.execute("UPDATE tasks SET method = 'teleport_disk' WHERE context = :ec AND position = 0", ec=ec)
         admin = await self.serve().login()
         await admin.finish(ec)
         context = await admin.call("get_execution_context", ec)
@@ -304,9 +300,7 @@ class RecoveryTests(ServerCase):
 
     def mend_nodes(self) -> None:
         """Take the faults out of the simulated nodes' options, while no server runs."""
-        with sqlite3.connect(self.directory / "state" / "fluidvm.db") as raw:
-            raw.execute("UPDATE compute_nodes SET options = '{}'")
-        raw.close()
+        self.execute("UPDATE compute_nodes SET options = '{}'")
 
     async def test_a_reboot_that_was_interrupted_is_reported(self) -> None:
         running = self.serve()

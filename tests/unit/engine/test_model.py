@@ -9,6 +9,7 @@ from __future__ import annotations
 import shutil
 import tempfile
 import xmlrpc.client
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -24,6 +25,7 @@ from fluidvm import logins
 from fluidvm.drivers.simulated_host import SimulatedHost
 from fluidvm.store.database import Database, connect, write_later
 from fluidvm.wire.peer import Peer
+from tests.databases import new_database
 from tests.support import PASSWORD, Running, ServerCase
 
 VERBS = ("start_vm", "stop_vm", "pause_vm", "resume_vm", "shutdown_vm")
@@ -84,16 +86,14 @@ class ServerMachine(RuleBasedStateMachine):
     def __init__(self) -> None:
         super().__init__()
         self.directory = Path(tempfile.mkdtemp())
-        self.patches = [
-            patch.object(logins.Logins, "_run", lambda self, function, *args: execute(function, *args)),
-            patch("fluidvm.service.Database", InlineDatabase),
-        ]
-        for patching in self.patches:
-            patching.start()  # type: ignore[attr-defined]
+        self.kept = ExitStack()
+        self.kept.enter_context(patch.object(logins.Logins, "_run", lambda self, function, *args: execute(function, *args)))
+        self.kept.enter_context(patch("fluidvm.service.Database", InlineDatabase))
         case = ServerCase()
         case.directory = self.directory
+        database = self.kept.enter_context(new_database(None))
         (self.directory / "password").write_text(PASSWORD)
-        self.running = Running(case.settings("--session-timeout", str(int(TIMEOUT)), "--database", "sqlite://"))
+        self.running = Running(case.settings("--session-timeout", str(int(TIMEOUT)), "--database", database))
         self.running.server.startService()
         self.all: list[Committed] = []
         admin = self.login()
@@ -249,11 +249,10 @@ class ServerMachine(RuleBasedStateMachine):
             real = {domain.uuid: str(domain.state) for domain in host.domains()}
             assert {vm["uuid"]: vm["state"] for vm in self.call("list_vms", cookie)} == real
         finally:
-            for patching in self.patches:
-                patching.stop()  # type: ignore[attr-defined]
             stopping = self.running.server.stopService()
             while not stopping.called:
                 self.running.clock.advance(1.0)
+            self.kept.close()
             shutil.rmtree(self.directory)
 
     def hosts(self) -> list[Any]:
