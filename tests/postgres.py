@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import functools
 import itertools
 import os
@@ -15,7 +16,6 @@ from collections.abc import Mapping
 from pathlib import Path
 
 import psycopg
-from twisted.internet import reactor
 
 from fluidvm.store.database import connect, parse_url
 
@@ -222,6 +222,6 @@ def _children(process: int) -> list[int]:
 def shared_cluster() -> Cluster:
     """This process's cluster, running; gone when the process ends in whatever way."""
     cluster = Cluster()
-    reactor.addSystemEventTrigger("after", "shutdown", cluster.remove)
+    atexit.register(cluster.remove)
     cluster.start()
     return cluster

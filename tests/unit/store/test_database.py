@@ -1,17 +1,18 @@
 from __future__ import annotations
 
-import sqlite3
-from pathlib import Path
 from typing import Any
 
 from sqlalchemy import Connection, insert, select, text
 from twisted.internet import reactor as _reactor
 from twisted.internet.defer import Deferred, gatherResults
-from twisted.trial.unittest import TestCase
+from twisted.trial.unittest import SynchronousTestCase
 
 from fluidvm.faults import Unavailable
 from fluidvm.store import schema
 from fluidvm.store.database import Database, DatabaseError, parse_url
+from tests.databases import execute, only
+
+from .case import DatabaseCase
 
 reactor: Any = _reactor
 
@@ -30,20 +31,7 @@ def put_and_fail(connection: Connection, type_name: str) -> None:
     raise ValueError(type_name)
 
 
-class DatabaseTests(TestCase):
-    """On the real SQLite; tests/unit/store/test_postgresql.py has the other one."""
-
-    def setUp(self) -> None:
-        self.path = Path(self.mktemp()).absolute()
-        self.database = self.make()
-        self.database.open()
-
-    async def tearDown(self) -> None:  # type: ignore[override]
-        await self.database.close()
-
-    def make(self) -> Database:
-        return Database(f"sqlite:///{self.path}", reactor)
-
+class DatabaseTests(DatabaseCase):
     async def test_results_and_errors_in_order(self) -> None:
         order: list[Any] = []
         waiting = []
@@ -72,13 +60,6 @@ class DatabaseTests(TestCase):
         await other
         self.assertEqual(await self.database.run(names), ["a", "b"])
 
-    async def test_durable_settings(self) -> None:
-        def pragmas(connection: Connection) -> list[Any]:
-            names = ("journal_mode", "synchronous", "foreign_keys")
-            return [connection.execute(text(f"PRAGMA {name}")).scalar() for name in names]
-
-        self.assertEqual(await self.database.run(pragmas), ["wal", 2, 1])
-
     async def test_reopened(self) -> None:
         await self.database.run(put, "a")
         await self.database.close()
@@ -91,6 +72,26 @@ class DatabaseTests(TestCase):
         await self.database.close()
         self.assertTrue(all(done.called for done in waiting))
         await self.assertFailure(self.database.run(put, "late"), Unavailable)
+
+    async def test_a_newer_database_is_refused(self) -> None:
+        await self.database.close()
+        execute(self.url, "UPDATE alembic_version SET version_num = '9999'")
+        refused = self.assertRaises(DatabaseError, self.make().open)
+        self.assertIn("newer", str(refused))
+        self.assertIn("9999", str(refused))
+
+
+class SqliteTests(DatabaseCase):
+    """What is about its file, and its own ways of failing."""
+
+    skip = only("sqlite")
+
+    async def test_durable_settings(self) -> None:
+        def pragmas(connection: Connection) -> list[Any]:
+            names = ("journal_mode", "synchronous", "foreign_keys")
+            return [connection.execute(text(f"PRAGMA {name}")).scalar() for name in names]
+
+        self.assertEqual(await self.database.run(pragmas), ["wal", 2, 1])
 
     async def test_a_full_disk_is_unavailable_and_passes(self) -> None:
         def shrink(connection: Connection) -> None:
@@ -115,24 +116,17 @@ class DatabaseTests(TestCase):
         for path in self.path.parent.glob(self.path.name + "*"):
             self.assertEqual(path.stat().st_mode & 0o077, 0, path.name)
 
-    async def test_a_newer_database_is_refused(self) -> None:
-        await self.database.close()
-        with sqlite3.connect(self.path) as raw:
-            raw.execute("UPDATE alembic_version SET version_num = '9999'")
-        raw.close()
-        refused = self.assertRaises(DatabaseError, self.make().open)
-        self.assertIn("newer", str(refused))
-        self.assertIn("9999", str(refused))
-
-    def test_urls(self) -> None:
-        self.assertEqual(parse_url("postgresql://x@y/z").drivername, "postgresql+psycopg")
-        for url in ("nonsense", "mysql://x/y", ""):
-            self.assertRaises(DatabaseError, parse_url, url)
-
     def test_an_unusable_file(self) -> None:
         self.path.with_name("text").write_text("no database at all, but long enough to be looked at" * 100)
         for url in (f"sqlite:///{self.path.parent}/no/such/dir/x.db", f"sqlite:///{self.path.with_name('text')}"):
             self.assertRaises(DatabaseError, Database(url, reactor).open)
+
+
+class UrlTests(SynchronousTestCase):
+    def test_urls(self) -> None:
+        self.assertEqual(parse_url("postgresql://x@y/z").drivername, "postgresql+psycopg")
+        for url in ("nonsense", "mysql://x/y", ""):
+            self.assertRaises(DatabaseError, parse_url, url)
 
     def test_passwords_in_urls_are_not_shown(self) -> None:
         database = Database("postgresql://someone:hunter2@127.0.0.1:1/nowhere", reactor)

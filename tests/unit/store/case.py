@@ -1,0 +1,36 @@
+"""What tests of the store share."""
+
+from __future__ import annotations
+
+from contextlib import ExitStack
+from pathlib import Path
+
+from twisted.internet import reactor
+from twisted.trial.unittest import TestCase
+
+from fluidvm.store.database import Database
+from tests.databases import new_database
+
+
+class DatabaseCase(TestCase):
+    """
+    Tests with an open database, on the run's engine.
+
+    @ivar path: where SQLite has it.
+    @ivar url: what it is opened by.
+    """
+
+    def setUp(self) -> None:
+        self._kept = ExitStack()
+        self.path = Path(self.mktemp()).absolute()
+        self.url = self._kept.enter_context(new_database(self.path))
+        self.database = self.make()
+        self.database.open()
+
+    async def tearDown(self) -> None:  # type: ignore[override]
+        await self.database.close()
+        self._kept.close()
+
+    def make(self) -> Database:
+        """One more server's way to the same database, not yet open."""
+        return Database(self.url, reactor)
