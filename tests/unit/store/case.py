@@ -5,11 +5,24 @@ from __future__ import annotations
 from contextlib import ExitStack
 from pathlib import Path
 
+from sqlalchemy import Connection, insert, select
 from twisted.internet import reactor
 from twisted.trial.unittest import TestCase
 
+from fluidvm.store import schema
 from fluidvm.store.database import Database
 from tests.databases import new_database
+
+
+def put(connection: Connection, type_name: str) -> str:
+    """Write a row. @raise IntegrityError: there is one with this name."""
+    connection.execute(insert(schema.id_counters), {"type": type_name, "last": 1})
+    return type_name
+
+
+def names(connection: Connection) -> list[str]:
+    """What L{put} has written, in alphabetical order."""
+    return [row.type for row in connection.execute(select(schema.id_counters).order_by("type"))]
 
 
 class DatabaseCase(TestCase):

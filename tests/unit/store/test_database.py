@@ -2,28 +2,18 @@ from __future__ import annotations
 
 from typing import Any
 
-from sqlalchemy import Connection, insert, select, text
+from sqlalchemy import Connection, text
 from twisted.internet import reactor as _reactor
 from twisted.internet.defer import Deferred, gatherResults
 from twisted.trial.unittest import SynchronousTestCase
 
 from fluidvm.faults import Unavailable
-from fluidvm.store import schema
 from fluidvm.store.database import Database, DatabaseError, parse_url
 from tests.databases import execute, only
 
-from .case import DatabaseCase
+from .case import DatabaseCase, names, put
 
 reactor: Any = _reactor
-
-
-def put(connection: Connection, type_name: str) -> str:
-    connection.execute(insert(schema.id_counters), {"type": type_name, "last": 1})
-    return type_name
-
-
-def names(connection: Connection) -> list[str]:
-    return [row.type for row in connection.execute(select(schema.id_counters).order_by("type"))]
 
 
 def put_and_fail(connection: Connection, type_name: str) -> None:

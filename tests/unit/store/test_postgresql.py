@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from sqlalchemy import Connection, text
+from twisted.internet import reactor
+from twisted.trial.unittest import TestCase
 
-from fluidvm.store.database import DatabaseError
+from fluidvm.store.database import Database, DatabaseError
 from tests.databases import only
+from tests.postgres import Cluster
 
-from .case import DatabaseCase
+from .case import DatabaseCase, names, put
 
 
-class PostgresqlTests(DatabaseCase):
+class ClaimTests(DatabaseCase):
     skip = only("postgresql")
 
     async def test_one_server_at_a_time(self) -> None:
@@ -20,8 +22,23 @@ class PostgresqlTests(DatabaseCase):
         self.database = self.make()
         self.database.open()
 
-    async def test_commits_wait_until_they_are_durable(self) -> None:
-        def setting(connection: Connection) -> str:
-            return str(connection.execute(text("SHOW synchronous_commit")).scalar())
 
-        self.assertEqual(await self.database.run(setting), "on")
+class CrashTests(TestCase):
+    skip = only("postgresql")
+
+    async def test_what_was_answered_is_there_after_a_crash(self) -> None:
+        cluster = Cluster(fsync="on", full_page_writes="on")
+        self.addCleanup(cluster.remove)
+        cluster.start()
+        url = cluster.url(cluster.create_database())
+        database = Database(url, reactor)
+        database.open()
+        for number in range(20):
+            await database.run(put, f"{number:04}")
+        cluster.kill()
+        await database.close()
+        cluster.start()
+        database = Database(url, reactor)
+        database.open()
+        self.addCleanup(database.close)
+        self.assertEqual(await database.run(names), [f"{number:04}" for number in range(20)])
