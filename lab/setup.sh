@@ -15,8 +15,8 @@ say() { echo "== $*"; }
 packages=(gcc pkg-config libvirt-dev python3-dev python3-venv
     libvirt-daemon libvirt-daemon-driver-qemu libvirt-clients qemu-system-x86 qemu-utils iproute2 util-linux
     busybox-static cpio lz4 xz-utils zstd e2fsprogs binutils)
-# And for units, and the machine with Xen.
-[ "$purpose" = demo ] || packages+=(openssl git systemd kmod libsasl2-modules openssh-client openssh-server)
+# And for units, the machine with Xen, and the tests' own PostgreSQL.
+[ "$purpose" = demo ] || packages+=(openssl git systemd kmod libsasl2-modules openssh-client openssh-server postgresql)
 [ "$(id -u)" = 0 ] || packages+=(uidmap)  # for the host's user namespace
 
 missing=()
@@ -24,9 +24,16 @@ for package in "${packages[@]}"; do
     [ "$(dpkg-query -W -f '${db:Status-Status}' "$package" 2>/dev/null)" = installed ] || missing+=("$package")
 done
 root() { if [ "$(id -u)" = 0 ]; then "$@"; else sudo "$@"; fi; }
+# Debian makes and starts a database cluster when PostgreSQL is installed: not for us, we only want the programs.
+no_cluster=/etc/postgresql-common/createcluster.d/fluidvm.conf
 if [ ${#missing[@]} -gt 0 ]; then
     say "installing with apt-get: ${missing[*]}"
     root apt-get update -qq
+    if [[ " ${missing[*]} " = *" postgresql "* ]]; then
+        trap 'root rm -f "$no_cluster"' EXIT
+        root mkdir -p "${no_cluster%/*}"
+        echo "create_main_cluster = false" | root tee "$no_cluster" >/dev/null
+    fi
     root env DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends "${missing[@]}" >/dev/null
 elif ! apt-cache show linux-image-cloud-amd64 >/dev/null 2>&1; then
     say "reading apt's package lists"
