@@ -27,7 +27,7 @@ PARTS = $(WAIT); $(TOX) run --notest -q -e $(firstword $(subst $(comma), ,$(1)))
 comma = ,
 
 CHECK = unit,types,lint
-TEST = xen,real,unit,types,example,wheel,lint
+TEST = xen,real,postgresql,unit,types,example,wheel,lint
 LONG = xen-pair,hunt
 
 .PHONY: demo serve check test long full soak bench clean

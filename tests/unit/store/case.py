@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from contextlib import ExitStack
 from pathlib import Path
+from typing import Any
 
 from sqlalchemy import Connection, insert, select
-from twisted.internet import reactor
+from twisted.internet import reactor as _reactor
 from twisted.trial.unittest import TestCase
 
 from fluidvm.store import schema
@@ -23,6 +24,12 @@ def put(connection: Connection, type_name: str) -> str:
 def names(connection: Connection) -> list[str]:
     """What L{put} has written, in alphabetical order."""
     return [row.type for row in connection.execute(select(schema.id_counters).order_by("type"))]
+
+
+def database_at(url: str) -> Database:
+    """A server's way to a database, not yet open."""
+    reactor: Any = _reactor
+    return Database(url, reactor)
 
 
 class DatabaseCase(TestCase):
@@ -46,4 +53,4 @@ class DatabaseCase(TestCase):
 
     def make(self) -> Database:
         """One more server's way to the same database, not yet open."""
-        return Database(self.url, reactor)
+        return database_at(self.url)

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from twisted.internet import reactor
 from twisted.trial.unittest import TestCase
 
-from fluidvm.store.database import Database, DatabaseError
+from fluidvm.store.database import DatabaseError
 from tests.databases import only
 from tests.postgres import Cluster
 
-from .case import DatabaseCase, names, put
+from .case import DatabaseCase, database_at, names, put
 
 
 class ClaimTests(DatabaseCase):
@@ -31,14 +30,14 @@ class CrashTests(TestCase):
         self.addCleanup(cluster.remove)
         cluster.start()
         url = cluster.url(cluster.create_database())
-        database = Database(url, reactor)
+        database = database_at(url)
         database.open()
         for number in range(20):
             await database.run(put, f"{number:04}")
         cluster.kill()
         await database.close()
         cluster.start()
-        database = Database(url, reactor)
+        database = database_at(url)
         database.open()
         self.addCleanup(database.close)
         self.assertEqual(await database.run(names), [f"{number:04}" for number in range(20)])
