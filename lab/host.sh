@@ -72,13 +72,24 @@ rm -rf "$dir"/libvirt-sock* "$dir"/libvirt-admin-sock "$dir"/private
 mkdir -p "$dir/private"
 echo $$ > "$dir/host.pid"
 
-# Where control groups of version 1 can be made, guests' CPUs are weighed by one of the host's own. Hosts that were killed
-# have left theirs, which are empty.
-cpu=/sys/fs/cgroup/cpu controllers=''
-for old in "$cpu"/fluidvm-lab-*; do
-    if [ -d "$old" ] && [ ! -e "/proc/${old##*-}" ]; then find "$old" -depth -type d -exec rmdir {} + 2>/dev/null || true; fi
-done
-if [ ${#user[@]} = 0 ] && [ -e "$cpu/cpu.shares" ] && mkdir "$cpu/fluidvm-lab-$$" 2>/dev/null; then controllers='"cpu"'; fi
+# Where control groups of version 1 can be made, guests' CPUs are weighed by one of the host's own, which each process of
+# the host holds a lock on. A host that was killed has left its group without. Process ids would not tell: other hosts may
+# run in other PID namespaces.
+cpu=/sys/fs/cgroup/cpu group='' controllers=''
+rm -f "$dir/group"
+if [ ${#user[@]} = 0 ] && [ -e "$cpu/cpu.shares" ]; then
+    for old in "$cpu"/fluidvm-host-*; do
+        { { flock -n 8 && find "$old" -depth -type d -exec rmdir {} +; } 8< "$old" || true; } 2>/dev/null
+    done
+    while group=$(mktemp -d "$cpu/fluidvm-host-XXXXXXXXXX" 2>/dev/null); do
+        # Until it is locked, another host may take it for one that was left.
+        if exec 8< "$group" && flock 8 && [ -d "$group" ]; then break; fi 2>/dev/null
+    done
+    if [ -n "$group" ]; then
+        controllers='"cpu"'
+        echo "$group" > "$dir/group"
+    fi
+fi
 
 cat > "$dir/qemu.conf" <<C
 user = "root"
@@ -175,4 +186,4 @@ while [ "$failures" -lt 3 ]; do
 done
 echo "host.sh: libvirtd does not stay up; see $dir/libvirtd.log" >&2
 exit 1
-' _ "$dir" "$kvm" "$net" "$tcp" "$number" "${controllers:+$cpu/fluidvm-lab-$$}"
+' _ "$dir" "$kvm" "$net" "$tcp" "$number" "$group"
