@@ -51,8 +51,10 @@ want qemu-img qemu-utils
 want unshare util-linux
 want setpriv util-linux
 want ip iproute2
-[ -e /usr/lib/x86_64-linux-gnu/libvirt/connection-driver/libvirt_driver_qemu.so ] ||
-    missing+=(libvirt-daemon-driver-qemu)
+for driver in qemu network storage; do
+    [ -e "/usr/lib/x86_64-linux-gnu/libvirt/connection-driver/libvirt_driver_$driver.so" ] ||
+        missing+=("libvirt-daemon-driver-$driver")
+done
 [ ${#missing[@]} = 0 ] || { say "missing; install: apt-get install ${missing[*]}"; exit 1; }
 # The namespaces without ids first: where even those are refused, util-linux 2.38 would wait for ever to map some.
 if ! why=$(unshare ${user:+--user} --mount true 2>&1 && unshare "${user[@]}" --mount true 2>&1); then

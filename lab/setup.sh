@@ -19,18 +19,24 @@ packages=(gcc pkg-config libvirt-dev python3-dev python3-venv
 [ "$purpose" = demo ] || packages+=(openssl git systemd kmod libsasl2-modules openssh-client openssh-server)
 [ "$(id -u)" = 0 ] || packages+=(uidmap)  # for the host's user namespace
 
+root() { if [ "$(id -u)" = 0 ]; then "$@"; else sudo "$@"; fi; }
+known() { apt-cache show "$1" >/dev/null 2>&1; }
+
+if ! known linux-image-cloud-amd64; then
+    say "reading apt's package lists"
+    root apt-get update -qq
+fi
+# Debian 12 has these two in libvirt-daemon.
+for package in libvirt-daemon-driver-{network,storage}; do if known "$package"; then packages+=("$package"); fi; done
+
 missing=()
 for package in "${packages[@]}"; do
     [ "$(dpkg-query -W -f '${db:Status-Status}' "$package" 2>/dev/null)" = installed ] || missing+=("$package")
 done
-root() { if [ "$(id -u)" = 0 ]; then "$@"; else sudo "$@"; fi; }
 if [ ${#missing[@]} -gt 0 ]; then
     say "installing with apt-get: ${missing[*]}"
     root apt-get update -qq
     root env DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends "${missing[@]}" >/dev/null
-elif ! apt-cache show linux-image-cloud-amd64 >/dev/null 2>&1; then
-    say "reading apt's package lists"
-    root apt-get update -qq
 fi
 
 "$python" -c 'import sys; sys.exit(sys.version_info < (3, 11))' ||
