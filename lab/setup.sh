@@ -1,7 +1,7 @@
 #!/bin/bash
-# Install what is missing for `make demo` or `make test` on Debian 12 or later:
+# Install what is missing for `make demo`, `make test` or `make full` on Debian 12 or later:
 #
-#     lab/setup.sh demo|test STATE
+#     lab/setup.sh demo|test|full STATE
 #
 # Debian packages (as root, or with sudo), and a Python environment in STATE/venv.
 set -euo pipefail
@@ -17,6 +17,8 @@ packages=(gcc pkg-config libvirt-dev python3-dev python3-venv
     busybox-static cpio lz4 xz-utils zstd e2fsprogs binutils)
 # And for units, and the machine with Xen.
 [ "$purpose" = demo ] || packages+=(openssl git systemd kmod libsasl2-modules openssh-client openssh-server)
+# And for other releases of Debian.
+[ "$purpose" != full ] || packages+=(debootstrap)
 [ "$(id -u)" = 0 ] || packages+=(uidmap)  # for the host's user namespace
 
 root() { if [ "$(id -u)" = 0 ]; then "$@"; else sudo "$@"; fi; }
