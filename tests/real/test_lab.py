@@ -13,7 +13,7 @@ from typing import Any
 from twisted.trial.unittest import SkipTest, TestCase
 
 from lab.host import LibvirtHost
-from tests.drivers.real_host import HostCase, until
+from tests.real.real_host import HostCase, until
 
 
 class HostElsewhere(LibvirtHost):
