@@ -72,7 +72,10 @@ enter() {
     mount -t tmpfs -o mode=1777 tmpfs "$root/dev/shm"
     mount -t tmpfs -o mode=755 tmpfs "$root/run"
     mkdir -p "$root/run/lock"
-    mount --bind "$cache/archives" "$root/var/cache/apt/archives"
+    # Not in /var: lab/host.sh's user namespaces can't lay a copy over it with something mounted in it.
+    mkdir "$root/.archives"
+    mount --bind "$cache/archives" "$root/.archives"
+    echo 'Dir::Cache::archives "/.archives";' > "$root/etc/apt/apt.conf.d/50archives"
     cd "$root"
     mkdir .old
     # Not chroot: in one, no user namespaces can be made.
