@@ -93,6 +93,7 @@ if [ ${#user[@]} = 0 ] && [ -e "$cpu/cpu.shares" ]; then
     fi
 fi
 
+# Cores of guests: libvirt would allow them even where the caller's limit, which sudo sets to none, can't be raised.
 cat > "$dir/qemu.conf" <<C
 user = "root"
 group = "root"
@@ -100,6 +101,7 @@ dynamic_ownership = 0
 remember_owner = 0
 security_driver = "none"
 namespaces = []
+max_core = 0
 cgroup_controllers = [$controllers]
 stdio_handler = "file"
 remote_display_port_min = $((5900 + number * 100))

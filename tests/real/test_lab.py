@@ -25,6 +25,14 @@ class HostElsewhere(LibvirtHost):
         self._command = ["unshare", *user, "--pid", "--fork", "--kill-child", "--mount-proc", *self._command]
 
 
+class HostWithoutCores(LibvirtHost):
+    """A host whose processes may leave no core files, as under sudo."""
+
+    def __init__(self, directory: Path, **options: Any) -> None:
+        super().__init__(directory, **options)
+        self._command = ["prlimit", "--core=0:0", *self._command]
+
+
 def group_of(host: LibvirtHost) -> Path:
     """The control group that a host has made, which it does only as root and with version 1 of control groups."""
     named = host.directory / "group"
@@ -48,21 +56,31 @@ def is_free(group: Path) -> bool:
     return True
 
 
-class PidNamespacesTests(HostCase):
-    async def test_hosts_in_two_pid_namespaces_start_guests(self) -> None:
+class OtherHostTests(HostCase):
+    async def start_other(self, kind: type[LibvirtHost]) -> None:
+        """Start another host beside the shared one, and go on there."""
         directory = Path(tempfile.mkdtemp(prefix="fluidvm-"))
         self.addCleanup(shutil.rmtree, directory)
-        elsewhere = HostElsewhere(directory, number=2)
-        self.addCleanup(elsewhere.stop)
-        elsewhere.start()
+        self.lab = kind(directory, number=2)
+        self.addCleanup(self.lab.stop)
+        self.lab.start()
         (directory / "console").mkdir()
-        here = await self.booted(name="here")
-        there = self.lab
+
+    async def test_hosts_in_two_pid_namespaces_start_guests(self) -> None:
+        shared = self.lab
+        await self.start_other(HostElsewhere)
+        elsewhere, self.lab = self.lab, shared
+        await self.booted(name="here")
         self.lab = elsewhere
         self.connection = await self.connect()
         await self.booted(name="there")
-        self.lab = there
-        self.assertIn("GUEST-UP", self.console(here.uuid))
+
+    async def test_guests_start_where_core_files_are_forbidden(self) -> None:
+        await self.start_other(HostWithoutCores)
+        self.connection = await self.connect()
+        spec = self.spec()
+        await self.connection.define_domain(spec)
+        await self.connection.start(spec.uuid)
 
 
 class KilledHostTests(TestCase):
