@@ -75,6 +75,8 @@ enter() {
     # Not in /var: lab/host.sh's user namespaces can't lay a copy over it with something mounted in it.
     mkdir "$root/.archives"
     mount --bind "$cache/archives" "$root/.archives"
+    # The system lives for minutes: it may be lost with the machine.
+    echo force-unsafe-io > "$root/etc/dpkg/dpkg.cfg.d/50unsafe-io"
     echo 'Dir::Cache::archives "/.archives";' > "$root/etc/apt/apt.conf.d/50archives"
     cd "$root"
     mkdir .old
