@@ -1,5 +1,5 @@
 # The commands of the README. Everything they make lies in STATE, or is gone when they end.
-STATE ?= $(CURDIR)/.state
+export STATE ?= $(CURDIR)/.state
 VENV = $(STATE)/venv
 
 export PYTHONDONTWRITEBYTECODE = 1
@@ -28,7 +28,7 @@ comma = ,
 
 CHECK = unit,types,lint
 TEST = xen,real,postgresql,unit,types,example,wheel,lint
-LONG = xen-pair,hunt
+LONG = xen-pair,hunt,trixie,bookworm,py312,py313
 
 .PHONY: demo serve check test long full soak bench clean
 

@@ -1,5 +1,5 @@
 #!/bin/bash
-# Install what is missing for `make demo` or `make test` on Debian 12 or later:
+# Install what is missing for the Makefile's commands on Debian 12 or later:
 #
 #     lab/setup.sh demo|check|test|full STATE
 #
@@ -17,13 +17,26 @@ packages=(gcc pkg-config libvirt-dev python3-dev python3-venv
     busybox-static cpio lz4 xz-utils zstd e2fsprogs binutils)
 # And for units, the machine with Xen, and the tests' own PostgreSQL.
 [ "$purpose" = demo ] || packages+=(openssl git systemd kmod libsasl2-modules openssh-client openssh-server postgresql)
+# And for other releases of Debian.
+[ "$purpose" != full ] || packages+=(debootstrap)
+# Tests that start nothing need libvirt's library alone.
+[ "$purpose" != check ] || packages=(gcc pkg-config libvirt-dev python3-dev python3-venv)
 [ "$(id -u)" = 0 ] || packages+=(uidmap)  # for the host's user namespace
+
+root() { if [ "$(id -u)" = 0 ]; then "$@"; else sudo "$@"; fi; }
+known() { apt-cache show "$1" >/dev/null 2>&1; }
+
+if ! known linux-image-cloud-amd64; then
+    say "reading apt's package lists"
+    root apt-get update -qq
+fi
+# Debian 12 has these two in libvirt-daemon.
+for package in libvirt-daemon-driver-{network,storage}; do if known "$package"; then packages+=("$package"); fi; done
 
 missing=()
 for package in "${packages[@]}"; do
     [ "$(dpkg-query -W -f '${db:Status-Status}' "$package" 2>/dev/null)" = installed ] || missing+=("$package")
 done
-root() { if [ "$(id -u)" = 0 ]; then "$@"; else sudo "$@"; fi; }
 # Debian makes and starts a database cluster when PostgreSQL is installed: not for us, we only want the programs.
 no_cluster=/etc/postgresql-common/createcluster.d/fluidvm.conf
 if [ ${#missing[@]} -gt 0 ]; then
@@ -35,9 +48,6 @@ if [ ${#missing[@]} -gt 0 ]; then
         echo "create_main_cluster = false" | root tee "$no_cluster" >/dev/null
     fi
     root env DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends "${missing[@]}" >/dev/null
-elif ! apt-cache show linux-image-cloud-amd64 >/dev/null 2>&1; then
-    say "reading apt's package lists"
-    root apt-get update -qq
 fi
 
 "$python" -c 'import sys; sys.exit(sys.version_info < (3, 11))' ||
