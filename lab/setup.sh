@@ -11,18 +11,6 @@ python=${PYTHON:-python3}
 
 say() { echo "== $*"; }
 
-# For libvirt-python's compilation, the private libvirt host, and the guest.
-packages=(gcc pkg-config libvirt-dev python3-dev python3-venv
-    libvirt-daemon libvirt-daemon-driver-qemu libvirt-clients qemu-system-x86 qemu-utils iproute2 util-linux
-    busybox-static cpio lz4 xz-utils zstd e2fsprogs binutils)
-# And for units, the machine with Xen, and the tests' own PostgreSQL.
-[ "$purpose" = demo ] || packages+=(openssl git systemd kmod libsasl2-modules openssh-client openssh-server postgresql)
-# And for other releases of Debian.
-[ "$purpose" != full ] || packages+=(debootstrap)
-# Tests that start nothing need libvirt's library alone.
-[ "$purpose" != check ] || packages=(gcc pkg-config libvirt-dev python3-dev python3-venv)
-[ "$(id -u)" = 0 ] || packages+=(uidmap)  # for the host's user namespace
-
 root() { if [ "$(id -u)" = 0 ]; then "$@"; else sudo "$@"; fi; }
 known() { apt-cache show "$1" >/dev/null 2>&1; }
 
@@ -30,8 +18,23 @@ if ! known linux-image-cloud-amd64; then
     say "reading apt's package lists"
     root apt-get update -qq
 fi
-# Debian 12 has these two in libvirt-daemon.
-for package in libvirt-daemon-driver-{network,storage}; do if known "$package"; then packages+=("$package"); fi; done
+
+# For libvirt-python's compilation: tests that start nothing need no more.
+packages=(gcc pkg-config libvirt-dev python3-dev python3-venv)
+if [ "$purpose" != check ]; then
+    # For the private libvirt host, and the guest.
+    packages+=(libvirt-daemon libvirt-daemon-driver-qemu libvirt-clients qemu-system-x86 qemu-utils iproute2 util-linux
+        busybox-static cpio lz4 xz-utils zstd e2fsprogs binutils)
+    # Debian 12 has these two in libvirt-daemon.
+    for package in libvirt-daemon-driver-{network,storage}; do if known "$package"; then packages+=("$package"); fi; done
+    [ "$(id -u)" = 0 ] || packages+=(uidmap)  # for the host's user namespace
+fi
+case $purpose in
+    test|full)
+        # For units, the machine with Xen, and the tests' own PostgreSQL.
+        packages+=(openssl git systemd kmod libsasl2-modules openssh-client openssh-server postgresql) ;;
+esac
+[ "$purpose" != full ] || packages+=(debootstrap)  # for other releases of Debian
 
 missing=()
 for package in "${packages[@]}"; do
