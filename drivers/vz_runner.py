@@ -35,7 +35,7 @@ C{vzctl destroy} and C{vzctl start} leave processes behind, which may hold the p
 
 
 ENTER = 'cd / && exec setsid "$@"'
-"""What each command on this machine begins with: it leaves the server's directory, and has a session of its own."""
+"""How each command on this machine begins: in a session of its own, and with no directory of the server's in use."""
 
 
 @dataclass(frozen=True)
@@ -227,8 +227,8 @@ class LocalRunner:
                 raise Unreachable("The connection to this machine's OpenVZ is closed.")
             protocol = _Local(self._host, f"{argv[0]} on this machine", timeout, stdin, self._running.discard)
             self._running.add(protocol)
-            # A directory that isn't the server's would have Twisted copy the server's whole memory map by fork(), in place
-            # of posix_spawn(): 5 to 10 ms of the reactor for each command, more in a large server. So the shell goes there.
+            # No directory is named: Twisted would fork() then, in place of posix_spawn(). That copies the server's memory
+            # map, which holds up the reactor for milliseconds at each command, and longer in a large server.
             command = [word.encode() for word in ("/bin/sh", "-c", ENTER, "sh", *argv)]
             self._host.reactor.spawnProcess(protocol, b"/bin/sh", command, env=self._environment)
             return await protocol.collected.outcome

@@ -24,6 +24,7 @@ from fluidvm.drivers.vz_dialect import (
     parse_status,
     parse_templates,
     parse_version,
+    split_survey,
 )
 from fluidvm.drivers.vz_identity import FIRST_ID, LAST_ID, Mark, check_text, foreign_uuid, identify, new_ids, parse_mark
 from fluidvm.drivers.vz_stats import parse_available, parse_cpu
@@ -86,10 +87,18 @@ class DialectTests(SynchronousTestCase):
         self.assertEqual((second.parent, second.created, second.name), (ONE, "2014-05-06 07:08:10", ""))
         self.assertEqual(parse_snapshots(""), [])
 
+    def test_a_survey(self) -> None:
+        self.assertEqual(split_survey('/a/1.conf:NAME="-- 0"\n-- 2\n[\n]\n'), ('/a/1.conf:NAME="-- 0"\n', "[\n]\n"))
+        self.assertEqual(split_survey("-- 1\n[]"), ("", "[]"))
+        # Killed, not there, and cut off: what is missing mustn't pass for containers that aren't there.
+        for said in ("/a/1.conf:NAME=", "-- 137\n[]", "-- 127\n[]", ""):
+            self.assertRaises(DriverError, split_survey, said)
+
     def test_the_host(self) -> None:
         self.assertEqual(parse_templates("a-1.tar.gz\nb.tar\nx.txt\nc.tar.xz.part\n"), ["a-1", "b"])
-        self.assertEqual(parse_host("MemTotal:   2048000 kB\n"), 2000)
-        self.assertRaises(DriverError, parse_host, "")
+        self.assertEqual(parse_host("cpu  1 2\ncpu0 1 2\ncpu3 1 2\nintr 9\nMemTotal:   2048000 kB\n"), (2, 2000))
+        for told in ("cpu0 1 2\n", "cpu  1 2\nMemTotal:   2048000 kB\n"):
+            self.assertRaises(DriverError, parse_host, told)
         self.assertEqual(parse_cpu("cpu  10 0 5 80 5 0 0 0 3 0\n"), (15, 100))
         self.assertEqual(parse_available("MemFree: 1024 kB\nBuffers: 1024 kB\nCached: 2048 kB\n"), 4)
         self.assertEqual(parse_available("MemFree: 1024 kB\nMemAvailable: 5120 kB\n"), 5)
