@@ -11,6 +11,7 @@ import socket
 import ssl
 import subprocess
 import sys
+import tempfile
 import time
 import xmlrpc.client
 from collections.abc import Callable
@@ -306,8 +307,8 @@ class SafetyTests(ProcessCase):
         def test_another_user(self) -> None:
             """Started by root with --uid: it opens its port as root, and all that it makes is the other user's alone."""
             nobody = pwd.getpwnam("nobody")
-            self.directory = Path("/tmp") / f"fluidvm-test-{os.getpid()}"
-            self.directory.mkdir(mode=0o755)
+            self.directory = Path(tempfile.mkdtemp(prefix="fluidvm-", dir="/tmp"))
+            self.directory.chmod(0o755)
             self.addCleanup(shutil.rmtree, self.directory)
             self.state, self.pid = self.directory / "state", self.directory / "pid"
             self.environment["FLUIDVM_ADMIN_PASSWORD"] = PASSWORD

@@ -149,6 +149,8 @@ rm -f root/sbin/init
 install -m 755 "$here/dom0/init" root/sbin/init
 install -D -m 644 "$here/dom0/libvirtd.conf" root/etc/libvirt/libvirtd.conf
 install -D -m 644 "$here/dom0/sasl.conf" root/etc/sasl2/libvirt.conf
+# Newer ones want iptables or nft otherwise, which a bridge that libvirt only uses doesn't need.
+echo 'firewall_backend = "none"' > root/etc/libvirt/network.conf
 echo "XEN=/usr/lib/xen-$version" > root/etc/fluidvm-xen
 echo xendom0 > root/etc/hostname
 echo '127.0.0.1 localhost xendom0 xendom1' > root/etc/hosts
