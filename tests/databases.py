@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import os
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from sqlalchemy import create_engine, text
 
-from fluidvm.store.database import parse_url
+from fluidvm.store.database import connect, parse_url
 
 from .postgres import shared_cluster
 
@@ -26,11 +28,17 @@ def new_database(path: Path | None) -> Iterator[str]:
     """
     A database for one test.
 
-    @param path: where SQLite has it, made with its first use; C{None}: in memory.
-    @return: enters with its URL; PostgreSQL's has the tables, and is removed at the end.
+    @param path: where SQLite has it; C{None}: in memory.
+    @return: enters with its URL. It has the tables, for making them takes longer than many a test; in memory, its first
+        user makes them. PostgreSQL's is removed at the end.
     """
     if ENGINE == "sqlite":
-        yield "sqlite://" if path is None else f"sqlite:///{path}"
+        if path is None:
+            yield "sqlite://"
+            return
+        path.touch(mode=0o600)
+        path.write_bytes(_sqlite_file())
+        yield f"sqlite:///{path}"
         return
     cluster = shared_cluster()
     name = cluster.create_database()
@@ -38,6 +46,17 @@ def new_database(path: Path | None) -> Iterator[str]:
         yield cluster.url(name)
     finally:
         cluster.drop_database(name)
+
+
+@functools.cache
+def _sqlite_file() -> bytes:
+    """The file of an SQLite database that has the tables, and nothing in them."""
+    with tempfile.TemporaryDirectory() as directory:
+        path = Path(directory) / "migrated.db"
+        engine, connection = connect(parse_url(f"sqlite:///{path}"))
+        connection.close()
+        engine.dispose()
+        return path.read_bytes()
 
 
 def execute(url: str, statement: str, **parameters: Any) -> int:

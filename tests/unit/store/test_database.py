@@ -11,7 +11,7 @@ from fluidvm.faults import Unavailable
 from fluidvm.store.database import Database, DatabaseError, parse_url
 from tests.databases import execute, only
 
-from .case import DatabaseCase, names, put
+from .case import DatabaseCase, database_at, names, put
 
 reactor: Any = _reactor
 
@@ -102,8 +102,15 @@ class SqliteTests(DatabaseCase):
         await self.database.run(grow)
         self.assertEqual(self.database.trouble, "")
 
-    def test_not_readable_for_others(self) -> None:
-        for path in self.path.parent.glob(self.path.name + "*"):
+    async def test_a_new_one_is_not_readable_for_others(self) -> None:
+        path = self.path.with_name("new.db")
+        database = database_at(f"sqlite:///{path}")
+        database.open()
+        self.addCleanup(database.close)
+        await database.run(put, "a")
+        found = list(path.parent.glob(path.name + "*"))
+        self.assertIn(path, found)
+        for path in found:
             self.assertEqual(path.stat().st_mode & 0o077, 0, path.name)
 
     def test_an_unusable_file(self) -> None:
