@@ -9,8 +9,8 @@ from concurrent.futures import ThreadPoolExecutor
 
 from twisted.trial.unittest import SynchronousTestCase
 
-from ..drivers.real_host import shared_host
-from .harness import Findings, run
+from tests.crash.harness import Findings, run
+from tests.real.real_host import shared_host
 
 KILLS = int(os.environ.get("FLUIDVM_CRASH_KILLS", "200"))
 PER_RUN = 20

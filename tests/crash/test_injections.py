@@ -12,8 +12,8 @@ import xmlrpc.client
 from pathlib import Path
 from typing import Any
 
-from ..drivers.real_host import shared_host
-from ..test_service import TWISTD, ProcessCase
+from tests.real.real_host import shared_host
+from tests.real.test_service import TWISTD, ProcessCase
 
 
 class InjectionTests(ProcessCase):

@@ -5,8 +5,8 @@ from __future__ import annotations
 import libvirt
 
 from fluidvm.driver import Boot, DomainDisk, Unsupported
-from tests.drivers.real_host import until
-from tests.drivers.test_xen_xml import GOLDEN
+from tests.real.real_host import until
+from tests.unit.drivers.test_xen_xml import GOLDEN
 
 from .real_xen import GUEST, PVGRUB, UP, XenCase, bootable
 

@@ -11,7 +11,7 @@ from twisted.internet.threads import deferToThread
 
 from fluidvm.driver import DomainSpec, DomainState, DriverError, Unsupported
 from fluidvm.drivers.xen import XenDriver
-from tests.drivers.real_host import ThreadHost, until
+from tests.real.real_host import ThreadHost, until
 
 from .real_xen import Console, XenCase, kill_daemon, options, other_machine
 

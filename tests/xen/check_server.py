@@ -16,7 +16,7 @@ from fluidvm.drivers.xen import DOM0
 from fluidvm.options import Options
 from fluidvm.service import Server
 from lab.host import guest
-from tests.drivers.real_host import CMDLINE, shared_host, until
+from tests.real.real_host import CMDLINE, shared_host, until
 from tests.support import CHEAP, PASSWORD
 
 from .real_xen import GUEST, UP, Console, kill_daemon, options, shared_machine

@@ -16,7 +16,7 @@ from twisted.trial.unittest import TestCase
 from fluidvm.driver import Boot, DomainDisk, DomainSpec
 from fluidvm.drivers.xen import DOM0, XenConnection, XenDriver
 from lab.host import LabError
-from tests.drivers.real_host import ThreadHost, until
+from tests.real.real_host import ThreadHost, until
 
 from .machine import USER, XenMachine, image
 
