@@ -62,7 +62,7 @@ class ImageCase(ServerCase):
         connection = await resources.nodes.connection(record["compute_node"], IImages)
         (volume,) = [one for one in await connection.list_volumes(record["pool"]) if one.path == record["path"]]
         found = b""
-        while piece := await connection.read_volume(record["pool"], volume.name, len(found), PIECE):
+        while piece := await connection.read_volume(record["pool"], volume.name, record["format"], len(found), PIECE):
             found += piece
         return found
 

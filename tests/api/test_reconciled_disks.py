@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import replace
 
 from twisted.internet.defer import Deferred
@@ -64,10 +65,10 @@ class DiskTests(ServerCase):
         held: list[Deferred[None]] = []
         told = SimulatedConnection.list_volumes
 
-        def later(connection: SimulatedConnection, pool: str) -> Deferred[object]:
+        def later(connection: SimulatedConnection, pool: str, formats: Mapping[str, str]) -> Deferred[object]:
             waiter: Deferred[None] = Deferred()
             held.append(waiter)
-            answer = told(connection, pool)
+            answer = told(connection, pool, formats)
             return waiter.addCallback(lambda _: answer)
 
         self.patch(SimulatedConnection, "list_volumes", later)
