@@ -246,6 +246,23 @@ def probe_xml(name: str, platform: Platform, kernel: str, initrd: str) -> str:
     return ElementTree.tostring(domain, encoding="unicode")
 
 
+def unlink_xml(name: str, path: str) -> str:
+    """
+    Write a domain that is never started: a file is the memory of its firmware.
+
+    @param name: begins with L{PROBE_PREFIX}.
+    """
+    domain = Element("domain", type="qemu")
+    _text(domain, "name", name)
+    _text(domain, "memory", "32", unit="MiB")
+    boot = SubElement(domain, "os")
+    _text(boot, "type", "hvm", machine="pc")
+    _text(boot, "loader", "/nonexistent", readonly="yes", type="pflash")
+    _text(boot, "nvram", path)
+    SubElement(SubElement(domain, "features"), "acpi")
+    return ElementTree.tostring(domain, encoding="unicode")
+
+
 def _amount(element: Element | None) -> int:
     """A sized element's bytes; libvirt writes KiB where no unit is."""
     if element is None or not element.text:

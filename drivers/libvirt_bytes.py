@@ -14,7 +14,7 @@ from typing import Any
 
 import libvirt
 
-from fluidvm.driver import DriverError
+from fluidvm.driver import DriverError, WrongState
 
 CHUNK = 256 * 1024
 """Bytes that go through the server in one piece: what libvirt puts into one message."""
@@ -90,6 +90,7 @@ def read(connection: Any, volume: Any, offset: int, length: int) -> bytes:
         stream.finish()
     except libvirt.libvirtError:
         abort([stream])
+        _refuse_mistaken(volume)
         raise
     return bytes(found)
 
@@ -105,6 +106,7 @@ def write(connection: Any, volume: Any, offset: int, data: bytes) -> None:
         stream.finish()
     except libvirt.libvirtError:
         abort([stream])
+        _refuse_mistaken(volume)
         raise
 
 
@@ -150,8 +152,29 @@ def copy(down: Any, source: Any, up: Any, target: Any, copying: Copying) -> None
                 return
     except libvirt.libvirtError:
         abort(streams)
+        _refuse_mistaken(source)
         raise
     abort(streams)
+
+
+def mistaken(volume: Any) -> bool:
+    """
+    Tell whether libvirt takes a file for something that it isn't: a directory of Virtuozzo's (ploop); blocks.
+
+    It does so by the file's first bytes, and then looks for other files below it. There is no way around.
+    """
+    try:
+        return bool(volume.info()[0] == libvirt.VIR_STORAGE_VOL_PLOOP)
+    except libvirt.libvirtError:
+        return False
+
+
+def _refuse_mistaken(volume: Any) -> None:
+    if mistaken(volume):
+        raise WrongState(
+            f"Volume {volume.name()} begins as Virtuozzo's images do, and libvirt takes it for one; start a domain that has "
+            "it, and have its guest write something else there."
+        )
 
 
 def abort(streams: Sequence[Any]) -> None:

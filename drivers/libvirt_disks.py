@@ -24,7 +24,7 @@ from fluidvm.driver import (
 )
 
 from .domain_xml import disk_xml, has_backing, parse_domain, parse_pool_path, parse_volume, pool_xml, volume_xml
-from .libvirt_bytes import file_size
+from .libvirt_bytes import file_size, mistaken
 from .libvirt_connection import verb
 from .libvirt_domains import LibvirtDomains
 from .libvirt_errors import code_of
@@ -151,8 +151,21 @@ class LibvirtDisks(LibvirtDomains):
 
     def _do_delete(self, pool: str, name: str) -> None:
         volume = self._do_volume(self._do_pool(pool), name)
-        if volume is not None:
+        if volume is None:
+            return
+        try:
             volume.delete()
+        except libvirt.libvirtError:
+            if not mistaken(volume):
+                raise
+            self._do_unlink(volume)
+
+    def _do_unlink(self, volume: Any) -> None:
+        """Remove the file of a volume that libvirt takes for a directory."""
+        raise DriverError(
+            f"Volume {volume.name()} begins as Virtuozzo's images do, and libvirt takes it for one: remove {volume.path()} "
+            "on the host by hand."
+        )
 
     def _do_exists(self, path: str) -> bool | None:
         known = super()._do_exists(path)
