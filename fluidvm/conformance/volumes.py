@@ -85,6 +85,20 @@ class VolumesContract(VolumeCase):
         ):  # fmt: skip
             await self.refuses(NoSuchThing, when, "clone_volume", pool, source, "raw", name, lambda part: None)
 
+    async def test_another_format_than_it_was_made_with(self) -> None:
+        """What is no qcow2 volume isn't worked on as one."""
+        if not {"qcow2", "raw"} <= set(self.connection.formats):
+            return
+        volume, name = await self.volume("raw"), self.name()
+        at, when = (volume.pool, volume.name, "qcow2"), "a raw volume that is given as qcow2"
+        await self.refuses(WrongState, when, "resize_volume", *at, LARGER)
+        self.volumes.append(name)
+        await self.refuses(WrongState, when, "clone_volume", *at, name, lambda part: None)
+        if IVolumeSnapshots.providedBy(self.connection):  # type: ignore[attr-defined]
+            await self.refuses(WrongState, when, "create_volume_snapshot", *at, "first")
+        if IAdoption.providedBy(self.connection):  # type: ignore[attr-defined]
+            await self.refuses(Unsupported, when, "volume_of", volume.path, "qcow2")
+
     async def test_a_cancelled_copy(self) -> None:
         for format in self.connection.formats:
             volume, name = await self.volume(format), self.name()

@@ -60,6 +60,16 @@ class DiskTests(ServerCase):
             await running.pass_time(1)
         await self.until(lambda: running.server.inventory.disks_on(node)[0].state == "missing")
 
+    async def test_a_volume_that_is_another_now(self) -> None:
+        """What a volume of another format says of its size isn't the disk's."""
+        running, admin, node = await self.start()
+        host = simulated(running, node)
+        (volume,) = host.all_volumes()
+        before = await admin.call("get_disk", 1)
+        host.put_volume(replace(volume, size=3 << 20, format="raw"))
+        await running.server._nodes.refresh(node)
+        self.assertEqual(await admin.call("get_disk", 1), before)
+
     async def test_what_a_task_does_meanwhile_counts(self) -> None:
         running, admin, node = await self.start()
         held: list[Deferred[None]] = []
