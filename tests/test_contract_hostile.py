@@ -134,7 +134,7 @@ class HostileContractTests(ImageCase):
                     self.assertEqual(format, "raw", what)
                     taken[what] = image
         self.assertEqual(set(taken), {"raw", "LUKS", "Bochs", "cloop", "DMG", "QEMU's options", "vpc fixed"})
-        specs = [{**self.options, "name": f"of{image}", "image": image} for image in taken.values()]
+        specs: list[dict[str, Any]] = [{**self.options, "name": f"of{image}", "image": image} for image in taken.values()]
         await self.succeed(*(("create_disk", spec) for spec in specs))
         made = await self.disks()
         await self.succeed(*(("clone_disk", made[spec["name"]]["id"], f"{spec['name']}-copy") for spec in specs))

@@ -68,12 +68,13 @@ class HeadTests(SynchronousTestCase):
         ):  # fmt: skip
             data = made("-f", "qcow2", *options)
             self.assertEqual(disk_size(data[:HEAD], len(data), "qcow2"), 4 * MIB, options)
-        for options, words in (
+        refused: tuple[tuple[tuple[str, ...], str], ...] = (
             (("-F", "raw", "-b", "/etc/hostname"), "stands alone"), (("-o", "data_file=data.img"), "stands alone"),
             (("--object", "secret,id=s,data=x", "-o", "encrypt.format=luks,encrypt.key-secret=s"), "encrypted"),
             (("-o", "extended_l2=on,cluster_size=128k"), "features"),
-        ):  # fmt: skip
-            data = made("-f", "qcow2", *options)
+        )  # fmt: skip
+        for more, words in refused:
+            data = made("-f", "qcow2", *more)
             with self.assertRaisesRegex(Conflict, words):
                 disk_size(data[:HEAD], len(data), "qcow2")
 
@@ -102,7 +103,7 @@ class HeadTests(SynchronousTestCase):
     def test_oslo_utils_says_nothing_of_its_own(self) -> None:
         said: list[logging.LogRecord] = []
         handler = logging.Handler()
-        handler.emit = said.append  # type: ignore[method-assign]
+        self.patch(handler, "emit", said.append)
         logging.getLogger().addHandler(handler)
         self.addCleanup(logging.getLogger().removeHandler, handler)
         for head in (qcow2(backing=SECRET), vmdk(SECRET), vmdk(SECRET).ljust(600, b"x") + b"\xff"):

@@ -129,8 +129,8 @@ class VolumesContract(VolumeCase):
                 self.assertEqual((one.format, one.size), ("raw", LARGER), promise)
                 length = await self.ask("measure_volume", one.pool, one.name, "raw", promise=promise)
                 self.assertEqual(length, LARGER * 2**20, promise)
-                found = await self.ask("read_volume", one.pool, one.name, "raw", 0, length, promise=promise)
-                self.assertTrue(found == head.ljust(length, b"\0"), promise)
+                found = await self.ask("read_volume", one.pool, one.name, "raw", 0, 65536, promise=promise)
+                self.assertTrue(found == head.ljust(65536, b"\0"), promise)
             if IVolumeSnapshots.providedBy(self.connection):  # type: ignore[attr-defined]
                 when = f"a raw volume that looks like {what}"
                 await self.refuses(Unsupported, when, "create_volume_snapshot", *at, "first")

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from fluidvm.conformance.heads import heads
 from fluidvm.driver import DomainDisk, NoSuchThing, Unsupported, WrongState
+from fluidvm.drivers.kvm import KvmConnection
 
 from .hostile import MIB, WORDS, Secret, images
 from .real_host import HostCase, other_host
@@ -111,7 +112,7 @@ class HostileDiskTests(HostCase):
         self.assertEqual({(one.format, one.size) for one in told}, {("raw", SIZE)})
         self.assertEqual(self.secret.state(), self.before)
 
-    async def connect_other(self) -> object:
+    async def connect_other(self) -> KvmConnection:
         there = await self.connect_to(other_host())
 
         async def leave() -> None:
