@@ -19,7 +19,9 @@ from tests.real.test_contract import ContractCase
 MIB = 2**20
 
 
-class ImageTests(ContractCase):
+class ImageCase(ContractCase):
+    """A server with transfers."""
+
     async def http(self, method: bytes, path: str, file: Path | None = None) -> tuple[int, bytes]:
         """Ask for something beside the calls."""
         url = f"http://127.0.0.1:{self.server.ports[0].getHost().port}{path}".encode()
@@ -33,6 +35,8 @@ class ImageTests(ContractCase):
             answer = await Agent(reactor).request(method, url, headers, body)
             return answer.code, await readBody(answer)
 
+
+class ImageTests(ImageCase):
     async def imported(self, file: Path, format: str) -> int:
         """Make an image of a file."""
         code, said = await self.http(b"PUT", f"/images/upload?upload={format}", file)
