@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import os
 import re
-import struct
 from collections.abc import Callable, Collection
 from contextlib import suppress
 from dataclasses import dataclass
@@ -18,6 +17,7 @@ from twisted.internet.threads import deferToThreadPool
 from twisted.python.threadpool import ThreadPool
 
 from fluidvm.faults import Conflict, NotFound
+from fluidvm.image_formats import HEAD, disk_size
 
 T = TypeVar("T")
 MIB = 2**20
@@ -29,9 +29,6 @@ MOST_UPLOADS = 10
 """How many uploads a user may have that no image was made of yet."""
 UPLOAD_LIFE = 86400.0
 """Seconds that an upload is kept after its last byte."""
-QCOW2 = b"QFI\xfb"
-DATA_FILE = 4
-"""The incompatible feature of an external data file."""
 
 
 @dataclass(frozen=True)
@@ -233,37 +230,8 @@ def _sync(path: Path) -> None:
 def _inspect(path: Path, format: str) -> Inspected:
     digest = hashlib.sha256()
     with path.open("rb") as file:
-        head = file.read(512)
+        size = disk_size(file.read(HEAD), path.stat().st_size, format)
         file.seek(0)
         while data := file.read(PIECE):
             digest.update(data)
-    length = path.stat().st_size
-    if not length:
-        raise Conflict("It is empty.")
-    size = virtual_size(head) if format == "qcow2" else length
-    if format != "qcow2" and head.startswith(QCOW2):
-        # A host that looks at the bytes would take it for one, with whatever files it names.
-        raise Conflict(f"It is no {format} image: it begins as a qcow2 one does.")
-    return Inspected(-(-size // MIB), -(-length // MIB), digest.hexdigest())
-
-
-def virtual_size(head: bytes) -> int:
-    """
-    Read from a qcow2 file's head how large a disk it is (U{https://www.qemu.org/docs/master/interop/qcow2.html}).
-
-    @return: bytes.
-    @raise Conflict: it is none, or one that leads to other files or is encrypted: a host would open those files.
-    """
-    if len(head) < 72 or not head.startswith(QCOW2):
-        raise Conflict("It is no qcow2 image.")
-    version, backing = struct.unpack_from(">IQ", head, 4)
-    (size,) = struct.unpack_from(">Q", head, 24)
-    (encrypted,) = struct.unpack_from(">I", head, 32)
-    (features,) = struct.unpack_from(">Q", head, 72) if version > 2 and len(head) >= 80 else (0,)
-    if version not in (2, 3) or not 0 < size < 2**62:
-        raise Conflict("It is no qcow2 image of version 2 or 3.")
-    if backing or features & DATA_FILE:
-        raise Conflict("The image leads to another file; write it as one that stands alone (qemu-img convert).")
-    if encrypted:
-        raise Conflict("The image is encrypted.")
-    return int(size)
+    return Inspected(-(-size // MIB), -(-path.stat().st_size // MIB), digest.hexdigest())

@@ -99,7 +99,7 @@ class Transfers:
             raise Conflict(f"A task is at work on disk {disk.name}.")
         connection = await self._resources.nodes.connection(disk.compute_node, IImages)
         try:
-            length = await connection.measure_volume(disk.pool, disk.volume)
+            length = await connection.measure_volume(disk.pool, disk.volume, disk.format)
         except NoSuchThing:
             raise NotFound(f"Disk {disk.name} is gone from its compute node.") from None
         return Contents(disk, length, connection)
@@ -121,5 +121,6 @@ class Contents:
 
     def read(self, offset: int, length: int) -> Deferred[bytes]:
         """Read some of them."""
-        found: Deferred[bytes] = self._connection.read_volume(self._disk.pool, self._disk.volume, offset, length)
+        disk = self._disk
+        found: Deferred[bytes] = self._connection.read_volume(disk.pool, disk.volume, disk.format, offset, length)
         return found

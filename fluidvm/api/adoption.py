@@ -6,6 +6,7 @@ import re
 from dataclasses import replace
 from typing import Annotated, Any
 
+from fluidvm import driver
 from fluidvm.declare import task
 from fluidvm.driver import Boot, DomainDisk, DomainInfo, DomainSpec, IAdoption, ISnapshots, NoSuchThing, Snapshot, Volume
 from fluidvm.engine.job import Job
@@ -60,8 +61,8 @@ async def adopt_vm(job: Job, node: NodeId, uuid: GuestUuid, owner: Owner) -> Non
 
 async def _volume(connection: Any, spec: DomainSpec, disk: DomainDisk) -> Volume:
     try:
-        volume: Volume = await connection.volume_of(disk.path)
-    except NoSuchThing as error:
+        volume: Volume = await connection.volume_of(disk.path, disk.format)
+    except (NoSuchThing, driver.Unsupported) as error:
         raise Unsupported(f"Domain {spec.name} can't be taken over: its disk {disk.target}: {error}") from None
     if re.fullmatch(TARGET, disk.target) is None:
         raise Unsupported(f"Domain {spec.name} can't be taken over: it has a disk {disk.target}; known are vda to vdx.")

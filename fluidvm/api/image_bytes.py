@@ -33,7 +33,7 @@ async def fill(job: Job, image: int, disk: Disk, volume: str, progress: Progress
         data = await job.interruptible(job.images.read(image, offset))
         # A new raw volume is zeros already; one of another format ends where its last byte was written.
         if disk.format != "raw" or data.strip(b"\0"):
-            await job.interruptible(connection.write_volume(disk.pool, volume, offset, data))
+            await job.interruptible(connection.write_volume(disk.pool, volume, disk.format, offset, data))
         progress(min(99, 100 * (offset + PIECE) // length))
 
 
@@ -42,7 +42,7 @@ async def drain(job: Job, disk: Disk, image: Image) -> None:
     connection = await job.connection(disk.compute_node, IImages)
     await job.images.begin(image.id)
     offset = 0
-    while data := await job.interruptible(connection.read_volume(disk.pool, disk.volume, offset, PIECE)):
+    while data := await job.interruptible(connection.read_volume(disk.pool, disk.volume, disk.format, offset, PIECE)):
         await job.images.append(image.id, offset, data)
         offset += len(data)
         job.progress(min(99, 100 * offset // (disk.size * MIB)))

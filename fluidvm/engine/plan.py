@@ -30,6 +30,7 @@ from fluidvm.driver import (
     Interface,
     NoSuchThing,
     Snapshot,
+    Unsupported,
     Volume,
 )
 from fluidvm.drivers.simulated_host import SimulatedHost
@@ -116,8 +117,8 @@ class _Nodes:
                 except DriverError as error:
                     self._refused.setdefault(id, {})[info.uuid] = error
                 for disk in info.disks:
-                    with suppress(NoSuchThing):
-                        volumes.append(await connection.volume_of(disk.path))
+                    with suppress(NoSuchThing, Unsupported):  # then there is none in the model either
+                        volumes.append(await connection.volume_of(disk.path, disk.format))
 
     def provides(self, id: int, ability: type[Interface]) -> bool:
         return self._real.provides(id, ability)

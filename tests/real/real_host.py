@@ -136,13 +136,17 @@ class HostCase(TestCase):
 
     async def connect(self, **options: Any) -> KvmConnection:
         """Open one more connection, closed at the end."""
+        return await self.connect_to(self.lab, **options)
+
+    async def connect_to(self, lab: LibvirtHost, **options: Any) -> KvmConnection:
+        """Open one more connection to one of the hosts, closed at the end."""
         host = ThreadHost(Path(self.mktemp()))
         self.addCleanup(host.stop)
         given = {
-            **self.options, "pool_path": str(self.lab.directory / "pool"),
-            "console_log_dir": str(self.lab.directory / "console"), **options,
+            **self.options, "pool_path": str(lab.directory / "pool"),
+            "console_log_dir": str(lab.directory / "console"), **options,
         }  # fmt: skip
-        connection = await KvmDriver().connect(self.lab.uri, given, host)
+        connection = await KvmDriver().connect(lab.uri, given, host)
         self.addCleanup(lambda: maybeDeferred(connection.close))
         return connection
 

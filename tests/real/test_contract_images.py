@@ -20,7 +20,9 @@ from tests.support import port_of
 MIB = 2**20
 
 
-class ImageTests(ContractCase):
+class ImageCase(ContractCase):
+    """A server with transfers."""
+
     async def http(self, method: bytes, path: str, file: Path | None = None) -> tuple[int, bytes]:
         """Ask for something beside the calls."""
         url = f"http://127.0.0.1:{port_of(self.server)}{path}".encode()
@@ -34,6 +36,8 @@ class ImageTests(ContractCase):
             answer = await Agent(reactor).request(method, url, headers, body)
             return answer.code, await readBody(answer)
 
+
+class ImageTests(ImageCase):
     async def imported(self, file: Path, format: str) -> int:
         """Make an image of a file."""
         code, said = await self.http(b"PUT", f"/images/upload?upload={format}", file)

@@ -265,14 +265,14 @@ class DiskTests(HostCase):
         content = bytes(range(256)) * 4096 * 8  # 8 MiB
         Path(volume.path).write_bytes(content)
         told: list[int] = []
-        copy = await self.connection.clone_volume(pool, "original", "copy", told.append)
+        copy = await self.connection.clone_volume(pool, "original", "raw", "copy", told.append)
         self.assertEqual(Path(copy.path).read_bytes(), content)
         self.assertEqual(told[-1], 100)
         # Other calls are answered while one is made.
-        cloning = self.connection.clone_volume(pool, "original", "another", told.append)
+        cloning = self.connection.clone_volume(pool, "original", "raw", "another", told.append)
         self.assertIn("original", [one.name for one in await self.connection.list_volumes(pool)])
         await cloning
-        cancelled = self.connection.clone_volume(pool, "original", "never", told.append)
+        cancelled = self.connection.clone_volume(pool, "original", "raw", "never", told.append)
         cancelled.cancel()
         await self.assertFailure(cancelled, CancelledError)
         self.assertNotIn("never", [one.name for one in await self.connection.list_volumes(pool)])

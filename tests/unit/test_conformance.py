@@ -299,15 +299,15 @@ class UsesMoreThanThereIs(SimulatedConnection):
 
 
 class GrowsTheOthers(SimulatedConnection):
-    def resize_volume(self, pool: str, name: str, size: int) -> Deferred[Volume]:
+    def resize_volume(self, pool: str, name: str, format: str, size: int) -> Deferred[Volume]:
         for volume in self.simulated.volumes(pool):
             if volume.name != name and volume.size < size:
                 self.simulated.put_volume(replace(volume, size=size))
-        return super().resize_volume(pool, name, size)
+        return super().resize_volume(pool, name, format, size)
 
 
 class SaysItGrew(SimulatedConnection):
-    def resize_volume(self, pool: str, name: str, size: int) -> Deferred[Volume]:
+    def resize_volume(self, pool: str, name: str, format: str, size: int) -> Deferred[Volume]:
         def grown() -> Volume:
             (found,) = [volume for volume in self.simulated.volumes(pool) if volume.name == name]
             return replace(found, size=size)
@@ -316,12 +316,12 @@ class SaysItGrew(SimulatedConnection):
 
 
 class LinksInsteadOfCopying(SimulatedConnection):
-    def clone_volume(self, pool: str, name: str, new: str, progress: Any) -> Deferred[Volume]:
+    def clone_volume(self, pool: str, name: str, format: str, new: str, progress: Any) -> Deferred[Volume]:
         def linked(copy: Volume) -> Volume:
             self.simulated.put_volume(replace(copy, path=f"/simulated/{pool}/{name}"))
             return replace(copy, path=f"/simulated/{pool}/{name}")
 
-        return super().clone_volume(pool, name, new, progress).addCallback(linked)
+        return super().clone_volume(pool, name, format, new, progress).addCallback(linked)
 
 
 class HasMoreFreeThanThereIs(SimulatedConnection):

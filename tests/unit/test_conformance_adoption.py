@@ -69,20 +69,20 @@ class StopsIt(SimulatedConnection):
 
 
 class KnowsEveryVolume(SimulatedConnection):
-    def volume_of(self, path: str) -> Deferred[Volume]:
-        return super().volume_of(path).addErrback(lambda _: Volume("default", "x", path, "raw", 1))
+    def volume_of(self, path: str, format: str) -> Deferred[Volume]:
+        return super().volume_of(path, format).addErrback(lambda _: Volume("default", "x", path, "raw", 1))
 
 
 class MistakesTheVolume(SimulatedConnection):
-    def volume_of(self, path: str) -> Deferred[Volume]:
-        return super().volume_of(path).addCallback(lambda volume: replace(volume, size=volume.size + 1))
+    def volume_of(self, path: str, format: str) -> Deferred[Volume]:
+        return super().volume_of(path, format).addCallback(lambda volume: replace(volume, size=volume.size + 1))
 
 
 class AnswersAfterClose(SimulatedConnection):
-    def volume_of(self, path: str) -> Deferred[Volume]:
+    def volume_of(self, path: str, format: str) -> Deferred[Volume]:
         if not self._open:
             return succeed(Volume("default", "x", path, "raw", 1))
-        return super().volume_of(path)
+        return super().volume_of(path, format)
 
 
 FAULTY: tuple[tuple[type[SimulatedConnection], str], ...] = (

@@ -121,14 +121,14 @@ class RemembersTheForgotten(SimulatedConnection):
 
 
 class KeepsNoVolume(SimulatedConnection):
-    def create_volume_snapshot(self, pool: str, name: str, snapshot: str) -> Deferred[None]:
+    def create_volume_snapshot(self, pool: str, name: str, format: str, snapshot: str) -> Deferred[None]:
         return self.list_volume_snapshots(pool, name).addCallback(lambda _: None)
 
 
 class KeepsVolumesAnew(SimulatedConnection):
-    def create_volume_snapshot(self, pool: str, name: str, snapshot: str) -> Deferred[None]:
-        again = self.delete_volume_snapshot(pool, name, snapshot)
-        return again.addCallback(lambda _: SimulatedConnection.create_volume_snapshot(self, pool, name, snapshot))
+    def create_volume_snapshot(self, pool: str, name: str, format: str, snapshot: str) -> Deferred[None]:
+        again = self.delete_volume_snapshot(pool, name, format, snapshot)
+        return again.addCallback(lambda _: SimulatedConnection.create_volume_snapshot(self, pool, name, format, snapshot))
 
 
 class NewestVolumesFirst(SimulatedConnection):
@@ -139,30 +139,30 @@ class NewestVolumesFirst(SimulatedConnection):
 class KeepsInOtherVolumes(SimulatedConnection):
     """As one that makes a volume of each snapshot."""
 
-    def create_volume_snapshot(self, pool: str, name: str, snapshot: str) -> Deferred[None]:
-        done = super().create_volume_snapshot(pool, name, snapshot)
+    def create_volume_snapshot(self, pool: str, name: str, format: str, snapshot: str) -> Deferred[None]:
+        done = super().create_volume_snapshot(pool, name, format, snapshot)
         return done.addCallback(lambda _: self.simulated.create_volume(pool, f"{name}.{snapshot}", 1, "raw") and None)  # type: ignore[call-overload]
 
 
 class KeepsTheOtherVolumes(SimulatedConnection):
-    def create_volume_snapshot(self, pool: str, name: str, snapshot: str) -> Deferred[None]:
+    def create_volume_snapshot(self, pool: str, name: str, format: str, snapshot: str) -> Deferred[None]:
         def all_of_them() -> None:
             kept = VolumeSnapshots(self.simulated)
-            kept.create(pool, name, snapshot)
+            kept.create(pool, name, format, snapshot)
             for volume in self.simulated.volumes(pool):
-                kept.create(pool, volume.name, snapshot)
+                kept.create(pool, volume.name, volume.format, snapshot)
 
         return self._do("create_volume_snapshot", all_of_them)
 
 
 class UsesUpWhatTheVolumeRevertsTo(SimulatedConnection):
-    def revert_volume(self, pool: str, name: str, snapshot: str) -> Deferred[None]:
-        done = super().revert_volume(pool, name, snapshot)
-        return done.addCallback(lambda _: VolumeSnapshots(self.simulated).delete(pool, name, snapshot))
+    def revert_volume(self, pool: str, name: str, format: str, snapshot: str) -> Deferred[None]:
+        done = super().revert_volume(pool, name, format, snapshot)
+        return done.addCallback(lambda _: VolumeSnapshots(self.simulated).delete(pool, name, format, snapshot))
 
 
 class RevertsBeneathRunningDomains(SimulatedConnection):
-    def revert_volume(self, pool: str, name: str, snapshot: str) -> Deferred[None]:
+    def revert_volume(self, pool: str, name: str, format: str, snapshot: str) -> Deferred[None]:
         return self.list_volume_snapshots(pool, name).addCallback(lambda _: None)
 
 
@@ -176,13 +176,13 @@ class RemembersRemovedVolumes(SimulatedConnection):
 class MixesThemUp(SimulatedConnection):
     """As one whose two kinds of snapshots lie in one file under one name."""
 
-    def delete_volume_snapshot(self, pool: str, name: str, snapshot: str) -> Deferred[None]:
+    def delete_volume_snapshot(self, pool: str, name: str, format: str, snapshot: str) -> Deferred[None]:
         def both(_: None) -> None:
             for domain in self.simulated.domains():
                 if any(disk.path.endswith(f"/{name}") for disk in domain.disks):
                     Snapshots(self.simulated).delete(domain.uuid, snapshot)
 
-        return super().delete_volume_snapshot(pool, name, snapshot).addCallback(both)
+        return super().delete_volume_snapshot(pool, name, format, snapshot).addCallback(both)
 
 
 FAULTS: dict[type[SimulatedConnection], str] = {

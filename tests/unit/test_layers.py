@@ -13,7 +13,7 @@ ROOT = Path(fluidvm.__file__).parent
 LAYERS = [
     ["faults", "xmlvalue"],
     ["kinds", "objects"],
-    ["usage"],
+    ["usage", "image_formats"],
     ["driver_values"],
     ["driver_abilities", "driver_console", "driver_guest", "driver_images", "driver_screen", "driver_shares"],
     ["driver", "drivers"],

@@ -62,7 +62,7 @@ class ImageCase(ServerCase):
         connection = await resources.nodes.connection(record["compute_node"], IImages)
         (volume,) = [one for one in await connection.list_volumes(record["pool"]) if one.path == record["path"]]
         found = b""
-        while piece := await connection.read_volume(record["pool"], volume.name, len(found), PIECE):
+        while piece := await connection.read_volume(record["pool"], volume.name, record["format"], len(found), PIECE):
             found += piece
         return found
 
@@ -117,7 +117,7 @@ class UploadTests(ImageCase):
             (b"", "raw", "empty"), (qcow2(), "raw", "begins as a qcow2"), (WHOLE, "qcow2", "no qcow2"),
             (qcow2(backing=4096), "qcow2", "stands alone"), (qcow2(features=4), "qcow2", "stands alone"),
             (qcow2(encrypted=2), "qcow2", "encrypted"), (qcow2(version=1), "qcow2", "version"),
-            (qcow2(size=0), "qcow2", "version"), (qcow2()[:50], "qcow2", "no qcow2"),
+            (qcow2(size=0), "qcow2", "size"), (qcow2()[:50], "qcow2", "no qcow2"),
         ):  # fmt: skip
             await self.upload(data)
             code, said = await self.admin.fail("import_image", {"name": "os", "format": format, "upload": "up"})

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import replace
 
 from twisted.internet.defer import Deferred
@@ -58,15 +59,25 @@ class DiskTests(ServerCase):
             await running.pass_time(1)
         await self.until(lambda: running.server.inventory.disks_on(node)[0].state == "missing")
 
+    async def test_a_volume_that_is_another_now(self) -> None:
+        """What a volume of another format says of its size isn't the disk's."""
+        running, admin, node = await self.start()
+        host = simulated(running, node)
+        (volume,) = host.all_volumes()
+        before = await admin.call("get_disk", 1)
+        host.put_volume(replace(volume, size=3 << 20, format="raw"))
+        await running.server._nodes.refresh(node)
+        self.assertEqual(await admin.call("get_disk", 1), before)
+
     async def test_what_a_task_does_meanwhile_counts(self) -> None:
         running, admin, node = await self.start()
         held: list[Deferred[None]] = []
         told = SimulatedConnection.list_volumes
 
-        def later(connection: SimulatedConnection, pool: str) -> Deferred[object]:
+        def later(connection: SimulatedConnection, pool: str, formats: Mapping[str, str]) -> Deferred[object]:
             waiter: Deferred[None] = Deferred()
             held.append(waiter)
-            answer = told(connection, pool)
+            answer = told(connection, pool, formats)
             return waiter.addCallback(lambda _: answer)
 
         self.patch(SimulatedConnection, "list_volumes", later)

@@ -53,6 +53,7 @@ GOLDEN = """\
     <disk type="file" device="disk">
       <driver name="qemu" type="qcow2" />
       <source file="/pool/a.qcow2" />
+      <backingStore />
       <target dev="vda" bus="virtio" />
     </disk>
     <serial type="pty">
@@ -157,7 +158,7 @@ class ReadingTests(SynchronousTestCase):
         disk = ElementTree.fromstring(disk_xml(DomainDisk(path, "raw", "vdb")))
         source = disk.find("source")
         self.assertEqual(None if source is None else source.get("file"), path)
-        self.assertEqual([part.tag for part in disk], ["driver", "source", "target"])
+        self.assertEqual([part.tag for part in disk], ["driver", "source", "backingStore", "target"])
 
     @given(name=carried, size=st.integers(1, 2**31 - 1))
     def test_volumes_and_pools(self, name: str, size: int) -> None:

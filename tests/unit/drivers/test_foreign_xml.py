@@ -56,6 +56,14 @@ class ForeignTests(SynchronousTestCase):
         devices = DISK.replace("</disk>", "<boot order='2'/></disk>") + PLUG.replace("</i", "<boot order='1'/></i")
         self.assertEqual(read_spec(theirs(devices, boot=""), "pc", False).boot.order, ("network", "disk"))
 
+    def test_a_disk_without_a_format_is_raw(self) -> None:
+        for driver in ("", "<driver name='qemu'/>"):
+            disk = DISK.replace("<driver name='qemu' type='qcow2'/>", driver)
+            self.assertEqual(read_spec(theirs(disk), "pc", False).disks, (DomainDisk("/pool/a.qcow2", "raw", "vda"),))
+        self.assertEqual(
+            read_spec(theirs(DISK.replace("</disk>", "<backingStore/></disk>")), "pc", False).disks[0].format, "qcow2"
+        )
+
     def test_an_empty_drive_is_no_loss(self) -> None:
         empty = "<disk type='file' device='cdrom'><target dev='hda' bus='ide'/></disk>"
         self.assertEqual(len(read_spec(theirs(DISK + empty), "pc", False).disks), 1)
@@ -74,6 +82,12 @@ class ForeignTests(SynchronousTestCase):
             (theirs(PLUG.replace("network='lan'", "bridge='br0'")), "52:54:00:00:00:01 is in none"),
             (theirs(PLUG.replace("</i", "<vlan><tag id='4'/></vlan></i")), "has a vlan"),
             (theirs("<hostdev mode='subsystem' type='pci'/>"), "a device hostdev"),
+            (theirs(DISK.replace("qcow2'", "vmdk'")), "vda has format vmdk; known are qcow2 and raw"),
+            (
+                theirs(DISK.replace("</disk>", "<backingStore type='file'><source file='/b'/></backingStore></disk>")),
+                "backing",
+            ),
+            (theirs(DISK.replace("a.qcow2'/>", "a.qcow2'><slices/></source>")), "vda has slices"),
             (theirs("<tpm/>"), "a device tpm"),
             (theirs("<filesystem type='mount'/>"), "a device filesystem"),
         ):
