@@ -8,7 +8,6 @@ from fluidvm.api.listing import cut, keep
 from fluidvm.call import Call
 from fluidvm.declare import WORKERS, query
 from fluidvm.engine.context import Context
-from fluidvm.engine.plan import plan
 from fluidvm.kinds import Choice, ContextId, Double, Struct, filter_of
 from fluidvm.xmlvalue import INT_HIGH
 
@@ -127,6 +126,7 @@ async def plan_tasks(call: Call) -> list[dict[str, Any]]:
     Try the pending tasks without doing them: the same checks, in order, each task seeing what those before it would do.
 
     Returns structs of task (1 is the first), ok, code and error (0 and empty: it would go well), and node, the id of the
-    compute node that it would work on. Changes nothing; what the hypervisor alone can tell isn't known.
+    compute node that it would work on. Changes nothing; what the hypervisor alone can tell isn't known. Where trying them
+    all would take too long, those that are left have code 413.
     """
-    return await plan(call.services.resources, call.user.id, call.session.pending)
+    return await call.services.planner.plan(call.session)
