@@ -14,7 +14,7 @@ from fluidvm.kinds import NAME_PATTERN, NAME_RULE, Array, Int, PlanId, Struct, T
 from fluidvm.objects import ResourcePlan
 from fluidvm.store.objects import Create, Delete, Update
 from fluidvm.usage import LIMITS, of_user
-from fluidvm.xmlvalue import Rendered
+from fluidvm.xmlvalue import Rendered, total
 
 Limits = Annotated[
     dict[str, Any],
@@ -122,5 +122,4 @@ def get_resource_plan_usage(call: Call, plan: PlanId) -> dict[str, Any]:
 
 def usage(used: int, limit: int | None) -> dict[str, Any]:
     """How much of one limit is used; without a limit where nothing bounds."""
-    # Sums outgrow 32 bits where single values don't.
-    return {"used": used if used < 2**31 else float(used)} | ({} if limit is None else {"limit": limit})
+    return {"used": total(used)} | ({} if limit is None else {"limit": limit})
