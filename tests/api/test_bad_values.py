@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import struct
 from typing import Any
 
 from twisted.internet.defer import succeed
@@ -10,6 +11,7 @@ from twisted.logger import capturedLogs
 from fluidvm.api import guests
 from fluidvm.driver import DriverError, GuestOutput, HostInfo
 from fluidvm.drivers.simulator import SimulatedConnection
+from fluidvm.image_files import Inspected
 from fluidvm.xmlvalue import INT_HIGH
 from tests.api.test_images import ImageCase
 from tests.support import ServerCase
@@ -81,16 +83,27 @@ class DriverTests(ServerCase):
 
 
 class ImageTests(ImageCase):
-    async def test_an_image_of_2_to_the_61_bytes(self) -> None:
-        await self.imported()
-        for size in (2**61, 2**63 - 1, (2**31) * 2**20):
-            head = b"QFI\xfb" + (3).to_bytes(4, "big") + bytes(16) + size.to_bytes(8, "big")
-            head += bytes(68) + (4).to_bytes(4, "big") + (104).to_bytes(4, "big")
-            await self.upload(head.ljust(4096, b"\0"))
-            code, words = await self.admin.fail("import_image", {"name": "huge", "format": "qcow2", "upload": "up"})
-            self.assertEqual(code, 409, words)
-            self.assertIn("a disk has 2147483647 MiB at most", words)
+    async def refused_image(self) -> str:
+        code, words = await self.admin.fail("import_image", {"name": "huge", "format": "qcow2", "upload": "up"})
+        self.assertEqual(code, 409, words)
         self.assertEqual([image["name"] for image in await self.admin.call("list_images")], ["os"])
+        return words
+
+    async def test_an_image_of_2_to_the_61_bytes(self) -> None:
+        """A qcow2 head of version 3 with clusters of 64 KiB says so."""
+        await self.imported()
+        head = b"QFI\xfb" + struct.pack(
+            ">IQIIQIIQQIIQQQQII", 3, 0, 0, 16, 2**61, 0, 1, 2**17, 2**16, 1, 0, 0, 0, 0, 0, 4, 104
+        )
+        await self.upload(head.ljust(2**20, b"\0"))
+        await self.refused_image()
+
+    async def test_the_largest_disk(self) -> None:
+        await self.imported()
+        found = Inspected(INT_HIGH + 1, 1, "0" * 64)
+        self.patch(self.files, "finish", lambda *arguments: succeed(found))
+        await self.upload(b"x")
+        self.assertIn("a disk has 2147483647 MiB at most", await self.refused_image())
 
 
 class BrokenTests(ServerCase):
