@@ -12,10 +12,14 @@ import sys
 import time
 import urllib.request
 import xmlrpc.client
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from twisted.trial.unittest import SynchronousTestCase
+
+from fluidvm.options import Options
+from fluidvm.preflight import StartError, check
 
 TWISTD = Path(sys.executable).with_name("twistd")
 PATIENCE = 30.0
@@ -191,6 +195,15 @@ class RefusalTests(ProcessCase):
         self.refused("c.toml", "--config", self.file("c.toml", "= ="))
         self.refused("No such file", "--config", "/no/such/file")
         self.refused("session-timeout", "--config", self.file("c.toml", "session-timeout = true"))
+
+    def test_too_little_memory_for_passwords(self) -> None:
+        self.refused("give at least 32", "--password-memory", "8")
+        self.refused("give at least 128", "--password-memory", "127", "--password-lanes", "16")
+        options = Options()
+        options.parseOptions(["--state", str(self.state), "--password-memory", "8", "--password-lanes", "1"])
+        check(options.settings).close()
+        # Whatever else the library refuses, too.
+        self.assertRaises(StartError, check, replace(options.settings, password_lanes=4))
 
     def test_unusable_endpoints(self) -> None:
         with socket.socket() as taken:
