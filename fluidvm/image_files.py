@@ -53,7 +53,10 @@ class ImageFiles:
     @param wall_clock: seconds since the epoch.
     @param most: bytes that one file may have.
     @ivar urls: what the URLs begin with that images may be fetched from.
+    @ivar moves: whether bytes are moved; not where tasks are only planned.
     """
+
+    moves = True
 
     def __init__(
         self, directory: Path, reactor: Any, wall_clock: Callable[[], float], most: int, urls: tuple[str, ...] = ()

@@ -45,10 +45,12 @@ PUBLIC = ("compute_node", "resource_plan")
 class Entry:
     """An object and its wire form, made when it is first asked for."""
 
-    __slots__ = ("_full", "_public", "_wire", "object")
+    __slots__ = ("_broken", "_full", "_public", "_wire", "object")
+    _log = Logger()
 
     def __init__(self, thing: Object) -> None:
         self.object = thing
+        self._broken = False
         self.forget()
 
     def forget(self) -> None:
@@ -60,14 +62,32 @@ class Entry:
     def wire(self, inventory: Inventory) -> dict[str, Any]:
         """The wire form as a struct without absent keys."""
         if self._wire is None:
-            shown = self.object.wire(inventory.related(self.object))
-            self._wire = {key: value for key, value in shown.items() if value is not None}
+            try:
+                shown = self.object.wire(inventory.related(self.object))
+                self._wire = {key: value for key, value in shown.items() if value is not None}
+            except Exception:
+                self._wire = self._tell()
         return self._wire
+
+    def _tell(self) -> dict[str, Any]:
+        """What stands for an object that can't be shown: a bad value in one mustn't keep others from being listed."""
+        thing = self.object
+        if not self._broken:
+            self._broken = True
+            self._log.failure("{type} {id} can't be shown", type=WORDS[thing.TYPE], id=thing.id)
+        return {"id": thing.id, "name": str(thing.name), "broken": True}
+
+    def only(self, inventory: Inventory, shown: Callable[[str], bool]) -> Rendered:
+        """The wire form as bytes, without the keys that C{shown} isn't true for."""
+        try:
+            return Rendered(render({key: value for key, value in self.wire(inventory).items() if shown(key)}))
+        except Exception:
+            return Rendered(render(self._tell()))
 
     def full(self, inventory: Inventory) -> Rendered:
         """The wire form as bytes."""
         if self._full is None:
-            self._full = Rendered(render(self.wire(inventory)))
+            self._full = self.only(inventory, lambda key: True)
         return self._full
 
     def public(self, inventory: Inventory) -> Rendered:
@@ -76,8 +96,7 @@ class Entry:
         if hidden is None:
             return self.full(inventory)
         if self._public is None:
-            wire = self.wire(inventory)
-            self._public = Rendered(render({key: value for key, value in wire.items() if key not in hidden}))
+            self._public = self.only(inventory, lambda key: key not in hidden)
         return self._public
 
 

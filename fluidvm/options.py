@@ -240,6 +240,11 @@ class Options(usage.Options):  # type: ignore[misc]
             raise usage.UsageError("--image-urls: wants beginnings of URLs with a host and a slash: https://images.example/")
         if not http and not https:
             http = (DEFAULT_HTTP,)
+        memory, lanes = number("password-memory", 65536, 8, 2**22), number("password-lanes", 4, 1, 64)
+        if memory < 8 * lanes:  # RFC 9106, section 3.1
+            raise usage.UsageError(
+                f"--password-memory: {memory} KiB are too few for --password-lanes {lanes}: give at least {8 * lanes}"
+            )
         return Settings(
             state=state, database=database, http=http, https=https, tls=tls, certificate_users=users,
             hosts=tuple(name.strip().lower() for name in hosts.split(",") if name.strip()),
@@ -251,8 +256,7 @@ class Options(usage.Options):  # type: ignore[misc]
             placement=placement, poll_interval=number("poll-interval", 10, 1, 3600),
             node_timeout=number("node-timeout", 120, 1, 86400),
             keep_audit=number("keep-audit", 365, 0, 36500), password_length=number("password-length", 8, 1, 64),
-            password_memory=number("password-memory", 65536, 8, 2**22), password_rounds=number("password-rounds", 3, 1, 100),
-            password_lanes=number("password-lanes", 4, 1, 64),
+            password_memory=memory, password_rounds=number("password-rounds", 3, 1, 100), password_lanes=lanes,
             access_log=access_log, trusted_proxies=trusted, forwarded_header=header,
         )  # fmt: skip
 

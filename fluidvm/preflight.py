@@ -11,8 +11,8 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO
 
+from argon2.exceptions import HashingError
 from sqlalchemy.exc import SQLAlchemyError
-from twisted.internet.endpoints import serverFromString
 from twisted.internet.error import CannotListenError
 from twisted.internet.protocol import Factory
 from twisted.internet.selectreactor import SelectReactor
@@ -21,7 +21,9 @@ from twisted.python.failure import Failure
 from fluidvm.admin import PasswordError, read_password
 from fluidvm.certificates import MappingError, read_mapping
 from fluidvm.options import Settings
+from fluidvm.passwords import Hasher
 from fluidvm.store.database import DatabaseError, connect, parse_url
+from fluidvm.wire.listening import endpoint
 from fluidvm.wire.tls import TLSError, server_options
 
 
@@ -57,8 +59,9 @@ def _check_all(settings: Settings, lock: Lock, uid: int | None, gid: int | None)
             read_mapping(settings.certificate_users)
         if settings.admin_password_file is not None:
             read_password(settings.admin_password_file)
-        for endpoint in (*settings.http, *settings.https):
-            _try_endpoint(endpoint)
+        _try_hashing(settings)
+        for description in (*settings.http, *settings.https):
+            _try_endpoint(description)
         with suppress(ImportError, SQLAlchemyError):  # who can't read Python's own files can use what is loaded
             parse_url(settings.database).get_dialect().import_dbapi()
         with _as_user(uid, gid):
@@ -140,6 +143,13 @@ def _locked(path: Path, what: str) -> IO[str]:
     return file
 
 
+def _try_hashing(settings: Settings) -> None:
+    try:
+        Hasher(settings.password_memory, settings.password_rounds, settings.password_lanes)
+    except HashingError as error:
+        raise StartError(f"--password-memory {settings.password_memory}: passwords can't be hashed: {error}") from None
+
+
 class _Trial(Factory):
     """Names itself in the log's lines about the ports."""
 
@@ -154,10 +164,10 @@ def _try_endpoint(description: str) -> None:
     reactor = SelectReactor()
     outcome: list[object] = []
     try:
-        endpoint = serverFromString(reactor, description)
+        place = endpoint(reactor, description)
     except (ValueError, TypeError, KeyError, IndexError, OSError) as error:
         raise StartError(f"endpoint {description}: {error or 'is none'}") from None
-    endpoint.listen(_Trial()).addBoth(outcome.append)
+    place.listen(_Trial()).addBoth(outcome.append)
     if outcome and isinstance(outcome[0], Failure):
         failed = outcome[0].value
         why = failed.socketError.strerror if isinstance(failed, CannotListenError) else failed

@@ -12,9 +12,10 @@ from typing import Any
 
 from twisted.application.service import Service
 from twisted.internet.defer import Deferred, succeed
-from twisted.internet.endpoints import serverFromString, wrapServerTLS
+from twisted.internet.endpoints import wrapServerTLS
 from twisted.internet.error import CannotListenError
 from twisted.internet.interfaces import IDelayedCall, IListeningPort, IReactorTime
+from twisted.internet.task import deferLater
 from twisted.internet.threads import deferToThreadPool
 from twisted.logger import Logger
 from twisted.python.failure import Failure
@@ -27,6 +28,7 @@ from fluidvm.consoles import Consoles
 from fluidvm.driver_loader import DriverLoader
 from fluidvm.engine.contexts import Engine
 from fluidvm.engine.job import Resources
+from fluidvm.engine.plan import Planner
 from fluidvm.image_files import MIB, ImageFiles
 from fluidvm.inventory import Inventory
 from fluidvm.logins import ADDRESSES_PER_USER, Logins
@@ -40,6 +42,7 @@ from fluidvm.store.database import Database, DatabaseError
 from fluidvm.store.users import load_known
 from fluidvm.transfers import Transfers
 from fluidvm.wire.dispatch import Dispatcher
+from fluidvm.wire.listening import endpoint
 from fluidvm.wire.proxies import Proxies
 from fluidvm.wire.site import make_site
 from fluidvm.wire.tls import Certificates, TLSError
@@ -111,7 +114,8 @@ class Server(Service):  # type: ignore[misc]
         self._nodes.busy = lambda type, id: self._engine.claims.held((type, id))
         consoles = Consoles(resources, self._audit)
         services = Services(
-            resources, self._database, self._engine, self._logins, self._audit, self._mapping, consoles
+            resources, self._database, self._engine, self._logins, self._audit, self._mapping, consoles,
+            Planner(resources, lambda: deferLater(reactor, 0, lambda: None)),
         )  # fmt: skip
         self.dispatcher = Dispatcher(services)
         self._site = make_site(
@@ -134,19 +138,18 @@ class Server(Service):  # type: ignore[misc]
         """Open the ports. Fails if one can't be opened."""
         settings = self._settings
         for description in settings.http:
-            self._listen(serverFromString(self._reactor, description), description)
+            self._listen(endpoint(self._reactor, description), description)
         if settings.https and settings.tls is not None:
             try:
                 self._certificates = Certificates(settings.tls)
             except TLSError as error:
                 raise self._fail(str(error)) from None
             for description in settings.https:
-                endpoint = serverFromString(self._reactor, description)
-                self._listen(wrapServerTLS(self._certificates, endpoint), description)
+                self._listen(wrapServerTLS(self._certificates, endpoint(self._reactor, description)), description)
 
-    def _listen(self, endpoint: Any, description: str) -> None:
+    def _listen(self, place: Any, description: str) -> None:
         failed: list[Failure] = []
-        endpoint.listen(self._site).addCallbacks(self.ports.append, failed.append)
+        place.listen(self._site).addCallbacks(self.ports.append, failed.append)
         if failed:
             error = failed[0].value
             why = error.socketError.strerror if isinstance(error, CannotListenError) else error

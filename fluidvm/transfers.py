@@ -18,6 +18,7 @@ from fluidvm.objects import VM, Disk, User
 
 MOST = 16
 """How many transfers may be under way together."""
+_NUMBER = re.compile(r"[+-]?[0-9]{1,32}")
 
 
 class Transfers:
@@ -54,12 +55,14 @@ class Transfers:
         """
         Tell who asks.
 
+        @raise InvalidParams: no cookie looks so.
         @raise NotLoggedIn: nobody who is logged in.
+        @raise HeldBack: the one or the other, after many from this address: see L{held_back}.
         @raise Forbidden: somebody who only looks on.
         """
-        if not re.fullmatch(r"-?[0-9]{1,10}", cookie) or not -(2**31) <= int(cookie) < 2**31:
+        if not cookie:
             raise NotLoggedIn("You are not logged in: authenticate first, and give the cookie.")
-        session = self._resources.sessions.find(int(cookie), address)
+        session = self._resources.sessions.find(int(cookie) if _NUMBER.fullmatch(cookie) else cookie, address)
         user = self._resources.inventory.find(User, session.user)
         if user is None or not user.enabled:
             raise NotLoggedIn("You are not logged in: authenticate again.")

@@ -63,6 +63,8 @@ async def fetch(job: Job, url: str, image: Image) -> None:
     """
     files = job.images
     await files.begin(image.id)
+    if not files.moves:
+        return
     agent = Agent(files.reactor, connectTimeout=CONNECT_TIME)
     for _ in range(REDIRECTS):
         check_url(files.urls, url)

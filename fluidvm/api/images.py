@@ -18,7 +18,7 @@ from fluidvm.image_files import UPLOAD_NAME, Inspected
 from fluidvm.kinds import Bool, Choice, DiskId, Id, ImageId, Struct, Text, filter_of, named
 from fluidvm.objects import VM, Disk, Image
 from fluidvm.store.objects import Create, Delete, Update
-from fluidvm.xmlvalue import Rendered
+from fluidvm.xmlvalue import INT_HIGH, Rendered
 
 FORMATS = ("qcow2", "raw")
 ImageSpec = Annotated[
@@ -74,7 +74,9 @@ async def _complete(job: Job, image: Image, sha256: str) -> None:
     """Look at what was written, count it, and have it be the image."""
     job.status("checking")
     found = await job.images.finish(image.id, image.format)
-    if sha256 and found.sha256 != sha256:
+    if found.size > INT_HIGH:
+        raise Conflict(f"Image {image.name} is for disks of {found.size} MiB; a disk has {INT_HIGH} MiB at most.")
+    if sha256 and job.images.moves and found.sha256 != sha256:
         raise Conflict(f"The checksum of image {image.name} is {found.sha256}, not {sha256}.")
     await job.reserve(image.owner, disk_space=found.space)
     job.memo["found"] = [found.size, found.space, found.sha256]

@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+from functools import lru_cache
 from itertools import islice
 from typing import Any
 
+from twisted.logger import Logger
+
 from fluidvm.call import Call
 from fluidvm.inventory import Entry, missing
-from fluidvm.xmlvalue import INT_HIGH, Rendered, render
+from fluidvm.xmlvalue import INT_HIGH, INT_LOW, Rendered, render
 
 _OPEN, _CLOSE = b"<value><array><data>", b"</data></array></value>"
+_log = Logger()
 _PAGING = ("fields", "limit", "after")
 
 
@@ -58,7 +63,38 @@ def _select(call: Call, entries: Any, equal: dict[str, Any], fields: list[str] |
         if fields is None:
             parts.append(_render(call, entry))
         else:
-            parts.append(render({key: wire[key] for key in fields if key in wire and key not in hidden}))
+            wanted = set(fields).difference(hidden)
+            parts.append(entry.only(inventory, wanted.__contains__))
+    return Rendered(_OPEN + b"".join(parts) + _CLOSE)
+
+
+@lru_cache(maxsize=1000)
+def _tell(kind: str, id: int) -> None:
+    """Once: a list may be asked for often."""
+    _log.failure("{kind} {id} can't be shown", kind=kind, id=id)
+
+
+def listed(kind: str, wires: Iterable[dict[str, Any]], wanted: dict[str, Any]) -> Rendered:
+    """
+    Render what a list gives that isn't of the inventory.
+
+    One that can't be rendered stands there as its id, its name and C{broken}, and is logged once.
+
+    @param kind: what each is called, for the log.
+    @param wanted: a checked filter, whose C{fields} are left.
+    """
+    parts = []
+    for wire in wires:
+        try:
+            parts.append(render(cut(wire, wanted)))
+        except Exception:
+            id, name = wire.get("id"), wire.get("name")
+            _tell(kind, id if type(id) is int else 0)
+            known = {
+                "id": id if type(id) is int and INT_LOW <= id <= INT_HIGH else None,
+                "name": str(name) if name else None,
+            }
+            parts.append(render(known | {"broken": True}))
     return Rendered(_OPEN + b"".join(parts) + _CLOSE)
 
 

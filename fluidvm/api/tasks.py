@@ -4,13 +4,12 @@ from __future__ import annotations
 
 from typing import Annotated, Any
 
-from fluidvm.api.listing import cut, keep
+from fluidvm.api.listing import keep, listed
 from fluidvm.call import Call
 from fluidvm.declare import WORKERS, query
 from fluidvm.engine.context import Context
-from fluidvm.engine.plan import plan
 from fluidvm.kinds import Choice, ContextId, Double, Struct, filter_of
-from fluidvm.xmlvalue import INT_HIGH
+from fluidvm.xmlvalue import INT_HIGH, Rendered
 
 CommitOptions = Annotated[
     dict[str, Any],
@@ -87,7 +86,7 @@ async def get_execution_context(call: Call, ec: ContextId) -> dict[str, Any]:
 
 
 @query("array")
-async def list_execution_contexts(call: Call, filter: ContextFilter = {}) -> list[dict[str, Any]]:  # noqa: B006
+async def list_execution_contexts(call: Call, filter: ContextFilter = {}) -> Rendered:  # noqa: B006
     """List the execution contexts that the caller may see, newest first."""
     found: list[dict[str, Any]] = []
     limit, before = filter.get("limit", INT_HIGH), filter.get("after")
@@ -96,11 +95,11 @@ async def list_execution_contexts(call: Call, filter: ContextFilter = {}) -> lis
         for context in page:
             wire = context.wire()
             if keep(wire, filter):
-                found.append(cut(wire, filter))
+                found.append(wire)
         if len(page) < PAGE:
             break
         before = page[-1].row.id
-    return found[:limit]
+    return listed("execution context", found[:limit], filter)
 
 
 @query("boolean")
@@ -127,6 +126,7 @@ async def plan_tasks(call: Call) -> list[dict[str, Any]]:
     Try the pending tasks without doing them: the same checks, in order, each task seeing what those before it would do.
 
     Returns structs of task (1 is the first), ok, code and error (0 and empty: it would go well), and node, the id of the
-    compute node that it would work on. Changes nothing; what the hypervisor alone can tell isn't known.
+    compute node that it would work on. Changes nothing; what the hypervisor alone can tell isn't known. Where trying them
+    all would take too long, those that are left have code 413.
     """
-    return await plan(call.services.resources, call.user.id, call.session.pending)
+    return await call.services.planner.plan(call.session)

@@ -30,6 +30,7 @@ from fluidvm.store.audit import add as write_audit
 from fluidvm.store.contexts import StoredContext, StoredTask
 from fluidvm.store.objects import Change, Mention
 from fluidvm.usage import of_user
+from fluidvm.xmlvalue import render
 
 Outcome = tuple[int, ApiFault | None, Any]
 """A task's place, its fault or C{None}, and its result."""
@@ -296,10 +297,12 @@ class Engine:
                     claims = [(type_name, id) for type_name, id in task.row.claims]
                     entitlement.check(self._inventory, context.row.owner, method, task.row.target, claims)
                 result = await method.function(job, *task.row.arguments)
+                if result is not None:
+                    render(result)  # what can't be told isn't kept: it would end every list that it is in
             except CancelledError:
                 raise
             except Exception as error:
-                fault = fault_of(error, method.name)
+                fault, result = fault_of(error, method.name), None
             await self._end(context, [(place, fault, "" if result is None else result)], job.take_facts())
         finally:
             task.job = task.holding = None

@@ -5,12 +5,13 @@ from __future__ import annotations
 import os
 import socket
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 from twisted.trial.unittest import SynchronousTestCase
 
 from fluidvm.options import Options
-from fluidvm.preflight import check
+from fluidvm.preflight import StartError, check
 from fluidvm.service import makeService
 from tests.authority import Authority
 
@@ -49,6 +50,14 @@ class RefusalTests(SynchronousTestCase):
         self.refused("c.toml", "--config", self.file("c.toml", "= ="))
         self.refused("No such file", "--config", "/no/such/file")
         self.refused("session-timeout", "--config", self.file("c.toml", "session-timeout = true"))
+
+    def test_too_little_memory_for_passwords(self) -> None:
+        self.refused("give at least 32", "--password-memory", "8")
+        self.refused("give at least 128", "--password-memory", "127", "--password-lanes", "16")
+        settings = self.options("--password-memory", "8", "--password-lanes", "1").settings
+        check(settings).close()
+        # Whatever else the library refuses, too.
+        self.assertRaises(StartError, check, replace(settings, password_lanes=4))
 
     def test_unusable_endpoints(self) -> None:
         with socket.socket() as taken:

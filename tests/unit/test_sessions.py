@@ -7,8 +7,8 @@ from hypothesis import strategies as st
 from twisted.internet.task import Clock
 from twisted.trial.unittest import SynchronousTestCase
 
-from fluidvm.faults import NotLoggedIn
-from fluidvm.sessions import Session, Sessions
+from fluidvm.faults import InvalidParams, NotLoggedIn
+from fluidvm.sessions import FREE_COOKIES, HeldBack, Session, Sessions
 
 
 class SessionsTests(SynchronousTestCase):
@@ -47,6 +47,16 @@ class SessionsTests(SynchronousTestCase):
     def test_bound_to_its_address(self) -> None:
         _, found = self.make()
         self.assertRaises(NotLoggedIn, found.find, found.open(1, "a", 0).cookie, "b")
+
+    def test_what_is_no_cookie_counts_as_a_wrong_one(self) -> None:
+        _, found = self.make()
+        odd = [2**31, -(2**31) - 1, 10**31, "5", True, 5.0, None, b"5", [5], {}]
+        for place in range(FREE_COOKIES):
+            self.assertRaises(InvalidParams, found.find, odd[place % len(odd)], "a")
+        for cookie in (2**31, "5", 5):
+            self.assertRaises(HeldBack, found.find, cookie, "a")
+        self.assertGreater(found.hold("a"), 0)
+        self.assertEqual(found.hold("b"), 0)
 
     def test_cookies_are_random_and_never_zero_nor_in_use(self) -> None:
         _, found = self.make()

@@ -131,9 +131,21 @@ class BadInputTests(ServerCase):
                 for wrong in (0, other):
                     await self.refused(401, client.running.call(method.name, wrong, *arguments))
                 await self.refused(401, client.running.call(method.name, client.cookie, *arguments, address="192.0.2.99"))
-                odds: tuple[Any, ...] = ("1", 1.0, True, [], {})
-                for odd in odds:
-                    await self.refused(-32602, client.running.call(method.name, odd, *arguments))
+                # They count as wrong cookies: each comes from a place of its own.
+                odds: tuple[Any, ...] = ("1", 1.0, True, [], {}, b"", "1" * 9999)
+                for place, odd in enumerate(odds):
+                    call = client.running.call(method.name, odd, *arguments, address=f"198.51.100.{place}")
+                    self.assertTrue((await self.refused(-32602, call)).startswith("cookie:"))
+
+    async def test_cookies_over_32_bits(self) -> None:
+        client = await self.setUpClient()
+        for method, arguments in self.methods():
+            if not method.anonymous:
+                body = xmlrpc.client.dumps((777, *arguments), method.name)
+                for number in (2**31, -(2**31) - 1, 10**31):
+                    odd = body.replace("<int>777</int>", f"<int>{number}</int>", 1).encode()
+                    words = await self.refused(-32602, client.running.post(odd, f"198.51.100.{number % 7}"))
+                    self.assertTrue(words.startswith("cookie:"), words)
 
     async def test_roles(self) -> None:
         """A plain user and an auditor are told 403 for what their role may not do, whatever the arguments."""

@@ -150,12 +150,29 @@ class PlacementTests(ServerCase):
         self.assertIn("node1: memory, 100 MiB short", (await admin.call("plan_tasks"))[0]["error"])
         self.assertTrue(planned)
 
+    async def test_what_a_guest_can_get_counts(self) -> None:
+        admin = await self.serve().login()
+        one = await admin.node("node1", memory=1000, vcpus=4, vcpu_overcommit=1.0)
+        small = {"name": "x", "memory": 64, "vcpus": 1}
+        self.assertIn("node1: memory, 100 MiB short", (await admin.fail("create_vm", {**small, "max_memory": 1100}))[1])
+        self.assertIn("node1: virtual CPUs, 1 short", (await admin.fail("create_vm", {**small, "max_vcpus": 5}))[1])
+        await admin.do("create_vm", {**small, "max_memory": 900, "max_vcpus": 3})
+        node = await admin.call("get_compute_node", one)
+        self.assertEqual((node["memory_used"], node["vcpus_used"]), (900, 3))
+        self.assertIn("node1: memory, 100 MiB short", (await admin.fail("create_vm", {"name": "y", "memory": 200}))[1])
+        two = await admin.node("node2", memory=800, vcpus=4, vcpu_overcommit=1.0)
+        self.assertIn("node2: memory, 100 MiB short", (await admin.fail("evacuate_compute_node", one))[1])
+        await admin.do("set_compute_node", two, {"memory_overcommit": 2.0})
+        await admin.do("evacuate_compute_node", one)
+        node = await admin.call("get_compute_node", two)
+        self.assertEqual((node["memory_used"], node["vcpus_used"]), (900, 3))
+
     async def test_who_comes_at_the_same_time_shares_the_room(self) -> None:
         admin = await self.serve().login()
         await admin.node("node1", memory=1000, delay=1.0)
         ecs = []
         for number in range(4):
-            await admin.call("create_vm", {"name": f"vm{number}", "memory": 400})
+            await admin.call("create_vm", {"name": f"vm{number}", "memory": 64, "max_memory": 400})
             ecs.append(await admin.call("commit_tasks"))
         codes = []
         for ec in ecs:

@@ -1,6 +1,8 @@
 from __future__ import annotations
 
 import random
+import shutil
+from dataclasses import replace
 from typing import Any
 
 from twisted.internet.defer import Deferred, gatherResults
@@ -95,7 +97,10 @@ class QuotaTests(QuotaCase):
         shown = await alice.call("get_vm", first)
         self.assertEqual((shown["vcpus"], shown["memory"], len(shown["disks"])), (2, 256, 1))
         self.assertEqual((await alice.call("get_disk", shown["disks"][0]))["size"], 10)
-        second = await alice.do("create_vm", {"name": "second", "vcpus": 3, "disks": [], "max_vcpus": 8, "max_memory": 4096})
+        await self.over(alice, "vm_vcpus", "create_vm", {"name": "x", "vcpus": 1, "max_vcpus": 5})
+        await self.over(alice, "vm_memory", "create_vm", {"name": "x", "memory": 64, "max_memory": 1537})
+        spec = {"name": "second", "vcpus": 1, "max_vcpus": 3, "memory": 64, "max_memory": 256, "disks": []}
+        second = await alice.do("create_vm", spec)
         await self.over(alice, "vcpus", "create_vm", {"name": "x"})
         await self.over(alice, "memory", "create_vm", {"name": "x", "vcpus": 1, "memory": 1537})
         await self.over(alice, "vcpus", "set_vm_vcpus", second, 5)
@@ -106,6 +111,8 @@ class QuotaTests(QuotaCase):
         await alice.do("start_vm", second)
         await self.over(alice, "running_vms", "start_vm", third)
         await self.over(alice, "vcpus", "set_vm_vcpus", second, 4)
+        await alice.do("set_vm_vcpus", second, 3)  # what it could get was counted before
+        await alice.do("set_vm_memory", second, 256)
         disk = await alice.do("create_disk", {"name": "data", "size": 89})
         await self.over(alice, "disks", "create_disk", {"name": "x", "size": 1})
         await self.over(alice, "vm_disk", "attach_disk", third, disk)
@@ -152,7 +159,7 @@ class QuotaTests(QuotaCase):
 
     async def test_a_smaller_plan_kills_nothing(self) -> None:
         admin, alice = await self.start({})
-        vm = await alice.do("create_vm", {"name": "one", "memory": 1024, "max_memory": 4096})
+        vm = await alice.do("create_vm", {"name": "one", "memory": 768, "max_memory": 1024})
         await alice.do("start_vm", vm)
         await admin.do("set_resource_plan", self.plan, {"memory": 512, "running_vms": 0, "vms": 0})
         self.assertEqual((await alice.call("get_vm", vm))["state"], "running")
@@ -190,6 +197,69 @@ class QuotaTests(QuotaCase):
         await alice.do("create_vm", {"name": "three", "memory": 256})
 
 
+class MaximumTests(QuotaCase):
+    """What counts is what a guest can get."""
+
+    BIG = {"name": "big", "memory": 64, "max_memory": 3000, "vcpus": 1, "max_vcpus": 9}
+    HELD = {"memory": 3000, "vcpus": 9}
+
+    async def held(self, client: Client) -> dict[str, int]:
+        used = await self.used(client)
+        return {limit: used[limit] for limit in self.HELD}
+
+    async def test_each_way_to_get_a_vm(self) -> None:
+        """Made, copied, given, taken over: the sums and the bounds of one VM."""
+        for limit, most, words in (
+            ("memory", 200, "3000 MiB more"), ("vcpus", 8, "9 more"), ("vm_memory", 200, "3000 MiB"),
+            ("vm_vcpus", 8, "9 asked"),
+        ):  # fmt: skip
+            admin, alice = await self.start({limit: most})
+            code, told = await alice.fail("create_vm", self.BIG)
+            self.assertEqual((code, words in told), (507, True), told)
+            mine = await admin.do("create_vm", self.BIG)
+            await self.over(admin, limit, "set_vm_owner", mine, 2)
+            host = (await admin.running.server._nodes.connection(1)).simulated  # type: ignore[attr-defined]
+            guest = replace(host.domains()[0], uuid="6b2c1f0e-8d5a-4c39-9f7b-0123456789ab", name="foreign")
+            host.add(guest)
+            await self.over(admin, limit, "adopt_vm", 1, guest.uuid, 2)
+            await admin.do("set_resource_plan", self.plan, {})
+            await admin.do("set_vm_owner", mine, 2)
+            self.assertEqual(await self.held(admin), self.HELD)
+            await admin.do("set_resource_plan", self.plan, {limit: most})
+            await self.over(alice, limit, "clone_vm", mine, "copy")
+            await admin.do("set_resource_plan", self.plan, {})
+            await alice.do("clone_vm", mine, "copy")
+            await admin.do("adopt_vm", 1, guest.uuid, 2)
+            self.assertEqual(await self.held(admin), {limit: 3 * held for limit, held in self.HELD.items()})
+            self.running.remove(admin.running)
+            await admin.running.stop()
+            shutil.rmtree(self.directory / "state")
+
+    async def test_growing_over_the_maximum(self) -> None:
+        _, alice = await self.start({"memory": 4000, "vcpus": 10})
+        vm = await alice.do("create_vm", self.BIG)
+        await alice.do("set_vm_memory", vm, 3000)
+        await alice.do("set_vm_vcpus", vm, 9)
+        self.assertEqual(await self.held(alice), self.HELD)
+        await self.over(alice, "memory", "set_vm_memory", vm, 4001)
+        await self.over(alice, "vcpus", "set_vm_vcpus", vm, 11)
+        await alice.do("set_vm_memory", vm, 4000)
+        await alice.do("set_vm_vcpus", vm, 10)
+        # The maximum stays, and counts.
+        await alice.do("set_vm_memory", vm, 64)
+        await alice.do("set_vm_vcpus", vm, 1)
+        self.assertEqual(await self.held(alice), {"memory": 4000, "vcpus": 10})
+
+    async def test_after_a_crash(self) -> None:
+        """The sums are made anew at the start."""
+        admin, alice = await self.start({})
+        await alice.do("create_vm", self.BIG)
+        admin = await (await self.restart(admin.running)).login()
+        self.assertEqual(await self.held(admin), self.HELD)
+        node = await admin.call("get_compute_node", 1)
+        self.assertEqual((node["memory_used"], node["vcpus_used"]), (3000, 9))
+
+
 class RaceTests(QuotaCase):
     async def test_no_interleaving_exceeds_a_limit(self) -> None:
         """Many sessions at once; whenever anything has changed, no limit is exceeded, and in the end the sums are right."""
@@ -221,8 +291,9 @@ class RaceTests(QuotaCase):
         self.assertEqual(
             await self.used(admin),
             {
-                "vms": len(vms), "running_vms": sum(vm["state"] == "running" for vm in vms), "snapshots": 0,
-                "vcpus": sum(vm["vcpus"] for vm in vms), "memory": sum(vm["memory"] for vm in vms),
+                "vms": len(vms), "snapshots": 0,
+                "running_vms": sum(vm["state"] in ("running", "paused") for vm in vms),
+                "vcpus": sum(vm["max_vcpus"] for vm in vms), "memory": sum(vm["max_memory"] for vm in vms),
                 "disks": len(disks), "disk_space": sum(disk["size"] for disk in disks),
             },
         )  # fmt: skip
@@ -239,8 +310,9 @@ class RaceTests(QuotaCase):
         for step in range(12):
             vm = await client.call(
                 "create_vm",
-                {"name": f"vm-{number}-{step}", "memory": dice.randint(100, 900), "vcpus": dice.randint(1, 3),
-                 "max_memory": 4096, "max_vcpus": 8, "disks": [{"size": dice.randint(1, 20)}]},
+                {"name": f"vm-{number}-{step}", "memory": dice.randint(100, 500), "vcpus": dice.randint(1, 2),
+                 "max_memory": dice.randint(500, 900), "max_vcpus": dice.randint(2, 3),
+                 "disks": [{"size": dice.randint(1, 20)}]},
             )  # fmt: skip
             calls = [
                 ("start_vm",), ("stop_vm",), ("start_vm",), ("pause_vm",), ("set_vm_memory", dice.randint(100, 1500)),

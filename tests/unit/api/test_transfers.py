@@ -169,6 +169,17 @@ class UploadTests(TransferCase):
         self.assertEqual((await self.ask("POST", "/images/upload"))[0], 405)
         self.assertEqual(self.left(), [])
 
+    async def test_odd_cookies(self) -> None:
+        """Each is counted as a wrong one; without any nobody has tried anything."""
+        upload = "/images/upload?upload=up"
+        for method, path, body in (("GET", upload, None), ("PUT", upload, b"x"), ("GET", "/disks/1/content", None)):
+            for odd in ("x", "2147483648", "-2147483649", "9" * 99, "5.0", "1_0", "\u00b2"):
+                before = self.there.server.sessions._wrong._tries.get("127.0.0.1", (0, 0.0))[0]
+                code, _, said = await self.ask(method, path, body, X_FluidVM_Cookie=odd)
+                self.assertEqual((code, said.startswith(b"cookie: ")), (400, True), (odd, said))
+                self.assertEqual(self.there.server.sessions._wrong._tries["127.0.0.1"][0], before + 1)
+            self.assertEqual((await self.ask(method, path, body, X_FluidVM_Cookie=""))[0], 401)
+
     async def test_cookies_are_not_guessed_here(self) -> None:
         """After many wrong ones the answer is held back; a right one isn't."""
         nobody = Client(self.there, 5, "127.0.0.1")

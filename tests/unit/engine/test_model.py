@@ -95,6 +95,7 @@ class ServerMachine(RuleBasedStateMachine):
         (self.directory / "password").write_text(PASSWORD)
         self.running = Running(case.settings("--session-timeout", str(int(TIMEOUT)), "--database", database))
         self.running.server.startService()
+        self.running.server.dispatcher._services.planner._turn = lambda: succeed(None)
         self.all: list[Committed] = []
         admin = self.login()
         self.call("add_compute_node", admin.cookie, "node1", "simulator", "", {"delay": 1.0})  # type: ignore[union-attr]

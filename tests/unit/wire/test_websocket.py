@@ -100,7 +100,8 @@ class WebSocketTests(SiteTests):
         for head in (
             HEAD, HEAD + b"Upgrade: websocket\r\n",
             HEAD + UPGRADE.replace(b"13", b"8"), HEAD + UPGRADE.replace(b"Key", b"Kex"),
-            HEAD.replace(b"GET", b"PUT") + UPGRADE, HEAD.replace(b"Host: x", b"Host: \xff\xfe") + UPGRADE,
+            HEAD.replace(b"GET", b"PUT") + UPGRADE,
+            HEAD.replace(b"Host: x\r\n", b"") + UPGRADE, HEAD.replace(b"Host: x", b"Host: \xff\xfe") + UPGRADE,
         ):  # fmt: skip
             code, headers, _ = self.refused(head + b"\r\n")
             self.assertEqual((code, headers["upgrade"], headers["sec-websocket-version"]), (426, "websocket", "13"), head)
@@ -157,6 +158,14 @@ class WebSocketTests(SiteTests):
 
     def leave(self, channel: Channel) -> None:
         channel.connectionLost(Failure(ConnectionDone()))
+
+    def test_a_client_that_goes_on_after_the_end(self) -> None:
+        self.open()
+        self.console.viewer.connectionLost(Failure(ConnectionDone()))
+        self.assertEqual(self.transport.disconnecting, False)
+        self.send(Ping(b"x"), BytesMessage(b"y"))
+        self.closed()
+        self.assertEqual(self.console.guest.value(), b"")
 
     def test_the_client_ends_it(self) -> None:
         self.open()
