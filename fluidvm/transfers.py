@@ -47,7 +47,7 @@ class Transfers:
         self._claims = claims
         self._audit = audit
         self._under_way: set[Transfer] = set()
-        self._ending: dict[tuple[int, str], Deferred[None]] = {}
+        self._sending: dict[tuple[int, str], Sending] = {}
         self._looking: IDelayedCall | None = None
         resources.inventory.listen(self._changed)
 
@@ -89,9 +89,9 @@ class Transfers:
         @raise ApiFault: the caller may not know; says why.
         """
         session = self._session(cookie, address)
-        ending = self._ending.get((session.user, _checked(name)))
-        if ending is not None:  # a connection has just broken: the client is to go on behind what came
-            await _after(ending)
+        sending = self._sending.get((session.user, _checked(name)))
+        if sending is not None and sending.closed:  # its connection has just broken: go on behind what came
+            await sending.after()
         return await self.resources.images.uploaded(session.user, name) or 0
 
     # What is under way.
@@ -113,6 +113,7 @@ class Transfers:
         except ApiFault as fault:
             sending.close(fault)
             raise
+        self._sending[session.user, name] = sending
         return sending
 
     def fetch(self, cookie: str, address: str, id: int) -> Fetching:
@@ -184,20 +185,19 @@ class Transfers:
 
     # The server's end.
 
-    def ending(self, sending: Sending, ending: Deferred[None]) -> None:
-        """An upload has ended, and its last bytes are still being written. C{ending} fires then; it must not fail."""
-        key = (sending.session.user, sending.name)
-        self._ending[key] = ending
-        ending.addCallback(lambda nothing: self._ending.pop(key, None) and None)
+    def let_go(self, sending: Sending) -> None:
+        """What came of an upload is written, and nobody is at work on it."""
+        del self._sending[sending.session.user, sending.name]
 
     async def stop(self) -> None:
         """End all transfers: the server stops."""
         fault = Unavailable("The server stops: go on when it is back.")
+        sendings = list(self._sending.values())
         for transfer in list(self._under_way):
             transfer.stop(fault)
             transfer.close(fault)
-        for ending in list(self._ending.values()):
-            await _after(ending)
+        for sending in sendings:
+            await sending.after()
 
 
 class Transfer:
@@ -208,6 +208,7 @@ class Transfer:
     @ivar told: what the audit log tells of it.
     @ivar target: the id of the disk that it is of.
     @ivar count: bytes that have been moved.
+    @ivar closed: it has ended.
     @ivar fault: why it may not go on.
     @ivar on_stop: called with the fault when it may not go on any more.
     """
@@ -224,7 +225,7 @@ class Transfer:
         self.on_stop: Callable[[ApiFault], None] = lambda fault: None
         self._transfers = transfers
         self._seen = 0
-        self._closed = False
+        self.closed = False
 
     def check(self) -> object:
         """
@@ -250,8 +251,8 @@ class Transfer:
 
     def close(self, fault: ApiFault | None) -> None:
         """It has ended. A repetition does nothing. @param fault: why it isn't complete; C{None}: it is."""
-        if not self._closed:
-            self._closed = True
+        if not self.closed:
+            self.closed = True
             self._transfers.leave(self, self.fault or fault)
 
 
@@ -269,6 +270,24 @@ class Sending(Transfer):
     def __init__(self, transfers: Transfers, session: Session, address: str, name: str) -> None:
         super().__init__(transfers, session, address, {"upload": name})
         self.name = name
+        self._gone = False
+        self._waiting: list[Deferred[None]] = []
+
+    def let_go(self) -> None:
+        """To be called once, after the last byte is written."""
+        self._gone = True
+        self._transfers.let_go(self)
+        for waiting in self._waiting:
+            waiting.callback(None)
+
+    def after(self) -> Deferred[None]:
+        """Fires when nobody is at work on the upload any more."""
+        waiting: Deferred[None] = Deferred()
+        if self._gone:
+            waiting.callback(None)
+        else:
+            self._waiting.append(waiting)
+        return waiting
 
 
 class Fetching(Transfer):
@@ -339,17 +358,6 @@ class Contents:
         """Read some of them."""
         found: Deferred[bytes] = self._connection.read_volume(self._disk.pool, self._disk.volume, offset, length)
         return found
-
-
-def _after(work: Deferred[None]) -> Deferred[None]:
-    """Fires when C{work} has; it is left as it is."""
-    waiting: Deferred[None] = Deferred()
-
-    def done(result: None) -> None:
-        waiting.callback(None)
-
-    work.addCallback(done)
-    return waiting
 
 
 def _checked(name: str) -> str:

@@ -41,7 +41,7 @@ class UploadDoor(resource.Resource):  # type: ignore[misc]
             sending = self._transfers.send(cookie(request, uri), address, name, _start(request), length)
         except ApiFault as fault:
             return Refused(fault)
-        return Upload(self._transfers, sending, request)
+        return Upload(sending, request)
 
     def render(self, request: Any) -> int:
         if request.method == b"PUT":
@@ -80,11 +80,10 @@ class Upload:
 
     _log = Logger()
 
-    def __init__(self, transfers: Transfers, sending: Sending, request: Any) -> None:
+    def __init__(self, sending: Sending, request: Any) -> None:
         self.refusal: ApiFault | None = None
         self._request = request
         self._channel = request.channel
-        self._transfers = transfers
         self._sending = sending
         self._held = bytearray()
         self._recent = 0
@@ -168,7 +167,7 @@ class Upload:
             self._write()
         self._working.addCallback(lambda nothing: _deferred(self._sending.writing.end))
         self._working.addErrback(lambda failure: self._log.failure("An upload can't be let go of", failure))
-        self._transfers.ending(self._sending, self._working)
+        self._working.addCallback(lambda nothing: self._sending.let_go())
         self._sending.close(None if self._all_came else Unavailable("The connection ended before all had come."))
 
 

@@ -141,6 +141,7 @@ class TimeTests(HostileServerCase):
     async def test_a_head_byte_by_byte(self) -> None:
         """Bytes that come don't win time."""
         clock = Clock()
+        self.server.answer = lambda transport: None
         source = Source(reactor, clock, ImageUrls([self.server.base]), self.server.base + "os")
         self.patch(image_fetch, "HEAD_TIME", HEAD_TIME)
         opening = source.open()
