@@ -107,12 +107,13 @@ def _wanted(value: bytes, length: int) -> tuple[int, int] | None:
 
 @implementer(IPushProducer)
 class _Gate:
-    """Open while the client keeps up with reading."""
+    """Open while the client keeps up with reading. C{ended}: it has gone."""
 
     def __init__(self, channel: Any) -> None:
         self._channel = channel
         self._waiting: Deferred[None] | None = None
         self._shut = False
+        self.ended = False
 
     def passed(self) -> Deferred[None]:
         """Fires when it is open."""
@@ -127,18 +128,22 @@ class _Gate:
 
     def resumeProducing(self) -> None:
         self._channel.deadline = float("inf")
-        self.open()
+        self._open()
 
-    def open(self, nothing: object = None) -> None:
-        """Let pass who waits."""
+    def gone(self, nothing: object = None) -> None:
+        """The request has ended. Nobody waits any more."""
+        self.ended = True
+        self._open()
+
+    def _open(self) -> None:
         self._shut = False
         waiting, self._waiting = self._waiting, None
         if waiting is not None:
             waiting.callback(None)
 
     def stopProducing(self) -> None:
-        """The client has gone."""
-        self.resumeProducing()
+        """The client has gone: this comes before the request hears of it."""
+        self.gone()
 
 
 async def _send(
@@ -149,12 +154,12 @@ async def _send(
     channel.transport.write(channel.head(code, BYTES, end - start, headers))
     if request.method == b"GET":
         gate = _Gate(channel)
-        request.notifyFinish().addBoth(gate.open)
+        request.notifyFinish().addBoth(gate.gone)
         request.registerProducer(gate, True)
         offset = start
         while offset < end:
             data = await contents.read(offset, min(PIECE, end - offset))
-            if request.channel is None:
+            if gate.ended:
                 return
             # If a task has begun with the disk meanwhile, these bytes may be newer than those before.
             fetching.check()
@@ -164,7 +169,7 @@ async def _send(
             offset += len(data)
             fetching.count += len(data)
             await gate.passed()
-            if request.channel is None:
+            if gate.ended:
                 return
         request.unregisterProducer()
     fetching.close(None)
