@@ -331,6 +331,16 @@ class UrlTests(ImageCase):
             image = await self.admin.do("import_image", self.spec(path, name=path))
             self.assertEqual((await self.admin.call("get_image", image))["sha256"], digest(WHOLE))
 
+    async def test_a_plan(self) -> None:
+        """Nothing is asked of a server, and no bytes are moved, however many there are."""
+        disk = await self.admin.do("create_disk", {"name": "huge", "size": 2**24, "format": "raw"})
+        self.files.most = 2**60
+        await self.admin.call("import_image", self.spec("os"))
+        await self.admin.call("create_image", disk, "copy")
+        planned = await self.admin.call("plan_tasks")
+        self.assertEqual([(one["ok"], one["error"]) for one in planned], [(True, "")] * 2)
+        self.assertEqual((self.file.asked, self.left()), ([], []))
+
     async def test_not_fetched(self) -> None:
         for path, code, words in (
             ("none", 503, "404"), ("outside", 403, "/secret"), ("circle", 503, "redirections"), ("half", 503, "broke"),
