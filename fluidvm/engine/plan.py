@@ -63,6 +63,10 @@ class _Model(SimulatedConnection):
         self.formats = formats  # type: ignore[assignment]
         self._refused = refused
 
+    def read_volume(self, pool: str, name: str, offset: int, length: int) -> Deferred[bytes]:
+        """No bytes are moved in a plan: a large disk has very many."""
+        return succeed(b"")
+
     def get_spec(self, uuid: str) -> Deferred[DomainSpec]:
         """What it is, or why it can't be taken over."""
         return fail(self._refused[uuid]) if uuid in self._refused else super().get_spec(uuid)
@@ -143,15 +147,31 @@ class _Nodes:
 
 
 class _Images:
-    """No bytes are moved in a plan, and what they are is known when they are there."""
+    """No bytes are moved in a plan, and what they are is known when they are there. Stands in for uploads, too."""
 
-    urls: tuple[str, ...] = ("",)
+    most = 2**62
+
+    def source(self, clock: object, url: str) -> _Source:
+        return _Source()
 
     def length(self, id: int) -> Deferred[int]:
         return succeed(0)
 
     def __getattr__(self, name: str) -> Any:
         return lambda *arguments: succeed(Inspected(1, 0, ""))
+
+
+class _Source:
+    """A file on a server of images: the call has checked its URL, and a plan asks for nothing."""
+
+    def open(self) -> Deferred[int | None]:
+        return succeed(None)
+
+    def read(self) -> Deferred[bytes]:
+        return succeed(b"")
+
+    def close(self) -> None:
+        pass
 
 
 class _Sessions:
@@ -209,7 +229,9 @@ async def plan(resources: Resources, actor: int, pending: Sequence[PendingTask])
             adopted.setdefault(node, set()).add(uuid)
     for node, uuids in adopted.items():
         await nodes.meet(node, uuids)
-    planned = replace(resources, nodes=nodes, sessions=_Sessions(), images=_Images())  # type: ignore[arg-type]
+    images: Any = _Images()
+    sessions: Any = _Sessions()
+    planned = replace(resources, nodes=nodes, sessions=sessions, images=images, uploads=images)  # type: ignore[arg-type]
     with resources.inventory.rehearsal():
         return [_try(planned, nodes, actor, place, task) for place, task in enumerate(pending, 1)]
 
