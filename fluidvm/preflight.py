@@ -41,7 +41,7 @@ def check(settings: Settings, uid: int | None = None, gid: int | None = None) ->
     @return: the lock of the state directory and of the database: held as long as it is open, over a fork.
     @raise StartError: says what is wrong.
     """
-    lock = _claim_state(settings.state, uid, gid)
+    lock = Lock()
     try:
         _check_all(settings, lock, uid, gid)
     except BaseException:
@@ -52,6 +52,9 @@ def check(settings: Settings, uid: int | None = None, gid: int | None = None) ->
 
 def _check_all(settings: Settings, lock: Lock, uid: int | None, gid: int | None) -> None:
     try:
+        _claim_directory(lock, settings.state, f"state directory {settings.state}", uid, gid)
+        if settings.images.resolve() != settings.state.resolve():
+            _claim_directory(lock, settings.images, f"images directory {settings.images}", uid, gid)
         lock.also(_claim_database(settings.database, uid, gid))
         if settings.tls is not None:
             server_options(settings.tls)
@@ -106,18 +109,17 @@ class Lock:
             file.close()
 
 
-def _claim_state(state: Path, uid: int | None, gid: int | None) -> Lock:
-    lock = Lock()
+def _claim_directory(lock: Lock, directory: Path, what: str, uid: int | None, gid: int | None) -> None:
+    """Make a directory that no other server may use, where it isn't there yet."""
     try:
-        if not state.exists():
-            state.mkdir(mode=0o700, parents=True)
+        if not directory.exists():
+            directory.mkdir(mode=0o700, parents=True)
             if uid is not None or gid is not None:
-                os.chown(state, -1 if uid is None else uid, -1 if gid is None else gid)
+                os.chown(directory, -1 if uid is None else uid, -1 if gid is None else gid)
         with _as_user(uid, gid):
-            lock.also(_locked(state / "lock", f"state directory {state}"))
+            lock.also(_locked(directory / "lock", what))
     except OSError as error:
-        raise StartError(f"state directory {state}: {error.strerror}") from None
-    return lock
+        raise StartError(f"{what}: {error.strerror}") from None
 
 
 def _claim_database(database: str, uid: int | None, gid: int | None) -> IO[str] | None:

@@ -41,6 +41,7 @@ from fluidvm.sessions import Sessions
 from fluidvm.store.database import Database, DatabaseError
 from fluidvm.store.users import load_known
 from fluidvm.transfers import Transfers
+from fluidvm.uploads import Uploads
 from fluidvm.wire.dispatch import Dispatcher
 from fluidvm.wire.listening import endpoint
 from fluidvm.wire.proxies import Proxies
@@ -63,6 +64,8 @@ class Server(Service):  # type: ignore[misc]
     @ivar dispatcher: answers calls.
     @ivar inventory: all objects.
     @ivar sessions: all sessions.
+    @ivar transfers: uploads and downloads under way.
+    @ivar uploads: what was uploaded and isn't an image yet.
     @ivar ports: where it listens.
     @param settings: how it runs.
     @param reactor: for ports and threads.
@@ -106,9 +109,13 @@ class Server(Service):  # type: ignore[misc]
         self.sessions = Sessions(clock, settings.session_timeout, settings.keepalive == "any-call", wall_clock)
         habits = Habits(settings.poll_interval, settings.node_timeout)
         self._nodes = Nodes(reactor, clock, drivers, self.inventory, settings.state, habits)
-        self._images = ImageFiles(settings.state, reactor, wall_clock, settings.max_image * MIB, settings.image_urls)
+        self._images = ImageFiles(
+            settings.images, reactor, settings.max_image * MIB, settings.image_urls, settings.disk_reserve * MIB
+        )  # fmt: skip
+        self.uploads = Uploads(self.inventory, self._images, wall_clock)
         resources = Resources(
-            clock, wall_clock, self.inventory, self._nodes, drivers, self.sessions, self._images, settings.placement
+            clock, wall_clock, self.inventory, self._nodes, drivers, self.sessions, self._images, self.uploads,
+            settings.placement,
         )  # fmt: skip
         self._engine = Engine(resources, settings.tasks_per_node, self._audit)
         self._nodes.busy = lambda type, id: self._engine.claims.held((type, id))
@@ -118,11 +125,12 @@ class Server(Service):  # type: ignore[misc]
             Planner(resources, lambda: deferLater(reactor, 0, lambda: None)),
         )  # fmt: skip
         self.dispatcher = Dispatcher(services)
+        self.transfers = Transfers(resources, self._engine.claims, self._audit)
         self._site = make_site(
             self.dispatcher, self.health, reactor=reactor, max_request=settings.max_request,
             connections_per_address=settings.connections_per_address, access_log=settings.access_log,
             proxies=Proxies(settings.trusted_proxies, settings.forwarded_header), hosts=settings.hosts,
-            consoles=consoles, transfers=Transfers(resources, self._engine.claims),
+            consoles=consoles, transfers=self.transfers,
         )  # fmt: skip
 
     def health(self) -> tuple[bool, dict[str, Any]]:
@@ -164,7 +172,11 @@ class Server(Service):  # type: ignore[misc]
         except (DatabaseError, PasswordError) as error:
             raise self._fail(str(error)) from None
         self.inventory.load(connection)
-        self._images.start({image.id for image in self.inventory.all(Image)})
+        try:
+            self._images.start({image.id for image in self.inventory.all(Image)})
+            self.uploads.load(connection)
+        except OSError as error:
+            raise self._fail(f"images directory {settings.images}: {error.strerror}") from None
         with connection.begin():
             self._logins.load(load_known(connection, ADDRESSES_PER_USER))
         self._engine.load(connection)
@@ -191,6 +203,7 @@ class Server(Service):  # type: ignore[misc]
     async def _forget_old(self) -> None:
         now = self._wall_clock()
         await self._engine.forget(now - 86400 * self._settings.keep_contexts)
+        await self.uploads.forget_old()
         await self._audit.forget(now - 86400 * self._settings.keep_audit)
 
     def reread(self) -> None:
@@ -243,6 +256,8 @@ class Server(Service):  # type: ignore[misc]
         await self._engine.stop(PATIENCE)
         for port in self.ports:
             await _done(port.stopListening())
+        await self.transfers.stop()
+        await self.uploads.stop()
         self.sessions.stop()
         await self._nodes.stop()
         self._logins.stop()

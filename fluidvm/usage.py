@@ -78,6 +78,7 @@ class Ledger:
         self._used: dict[Account, Counter[str]] = {}
         self._reserved: dict[Account, Counter[str]] = {}
         self._reservations: dict[Hashable, list[tuple[Account, dict[str, int]]]] = {}
+        self._counted: dict[Hashable, tuple[Account, dict[str, int]]] = {}
 
     def add(self, thing: Object) -> None:
         """An object is there."""
@@ -102,6 +103,15 @@ class Ledger:
         if isinstance(thing, VM):
             for interface in thing.interfaces:
                 del self._used[of_mac(interface["mac"])]
+
+    def count(self, key: Hashable, account: Account, amounts: Mapping[str, int]) -> None:
+        """Count something as used that is no object, in place of what C{key} counted until now; nothing: it is gone."""
+        former = self._counted.pop(key, None)
+        if former is not None:
+            self._used[former[0]].subtract(former[1])
+        if amounts:
+            self._counted[key] = (account, dict(amounts))
+            self._used.setdefault(account, Counter()).update(amounts)
 
     def used(self, account: Account, what: str) -> int:
         """Tell what an account holds."""

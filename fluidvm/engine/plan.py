@@ -98,8 +98,8 @@ class _Model(SimulatedConnection):
         super()._check()
 
     def read_volume(self, pool: str, name: str, format: str, offset: int, length: int) -> Deferred[bytes]:
-        """There are none: a disk's bytes are as many as the disk is large."""
-        return super().read_volume(pool, name, format, offset, 0)
+        """No bytes are moved in a plan: a large disk has very many."""
+        return succeed(b"")
 
     def get_spec(self, uuid: str) -> Deferred[DomainSpec]:
         """What it is, or why it can't be taken over."""
@@ -189,16 +189,31 @@ class _Nodes:
 
 
 class _Images:
-    """No bytes are moved in a plan, and what they are is known when they are there."""
+    """No bytes are moved in a plan, and what they are is known when they are there. Stands in for uploads, too."""
 
-    urls: tuple[str, ...] = ("",)
-    moves = False
+    most = 2**62
+
+    def source(self, clock: object, url: str) -> _Source:
+        return _Source()
 
     def length(self, id: int) -> Deferred[int]:
         return succeed(0)
 
     def __getattr__(self, name: str) -> Any:
         return lambda *arguments: succeed(Inspected(1, 0, ""))
+
+
+class _Source:
+    """A file on a server of images: the call has checked its URL, and a plan asks for nothing."""
+
+    def open(self) -> Deferred[int | None]:
+        return succeed(None)
+
+    def read(self) -> Deferred[bytes]:
+        return succeed(b"")
+
+    def close(self) -> None:
+        pass
 
 
 class _Sessions:
@@ -296,7 +311,8 @@ class Planner:
 
     def _rehearse(self, nodes: _Nodes, actor: int, pending: Sequence[PendingTask]) -> list[dict[str, Any]]:
         nodes.effort = _Effort(self._spent)
-        stood_in = {"nodes": nodes, "sessions": _Sessions(), "images": _Images(), "clock": _Still.clock}
+        images = _Images()
+        stood_in = {"nodes": nodes, "sessions": _Sessions(), "images": images, "uploads": images, "clock": _Still.clock}
         planned = replace(self._resources, **stood_in)  # type: ignore[arg-type]
         with planned.inventory.rehearsal():
             return [_try(planned, nodes, actor, place, task) for place, task in enumerate(pending, 1)]

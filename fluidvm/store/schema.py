@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from sqlalchemy import JSON, Boolean, Column, Float, Integer, MetaData, String, Table
+from sqlalchemy import JSON, BigInteger, Boolean, Column, Float, Integer, MetaData, String, Table
 
 metadata = MetaData()
 
@@ -55,6 +55,12 @@ images = Table(
     Column("id", Integer, primary_key=True), Column("name", String), Column("owner", Integer), Column("public", Boolean),
     Column("size", Integer), Column("format", String), Column("sha256", String), Column("state", String),
     Column("space", Integer), Column("created", Float),
+)  # fmt: skip
+
+uploads = Table(
+    "uploads", metadata,
+    Column("user", Integer, primary_key=True), Column("name", String, primary_key=True), Column("size", BigInteger),
+    Column("touched", Float), Column("image", Integer),
 )  # fmt: skip
 
 contexts = Table(

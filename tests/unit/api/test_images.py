@@ -7,13 +7,15 @@ import struct
 from typing import Any
 
 from twisted.internet import reactor
-from twisted.internet.defer import maybeDeferred
+from twisted.internet.defer import Deferred
 from twisted.web.resource import Resource
 from twisted.web.server import NOT_DONE_YET, Site
 
-from fluidvm.api import image_bytes
+from fluidvm import image_fetch
 from fluidvm.driver import IImages
-from fluidvm.image_files import MIB, MOST_UPLOADS, PIECE
+from fluidvm.faults import Conflict, QuotaExceeded
+from fluidvm.image_files import MIB, PIECE
+from fluidvm.uploads import MOST_UPLOADS
 from tests.support import Client, Running, ServerCase
 
 WHOLE = bytes(range(256)) * 4096 + bytes(5 * MIB) + b"the end of it"
@@ -46,9 +48,13 @@ class ImageCase(ServerCase):
 
     async def upload(self, data: bytes, name: str = "up", user: int = 1) -> None:
         """As PUT does."""
-        await self.files.upload(user, name, None, data[:PIECE])
-        for offset in range(PIECE, len(data), PIECE):
-            await self.files.upload(user, name, offset, data[offset : offset + PIECE])
+        writing = self.there.server.uploads.begin(user, name, 0, len(data))
+        try:
+            await writing.register()
+            for offset in range(0, max(1, len(data)), PIECE):
+                await writing.write(data[offset : offset + PIECE])
+        finally:
+            await writing.end()
 
     async def imported(self, data: bytes = WHOLE, format: str = "raw", client: Client | None = None, **more: Any) -> int:
         """Make an image."""
@@ -135,6 +141,7 @@ class UploadTests(ImageCase):
     async def test_what_was_not_uploaded(self) -> None:
         code, words = await self.admin.fail("import_image", {"name": "os", "format": "raw", "upload": "up"})
         self.assertEqual((code, "no upload up of yours" in words), (404, True))
+        await self.admin.user("ann")
         await self.upload(WHOLE, user=2)
         self.assertEqual((await self.admin.fail("import_image", {"name": "os", "format": "raw", "upload": "up"}))[0], 404)
 
@@ -151,11 +158,12 @@ class UploadTests(ImageCase):
     async def test_uploads_are_bounded(self) -> None:
         for number in range(MOST_UPLOADS):
             await self.upload(b"x", f"up{number}")
-        await self.assertFailure(maybeDeferred(self.files.upload, 1, "more", None, b"x"), Exception)
+        await self.assertFailure(Deferred.fromCoroutine(self.upload(b"x", "more")), Conflict)
+        await self.admin.user("ann")
         await self.upload(b"x", user=2)
         self.there.now += 10 * 366 * 86400
         await self.upload(b"x", "more")
-        self.assertEqual(self.left(), ["uploads/1-more"])
+        await self.until(lambda: self.left() == ["uploads/1-more"])
 
 
 class OwnershipTests(ImageCase):
@@ -187,10 +195,9 @@ class OwnershipTests(ImageCase):
         image = await ann.do("import_image", {"name": "os", "format": "raw", "upload": "up"})
         code, words = await ann.fail("create_disk", {"name": "d", "image": image})
         self.assertEqual((code, "7 MiB used" in words), (507, True), words)
-        await self.upload(WHOLE, user=id)
-        self.assertEqual((await ann.fail("import_image", {"name": "more", "format": "raw", "upload": "up"}))[0], 507)
-        self.assertEqual(self.left(), [f"images/{image}.img", f"uploads/{id}-up"])
+        await self.assertFailure(Deferred.fromCoroutine(self.upload(WHOLE, user=id)), QuotaExceeded)
         await ann.do("delete_image", image)
+        await self.upload(WHOLE, user=id)
         await ann.do("import_image", {"name": "more", "format": "raw", "upload": "up"})
 
     async def test_names(self) -> None:
@@ -263,6 +270,8 @@ class DiskTests(ImageCase):
         self.there = await self.restart(self.there)
         self.admin = await self.there.login()
         self.assertEqual(self.left(), [f"images/{image}.img"])
+        aside = state.parent / "set-aside"
+        self.assertEqual(sorted(path.name for path in aside.iterdir()), ["images-2.part", "images-99.img"])
         disk = await self.admin.do("create_disk", {"name": "d", "image": image, "compute_node": self.node})
         self.assertEqual(await self.contents(disk), WHOLE.ljust(7 * MIB, b"\0"))
 
@@ -307,7 +316,8 @@ class UrlTests(ImageCase):
         self.addCleanup(self.port.stopListening)
         self.base = f"http://127.0.0.1:{self.port.getHost().port}/to/"  # type: ignore[attr-defined]
         # The clock is turned faster than bytes come.
-        self.patch(image_bytes, "SILENCE", 1e9)
+        self.patch(image_fetch, "SILENCE", 1e9)
+        self.patch(image_fetch, "HEAD_TIME", 1e9)
         await super().setUp()
 
     def options(self) -> tuple[str, ...]:
@@ -320,6 +330,16 @@ class UrlTests(ImageCase):
         for path in ("os", "chunks", "moved"):
             image = await self.admin.do("import_image", self.spec(path, name=path))
             self.assertEqual((await self.admin.call("get_image", image))["sha256"], digest(WHOLE))
+
+    async def test_a_plan(self) -> None:
+        """Nothing is asked of a server, and no bytes are moved, however many there are."""
+        disk = await self.admin.do("create_disk", {"name": "huge", "size": 2**24, "format": "raw"})
+        self.files.most = 2**60
+        await self.admin.call("import_image", self.spec("os"))
+        await self.admin.call("create_image", disk, "copy")
+        planned = await self.admin.call("plan_tasks")
+        self.assertEqual([(one["ok"], one["error"]) for one in planned], [(True, "")] * 2)
+        self.assertEqual((self.file.asked, self.left()), ([], []))
 
     async def test_not_fetched(self) -> None:
         for path, code, words in (
@@ -340,8 +360,8 @@ class UrlTests(ImageCase):
         self.assertEqual(self.left(), [])
 
     async def test_silence(self) -> None:
-        self.patch(image_bytes, "SILENCE", 60.0)
-        self.assertIn("No byte came", (await self.admin.fail("import_image", self.spec("silent")))[1])
+        self.patch(image_fetch, "SILENCE", 60.0)
+        self.assertIn("64 KiB came in 60 s", (await self.admin.fail("import_image", self.spec("silent")))[1])
         self.assertEqual(self.left(), [])
 
     async def test_nobody_there(self) -> None:

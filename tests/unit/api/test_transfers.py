@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import io
 import json
 from typing import Any
@@ -16,9 +17,10 @@ from twisted.python.failure import Failure
 from twisted.web.client import Agent, FileBodyProducer, readBody
 from twisted.web.http_headers import Headers
 
+from fluidvm import image_files, transfers
 from fluidvm.image_files import MIB, PIECE
 from fluidvm.sessions import FREE_COOKIES
-from fluidvm.transfers import MOST, Contents
+from fluidvm.transfers import Contents
 from tests.support import Client, port_of
 from tests.unit.api.test_images import WHOLE, ImageCase, digest
 
@@ -48,7 +50,12 @@ class TransferCase(ImageCase):
     @property
     def begun(self) -> str:
         """The beginning of an upload's request."""
-        return f"PUT /images/upload?cookie={self.admin.cookie}&upload=up HTTP/1.1\r\nHost: localhost\r\n"
+        return self.begun_as("up")
+
+    def begun_as(self, name: str, client: Client | None = None, host: str = "localhost") -> str:
+        """The same for an upload of another name."""
+        cookie = (client or self.admin).cookie
+        return f"PUT /images/upload?cookie={cookie}&upload={name} HTTP/1.1\r\nHost: {host}\r\n"
 
     @property
     def port(self) -> int:
@@ -144,7 +151,7 @@ class UploadTests(TransferCase):
         self.assertLessEqual(size, 300000)
         more = f"bytes {size}-999999/1000000"
         self.assertEqual((await self.put(bytes(1000000 - size), Content_Range=more))[0], 200)
-        self.assertEqual(self.there.server._site._disks._transfers._under_way, 0)  # type: ignore[union-attr]
+        self.assertEqual(len(self.there.server.transfers), 0)
 
     async def test_chunks_and_a_client_that_asks_before(self) -> None:
         head = f"{self.begun}Transfer-Encoding: chunked\r\n"
@@ -209,14 +216,13 @@ class UploadTests(TransferCase):
         await self.until(lambda: b"413" in raw.seen)
 
     async def test_a_full_disk(self) -> None:
-        def full(*arguments: Any) -> Deferred[None]:
-            failing: Deferred[None] = Deferred()
-            failing.errback(Failure(OSError(28, "No space left on device")))
-            return failing
+        def full(*arguments: Any) -> None:
+            raise OSError(errno.ENOSPC, "No space left on device")
 
-        self.patch(self.files, "upload", full)
+        self.patch(image_files, "_write", full)
         self.assertEqual((await self.put(b"x"))[0], 507)
-        self.assertEqual((await self.put(bytes(3 * PIECE)))[0], 507)
+        raw = await self.raw(f"{self.begun}Content-Length: {3 * PIECE}\r\n\r\n".encode() + bytes(PIECE))
+        await self.until(lambda: b"507" in raw.seen)
 
 
 class ContentTests(TransferCase):
@@ -288,16 +294,17 @@ class ContentTests(TransferCase):
         )
         await self.until(lambda: raw.lost)
         self.assertLess(len(raw.seen), 5 * MIB)
+        self.assertEqual(len(self.flushLoggedErrors(OSError)), 1)
         self.assertIn(b"Content-Length: %d\r\n" % (7 * MIB), bytes(raw.seen[:2000]))
 
     async def test_not_too_many(self) -> None:
         disk = await self.disk()
-        transfers = self.there.server._site._disks._transfers  # type: ignore[union-attr]
-        for _ in range(MOST):
-            transfers.enter()
+        self.patch(transfers, "MOST", 2)
+        others = [await self.raw(f"{self.begun_as(name)}Content-Length: 9\r\n\r\n".encode()) for name in ("a", "b")]
+        await self.until(lambda: len(self.there.server.transfers) == 2)
         self.assertEqual((await self.ask("GET", f"/disks/{disk}/content"))[0], 503)
         self.assertEqual((await self.put(b"x"))[0], 503)
-        for _ in range(MOST):
-            transfers.leave()
+        for raw in others:
+            raw.transport.abortConnection()
+        await self.until(lambda: len(self.there.server.transfers) == 0)
         self.assertEqual((await self.ask("GET", f"/disks/{disk}/content"))[0], 200)
-        self.assertEqual(transfers._under_way, 0)
