@@ -43,6 +43,7 @@ from fluidvm.wire.dispatch import Dispatcher
 from fluidvm.wire.proxies import Proxies
 from fluidvm.wire.site import make_site
 from fluidvm.wire.tls import Certificates, TLSError
+from fluidvm.wire.unsent import Unsent
 
 __all__ = ["Options", "Server", "makeService"]
 
@@ -113,12 +114,13 @@ class Server(Service):  # type: ignore[misc]
         services = Services(
             resources, self._database, self._engine, self._logins, self._audit, self._mapping, consoles
         )  # fmt: skip
-        self.dispatcher = Dispatcher(services)
+        unsent = Unsent(clock)
+        self.dispatcher = Dispatcher(services, unsent)
         self._site = make_site(
             self.dispatcher, self.health, reactor=reactor, max_request=settings.max_request,
             connections_per_address=settings.connections_per_address, access_log=settings.access_log,
             proxies=Proxies(settings.trusted_proxies, settings.forwarded_header), hosts=settings.hosts,
-            consoles=consoles, transfers=Transfers(resources, self._engine.claims),
+            consoles=consoles, transfers=Transfers(resources, self._engine.claims), unsent=unsent,
         )  # fmt: skip
 
     def health(self) -> tuple[bool, dict[str, Any]]:

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from itertools import islice
 from typing import Any
 
 from fluidvm.call import Call
 from fluidvm.inventory import Entry, missing
-from fluidvm.xmlvalue import INT_HIGH, Rendered, render
+from fluidvm.xmlvalue import INT_HIGH, Members, Rendered, render
 
-_OPEN, _CLOSE = b"<value><array><data>", b"</data></array></value>"
 _PAGING = ("fields", "limit", "after")
 
 
@@ -25,11 +25,12 @@ def _render(call: Call, entry: Entry) -> Rendered:
     return entry.public(call.inventory) if call.user.role == "user" else entry.full(call.inventory)
 
 
-def list_objects(call: Call, type_name: str, wanted: dict[str, Any]) -> Rendered:
+def list_objects(call: Call, type_name: str, wanted: dict[str, Any]) -> Members:
     """
     The objects of a type that the caller may see.
 
     @param wanted: a checked filter.
+    @return: to be rendered in the same turn: it reads what is there then.
     """
     inventory, viewer = call.inventory, call.user
     entries = inventory.shown(type_name, viewer, wanted.get("after", 0))
@@ -37,29 +38,23 @@ def list_objects(call: Call, type_name: str, wanted: dict[str, Any]) -> Rendered
     equal = {key: value for key, value in wanted.items() if key not in _PAGING}
     fields = wanted.get("fields")
     if equal or fields is not None:
-        return _select(call, entries, equal, fields, limit)
+        return Members(islice(_select(call, entries, equal, fields), limit))
     if viewer.role == "user":
-        parts = [entry.public(inventory) for entry in islice(entries, limit)]
-    else:
-        parts = [entry.full(inventory) for entry in islice(entries, limit)]
-    return Rendered(_OPEN + b"".join(parts) + _CLOSE)
+        return Members(entry.public(inventory) for entry in islice(entries, limit))
+    return Members(entry.full(inventory) for entry in islice(entries, limit))
 
 
-def _select(call: Call, entries: Any, equal: dict[str, Any], fields: list[str] | None, limit: int) -> Rendered:
+def _select(call: Call, entries: Any, equal: dict[str, Any], fields: list[str] | None) -> Iterator[bytes]:
     inventory = call.inventory
-    parts: list[bytes] = []
     for entry in entries:
-        if len(parts) >= limit:
-            break
         wire = entry.wire(inventory)
         hidden = getattr(entry.object, "HIDDEN", ()) if call.user.role == "user" else ()
         if any(key in hidden or wire.get(key) != value for key, value in equal.items()):
             continue
         if fields is None:
-            parts.append(_render(call, entry))
+            yield _render(call, entry)
         else:
-            parts.append(render({key: wire[key] for key in fields if key in wire and key not in hidden}))
-    return Rendered(_OPEN + b"".join(parts) + _CLOSE)
+            yield render({key: wire[key] for key in fields if key in wire and key not in hidden})
 
 
 def keep(wire: dict[str, Any], wanted: dict[str, Any]) -> bool:

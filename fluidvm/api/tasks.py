@@ -10,7 +10,7 @@ from fluidvm.declare import WORKERS, query
 from fluidvm.engine.context import Context
 from fluidvm.engine.plan import plan
 from fluidvm.kinds import Choice, ContextId, Double, Struct, filter_of
-from fluidvm.xmlvalue import INT_HIGH
+from fluidvm.xmlvalue import INT_HIGH, Members, Pieces, render
 
 CommitOptions = Annotated[
     dict[str, Any],
@@ -87,20 +87,21 @@ async def get_execution_context(call: Call, ec: ContextId) -> dict[str, Any]:
 
 
 @query("array")
-async def list_execution_contexts(call: Call, filter: ContextFilter = {}) -> list[dict[str, Any]]:  # noqa: B006
+async def list_execution_contexts(call: Call, filter: ContextFilter = {}) -> Members:  # noqa: B006
     """List the execution contexts that the caller may see, newest first."""
-    found: list[dict[str, Any]] = []
+    found = Pieces()
     limit, before = filter.get("limit", INT_HIGH), filter.get("after")
-    while len(found) < limit:
+    while len(found.parts) < limit:
         page = await call.engine.page(call.user, before, PAGE)
         for context in page:
             wire = context.wire()
-            if keep(wire, filter):
-                found.append(cut(wire, filter))
+            if keep(wire, filter) and len(found.parts) < limit:
+                found.parts.append(render(cut(wire, filter)))
+                found.count()
         if len(page) < PAGE:
             break
         before = page[-1].row.id
-    return found[:limit]
+    return Members(found.parts)
 
 
 @query("boolean")
