@@ -32,6 +32,10 @@ class ConsoleTransport:
         """End the connection."""
         raise NotImplementedError
 
+    def abortConnection(self) -> None:
+        """End the connection at once: what was typed and isn't sent yet is dropped."""
+        raise NotImplementedError
+
     def getPeer(self) -> ConsoleAddress:
         """The console's end."""
         return ConsoleAddress()

@@ -51,6 +51,9 @@ anew. The agent by itself sends up to 16 MiB of each, in base64.
 MOST_INPUT = 64 * 1024
 """Bytes that a command may be given to read: an agent in an emulated guest took more than ten seconds for a megabyte."""
 
+MOST_WORDS = 500
+"""Characters that are kept of what an agent says of its failure; libvirt hands on 4 MiB."""
+
 LOOKS = (0.05, 0.5)
 """Seconds between two looks at a command, at first and at last."""
 
@@ -226,7 +229,9 @@ class LibvirtGuest(LibvirtDomains):
             domain.agentSetResponseTimeout(AGENT_SECONDS, 0)
             return ask(domain)
         except libvirt.libvirtError as error:
-            words = f"{subject}: {error.get_error_message() or error}".rstrip(". ") + "."
+            # The guest's agent may have made them up.
+            said = " ".join(str(error.get_error_message() or error)[:MOST_WORDS].split())
+            words = f"{subject}: {said}".rstrip(". ") + "."
             if not self._alive():
                 raise Unreachable(words) from None
             if code_of(error) == libvirt.VIR_ERR_AGENT_UNRESPONSIVE:
@@ -243,7 +248,7 @@ def _do_ask(domain: Any, command: str, arguments: dict[str, Any]) -> dict[str, A
     said = libvirt_qemu.qemuAgentCommand(domain, json.dumps({"execute": command, "arguments": arguments}), AGENT_SECONDS, 0)
     try:
         answer = json.loads(said)["return"]
-    except (ValueError, TypeError, KeyError):
+    except (ValueError, TypeError, KeyError, RecursionError):  # the last: of arrays in arrays
         answer = None
     if not isinstance(answer, dict):
         raise DriverError(f"Domain {domain.name()}: its guest agent's answer to {command} isn't understood.")
@@ -252,7 +257,7 @@ def _do_ask(domain: Any, command: str, arguments: dict[str, Any]) -> dict[str, A
 
 def _whole(answer: dict[str, Any], name: str) -> int:
     number = answer.get(name)
-    if not isinstance(number, int):
+    if type(number) is not int or not -(2**31) < number < 2**31:
         raise DriverError(f"A guest agent's answer tells no {name}.")
     return number
 

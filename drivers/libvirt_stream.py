@@ -169,6 +169,10 @@ class StreamTransport(ConsoleTransport):
         if not self._going and not self._writing:
             self._finish()
 
+    def abortConnection(self) -> None:
+        """End the connection at once. A guest that takes nothing would keep what was typed, and be tried again, for ever."""
+        self.end("The viewer has gone.")
+
     def _finish(self) -> None:
         if self._ended is None:
             self._ended = Failure(ConnectionDone())

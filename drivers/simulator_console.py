@@ -19,6 +19,11 @@ from fluidvm.drivers.simulator_vnc import Screen
 ON = (DomainState.RUNNING, DomainState.PAUSED)
 
 
+MOST_HELD = 2**20
+"""Bytes that are held for a viewer that doesn't take them; a picture of the screen has 12 KB."""
+LONGEST_LINE = 2**16
+
+
 class SimulatedTransport(ConsoleTransport):
     """
     A viewer's way to a simulated console.
@@ -39,6 +44,9 @@ class SimulatedTransport(ConsoleTransport):
         if not self._coming:
             self._clock.callLater(0, self._deliver)
         self._coming += data
+        if len(self._coming) > MOST_HELD:
+            self._coming.clear()
+            self.loseConnection()
 
     def _deliver(self) -> None:
         if self._gone:
@@ -61,6 +69,10 @@ class SimulatedTransport(ConsoleTransport):
             self._ended = True
             self._forget(self)
             self._clock.callLater(0, self._deliver)
+
+    def abortConnection(self) -> None:
+        """End, soon: nothing is ever unsent."""
+        self.loseConnection()
 
     def resumeProducing(self) -> None:
         """Deliver again, soon."""
@@ -97,7 +109,7 @@ class SimulatedConsoles:
                     heard = bytes(line) + part
                     transport.show(part + b"\r\n" + name.encode() + b" heard: " + heard + b"\r\n")
                     line.clear()
-                line.extend(rest)
+                line.extend(rest[: LONGEST_LINE - len(line)])
                 transport.show(rest)
 
             transport.typed = typed

@@ -36,6 +36,7 @@ class Screen:
         self._show = show
         self._end = end
         self._came = bytearray()
+        self._wanted = False
         self._next: Callable[[], bool] = self._version
         show(VERSION)
 
@@ -44,6 +45,9 @@ class Screen:
         self._came += data
         while self._next():
             pass
+        if self._wanted:
+            self._wanted = False
+            self._show(self._picture())
 
     def _take(self, count: int) -> bytes | None:
         if len(self._came) < count:
@@ -97,9 +101,10 @@ class Screen:
         message = self._take(length)
         if message is None:
             return False
-        # A picture is sent when it is asked for as a whole: nothing changes between.
+        # A picture is sent when it is asked for as a whole: nothing changes between. One answers all requests that came
+        # together (section 7.5.3).
         if kind == 3 and not message[1]:
-            self._show(self._picture())
+            self._wanted = True
         return True
 
     def _picture(self) -> bytes:

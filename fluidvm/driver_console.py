@@ -15,7 +15,8 @@ class ISerialConsole(Interface):
         Connect a viewer to a domain's serial console.
 
         After success the viewer is connected (C{makeConnection}): it gets what the guest writes from now on, and what it
-        writes is typed. Its transport is as a TCP connection's: an C{ITransport}, C{IConsumer} and C{IPushProducer}.
+        writes is typed. Its transport is as a TCP connection's: an C{ITransport}, C{IConsumer} and C{IPushProducer}, with
+        C{abortConnection}, which ends it though the guest takes nothing of what was typed.
         C{connectionLost} is called once: after C{loseConnection}, when the domain stops or moves away, when another viewer
         takes the console, and when the node's connection ends. After failure the viewer has never been connected, and
         nothing has changed. On repetition, with another viewer, that one takes the console from the former.

@@ -84,7 +84,7 @@ class Conflict(ApiFault):
 
 
 class TooLarge(ApiFault):
-    """The request is over the size limit, or too many tasks are pending."""
+    """The request or its answer is over the size limit, or too many tasks are pending."""
 
     code = 413
 

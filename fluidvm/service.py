@@ -47,6 +47,7 @@ from fluidvm.wire.listening import endpoint
 from fluidvm.wire.proxies import Proxies
 from fluidvm.wire.site import make_site
 from fluidvm.wire.tls import Certificates, TLSError
+from fluidvm.wire.unsent import Unsent
 
 __all__ = ["Options", "Server", "makeService"]
 
@@ -124,13 +125,14 @@ class Server(Service):  # type: ignore[misc]
             resources, self._database, self._engine, self._logins, self._audit, self._mapping, consoles,
             Planner(resources, lambda: deferLater(reactor, 0, lambda: None)),
         )  # fmt: skip
-        self.dispatcher = Dispatcher(services)
+        unsent = Unsent(clock)
+        self.dispatcher = Dispatcher(services, unsent)
         self.transfers = Transfers(resources, self._engine.claims, self._audit)
         self._site = make_site(
             self.dispatcher, self.health, reactor=reactor, max_request=settings.max_request,
             connections_per_address=settings.connections_per_address, access_log=settings.access_log,
             proxies=Proxies(settings.trusted_proxies, settings.forwarded_header), hosts=settings.hosts,
-            consoles=consoles, transfers=self.transfers,
+            consoles=consoles, transfers=self.transfers, unsent=unsent,
         )  # fmt: skip
 
     def health(self) -> tuple[bool, dict[str, Any]]:

@@ -9,10 +9,18 @@ from __future__ import annotations
 
 import base64
 import re
+from collections.abc import Iterable
 from datetime import UTC, datetime
 from decimal import Decimal
 from typing import Any
 
+from fluidvm.faults import TooLarge
+
+LONGEST = 64 * 2**20
+"""Bytes that one answer may have."""
+AT_ONCE = 128
+"""Pieces of an answer that are counted together."""
+_TOO_LONG = f"This answer is over the limit of {LONGEST // 2**20} MiB: use limit and after to get it in parts."
 INT_LOW, INT_HIGH = -(2**31), 2**31 - 1
 LATEST = 253402300799.0
 """Seconds since the epoch: the end of the year 9999."""
@@ -25,6 +33,57 @@ class Rendered(bytes):
     """Bytes that are a whole C{<value>} element already."""
 
     __slots__ = ()
+
+
+class Members:
+    """
+    An array's members that are rendered already, or are while they are written: a list that is too long ends early.
+
+    @param rendered: their C{<value>} elements.
+    """
+
+    __slots__ = ("rendered",)
+
+    def __init__(self, rendered: Iterable[bytes]) -> None:
+        self.rendered = rendered
+
+
+class Pieces:
+    """
+    The bytes of an answer while they are gathered; they are joined once, at the end.
+
+    They are counted some at a time, which costs a tenth of counting each.
+
+    @ivar parts: the pieces.
+    @ivar size: of those that are counted, in bytes.
+    @ivar due: how many pieces there are when they are to be counted.
+    @param most: bytes that there may be; default: L{LONGEST}.
+    @param refusal: what the client is told when there are more.
+    """
+
+    size = 0
+    due = AT_ONCE
+    _counted = 0
+
+    def __init__(self, most: int | None = None, refusal: str = _TOO_LONG) -> None:
+        self.parts: list[bytes] = []
+        self._most = LONGEST if most is None else most
+        self._refusal = refusal
+
+    def count(self) -> int:
+        """
+        Count what has come since.
+
+        @return: the size.
+        @raise TooLarge: it is too much.
+        """
+        parts = self.parts
+        self.size += sum(map(len, parts[self._counted :] if self._counted else parts))
+        self._counted = len(parts)
+        self.due = self._counted + AT_ONCE
+        if self.size > self._most:
+            raise TooLarge(self._refusal)
+        return self.size
 
 
 def text(value: str) -> bytes:
@@ -72,17 +131,32 @@ def render(value: Any) -> bytes:
     Render any value of the contract.
 
     @param value: C{bool}, C{int} (32 bit), C{float} (finite), C{str}, C{bytes}, a C{datetime} (converted to UTC; a naive one
-        is UTC), a list or tuple, a dict with string keys (keys whose value is C{None} are left out), or L{Rendered}.
+        is UTC), a list or tuple, a dict with string keys (keys whose value is C{None} are left out), L{Rendered} or
+        L{Members}.
     @return: the C{<value>} element.
     @raise TypeError: for anything else, and for a key that is no string.
     @raise OverflowError: for an int that 32 bits don't hold, or a double that is no number.
     """
     parts: list[bytes] = []
-    _render(value, parts.append)
+    _render(value, parts.append, None)
     return b"".join(parts)
 
 
-def _render(value: Any, put: Any) -> None:
+def write(value: Any, pieces: Pieces) -> int:
+    """
+    Render a value piece by piece.
+
+    @param value: what L{render} takes.
+    @return: how many bytes there are now.
+    @raise TooLarge: it is more than C{pieces} may hold.
+    @raise TypeError: as L{render}.
+    @raise OverflowError: as L{render}.
+    """
+    _render(value, pieces.parts.append, pieces)
+    return pieces.count()
+
+
+def _render(value: Any, put: Any, pieces: Pieces | None) -> None:
     kind = type(value)
     if kind is str:
         put(b"<value><string>" + text(value) + b"</string></value>")
@@ -101,13 +175,22 @@ def _render(value: Any, put: Any) -> None:
                 if not isinstance(key, str):
                     raise TypeError("a member's name is a string")
                 put(b"<member><name>" + text(key) + b"</name>")
-                _render(member, put)
+                _render(member, put, pieces)
                 put(b"</member>")
         put(b"</struct></value>")
     elif kind is list or kind is tuple:
         put(b"<value><array><data>")
         for member in value:
-            _render(member, put)
+            _render(member, put, pieces)
+            if pieces is not None and len(pieces.parts) > pieces.due:
+                pieces.count()
+        put(b"</data></array></value>")
+    elif kind is Members:
+        put(b"<value><array><data>")
+        for place, member in enumerate(value.rendered):
+            put(member)
+            if not place % AT_ONCE and pieces is not None:
+                pieces.count()
         put(b"</data></array></value>")
     elif kind is float:
         put(b"<value><double>" + _double(value) + b"</double></value>")
@@ -120,7 +203,7 @@ def _render(value: Any, put: Any) -> None:
     elif kind is bytes:
         put(b"<value><base64>" + base64.b64encode(value) + b"</base64></value>")
     elif isinstance(value, str):  # members of an Enum of strings
-        _render(str.__str__(value), put)  # str() of an Enum's member is its name
+        _render(str.__str__(value), put, pieces)  # str() of an Enum's member is its name
     else:
         raise TypeError(f"{kind.__name__} has no XML-RPC type")
 

@@ -10,7 +10,7 @@ from fluidvm.audit import FIELDS
 from fluidvm.call import Call
 from fluidvm.declare import query
 from fluidvm.kinds import Plain, Struct, filter_of
-from fluidvm.xmlvalue import Rendered
+from fluidvm.xmlvalue import Members
 
 PAGE = 1000
 _FILTER = filter_of(FIELDS)
@@ -28,7 +28,7 @@ AuditFilter = Annotated[
 
 
 @query("array", roles=("admin", "auditor"))
-async def list_audit(call: Call, filter: AuditFilter = {}) -> Rendered:  # noqa: B006
+async def list_audit(call: Call, filter: AuditFilter = {}) -> Members:  # noqa: B006
     """
     List the audit log's lines, oldest first, at most 1,000 at a time: `after` goes on from there.
 

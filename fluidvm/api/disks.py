@@ -23,7 +23,7 @@ from fluidvm.inventory import missing
 from fluidvm.kinds import DiskId, Id, Int, Struct, Text, filter_of, named
 from fluidvm.objects import VM, ComputeNode, Disk, Image
 from fluidvm.store.objects import Create, Delete, Update
-from fluidvm.xmlvalue import Rendered
+from fluidvm.xmlvalue import Members, Rendered
 
 DEFAULT_POOL = "default"
 
@@ -194,6 +194,6 @@ def get_disk(call: Call, disk: DiskId) -> Rendered:
 
 
 @query("array")
-def list_disks(call: Call, filter: DiskFilter = {}) -> Rendered:  # noqa: B006
+def list_disks(call: Call, filter: DiskFilter = {}) -> Members:  # noqa: B006
     """List the disks that the caller may see."""
     return list_objects(call, "disk", filter)

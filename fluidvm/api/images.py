@@ -18,7 +18,7 @@ from fluidvm.image_files import UPLOAD_NAME, Inspected
 from fluidvm.kinds import Bool, Choice, DiskId, Id, ImageId, Struct, Text, filter_of, named
 from fluidvm.objects import VM, Disk, Image
 from fluidvm.store.objects import Create, Delete, Update
-from fluidvm.xmlvalue import INT_HIGH, Rendered
+from fluidvm.xmlvalue import INT_HIGH, Members, Rendered
 
 FORMATS = ("qcow2", "raw")
 ImageSpec = Annotated[
@@ -177,6 +177,6 @@ def get_image(call: Call, image: ImageId) -> Rendered:
 
 
 @query("array")
-def list_images(call: Call, filter: ImageFilter = {}) -> Rendered:  # noqa: B006
+def list_images(call: Call, filter: ImageFilter = {}) -> Members:  # noqa: B006
     """List the images that the caller may see: its own and the public ones."""
     return list_objects(call, "image", filter)

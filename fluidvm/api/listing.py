@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from functools import lru_cache
 from itertools import islice
 from typing import Any
@@ -11,9 +11,8 @@ from twisted.logger import Logger
 
 from fluidvm.call import Call
 from fluidvm.inventory import Entry, missing
-from fluidvm.xmlvalue import INT_HIGH, INT_LOW, Rendered, render
+from fluidvm.xmlvalue import INT_HIGH, INT_LOW, Members, Rendered, render
 
-_OPEN, _CLOSE = b"<value><array><data>", b"</data></array></value>"
 _log = Logger()
 _PAGING = ("fields", "limit", "after")
 
@@ -30,11 +29,12 @@ def _render(call: Call, entry: Entry) -> Rendered:
     return entry.public(call.inventory) if call.user.role == "user" else entry.full(call.inventory)
 
 
-def list_objects(call: Call, type_name: str, wanted: dict[str, Any]) -> Rendered:
+def list_objects(call: Call, type_name: str, wanted: dict[str, Any]) -> Members:
     """
     The objects of a type that the caller may see.
 
     @param wanted: a checked filter.
+    @return: to be rendered in the same turn: it reads what is there then.
     """
     inventory, viewer = call.inventory, call.user
     entries = inventory.shown(type_name, viewer, wanted.get("after", 0))
@@ -42,30 +42,24 @@ def list_objects(call: Call, type_name: str, wanted: dict[str, Any]) -> Rendered
     equal = {key: value for key, value in wanted.items() if key not in _PAGING}
     fields = wanted.get("fields")
     if equal or fields is not None:
-        return _select(call, entries, equal, fields, limit)
+        return Members(islice(_select(call, entries, equal, fields), limit))
     if viewer.role == "user":
-        parts = [entry.public(inventory) for entry in islice(entries, limit)]
-    else:
-        parts = [entry.full(inventory) for entry in islice(entries, limit)]
-    return Rendered(_OPEN + b"".join(parts) + _CLOSE)
+        return Members(entry.public(inventory) for entry in islice(entries, limit))
+    return Members(entry.full(inventory) for entry in islice(entries, limit))
 
 
-def _select(call: Call, entries: Any, equal: dict[str, Any], fields: list[str] | None, limit: int) -> Rendered:
+def _select(call: Call, entries: Any, equal: dict[str, Any], fields: list[str] | None) -> Iterator[bytes]:
     inventory = call.inventory
-    parts: list[bytes] = []
     for entry in entries:
-        if len(parts) >= limit:
-            break
         wire = entry.wire(inventory)
         hidden = getattr(entry.object, "HIDDEN", ()) if call.user.role == "user" else ()
         if any(key in hidden or wire.get(key) != value for key, value in equal.items()):
             continue
         if fields is None:
-            parts.append(_render(call, entry))
+            yield _render(call, entry)
         else:
             wanted = set(fields).difference(hidden)
-            parts.append(entry.only(inventory, wanted.__contains__))
-    return Rendered(_OPEN + b"".join(parts) + _CLOSE)
+            yield entry.only(inventory, wanted.__contains__)
 
 
 @lru_cache(maxsize=1000)
@@ -74,28 +68,32 @@ def _tell(kind: str, id: int) -> None:
     _log.failure("{kind} {id} can't be shown", kind=kind, id=id)
 
 
-def listed(kind: str, wires: Iterable[dict[str, Any]], wanted: dict[str, Any]) -> Rendered:
+def listed(kind: str, wires: Iterable[dict[str, Any]], wanted: dict[str, Any]) -> Members:
     """
-    Render what a list gives that isn't of the inventory.
-
-    One that can't be rendered stands there as its id, its name and C{broken}, and is logged once.
+    Give what a list has that isn't of the inventory.
 
     @param kind: what each is called, for the log.
     @param wanted: a checked filter, whose C{fields} are left.
     """
-    parts = []
-    for wire in wires:
-        try:
-            parts.append(render(cut(wire, wanted)))
-        except Exception:
-            id, name = wire.get("id"), wire.get("name")
-            _tell(kind, id if type(id) is int else 0)
-            known = {
-                "id": id if type(id) is int and INT_LOW <= id <= INT_HIGH else None,
-                "name": str(name) if name else None,
-            }
-            parts.append(render(known | {"broken": True}))
-    return Rendered(_OPEN + b"".join(parts) + _CLOSE)
+    return Members(shown(kind, wire, wanted) for wire in wires)
+
+
+def shown(kind: str, wire: dict[str, Any], wanted: dict[str, Any]) -> bytes:
+    """
+    Render one of them.
+
+    One that can't be rendered stands there as its id, its name and C{broken}, and is logged once.
+    """
+    try:
+        return render(cut(wire, wanted))
+    except Exception:
+        id, name = wire.get("id"), wire.get("name")
+        _tell(kind, id if type(id) is int else 0)
+        known = {
+            "id": id if type(id) is int and INT_LOW <= id <= INT_HIGH else None,
+            "name": str(name) if name else None,
+        }
+        return render(known | {"broken": True})
 
 
 def keep(wire: dict[str, Any], wanted: dict[str, Any]) -> bool:

@@ -15,7 +15,7 @@ from fluidvm.kinds import Array, Choice, Double, Int, Kind, NodeId, Struct, Text
 from fluidvm.objects import ComputeNode
 from fluidvm.store.objects import Create, Delete, Update
 from fluidvm.usage import of_node
-from fluidvm.xmlvalue import Rendered
+from fluidvm.xmlvalue import Members, Rendered
 
 SERVER_OPTIONS: dict[str, Kind] = {
     "labels": Array("words that VM specs can ask for", of=named("a label"), unique=True),
@@ -142,7 +142,7 @@ def get_compute_node(call: Call, node: NodeId) -> Rendered:
 
 
 @query("array")
-def list_compute_nodes(call: Call, filter: NodeFilter = {}) -> Rendered:  # noqa: B006
+def list_compute_nodes(call: Call, filter: NodeFilter = {}) -> Members:  # noqa: B006
     """List the compute nodes."""
     return list_objects(call, "compute_node", filter)
 

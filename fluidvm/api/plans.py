@@ -14,7 +14,7 @@ from fluidvm.kinds import NAME_PATTERN, NAME_RULE, Array, Int, PlanId, Struct, T
 from fluidvm.objects import ResourcePlan
 from fluidvm.store.objects import Create, Delete, Update
 from fluidvm.usage import LIMITS, of_user
-from fluidvm.xmlvalue import Rendered, total
+from fluidvm.xmlvalue import Members, Rendered, total
 
 Limits = Annotated[
     dict[str, Any],
@@ -104,7 +104,7 @@ def get_resource_plan(call: Call, plan: PlanId) -> Rendered:
 
 
 @query("array")
-def list_resource_plans(call: Call, filter: PlanFilter = {}) -> Rendered:  # noqa: B006
+def list_resource_plans(call: Call, filter: PlanFilter = {}) -> Members:  # noqa: B006
     """List the resource plans."""
     return list_objects(call, "resource_plan", filter)
 

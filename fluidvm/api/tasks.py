@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from typing import Annotated, Any
 
-from fluidvm.api.listing import keep, listed
+from fluidvm.api.listing import keep
 from fluidvm.call import Call
 from fluidvm.declare import WORKERS, query
 from fluidvm.engine.context import Context
 from fluidvm.kinds import Choice, ContextId, Double, Struct, filter_of
-from fluidvm.xmlvalue import INT_HIGH, Rendered
+from fluidvm.xmlvalue import INT_HIGH, Members, Pieces
 
 CommitOptions = Annotated[
     dict[str, Any],
@@ -86,20 +86,21 @@ async def get_execution_context(call: Call, ec: ContextId) -> dict[str, Any]:
 
 
 @query("array")
-async def list_execution_contexts(call: Call, filter: ContextFilter = {}) -> Rendered:  # noqa: B006
+async def list_execution_contexts(call: Call, filter: ContextFilter = {}) -> Members:  # noqa: B006
     """List the execution contexts that the caller may see, newest first."""
-    found: list[dict[str, Any]] = []
+    found = Pieces()
     limit, before = filter.get("limit", INT_HIGH), filter.get("after")
-    while len(found) < limit:
+    while len(found.parts) < limit:
         page = await call.engine.page(call.user, before, PAGE)
         for context in page:
             wire = context.wire()
-            if keep(wire, filter):
-                found.append(wire)
+            if keep(wire, filter) and len(found.parts) < limit:
+                found.parts.append(shown("execution context", wire, filter))
+                found.count()
         if len(page) < PAGE:
             break
         before = page[-1].row.id
-    return listed("execution context", found[:limit], filter)
+    return Members(found.parts)
 
 
 @query("boolean")

@@ -17,7 +17,7 @@ from fluidvm.logins import check_password
 from fluidvm.objects import ROLES, ResourcePlan, User
 from fluidvm.store.objects import Create, Delete, Update
 from fluidvm.usage import LIMITS, of_user
-from fluidvm.xmlvalue import Rendered
+from fluidvm.xmlvalue import Members, Rendered
 
 _DETAILS = {"full_name": Text("a person's name", longest=255), "email": Text("an address", longest=255)}
 _PLAN = Id("what bounds the user", type="resource_plan", none="nothing does")
@@ -136,7 +136,7 @@ def get_user(call: Call, user: UserId) -> Rendered:
 
 
 @query("array")
-def list_users(call: Call, filter: UserFilter = {}) -> Rendered:  # noqa: B006
+def list_users(call: Call, filter: UserFilter = {}) -> Members:  # noqa: B006
     """List the users that the caller may see."""
     return list_objects(call, "user", filter)
 

@@ -54,7 +54,7 @@ from fluidvm.kinds import (
 from fluidvm.objects import VM, ComputeNode, Disk
 from fluidvm.store.objects import Change, Create, Delete, Update
 from fluidvm.usage import can_get
-from fluidvm.xmlvalue import Rendered
+from fluidvm.xmlvalue import Members, Rendered
 
 MEMORY_HIGH = 16 * 1024 * 1024
 HostPath = Text(
@@ -343,6 +343,6 @@ def get_vm(call: Call, vm: VmId) -> Rendered:
 
 
 @query("array")
-def list_vms(call: Call, filter: VmFilter = {}) -> Rendered:  # noqa: B006
+def list_vms(call: Call, filter: VmFilter = {}) -> Members:  # noqa: B006
     """List the VMs that the caller may see."""
     return list_objects(call, "vm", filter)

@@ -10,6 +10,9 @@ MOST_DISCARDED = 64 * 2**20
 LINGER = 5.0
 """Seconds that a client which is still sending has to read the answer before its connection is closed."""
 
+SMALL = 2**14
+"""Bytes of an answer that goes out however much others hold."""
+
 LONGEST_HEAD = 1024
 """Bytes of a head that is remembered."""
 
@@ -26,6 +29,8 @@ class Bounds:
     @ivar body_time: from there to the end of the body.
     @ivar idle_time: between two requests.
     @ivar send_time: for the client to take an answer that fills the socket's buffers.
+    @ivar unsent: of answers that clients haven't taken, over all connections. Beside these a connection holds at most
+        64 KiB in its transport and a small answer.
     """
 
     max_request: int = 2**20
@@ -35,3 +40,4 @@ class Bounds:
     body_time: float = 60.0
     idle_time: float = 75.0
     send_time: float = 120.0
+    unsent: int = 256 * 2**20

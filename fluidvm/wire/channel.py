@@ -62,6 +62,8 @@ class Channel(http.HTTPChannel):  # type: ignore[misc]
     _proxy = False
     _secure = False
     _relay: Relay | None = None
+    _unsent = 0
+    _unsent_as = ""
     loopback = False
     _heads: dict[bytes, int]
 
@@ -107,6 +109,7 @@ class Channel(http.HTTPChannel):  # type: ignore[misc]
             self.site.forget(self, self._counted_as)
         self.deadline = NEVER
         self._held = None
+        self._sent()
         if self._relay is not None:
             self._relay.gone()
         super().connectionLost(reason)
@@ -242,7 +245,7 @@ class Channel(http.HTTPChannel):  # type: ignore[misc]
         limits = self.site.bounds
         self.deadline = now + (limits.send_time if self._waitingForTransport else limits.idle_time)
         super().requestDone(request)
-        if self._buffer and not self._begun and self.persistent:
+        if self._buffer and not self._begun and self.persistent and not self.paused:
             self._begin()
 
     def _respondToBadRequestAndDisconnect(self) -> None:
@@ -276,7 +279,12 @@ class Channel(http.HTTPChannel):  # type: ignore[misc]
         head = self.head(code, kind, len(body), headers)
         if head_only:
             self.transport.write(head)
-        elif len(body) < LARGE:
+            return
+        if len(body) > bounds.SMALL:
+            self._unsent = len(body)
+            self._unsent_as = (self.peer_of(self.requests[0]) if self.requests else self.peer).address
+            self.site.unsent.take(self._unsent_as, self._unsent)
+        if len(body) < LARGE:
             self.transport.writeSequence((head, body))
         else:
             # What the transport finds alone in its buffer it sends from there; two pieces it would first join into a third.
@@ -285,6 +293,14 @@ class Channel(http.HTTPChannel):  # type: ignore[misc]
             if isinstance(self.transport, FileDescriptor):
                 self.transport.doWrite()
             self.transport.write(body)
+        if not self._waitingForTransport:
+            self._sent()
+
+    def _sent(self) -> None:
+        """What was written is with the transport, or with the client, or never will be."""
+        if self._unsent:
+            size, self._unsent = self._unsent, 0
+            self.site.unsent.give(self._unsent_as, size)
 
     def pauseProducing(self) -> None:
         """
@@ -305,6 +321,7 @@ class Channel(http.HTTPChannel):  # type: ignore[misc]
         if self._relay is not None:
             self._relay.resume()
             return
+        self._sent()
         super().resumeProducing()
         self.paused = False
         if not self._handlingRequest and not self._closing and not self.discarding:

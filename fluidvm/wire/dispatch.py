@@ -18,11 +18,15 @@ from fluidvm.faults import ApiFault, Forbidden, InvalidParams, InvalidRequest, N
 from fluidvm.kinds import Int, wire_name
 from fluidvm.objects import User
 from fluidvm.sessions import HeldBack, PendingTask
+from fluidvm.wire.answers import Boxcar, document, when_there_is_room
 from fluidvm.wire.peer import Peer
+from fluidvm.wire.unsent import Unsent
 from fluidvm.wire.xmlrpc import parse_call, render_answer, render_fault
-from fluidvm.xmlvalue import Rendered, render
+from fluidvm.xmlvalue import Rendered
 
 LONGEST_BOXCAR = 1000
+SLICE = 0.02
+"""Seconds that a boxcar's calls may take before others have a turn."""
 CLAIMED = ("vm", "disk")
 """Types of object that a task that names them keeps others from."""
 
@@ -34,10 +38,12 @@ class Dispatcher:
     Answers calls.
 
     @param services: what the API stands on.
+    @param unsent: what all answers that clients haven't taken may hold.
     """
 
-    def __init__(self, services: Services) -> None:
+    def __init__(self, services: Services, unsent: Unsent) -> None:
         self._services = services
+        self._unsent = unsent
         self._system: dict[str, Callable[..., Any]] = {
             "system.listMethods": self._list_methods,
             "system.methodHelp": self._method_help,
@@ -57,14 +63,24 @@ class Dispatcher:
                 return Deferred.fromCoroutine(self._multicall(arguments, peer))
             value = self._call(name, arguments, peer)
             if inspect.isawaitable(value):
-                return Deferred.fromCoroutine(self._answer_later(name, value))
-            return render_answer(value)
+                return Deferred.fromCoroutine(self._answer_later(name, value, peer))
+            if type(value) is Rendered or not value:  # one object, or nothing
+                return render_answer(value)
+            answer = document(value, self._unsent, peer.address)
+            return answer if type(answer) is bytes else Deferred.fromCoroutine(self._wait(name, answer, peer))
         except Exception as error:
             return _fault(error, "reading a call")
 
-    async def _answer_later(self, name: str, value: Awaitable[Any]) -> bytes:
+    async def _answer_later(self, name: str, value: Awaitable[Any], peer: Peer) -> bytes:
         try:
-            return render_answer(await value)
+            answer = document(await value, self._unsent, peer.address)
+        except Exception as error:
+            return _fault(error, name)
+        return answer if type(answer) is bytes else await self._wait(name, answer, peer)
+
+    async def _wait(self, name: str, pieces: Any, peer: Peer) -> bytes:
+        try:
+            return await when_there_is_room(pieces, self._unsent, peer.address)
         except Exception as error:
             return _fault(error, name)
 
@@ -198,19 +214,30 @@ class Dispatcher:
             if type(calls) is not list:
                 raise InvalidParams(f"calls: wants an array, not {wire_name(calls)}.")
             Int("calls", high=LONGEST_BOXCAR).check(len(calls), "the number of calls", [])
-            answers: list[bytes] = []
-            held_back = b""
-            for call in calls:
-                # One request may try one cookie too many, not a thousand.
-                answer, fault = (held_back, None) if held_back else await self._boxcar(call, peer)
-                answers.append(answer)
-                if isinstance(fault, HeldBack):
-                    held_back = answer
-            return render_answer(Rendered(b"<value><array><data>" + b"".join(answers) + b"</data></array></value>"))
+            boxcar = Boxcar(self._unsent, peer.address, len(calls))
+            try:
+                await self._run(calls, boxcar, peer)
+                return boxcar.document()
+            finally:
+                boxcar.close()
         except Exception as error:
             return _fault(error, "system.multicall")
 
-    async def _boxcar(self, call: Any, peer: Peer) -> tuple[bytes, ApiFault | None]:
+    async def _run(self, calls: list[Any], boxcar: Boxcar, peer: Peer) -> None:
+        clock = self._services.resources.clock
+        turn = clock.seconds()
+        fault: ApiFault | None = None
+        for call in calls:
+            boxcar.next()
+            if not isinstance(fault, HeldBack):  # one request may try one cookie too many, not a thousand
+                fault = await self._run_one(call, boxcar, peer)
+            if fault is not None:
+                boxcar.refuse(fault)
+            if clock.seconds() - turn > SLICE:
+                await deferLater(clock, 0)
+                turn = clock.seconds()
+
+    async def _run_one(self, call: Any, boxcar: Boxcar, peer: Peer) -> ApiFault | None:
         name = "system.multicall"
         try:
             if type(call) is not dict or set(call) - {"methodName", "params"}:
@@ -223,10 +250,10 @@ class Dispatcher:
             value = self._call(name, arguments, peer)
             if inspect.isawaitable(value):
                 value = await value
-            return b"<value><array><data>" + render(value) + b"</data></array></value>", None
+            await boxcar.add(value)
         except Exception as error:
-            fault = fault_of(error, str(name))
-            return render({"faultCode": fault.faultCode, "faultString": fault.faultString}), fault
+            return fault_of(error, str(name))
+        return None
 
 
 _SYSTEM_HELP = {

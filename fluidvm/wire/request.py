@@ -12,6 +12,7 @@ from fluidvm.wire.bounds import MOST_DISCARDED, Bounds
 from fluidvm.wire.hosts import Hosts
 from fluidvm.wire.peer import Peer
 from fluidvm.wire.proxies import Proxies
+from fluidvm.wire.unsent import Unsent
 
 XML = b"text/xml"
 PLAIN = b"text/plain; charset=utf-8"
@@ -36,6 +37,7 @@ class Front(Protocol):
     @ivar takers: what takes bodies of any length, by method and path.
     @ivar headers: the header lines that all answers have.
     @ivar proxies: whose word is taken for where a client is.
+    @ivar unsent: what answers hold that clients haven't taken.
     @ivar stopped: no port listens any more; connections end with the answer under way.
     """
 
@@ -47,6 +49,7 @@ class Front(Protocol):
     headers: bytes
     tls_headers: bytes
     proxies: Proxies
+    unsent: Unsent
     stopped: bool
 
     @property

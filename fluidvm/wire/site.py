@@ -25,6 +25,7 @@ from fluidvm.wire.hosts import Hosts
 from fluidvm.wire.peer import Peer
 from fluidvm.wire.proxies import Proxies
 from fluidvm.wire.request import PLAIN, XML, Request, text
+from fluidvm.wire.unsent import Unsent
 from fluidvm.wire.uploads import UPLOADS, UploadDoor
 from fluidvm.wire.websocket import ConsoleDoor
 from fluidvm.wire.xmlrpc import render_fault
@@ -152,6 +153,7 @@ class Site(server.Site):  # type: ignore[misc]
     def __init__(
         self, calls: Calls, health: HealthReport, bounds: Bounds, proxies: Proxies, hosts: Hosts, reactor: Any,
         access_log: bool, consoles: Consoles | None = None, transfers: Transfers | None = None,
+        unsent: Unsent | None = None,
     ) -> None:  # fmt: skip
         super().__init__(resource.Resource(), reactor=reactor, timeout=None)
         self.calls = calls
@@ -170,6 +172,7 @@ class Site(server.Site):  # type: ignore[misc]
         self.proxies = proxies
         self.hosts = hosts
         self.stopped = False
+        self.unsent = Unsent(self.reactor) if unsent is None else unsent
         self.seconds: Callable[[], float] = self.reactor.seconds
         self._access_log = access_log
         self._channels: dict[Channel, None] = {}
@@ -291,6 +294,7 @@ def make_site(
     hosts: Iterable[str] = (),
     consoles: Consoles | None = None,
     transfers: Transfers | None = None,
+    unsent: Unsent | None = None,
 ) -> Site:
     """
     Make the factory to listen with.
@@ -303,6 +307,7 @@ def make_site(
     @param hosts: names that clients may call the server by where they reach it on loopback.
     @param consoles: what opens consoles; default: there are none.
     @param transfers: who may send and fetch images' and disks' bytes; default: nobody.
+    @param unsent: what counts the answers that clients haven't taken, the dispatcher's; default: one of its own.
 
     The other parameters are those of L{Bounds}.
     """
@@ -312,5 +317,5 @@ def make_site(
     proxies = proxies or Proxies((), "forwarded")
     return Site(
         Calls(dispatcher, bounds), HealthReport(health), bounds, proxies, Hosts(hosts), reactor, access_log, consoles,
-        transfers,
+        transfers, unsent,
     )  # fmt: skip

@@ -11,11 +11,12 @@ from urllib.parse import parse_qs
 
 import h11
 from twisted.internet.defer import Deferred
-from twisted.internet.interfaces import IPushProducer
+from twisted.internet.interfaces import IDelayedCall, IPushProducer
 from twisted.internet.protocol import Protocol, connectionDone
 from twisted.logger import Logger
 from twisted.web import resource, server
 from wsproto import ConnectionType, WSConnection
+from wsproto.connection import ConnectionState
 from wsproto.events import AcceptConnection, BytesMessage, CloseConnection, Ping, Request, TextMessage
 from wsproto.frame_protocol import CloseReason
 from wsproto.utilities import RemoteProtocolError
@@ -40,6 +41,9 @@ SILENCE = 30.0
 SUBPROTOCOL = "binary"
 """What noVNC's older versions ask for."""
 LONGEST_REASON = 120
+MOST_AT_ONCE = 200
+"""Messages of one client that are looked at in one turn of the reactor: some milliseconds."""
+TALKING = (ConnectionState.OPEN, ConnectionState.LOCAL_CLOSING)
 STATUSES = (403, 404, 409, 501, 503)
 
 
@@ -87,14 +91,14 @@ class ConsoleDoor(resource.Resource):  # type: ignore[misc]
 class _Typing:
     """What a client types, held back while the console takes no more."""
 
-    def __init__(self, transport: Any) -> None:
-        self._transport = transport
+    def __init__(self, relay: Relay) -> None:
+        self._relay = relay
 
     def pauseProducing(self) -> None:
-        self._transport.pauseProducing()
+        self._relay.hold()
 
     def resumeProducing(self) -> None:
-        self._transport.resumeProducing()
+        self._relay.go_on()
 
     def stopProducing(self) -> None:
         """The console has ended: the relay says so to the client."""
@@ -103,6 +107,9 @@ class _Typing:
 class Relay(Protocol):
     """
     A console's viewer: passes on what goes between it and a client's WebSocket.
+
+    Each side is read only while the other one takes what it is sent: a client's pings are answered into the same buffer as
+    the console's bytes. A side that takes nothing for C{send_time} ends the relay.
 
     @param request: what asked for it; when the console is connected, so is the WebSocket.
     """
@@ -118,7 +125,14 @@ class Relay(Protocol):
         self._console = console
         self._connected = False
         self._finishing = False
-        self._waiting_since: float | None = None
+        self._client_stuck: float | None = None
+        """Since when the client hasn't taken all that was sent to it."""
+        self._console_stuck: float | None = None
+        """Since when the console hasn't taken all that was typed."""
+        self._backlog = False
+        """Some of what the client has sent isn't looked at yet."""
+        self._working: IDelayedCall | None = None
+        self._abandoning: IDelayedCall | None = None
         self._heard = False
         self._last_heard = self._next_ping = 0.0
 
@@ -136,7 +150,7 @@ class Relay(Protocol):
         self._next_ping = self._last_heard + PING
         channel.transport.write(self._socket.send(AcceptConnection(subprotocol=self._protocol)))
         site.served(channel.peer_of(self._request), b"GET", self._request.path, 101, 0)
-        self.transport.registerProducer(_Typing(channel.transport), True)
+        self.transport.registerProducer(_Typing(self), True)
         channel.deadline = site.seconds() + LOOK
         channel.upgrade(self._request, self)
 
@@ -146,47 +160,112 @@ class Relay(Protocol):
 
     def connectionLost(self, reason: Failure = connectionDone) -> None:
         self._connected = False
+        if self._abandoning is not None and self._abandoning.active():
+            self._abandoning.cancel()
         if self._channel is not None:
             self.finish(CloseReason.NORMAL_CLOSURE, "The console has ended.")
+
+    def hold(self) -> None:
+        """The console doesn't keep up. Called again with each write."""
+        if self._console_stuck is None and self._channel is not None:
+            self._console_stuck = self._channel.site.seconds()
+            self._steer()
+
+    def go_on(self) -> None:
+        """It does again."""
+        self._console_stuck = None
+        self._steer()
+
+    def _leave(self) -> None:
+        """Let go of the console, which has a moment to take what was typed."""
+        if self._connected and self._abandoning is None:
+            self.transport.unregisterProducer()
+            self.transport.loseConnection()
+            self._abandoning = self._request.site.reactor.callLater(bounds.LINGER, self._abandon)
+
+    def _abandon(self) -> None:
+        if self._connected:
+            self.transport.abortConnection()
 
     # The client's.
 
     def received(self, data: bytes) -> None:
         """Take what the client sends."""
+        if self._channel is None or self._socket.state not in TALKING:
+            return
         self._heard = True
         self._socket.receive_data(data)
-        for event in self._socket.events():
-            if isinstance(event, (TextMessage, BytesMessage)):
-                typed = event.data.encode() if isinstance(event, TextMessage) else bytes(event.data)
-                if self._connected and not self._finishing:
-                    self.transport.write(typed)
-            elif isinstance(event, Ping):
-                if not self._finishing:  # after its own end the server may send nothing more
-                    self._send(event.response())
-            elif isinstance(event, CloseConnection):
-                if not self._finishing:
-                    self._send(event.response())
-                self._end()
+        self._work()
+
+    def _work(self) -> None:
+        """
+        Look at what the client has sent: some of it now, the rest in the reactor's next turns.
+
+        A piece from the network can hold ten thousand messages, which take a quarter of a second.
+        """
+        self._backlog = False
+        left = MOST_AT_ONCE
+        for event in self._socket.events() if self._channel is not None else ():
+            if isinstance(event, CloseConnection):
+                self._closed(event)
                 return
+            if self._finishing:
+                pass
+            elif isinstance(event, (TextMessage, BytesMessage)):
+                if self._connected and event.data:
+                    self.transport.write(event.data.encode() if isinstance(event, TextMessage) else bytes(event.data))
+            elif isinstance(event, Ping):
+                self._send(event.response())
+            left -= 1
+            if not left or self._stuck:
+                self._backlog = True
+                break
+        self._steer()
+
+    @property
+    def _stuck(self) -> bool:
+        return self._client_stuck is not None or self._console_stuck is not None
+
+    def _steer(self) -> None:
+        """Read from the client, or don't, as things are."""
+        channel = self._channel
+        if channel is None or channel.transport.disconnecting:
+            return
+        if self._stuck or self._backlog:
+            channel.transport.pauseProducing()
+        else:
+            channel.transport.resumeProducing()
+        if self._backlog and not self._stuck and (self._working is None or not self._working.active()):
+            self._working = channel.site.reactor.callLater(0, self._work)
+
+    def _closed(self, event: CloseConnection) -> None:
+        """The client has ended the WebSocket, or broken its rules."""
+        if not self._finishing:
+            self._send(event.response())
+        self._finishing = True
+        self._channel.loseConnection()
 
     def gone(self) -> None:
         """The client's connection has ended."""
         self._channel = None
-        if self._connected:
-            self.transport.unregisterProducer()
-            self.transport.loseConnection()
+        if self._working is not None and self._working.active():
+            self._working.cancel()
+        self._leave()
 
     def pause(self) -> None:
-        """The client doesn't keep up."""
-        self._waiting_since = self._channel.site.seconds()
-        if self._connected:
-            self.transport.pauseProducing()
+        """The client doesn't keep up. Called again with each write."""
+        if self._client_stuck is None:
+            self._client_stuck = self._channel.site.seconds()
+            if self._connected:
+                self.transport.pauseProducing()
+            self._steer()
 
     def resume(self) -> None:
         """It does again."""
-        self._waiting_since = None
+        self._client_stuck = None
         if self._connected:
             self.transport.resumeProducing()
+        self._steer()
 
     def _send(self, event: Any) -> None:
         self._channel.transport.write(self._socket.send(event))
@@ -200,24 +279,20 @@ class Relay(Protocol):
         self._finishing = True
         self._send(CloseConnection(code, words[:LONGEST_REASON].encode("ascii", "replace").decode()))
         self._channel.deadline = self._channel.site.seconds() + bounds.LINGER
-        if self._connected:
-            self.transport.unregisterProducer()
-            self.transport.loseConnection()
-
-    def _end(self) -> None:
-        self._finishing = True
-        self._channel.loseConnection()
+        self._console_stuck = None
+        self._steer()
+        self._leave()
 
     def look(self) -> None:
         """Called at the channel's deadline: see whether all may go on."""
         channel = self._channel
         site = channel.site
         now = site.seconds()
-        if self._heard:
+        if self._heard or self._stuck:  # what isn't read can't be heard
             self._heard = False
             self._last_heard = now
             self._console.touch()
-        slow = self._waiting_since is not None and now - self._waiting_since > site.bounds.send_time
+        slow = self._client_stuck is not None and now - self._client_stuck > site.bounds.send_time
         if self._finishing or slow or now - self._last_heard > SILENCE:
             channel.deadline = float("inf")
             channel.transport.abortConnection()
@@ -226,7 +301,10 @@ class Relay(Protocol):
         if words:
             self.finish(CloseReason.POLICY_VIOLATION, words)
             return
+        if self._console_stuck is not None and now - self._console_stuck > site.bounds.send_time:
+            self.finish(CloseReason.TRY_AGAIN_LATER, "The console takes nothing any more.")
+            return
         channel.deadline = now + LOOK
-        if now >= self._next_ping:
+        if now >= self._next_ping and self._client_stuck is None:
             self._next_ping = now + PING
             self._send(Ping())

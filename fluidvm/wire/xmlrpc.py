@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import binascii
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from datetime import UTC, datetime
 from typing import Any
 from xml.parsers import expat
@@ -270,6 +270,16 @@ _ANSWER = b"<?xml version='1.0'?>\n<methodResponse><params><param>"
 _ANSWER_END = b"</param></params></methodResponse>\n"
 _FAULT = b"<?xml version='1.0'?>\n<methodResponse><fault>"
 _FAULT_END = b"</fault></methodResponse>\n"
+
+
+def frame_answer(parts: Iterable[bytes]) -> bytes:
+    """
+    Write a method's answer that is rendered already.
+
+    @param parts: the pieces of the C{<value>} element, which are copied once.
+    @return: the C{methodResponse} document.
+    """
+    return b"".join((_ANSWER, *parts, _ANSWER_END))
 
 
 def render_answer(value: Any) -> bytes:

@@ -73,6 +73,17 @@ class ConsoleTests(HostCase):
         await until("end", lambda: viewers[-1].losses)
         self.assertEqual([viewer.losses for viewer in viewers], [0] * 7 + [1])
 
+    async def test_a_guest_that_takes_nothing(self) -> None:
+        viewer = await self.open(self.bare("bare", "<serial type='pty'/>"))
+        viewer.transport.write(b"x" * 2**20)
+        viewer.transport.loseConnection()
+        again = await self.open(self.bare("bare2", "<serial type='pty'/>"))
+        self.assertEqual(viewer.losses, 0)
+        viewer.transport.abortConnection()
+        self.assertEqual(viewer.losses, 1)
+        again.transport.abortConnection()
+        self.assertEqual(again.losses, 1)
+
     async def test_what_has_none(self) -> None:
         uuid = self.bare("bare")
         for open_console in (self.connection.open_vnc, self.connection.open_serial):

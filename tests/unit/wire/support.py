@@ -44,6 +44,38 @@ class Transport(StringTransport):
         self.aborted = True
 
 
+class Slow(Transport):
+    """
+    A transport whose client takes nothing until L{take} is called. As TCP's, it tells its producer with each write.
+
+    @ivar unsent: bytes that wait for the client.
+    """
+
+    MOST = 2**16
+
+    def __init__(self, *args: Any, **options: Any) -> None:
+        super().__init__(*args, **options)
+        self.unsent = 0
+        self._told = False
+
+    def write(self, data: bytes) -> None:
+        super().write(data)
+        self.unsent += len(data)
+        if self.unsent > self.MOST and self.producer is not None:
+            self._told = True
+            self.producer.pauseProducing()
+
+    def writeSequence(self, data: Any) -> None:
+        self.write(b"".join(data))
+
+    def take(self) -> None:
+        """The client takes everything."""
+        self.unsent = 0
+        if self._told and self.producer is not None:
+            self._told = False
+            self.producer.resumeProducing()
+
+
 def post(body: bytes = CALL, headers: bytes = b"Content-Type: text/xml\r\n", path: bytes = b"/RPC2") -> bytes:
     return b"POST %s HTTP/1.1\r\nHost: x\r\n%sContent-Length: %d\r\n\r\n%s" % (path, headers, len(body), body)
 
@@ -68,6 +100,7 @@ class SiteTests(SynchronousTestCase):
         self.dispatcher = Dispatcher()
         self.health: Any = (True, {"status": "ok", "reasons": []})
         self.channels: list[tuple[Channel, Transport]] = []
+        self.transport_class: type[Transport] = Transport
 
     def site(self, **options: Any) -> Site:
         def health() -> Any:
@@ -79,7 +112,7 @@ class SiteTests(SynchronousTestCase):
 
     def connect(self, site: Site, host: str = "10.0.0.1") -> tuple[Channel, Transport]:
         kind = IPv6Address if ":" in host else IPv4Address
-        transport = Transport(peerAddress=kind("TCP", host, 4000))
+        transport = self.transport_class(peerAddress=kind("TCP", host, 4000))
         channel: Any = site.buildProtocol(transport.getPeer())
         channel.makeConnection(transport)
         self.channels.append((channel, transport))

@@ -1,0 +1,81 @@
+"""How much memory the answers of all connections may hold that clients haven't taken yet."""
+
+from __future__ import annotations
+
+from collections import Counter
+
+from twisted.internet.defer import Deferred
+from twisted.internet.interfaces import IReactorTime
+
+from fluidvm.faults import Unavailable
+from fluidvm.wire.bounds import Bounds
+
+PATIENCE = 30.0
+"""Seconds that a large answer waits for room."""
+_FULL = (
+    "The server holds too many large answers that clients haven't read: try again later, or use limit to get less at once."
+)
+
+
+class Unsent:
+    """
+    Counts the bytes of large answers. One that doesn't fit in waits, in the order in which they came.
+
+    One address has half of the room at most, so that no client keeps the others out by reading nothing.
+
+    @ivar held: the bytes counted now.
+    @ivar waiting: the bytes of the answers that wait.
+    @param clock: the time that the waiting is bounded by.
+    @param most: bytes that there is room for; as many may wait.
+    """
+
+    def __init__(self, clock: IReactorTime, most: int = Bounds.unsent) -> None:
+        self.held = self.waiting = 0
+        self._clock = clock
+        self._most = most
+        self._by_address: Counter[str] = Counter()
+        self._waiters: dict[Deferred[None], tuple[str, int]] = {}
+
+    def has_room(self, address: str, size: int) -> bool:
+        """Tell whether an answer for an address fits in now."""
+        return self.held + size <= self._most and self._by_address[address] + size <= self._most // 2
+
+    def take(self, address: str, size: int) -> None:
+        """Count bytes in, whether there is room or not."""
+        self.held += size
+        self._by_address[address] += size
+
+    def give(self, address: str, size: int) -> None:
+        """Count them out again: they have been sent, or never will be."""
+        self.held -= size
+        self._by_address[address] -= size
+        if not self._by_address[address]:
+            del self._by_address[address]
+        for waiter, (wants, amount) in list(self._waiters.items()):
+            if self.held + amount > self._most:
+                return
+            if self.has_room(wants, amount) and waiter in self._waiters:
+                waiter.callback(None)
+
+    async def room(self, address: str, size: int, patience: float = PATIENCE) -> None:
+        """
+        Wait for room.
+
+        @param patience: seconds to wait at most.
+        @raise Unavailable: there is none in time, or too much waits already.
+        """
+        if self.has_room(address, size):
+            return
+        if patience <= 0 or self.waiting + size > self._most:
+            raise Unavailable(_FULL)
+        waiter: Deferred[None] = Deferred()
+        self._waiters[waiter] = address, size
+        self.waiting += size
+        ending = self._clock.callLater(patience, waiter.errback, Unavailable(_FULL))
+        try:
+            await waiter
+        finally:
+            del self._waiters[waiter]
+            self.waiting -= size
+            if ending.active():
+                ending.cancel()
