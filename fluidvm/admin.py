@@ -12,7 +12,7 @@ from twisted.logger import Logger
 
 from fluidvm.objects import User
 from fluidvm.store import schema
-from fluidvm.store.database import write_later
+from fluidvm.store.later import write_later
 from fluidvm.store.objects import Create, save_counters, write
 
 _log = Logger()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import os
 import sys
 import time
@@ -10,6 +11,7 @@ from signal import SIGHUP, signal
 from threading import current_thread, main_thread
 from typing import Any
 
+from sqlalchemy.exc import SQLAlchemyError
 from twisted.application.service import Service
 from twisted.internet.defer import Deferred, succeed
 from twisted.internet.endpoints import serverFromString, wrapServerTLS
@@ -36,6 +38,7 @@ from fluidvm.options import Options, Settings
 from fluidvm.passwords import Hasher
 from fluidvm.preflight import Lock, StartError, check
 from fluidvm.sessions import Sessions
+from fluidvm.store.connecting import sentence
 from fluidvm.store.database import Database, DatabaseError
 from fluidvm.store.users import load_known
 from fluidvm.transfers import Transfers
@@ -67,6 +70,7 @@ class Server(Service):  # type: ignore[misc]
     @param wall_clock: seconds since the epoch.
     @param lock: the state directory's and the database's, held until the server has stopped.
     @param fail: makes what is raised when the start fails.
+    @param end: stops the program, which has failed.
     """
 
     _log = Logger()
@@ -79,8 +83,10 @@ class Server(Service):  # type: ignore[misc]
         wall_clock: Callable[[], float] = time.time,
         lock: Lock | None = None,
         fail: Callable[[str], BaseException] = StartError,
+        end: Callable[[], object] = lambda: None,
     ) -> None:
         self._fail = fail
+        self._end = end
         self._lock = lock
         self.ports: list[IListeningPort] = []
         self._settings = settings
@@ -95,7 +101,7 @@ class Server(Service):  # type: ignore[misc]
         self._old_handler: Any = None
         self._dropping: Deferred[None] = succeed(None)
         drivers = DriverLoader()
-        self._database = Database(settings.database, reactor)
+        self._database = Database(settings.database, reactor, settings.store_timeout, self._displaced)
         self.inventory = Inventory(self._database)
         self._audit = AuditLog(self._database, clock, wall_clock)
         hasher = Hasher(settings.password_memory, settings.password_rounds, settings.password_lanes)
@@ -126,9 +132,17 @@ class Server(Service):  # type: ignore[misc]
         reasons = []
         if not self.running:
             reasons.append("the server is starting or stopping")
-        if self._database.trouble:
-            reasons.append(f"the store fails: {self._database.trouble}")
-        return not reasons, {"status": "failing" if reasons else "ok", "reasons": reasons}
+        reasons += self._database.reasons()
+        shown = {
+            "status": "failing" if reasons else "ok",
+            "reasons": reasons,
+            "store_waits": round(self._database.waits(), 1),
+        }
+        return not reasons, shown
+
+    def _displaced(self, reason: str) -> None:
+        self._log.critical("The server stops, for it mustn't write to its database any more: {reason}", reason=reason)
+        self._end()
 
     def privilegedStartService(self) -> None:
         """Open the ports. Fails if one can't be opened."""
@@ -158,13 +172,15 @@ class Server(Service):  # type: ignore[misc]
         try:
             connection = self._database.open()
             ensure_admin(connection, self._logins.hash_now, self._wall_clock(), settings.admin_password_file, settings.state)
+            self.inventory.load(connection)
+            with connection.begin():
+                self._logins.load(load_known(connection, ADDRESSES_PER_USER))
+            self._engine.load(connection)
         except (DatabaseError, PasswordError) as error:
             raise self._fail(str(error)) from None
-        self.inventory.load(connection)
+        except SQLAlchemyError as error:
+            raise self._fail(f"database: {sentence(error)}") from None
         self._images.start({image.id for image in self.inventory.all(Image)})
-        with connection.begin():
-            self._logins.load(load_known(connection, ADDRESSES_PER_USER))
-        self._engine.load(connection)
         self._logins.start()
         self._nodes.start()
         self._engine.start()
@@ -274,6 +290,14 @@ def makeService(options: Options) -> Server:
     except StartError as error:
         raise SystemExit(f"fluidvm: {error}") from None
     if twistd.get("nodaemon"):
-        return Server(options.settings, reactor, lock=lock, fail=lambda text: SystemExit(f"fluidvm: {text}"))
+        return Server(
+            options.settings, reactor, lock=lock, fail=lambda text: SystemExit(f"fluidvm: {text}"), end=lambda: _end(reactor)
+        )  # fmt: skip
     # A daemon's parent tells the terminal of exceptions only.
-    return Server(options.settings, reactor, lock=lock)
+    return Server(options.settings, reactor, lock=lock, end=lambda: _end(reactor))
+
+
+def _end(reactor: Any) -> None:
+    """Stop as for a signal, but tell who started the program that it has failed: twistd itself ends with 0."""
+    atexit.register(os._exit, 1)
+    reactor.stop()
