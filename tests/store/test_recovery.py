@@ -108,6 +108,18 @@ class AwayTests(PostgresCase):
         self.end_backend()
         self.assertEqual(await self.database.run(settings), ["20s", "10s", "40s"])
 
+    async def test_several_hosts(self) -> None:
+        """As libpq does, the first one that answers is used."""
+        await self.database.close()
+        for url in (
+            f"postgresql://fluidvm@/{self.name}?host={self.cluster.directory}/nobody&host={self.cluster.directory}",
+            f"postgresql://fluidvm@/{self.name}?host=/nobody,{self.cluster.directory}&port=1,5432",
+        ):
+            self.database = self.open(url)
+            self.end_backend()
+            await self.run_well(str(len(url)))
+            await self.database.close()
+
 
 class HangTests(PostgresCase):
     async def test_hanging_is_bounded_and_passes(self) -> None:
@@ -153,7 +165,7 @@ class HangTests(PostgresCase):
 
     async def test_few_threads_are_left_behind(self) -> None:
         self.cluster.suspend()
-        for _ in range(30):
+        for _ in range(12):
             self.database.run(put, "hangs").addErrback(lambda failure: None)
             await self.overdue()
         self.assertLess(len(self.database._given_up), 10)
