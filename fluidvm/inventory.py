@@ -19,7 +19,7 @@ from twisted.logger import Logger
 from twisted.python.failure import Failure
 
 from fluidvm.change_log import WINDOW, ChangeLog
-from fluidvm.faults import Conflict, NotFound
+from fluidvm.faults import Conflict, NotFound, Unavailable
 from fluidvm.objects import OBJECT_TYPES, POWERED, VM, ComputeNode, Disk, Image, Object, ResourcePlan, User
 from fluidvm.store import objects as stored
 from fluidvm.store.database import Database, OutcomeUnknown
@@ -286,13 +286,17 @@ class Inventory:
             self._apply(change)
         if self.log.add(rows):
             forgetting = self._database.run(stored.forget_changes, WINDOW)
-            forgetting.addErrback(lambda failure: self._log.failure("Old changes can't be forgotten", failure))
+            forgetting.addErrback(self._not_forgotten)
         for listener in self._listeners:
             try:
                 listener(rows)
             except Exception:
                 self._log.failure("A listener for changes failed")
         return results
+
+    def _not_forgotten(self, failure: Failure) -> None:
+        if failure.check(Unavailable) is None:  # else the next time forgets them, too
+            self._log.failure("Old changes can't be forgotten", failure)
 
     def _apply(self, change: Change) -> tuple[Object | None, Object | None]:
         """Make a change true here; gives the object before and after."""
