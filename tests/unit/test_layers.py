@@ -19,7 +19,7 @@ LAYERS = [
     ["driver", "drivers"],
     ["declare"],
     ["store", "change_log", "inventory", "driver_loader", "passwords", "throttle", "logins", "certificates", "conformance"],
-    ["audit", "image_files", "patience", "node_host", "reconcile"],
+    ["audit", "belonging", "image_files", "patience", "node_host", "reconcile"],
     ["node_storage", "node_snapshots"],
     ["sessions", "engine", "node_watch"],
     ["consoles", "transfers"],
