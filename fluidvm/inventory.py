@@ -19,10 +19,10 @@ from twisted.logger import Logger
 from twisted.python.failure import Failure
 
 from fluidvm.change_log import WINDOW, ChangeLog
-from fluidvm.faults import Conflict, NotFound
+from fluidvm.faults import Conflict, NotFound, Unavailable
 from fluidvm.objects import OBJECT_TYPES, POWERED, VM, ComputeNode, Disk, Image, Object, ResourcePlan, User
 from fluidvm.store import objects as stored
-from fluidvm.store.database import Database
+from fluidvm.store.database import Database, OutcomeUnknown
 from fluidvm.store.objects import Change, ChangeRow, Create, Delete, Mention, Update
 from fluidvm.usage import Ledger, of_node
 from fluidvm.xmlvalue import Rendered, render
@@ -257,6 +257,7 @@ class Inventory:
         @param also: more to write in it.
         @return: fires with what the functions of C{also} returned.
         @raise Conflict: a name is taken.
+        @raise OutcomeUnknown: the store went away in the middle; if it turns out that it kept them, they become true here.
         @raise Unavailable: the store failed; nothing has changed.
         """
         changes = [_told_of_power(change) for change in changes]
@@ -265,7 +266,14 @@ class Inventory:
         if new_ids:
             also = [*also, (stored.save_counters, (new_ids,))]
         done = self._database.run(_transaction, owned, also)
-        return done.addCallbacks(self._committed, self._refused, (changes,))
+        return done.addCallbacks(self._committed, self._refused, (changes,), {}, (changes,))
+
+    async def settle(self, changes: Sequence[Change], also: Sequence[Write] = ()) -> list[Any]:
+        """As L{commit}, but where the outcome is unknown, wait until it is known. For those whom no client waits for."""
+        try:
+            return await self.commit(changes, also)
+        except OutcomeUnknown as unknown:
+            return cast("list[Any]", await unknown.outcome)
 
     def amend(self, type_name: str, id: int, **fields: Any) -> None:
         """Take on new values of fields that aren't worth a line in the change log, such as a login's time."""
@@ -282,8 +290,10 @@ class Inventory:
             return None if entry is None or _is_public(entry.object) else entry.object.owner  # type: ignore[no-any-return]
         return change.owner
 
-    def _refused(self, failure: Failure) -> Failure:
+    def _refused(self, failure: Failure, changes: Sequence[Change]) -> Failure:
         self._stored_ids.clear()  # the next commit tells all of them again
+        if isinstance(failure.value, OutcomeUnknown):
+            failure.value.outcome.addCallbacks(self._committed, self._refused, (changes,), {}, (changes,))
         # Names are checked before; this is the last fence, for two that were checked at the same time.
         if failure.check(IntegrityError):
             return Failure(Conflict("Another object has this name, or refers to this one."))
@@ -295,13 +305,17 @@ class Inventory:
             self._apply(change)
         if self.log.add(rows):
             forgetting = self._database.run(stored.forget_changes, WINDOW)
-            forgetting.addErrback(lambda failure: self._log.failure("Old changes can't be forgotten", failure))
+            forgetting.addErrback(self._not_forgotten)
         for listener in self._listeners:
             try:
                 listener(rows)
             except Exception:
                 self._log.failure("A listener for changes failed")
         return results
+
+    def _not_forgotten(self, failure: Failure) -> None:
+        if failure.check(Unavailable) is None:  # else the next time forgets them, too
+            self._log.failure("Old changes can't be forgotten", failure)
 
     def _apply(self, change: Change) -> tuple[Object | None, Object | None]:
         """Make a change true here; gives the object before and after."""

@@ -32,6 +32,7 @@ class Settings:
     @ivar image_urls: from where images may be fetched.
     @ivar poll_interval: seconds.
     @ivar node_timeout: seconds.
+    @ivar store_timeout: seconds.
     @ivar keep_contexts: days.
     @ivar trusted_proxies: addresses, networks, or C{local}.
     @ivar keep_audit: days.
@@ -61,6 +62,7 @@ class Settings:
     placement: str
     poll_interval: int
     node_timeout: int
+    store_timeout: int
     keep_contexts: int
     keep_audit: int
     password_length: int
@@ -120,6 +122,8 @@ class Options(usage.Options):  # type: ignore[misc]
         ["poll-interval", None, None, "Seconds between two looks at a compute node without events [default: 10]"],
         ["node-timeout", None, None, "Seconds that a compute node may take for one thing without telling of progress; "
          "then it is taken for gone [default: 120]"],
+        ["store-timeout", None, None, "Seconds that the database may take for one thing; then callers get fault 503, and it "
+         "is connected to again [default: 20]"],
         ["keep-contexts", None, None, "Days after which a complete execution context is forgotten [default: 30]"],
         ["trusted-proxies", None, None, "Addresses and networks, separated by commas, of proxies that tell whom they speak "
          "for; local: a UNIX socket"],
@@ -266,7 +270,7 @@ class Options(usage.Options):  # type: ignore[misc]
             connections_per_address=number("connections-per-address", 1000, 1, 1000000),
             tasks_per_node=number("tasks-per-node", 8, 1, 10000), keep_contexts=number("keep-contexts", 30, 0, 36500),
             placement=placement, poll_interval=number("poll-interval", 10, 1, 3600),
-            node_timeout=number("node-timeout", 120, 1, 86400),
+            node_timeout=number("node-timeout", 120, 1, 86400), store_timeout=number("store-timeout", 20, 2, 3600),
             keep_audit=number("keep-audit", 365, 0, 36500), password_length=number("password-length", 8, 1, 64),
             password_memory=memory, password_rounds=number("password-rounds", 3, 1, 100), password_lanes=lanes,
             access_log=access_log, trusted_proxies=trusted, forwarded_header=header,

@@ -6,6 +6,8 @@ from __future__ import annotations
 
 import fcntl
 import os
+import pwd
+import stat
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -18,10 +20,13 @@ from twisted.internet.protocol import Factory
 from twisted.internet.selectreactor import SelectReactor
 from twisted.python.failure import Failure
 
+from fluidvm import belonging
 from fluidvm.admin import PasswordError, read_password
+from fluidvm.belonging import BelongingError
 from fluidvm.certificates import MappingError, read_mapping
 from fluidvm.options import Settings
 from fluidvm.passwords import Hasher
+from fluidvm.store import standing
 from fluidvm.store.database import DatabaseError, connect, parse_url
 from fluidvm.wire.listening import endpoint
 from fluidvm.wire.tls import TLSError, server_options
@@ -68,11 +73,51 @@ def _check_all(settings: Settings, lock: Lock, uid: int | None, gid: int | None)
         with suppress(ImportError, SQLAlchemyError):  # who can't read Python's own files can use what is loaded
             parse_url(settings.database).get_dialect().import_dbapi()
         with _as_user(uid, gid):
-            engine, connection = connect(parse_url(settings.database))
-            connection.close()
-            engine.dispose()
-    except (DatabaseError, MappingError, PasswordError, TLSError) as error:
+            _try_database(settings)
+    except (BelongingError, DatabaseError, MappingError, PasswordError, TLSError) as error:
         raise StartError(str(error)) from None
+
+
+def _try_database(settings: Settings) -> None:
+    engine, connection = connect(parse_url(settings.database), settings.store_timeout)
+    try:
+        with connection.begin():
+            known = standing.read(connection)
+    finally:
+        connection.close()
+        engine.dispose()
+    for directory in {settings.state, settings.images}:
+        belonging.check(directory, None if known is None else known.identity)
+
+
+def become(uid: int | None) -> None:
+    """
+    Have the environment be that of the user that the server will run as (C{twistd --uid}).
+
+    Libraries look for files in its home, such as libpq for C{~/.pgpass}, and ssh for its keys.
+    """
+    with suppress(KeyError):
+        if uid is not None:
+            user = pwd.getpwuid(uid)
+            os.environ.update(HOME=user.pw_dir, USER=user.pw_name, LOGNAME=user.pw_name)
+
+
+def hand_over_log(path: Path, uid: int | None, gid: int | None) -> None:
+    """
+    Have the log's file be another user's before twistd opens it as root: it couldn't be read nor rotated by that user.
+
+    @raise StartError: it can't be made.
+    """
+    if uid is None and gid is None:
+        return
+    try:
+        # Nobody's link is followed: the directory may be another user's.
+        with os.fdopen(os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK, 0o600)) as file:
+            found = os.fstat(file.fileno())
+            if stat.S_ISREG(found.st_mode) and found.st_nlink == 1 and found.st_uid == os.geteuid():
+                os.fchown(file.fileno(), -1 if uid is None else uid, -1 if gid is None else gid)
+    except OSError as error:
+        raise StartError(f"log {path}: {error.strerror}") from None
 
 
 @contextmanager

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import atexit
 import os
 import sys
 import time
 from collections.abc import Callable
+from pathlib import Path
 from signal import SIGHUP, signal
 from threading import current_thread, main_thread
 from typing import Any
 
+from sqlalchemy.exc import SQLAlchemyError
 from twisted.application.service import Service
 from twisted.internet.defer import Deferred, succeed
 from twisted.internet.endpoints import wrapServerTLS
@@ -20,8 +23,10 @@ from twisted.internet.threads import deferToThreadPool
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
-from fluidvm.admin import PasswordError, ensure_admin
+from fluidvm import belonging
+from fluidvm.admin import PasswordError, ensure_admin, read_password
 from fluidvm.audit import AuditLog
+from fluidvm.belonging import BelongingError
 from fluidvm.call import Services
 from fluidvm.certificates import MappingError, read_mapping
 from fluidvm.consoles import Consoles
@@ -29,6 +34,7 @@ from fluidvm.driver_loader import DriverLoader
 from fluidvm.engine.contexts import Engine
 from fluidvm.engine.job import Resources
 from fluidvm.engine.plan import Planner
+from fluidvm.faults import Unavailable
 from fluidvm.image_files import MIB, ImageFiles
 from fluidvm.inventory import Inventory
 from fluidvm.logins import ADDRESSES_PER_USER, Logins
@@ -36,8 +42,9 @@ from fluidvm.node_watch import Habits, Nodes
 from fluidvm.objects import Image
 from fluidvm.options import Options, Settings
 from fluidvm.passwords import Hasher
-from fluidvm.preflight import Lock, StartError, check
+from fluidvm.preflight import Lock, StartError, become, check, hand_over_log
 from fluidvm.sessions import Sessions
+from fluidvm.store.connecting import sentence
 from fluidvm.store.database import Database, DatabaseError
 from fluidvm.store.users import load_known
 from fluidvm.transfers import Transfers
@@ -74,6 +81,7 @@ class Server(Service):  # type: ignore[misc]
     @param wall_clock: seconds since the epoch.
     @param lock: the state directory's and the database's, held until the server has stopped.
     @param fail: makes what is raised when the start fails.
+    @param end: stops the program, which has failed.
     """
 
     _log = Logger()
@@ -86,8 +94,10 @@ class Server(Service):  # type: ignore[misc]
         wall_clock: Callable[[], float] = time.time,
         lock: Lock | None = None,
         fail: Callable[[str], BaseException] = StartError,
+        end: Callable[[], object] = lambda: None,
     ) -> None:
         self._fail = fail
+        self._end = end
         self._lock = lock
         self.ports: list[IListeningPort] = []
         self._settings = settings
@@ -99,10 +109,12 @@ class Server(Service):  # type: ignore[misc]
         self._certificates: Certificates | None = None
         self._rereading: IDelayedCall | None = None
         self._mapping: dict[str, str] = {}
+        self._mapping_trouble = ""
+        self._admin_password: str | None = None
         self._old_handler: Any = None
         self._dropping: Deferred[None] = succeed(None)
         drivers = DriverLoader()
-        self._database = Database(settings.database, reactor)
+        self._database = Database(settings.database, reactor, settings.store_timeout, self._displaced)
         self.inventory = Inventory(self._database)
         self._audit = AuditLog(self._database, clock, wall_clock)
         hasher = Hasher(settings.password_memory, settings.password_rounds, settings.password_lanes)
@@ -140,13 +152,25 @@ class Server(Service):  # type: ignore[misc]
         reasons = []
         if not self.running:
             reasons.append("the server is starting or stopping")
-        if self._database.trouble:
-            reasons.append(f"the store fails: {self._database.trouble}")
-        return not reasons, {"status": "failing" if reasons else "ok", "reasons": reasons}
+        reasons += self._database.reasons()
+        certificates = "" if self._certificates is None else self._certificates.trouble
+        return not reasons, {
+            "status": "failing" if reasons else "ok", "reasons": reasons,
+            "warnings": [f"TLS: {words}" for words in (certificates, self._mapping_trouble) if words],
+            "store_waits": round(self._database.waits(), 1),
+        }  # fmt: skip
+
+    def _displaced(self, reason: str) -> None:
+        self._log.critical("The server stops, for it mustn't write to its database any more: {reason}", reason=reason)
+        self._end()
 
     def privilegedStartService(self) -> None:
-        """Open the ports. Fails if one can't be opened."""
+        """Open the ports, and read what may be root's alone. Fails if that can't be done."""
         settings = self._settings
+        try:
+            self._admin_password = self._password()
+        except PasswordError as error:
+            raise self._fail(str(error)) from None
         for description in settings.http:
             self._listen(endpoint(self._reactor, description), description)
         if settings.https and settings.tls is not None:
@@ -154,8 +178,13 @@ class Server(Service):  # type: ignore[misc]
                 self._certificates = Certificates(settings.tls)
             except TLSError as error:
                 raise self._fail(str(error)) from None
+            self._map(self._read_mapping())
             for description in settings.https:
                 self._listen(wrapServerTLS(self._certificates, endpoint(self._reactor, description)), description)
+
+    def _password(self) -> str:
+        path = self._settings.admin_password_file
+        return "" if path is None else read_password(path)
 
     def _listen(self, place: Any, description: str) -> None:
         failed: list[Failure] = []
@@ -170,23 +199,30 @@ class Server(Service):  # type: ignore[misc]
         settings = self._settings
         try:
             connection = self._database.open()
-            ensure_admin(connection, self._logins.hash_now, self._wall_clock(), settings.admin_password_file, settings.state)
-        except (DatabaseError, PasswordError) as error:
+            for directory in {settings.state, settings.images}:
+                belonging.mark(directory, self._database.identity)
+            password = self._password() if self._admin_password is None else self._admin_password
+            ensure_admin(connection, self._logins.hash_now, self._wall_clock(), password, settings.state)
+            self._admin_password = None
+            self.inventory.load(connection)
+            with connection.begin():
+                self._logins.load(load_known(connection, ADDRESSES_PER_USER))
+            self._engine.load(connection)
+        except (BelongingError, DatabaseError, PasswordError) as error:
             raise self._fail(str(error)) from None
-        self.inventory.load(connection)
+        except SQLAlchemyError as error:
+            raise self._fail(f"database: {sentence(error)}") from None
         try:
             self._images.start({image.id for image in self.inventory.all(Image)})
             self.uploads.load(connection)
         except OSError as error:
             raise self._fail(f"images directory {settings.images}: {error.strerror}") from None
-        with connection.begin():
-            self._logins.load(load_known(connection, ADDRESSES_PER_USER))
-        self._engine.load(connection)
         self._logins.start()
         self._nodes.start()
         self._engine.start()
         self._forget_contexts()
         if self._certificates is not None:
+            self._certificates.look()
             self._map(self._read_mapping())
             self._rereading = self._clock.callLater(REREAD_INTERVAL, self._reread)
         if current_thread() is main_thread():
@@ -200,7 +236,13 @@ class Server(Service):  # type: ignore[misc]
         """Drop old execution contexts and audit lines, now and then every hour."""
         self._forgetting = self._clock.callLater(FORGET_INTERVAL, self._forget_contexts)
         self._dropping = Deferred.fromCoroutine(self._forget_old())
-        self._dropping.addErrback(lambda failure: self._log.failure("What is old can't be dropped", failure))
+        self._dropping.addErrback(self._not_dropped)
+
+    def _not_dropped(self, failure: Failure) -> None:
+        if failure.check(Unavailable):  # in an hour, then
+            self._log.error("What is old can't be dropped: {error}", error=failure.getErrorMessage())
+        else:
+            self._log.failure("What is old can't be dropped", failure)
 
     async def _forget_old(self) -> None:
         now = self._wall_clock()
@@ -234,10 +276,13 @@ class Server(Service):  # type: ignore[misc]
     def _read_mapping(self) -> dict[str, str]:
         path = self._settings.certificate_users
         try:
-            return {} if path is None else read_mapping(path)
+            found = {} if path is None else read_mapping(path)
         except MappingError as error:
-            self._log.error("TLS: the old users serve on: {error}", error=str(error))
+            self._mapping_trouble = f"the old users serve on: {error}"
+            self._log.error("TLS: {trouble}", trouble=self._mapping_trouble)
             return dict(self._mapping)
+        self._mapping_trouble = ""
+        return found
 
     def _map(self, found: dict[str, str]) -> None:
         self._mapping.clear()
@@ -289,11 +334,24 @@ def makeService(options: Options) -> Server:
     # What the server writes is nobody else's business, whatever the umask was.
     os.umask(0o077)
     twistd: Any = options.parent or {}
+    uid, gid = twistd.get("uid"), twistd.get("gid")
+    log = twistd.get("logfile") or ("" if twistd.get("nodaemon") else "twistd.log")
+    become(uid)
     try:
-        lock = check(options.settings, twistd.get("uid"), twistd.get("gid"))
+        if log not in ("", "-") and not twistd.get("syslog"):
+            hand_over_log(Path(log), uid, gid)
+        lock = check(options.settings, uid, gid)
     except StartError as error:
         raise SystemExit(f"fluidvm: {error}") from None
     if twistd.get("nodaemon"):
-        return Server(options.settings, reactor, lock=lock, fail=lambda text: SystemExit(f"fluidvm: {text}"))
+        return Server(
+            options.settings, reactor, lock=lock, fail=lambda text: SystemExit(f"fluidvm: {text}"), end=lambda: _end(reactor)
+        )  # fmt: skip
     # A daemon's parent tells the terminal of exceptions only.
-    return Server(options.settings, reactor, lock=lock)
+    return Server(options.settings, reactor, lock=lock, end=lambda: _end(reactor))
+
+
+def _end(reactor: Any) -> None:
+    """Stop as for a signal, but tell who started the program that it has failed: twistd itself ends with 0."""
+    atexit.register(os._exit, 1)
+    reactor.stop()

@@ -106,7 +106,7 @@ class Job:
 
     async def flush(self) -> None:
         """Make what was noted durable now, and the memo with it: before the hypervisor is asked for something new."""
-        await self.inventory.commit(self.take_facts(), [self._save_memo(self.memo)])
+        await self.inventory.settle(self.take_facts(), [self._save_memo(self.memo)])
 
     async def reserve(self, owner: int, **asked: int) -> None:
         """

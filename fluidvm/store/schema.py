@@ -93,3 +93,8 @@ audit = Table(
     Column("target", Integer), Column("execution_context", Integer), Column("task", Integer), Column("code", Integer),
     Column("arguments", String), Column("error", String),
 )  # fmt: skip
+
+standing = Table(
+    "standing", metadata,
+    Column("id", Integer, primary_key=True), Column("identity", String), Column("term", String), Column("last", Integer),
+)  # fmt: skip

@@ -69,7 +69,7 @@ class ProcessCase(SynchronousTestCase):
             self.assertIsNone(server.poll(), self.output())
             try:
                 socket.create_connection(("127.0.0.1", self.port), 1).close()
-                if (self.state / "fluidvm.db").exists() and b"FluidVM answers" in (self.directory / "output").read_bytes():
+                if b"FluidVM answers" in (self.directory / "output").read_bytes():
                     return
             except OSError:
                 pass
@@ -196,6 +196,22 @@ class RefusalTests(ProcessCase):
 
     def test_an_unusable_database(self) -> None:
         self.refused("127.0.0.1", "--database", "postgresql://x:hunter2@127.0.0.1:1/x")
+
+    def test_a_directory_of_another_database(self) -> None:
+        """An empty one is another one: the files of all images would be nobody's."""
+        server = self.start()
+        server.terminate()
+        server.wait(PATIENCE)
+        image = self.state / "images" / "1.img"
+        image.write_text("an image")
+        database = self.state / "fluidvm.db"
+        database.rename(self.directory / "the-right-one.db")
+        self.refused("belongs to another database")
+        database.unlink()
+        self.refused("belongs to another database", "--database", f"sqlite:///{self.directory}/new.db")
+        self.assertEqual(image.read_text(), "an image")
+        (self.directory / "the-right-one.db").rename(database)
+        self.start().terminate()
 
     def test_a_state_directory_in_use(self) -> None:
         self.start()

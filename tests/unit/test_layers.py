@@ -30,7 +30,7 @@ LAYERS = [
         "conformance",
         "driver_answers",
     ],
-    ["audit", "disk_room", "image_urls", "image_fetch", "image_files", "patience", "node_host", "reconcile"],
+    ["audit", "belonging", "disk_room", "image_urls", "image_fetch", "image_files", "patience", "node_host", "reconcile"],
     ["node_storage", "node_snapshots"],
     ["sessions", "engine", "node_watch", "uploads"],
     ["consoles", "transfers"],

@@ -2,7 +2,13 @@ from __future__ import annotations
 
 from typing import Any
 
+from twisted.internet.defer import fail
+from zope.interface.interface import InterfaceClass
+
+from fluidvm import node_watch
 from fluidvm.driver import DomainSpec
+from fluidvm.faults import Unavailable
+from fluidvm.store.database import Database
 from tests.support import Client, Running, ServerCase
 
 
@@ -86,6 +92,29 @@ class NodeTests(ServerCase):
         code, words = await admin.fail("refresh_compute_node", node)
         self.assertEqual(code, 503)
         self.assertIn("told to fail", words)
+
+    async def off(self, running: Running, node: int, vm: int) -> None:
+        """Turn a VM off behind the server's back, while the store fails; check that it shows once the store is back."""
+        failing = self.patch(Database, "run", lambda *args: fail(Unavailable("The store failed: for the test.")))
+        (uuid,) = [domain.uuid for domain in simulated(running, node).domains()]
+        simulated(running, node).stop(uuid)
+        running.clock.advance(30)
+        failing.restore()
+        client = await running.login()
+        while (await client.call("get_vm", vm))["state"] != "stopped":
+            await running.pass_time(5)
+
+    async def test_what_happens_while_the_store_fails_shows_afterwards(self) -> None:
+        running = self.serve()
+        client = await running.login()
+        node = await client.node()
+        vm = await client.do("create_vm", {"name": "web"})
+        await client.do("start_vm", vm)
+        await self.off(running, node, vm)
+
+    async def test_polling_goes_on_though_the_store_failed(self) -> None:
+        self.patch(node_watch, "IEvents", InterfaceClass("INobodyProvidesThis"))
+        await self.test_what_happens_while_the_store_fails_shows_afterwards()
 
     async def test_foreign_guests(self) -> None:
         running = self.serve()

@@ -34,6 +34,17 @@ class SecondFactorTests(ServerCase):
         # A code is good once.
         await self.refused(402, running.call("authenticate", "admin", PASSWORD, code))
 
+    async def test_the_code_that_confirmed_it_is_good_for_one_login(self) -> None:
+        running = self.serve()
+        client = await running.login()
+        totp = pyotp.TOTP((await client.call("begin_second_factor", PASSWORD))["secret"])
+        code = self.code(client, totp)
+        await client.call("confirm_second_factor", code)
+        before = totp.at(int(running.now + running.clock.seconds()) - 30)
+        await self.refused(402, running.call("authenticate", "admin", PASSWORD, before))
+        await running.call("authenticate", "admin", PASSWORD, code)
+        await self.refused(402, running.call("authenticate", "admin", PASSWORD, code))
+
     async def test_survives_a_restart(self) -> None:
         running = self.serve()
         client = await running.login()

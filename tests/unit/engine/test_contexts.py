@@ -8,6 +8,7 @@ from typing import Any
 from twisted.internet.defer import Deferred
 
 from fluidvm.store.database import Database
+from fluidvm.store.writer import Writer
 from tests.support import PASSWORD, Client, ServerCase
 
 
@@ -356,13 +357,13 @@ class RecoveryTests(ServerCase):
         admin = await running.login()
         await admin.node()
         vm = await admin.do("create_vm", {"name": "web"})
-        real = Database._commit
+        real = Writer._transact
 
-        def slowly(database: Database, group: Any) -> Any:
+        def slowly(writer: Writer, connection: Any, group: Any) -> Any:
             time.sleep(0.2)  # in the store's thread
-            return real(database, group)
+            return real(writer, connection, group)
 
-        self.patch(Database, "_commit", slowly)
+        self.patch(Writer, "_transact", slowly)
         await admin.call("start_vm", vm)
         committing = Deferred.fromCoroutine(admin.call("commit_tasks"))
         answered = 0

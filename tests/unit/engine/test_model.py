@@ -41,6 +41,10 @@ class InlineDatabase(Database):
         self._engine, self._connection = connect(self._url)
         return self._connection
 
+    @property
+    def identity(self) -> str:
+        return "the model's"
+
     def run(self, function: Any, *args: Any) -> Any:
         return execute(self._call, function, args)
 

@@ -125,6 +125,25 @@ class UrlTests(SynchronousTestCase):
         for url in ("nonsense", "mysql://x/y", ""):
             self.assertRaises(DatabaseError, parse_url, url)
 
+    def test_urls_of_several_hosts(self) -> None:
+        for url, hosts, ports in (
+            ("postgresql://u@a:1,b:2/db", "a,b", "1,2"),
+            ("postgresql://u:p%40w@a,b:2/db?sslmode=require", "a,b", ",2"),
+            ("postgres://[::1]:1,b.example/db", "::1,b.example", "1,"),
+            ("postgresql+psycopg://u@/db?host=a:1&host=b:2", "a,b", "1,2"),
+            ("postgresql://u@/db?host=a,b&port=1,2&target_session_attrs=read-write", "a,b", "1,2"),
+        ):
+            parsed = parse_url(url)
+            _, options = parsed.get_dialect()().create_connect_args(parsed)
+            self.assertEqual((options["host"], options["port"], options["dbname"]), (hosts, ports, "db"), url)
+        for url in (
+            "postgresql://u@a:x,b:2/db", "postgresql://u@a:1:1,b:2/db", "postgresql://u@,b:2/db", "postgresql://u@h:1,/db",
+            "postgresql://u@/db?host=a:x&host=b:1", "postgresql://u@a:port/db",
+            "postgresql://u@/db?host=a,b&port=1,2,3", "postgresql://[::1,b/db",
+        ):  # fmt: skip
+            words = str(self.assertRaises(DatabaseError, parse_url, url))
+            self.assertNotIn("\n", words)
+
     def test_passwords_in_urls_are_not_shown(self) -> None:
         database = Database("postgresql://someone:hunter2@127.0.0.1:1/nowhere", reactor)
         refused = self.assertRaises(DatabaseError, database.open)
