@@ -111,21 +111,18 @@ class Source:
             raise Displaced("another server has taken the database over, or another database has its place")
         return found
 
-    def check(self) -> None:
-        """See that the files are the same. Blocks. @raise DatabaseError: they aren't."""
-        self._files.check()
-
     def move(self, connection: Connection, number: int, written: bool) -> bool:
         """
         Give the transaction under way its number, at its end.
 
         @param written: whether it has written something, as far as known.
         @return: whether it has.
+        @raise DatabaseError: a file of the database was deleted or replaced.
         @raise Displaced: another server has begun since.
         """
+        self._files.check()
         if not written:
             return False
-        self.check()
         if standing.move(connection, self._term, number):
             return True
         found = standing.read(connection)

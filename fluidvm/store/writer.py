@@ -280,7 +280,6 @@ class Writer:
         return happened
 
     def _transact(self, connection: Connection, group: list[Work]) -> list[Any]:
-        self._source.check()
         before = _written(connection)
         transaction = connection.begin()
         try:
