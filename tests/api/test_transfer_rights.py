@@ -193,9 +193,20 @@ class UploadTests(RightsCase):
         await self.ends(raw, b"401")
 
     async def test_the_server_stops(self) -> None:
-        """What has come is kept and counts at the next start."""
+        """What has come is kept and counts at the next start; nothing that it needs is stopped before."""
         raw = await self.began()
-        await self.there.stop()
+        server, gate, asked, stopped = self.there.server, Deferred[None](), [], []
+        uploaded, stop = self.files.uploaded, server._nodes.stop
+        self.patch(
+            self.files, "uploaded", lambda *key: asked.append(key) or gate.addCallback(lambda nothing: uploaded(*key))
+        )
+        self.patch(server._nodes, "stop", lambda: stopped.append(True) or stop())
+        stopping = Deferred.fromCoroutine(self.there.stop())
+        await self.until(lambda: asked)
+        self.assertEqual(stopped, [])
+        gate.callback(None)
+        await stopping
+        self.assertEqual((stopped, server.uploads._busy), ([True], set()))
         self.running.remove(self.there)
         await self.until(lambda: b"HTTP/1.1 503" in raw.seen)
         self.there = self.serve()
