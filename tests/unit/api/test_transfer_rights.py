@@ -61,13 +61,13 @@ class DownloadTests(RightsCase):
         return await self.ann.do("create_disk", spec)
 
     async def ends(self, raw: Raw, words: str) -> None:
-        """The client sees that it hasn't got all."""
+        """It does at once, also while the client doesn't read; and that sees that it hasn't got all."""
+        await self.until(lambda: len(self.there.server.transfers) == 0)
         raw.transport.resumeProducing()
         await self.until(lambda: raw.lost)
         self.assertIn(b"HTTP/1.1 200", bytes(raw.seen[:20]))
         self.assertIn(b"Content-Length: %d\r\n" % (BIG * MIB), bytes(raw.seen[:1000]))
         self.assertLess(len(raw.seen), BIG * MIB)
-        self.assertEqual(len(self.there.server.transfers), 0)
         (line,) = await self.lines("download")
         self.assertIn(words, line["error"])
 
@@ -193,9 +193,20 @@ class UploadTests(RightsCase):
         await self.ends(raw, b"401")
 
     async def test_the_server_stops(self) -> None:
-        """What has come is kept and counts at the next start."""
+        """What has come is kept and counts at the next start; nothing that it needs is stopped before."""
         raw = await self.began()
-        await self.there.stop()
+        server, gate, asked, stopped = self.there.server, Deferred[None](), [], []
+        uploaded, stop = self.files.uploaded, server._nodes.stop
+        self.patch(
+            self.files, "uploaded", lambda *key: asked.append(key) or gate.addCallback(lambda nothing: uploaded(*key))
+        )
+        self.patch(server._nodes, "stop", lambda: stopped.append(True) or stop())
+        stopping = Deferred.fromCoroutine(self.there.stop())
+        await self.until(lambda: asked)
+        self.assertEqual(stopped, [])
+        gate.callback(None)
+        await stopping
+        self.assertEqual((stopped, server.uploads._busy), ([True], set()))
         self.running.remove(self.there)
         await self.until(lambda: b"HTTP/1.1 503" in raw.seen)
         self.there = self.serve()

@@ -63,3 +63,19 @@ class ClaimsTests(SynchronousTestCase):
             finished += 1
         self.assertEqual(finished, len(wishes))
         self.assertFalse(any(map(claims.held, (A, B, C))))
+
+    def test_who_looks_on_hears_of_claims(self) -> None:
+        """Before they are granted, once each, and not after it looks no more."""
+        claims, heard = Claims(), []
+        watch = claims.watch([("disk", 1), ("vm", 1)], lambda: heard.append(claims.held(("disk", 1))))
+        first = self.successResultOf(claims.take([("disk", 1), ("disk", 2)]))
+        self.assertEqual(heard, [False])
+        self.assertNoResult(claims.take([("disk", 1)]))
+        claims.take([("disk", 3)])
+        self.assertEqual(heard, [False, True])
+        watch.end()
+        watch.end()
+        claims.take([("vm", 1)])
+        claims.release(first)
+        self.assertEqual(len(heard), 2)
+        self.assertEqual(claims._watches, {})
