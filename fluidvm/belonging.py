@@ -39,7 +39,7 @@ def check(directory: Path, identity: str | None) -> None:
 
 def mark(directory: Path, identity: str) -> None:
     """
-    As L{check}, and have the directory belong to the database, if it belongs to none yet.
+    As L{check}, and have the directory belong to the database, if it belongs to none yet; made if it isn't there.
 
     @raise BelongingError: as L{check}, or it can't be written.
     """
@@ -48,6 +48,7 @@ def mark(directory: Path, identity: str) -> None:
     if path.exists():
         return
     try:
+        directory.mkdir(mode=0o700, parents=True, exist_ok=True)
         with os.fdopen(os.open(new, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w") as file:
             file.write(identity + "\n")
             file.flush()

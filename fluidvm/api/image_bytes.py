@@ -29,7 +29,7 @@ async def drain(job: Job, disk: Disk, image: Image) -> None:
     @raise QuotaExceeded: its owner's plan, or the server's disk, hasn't the space.
     """
     connection = await job.connection(disk.compute_node, IImages)
-    length = await job.interruptible(connection.measure_volume(disk.pool, disk.volume))
+    length = await job.interruptible(connection.measure_volume(disk.pool, disk.volume, disk.format))
     await _expect(job, image, length)
     await job.images.begin(image.id)
     offset = 0
