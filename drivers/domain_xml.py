@@ -83,6 +83,8 @@ def _disk(parent: Element | None, disk: DomainDisk, shares: Shares | None = None
     element = Element("disk", type="file", device="disk")
     _attributes(element, "driver", name="qemu", type=disk.format)
     _attributes(element, "source", file=disk.path)
+    # The end of the chain: nobody looks into the file for what it may lead to.
+    SubElement(element, "backingStore")
     _attributes(element, "target", dev=disk.target, bus="virtio")
     if shares is not None and (shares.disk_iops or shares.disk_mbps):
         tune = SubElement(element, "iotune")
@@ -244,6 +246,23 @@ def probe_xml(name: str, platform: Platform, kernel: str, initrd: str) -> str:
     return ElementTree.tostring(domain, encoding="unicode")
 
 
+def unlink_xml(name: str, path: str) -> str:
+    """
+    Write a domain that is never started: a file is the memory of its firmware.
+
+    @param name: begins with L{PROBE_PREFIX}.
+    """
+    domain = Element("domain", type="qemu")
+    _text(domain, "name", name)
+    _text(domain, "memory", "32", unit="MiB")
+    boot = SubElement(domain, "os")
+    _text(boot, "type", "hvm", machine="pc")
+    _text(boot, "loader", "/nonexistent", readonly="yes", type="pflash")
+    _text(boot, "nvram", path)
+    SubElement(SubElement(domain, "features"), "acpi")
+    return ElementTree.tostring(domain, encoding="unicode")
+
+
 def _amount(element: Element | None) -> int:
     """A sized element's bytes; libvirt writes KiB where no unit is."""
     if element is None or not element.text:
@@ -305,15 +324,15 @@ def pool_xml(name: str, path: str) -> str:
     return ElementTree.tostring(pool, encoding="unicode")
 
 
-def volume_xml(name: str, size: int, format: str) -> str:
+def volume_xml(name: str, size: int, format: str, unit: str = "MiB") -> str:
     """
     Write an empty volume, which takes space as it is written to.
 
-    @param size: MiB.
+    @param size: MiB, or C{bytes} if C{unit} says so.
     """
     volume = Element("volume")
     _text(volume, "name", name)
-    _text(volume, "capacity", str(size), unit="MiB")
+    _text(volume, "capacity", str(size), unit=unit)
     _text(volume, "allocation", "0")
     target = SubElement(volume, "target")
     SubElement(target, "format", type=format)
@@ -334,6 +353,11 @@ def parse_volume(text: str) -> tuple[str, str, str, int]:
         "raw" if kind is None else kind.get("type", "raw"),
         _mib(_amount_in_bytes(volume.find("capacity"))),
     )
+
+
+def has_backing(text: str) -> bool:
+    """Read whether a volume leads to another file."""
+    return ElementTree.fromstring(text).find("backingStore") is not None  # noqa: S314 - as above
 
 
 def _amount_in_bytes(element: Element | None) -> int:

@@ -21,6 +21,7 @@ _HARMLESS = frozenset(
     }
 )  # fmt: skip
 _NEEDED = ("memoryBacking", "numatune", "launchSecurity", "idmap", "bootloader")
+_FORMATS = ("qcow2", "raw")
 _BOOT = {"hd": "disk", "network": "network", "cdrom": "cdrom"}
 _BOOTABLE = {"disk": "disk", "interface": "network", "cdrom": "cdrom"}
 _QEMU = "{http://libvirt.org/schemas/domain/qemu/1.0}"
@@ -83,9 +84,16 @@ def _lost_disk(disk: Element) -> str:
         return f"its disk {name} is no file"
     if target is None or target.get("bus") != "virtio":
         return f"its disk {name} is on no virtio bus"
-    for tag in ("readonly", "shareable", "transient", "encryption"):
+    driver, backing = disk.find("driver"), disk.find("backingStore")
+    # Where none is named it is raw: to libvirt, too.
+    format = "raw" if driver is None else driver.get("type", "raw")
+    if format not in _FORMATS:
+        return f"its disk {name} has format {format}; known are {' and '.join(_FORMATS)}"
+    if backing is not None and len(backing):
+        return f"its disk {name} leads to another file (a backing file)"
+    for tag in ("readonly", "shareable", "transient", "encryption", "slices", "dataStore"):
         if disk.find(tag) is not None or source.find(tag) is not None:
-            return f"its disk {name} is {tag}"
+            return f"its disk {name} is {tag}" if tag not in ("slices", "dataStore") else f"its disk {name} has {tag}"
     return ""
 
 

@@ -12,7 +12,7 @@ from zope.interface import implementer
 
 from fluidvm.driver import NAME_PATTERN, Choice, DriverError, DriverHost, IDriver, Struct, Text, Unreachable
 
-from .domain_xml import PROBE_PREFIX, Platform, parse_domain_kinds, probe_xml
+from .domain_xml import PROBE_PREFIX, Platform, parse_domain_kinds, probe_xml, unlink_xml
 from .libvirt_adoption import LibvirtAdoption
 from .libvirt_connection import check_uri, open_connection, verb
 from .libvirt_console import LibvirtSerial, LibvirtVnc
@@ -84,6 +84,11 @@ class KvmConnection(
     async def version(self) -> str:
         _, words = await self.accelerator()
         return f"{await super().version()} ({words})"
+
+    def _do_unlink(self, volume: Any) -> None:
+        # As a stopped domain's firmware's memory it goes with the domain: libvirt removes that without looking at it.
+        domain = self._connection.defineXML(unlink_xml(f"{PROBE_PREFIX}{uuids.uuid4()}", volume.path()))
+        domain.undefineFlags(libvirt.VIR_DOMAIN_UNDEFINE_NVRAM)
 
     @property
     def _machine(self) -> str:

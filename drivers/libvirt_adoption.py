@@ -7,11 +7,11 @@ from pathlib import PurePosixPath
 import libvirt
 from zope.interface import implementer
 
-from fluidvm.driver import DomainSpec, IAdoption, NoSuchThing, Unsupported, Volume
+from fluidvm.driver import DomainSpec, IAdoption, NoSuchThing, Unsupported, Volume, WrongState
 
 from .foreign_xml import read_spec
 from .libvirt_connection import verb
-from .libvirt_disks import LibvirtDisks, _describe
+from .libvirt_disks import LibvirtDisks, checked
 from .libvirt_errors import code_of
 
 _NONE = (libvirt.VIR_ERR_NO_STORAGE_POOL, libvirt.VIR_ERR_NO_STORAGE_VOL)
@@ -33,14 +33,17 @@ class LibvirtAdoption(LibvirtDisks):
         return read_spec(domain.XMLDesc(libvirt.VIR_DOMAIN_XML_INACTIVE), machine, bool(domain.autostart()))
 
     @verb
-    async def volume_of(self, path: str) -> Volume:
-        return await self._call(f"volume {path}", self._do_volume_of, path)
+    async def volume_of(self, path: str, format: str) -> Volume:
+        return await self._call(f"volume {path}", self._do_volume_of, path, format)
 
-    def _do_volume_of(self, path: str) -> Volume:
+    def _do_volume_of(self, path: str, format: str) -> Volume:
         try:
             pool = self._connection.storagePoolLookupByTargetPath(str(PurePosixPath(path).parent))
             self._do_pool(pool.name())
-            return _describe(pool.name(), self._connection.storageVolLookupByPath(path))
+            volume = self._connection.storageVolLookupByPath(path)
+            return checked(self._connection, pool.name(), volume, format)
+        except WrongState as error:
+            raise Unsupported(f"{path} hasn't the format {format} that the domain has it with.") from error
         except libvirt.libvirtError as error:
             if code_of(error) in _NONE:
                 raise NoSuchThing(f"{path} is a volume of no storage pool of the host's.") from error

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import PurePosixPath
 from typing import Any
 
@@ -23,11 +23,13 @@ from fluidvm.driver import (
     WrongState,
 )
 
-from .domain_xml import disk_xml, parse_domain, parse_pool_path, parse_volume, pool_xml, volume_xml
+from .domain_xml import disk_xml, has_backing, parse_domain, parse_pool_path, parse_volume, pool_xml, volume_xml
+from .libvirt_bytes import file_size, mistaken
 from .libvirt_connection import verb
 from .libvirt_domains import LibvirtDomains
 from .libvirt_errors import code_of
 
+MIB = 2**20
 LET_GO = 15.0
 """Seconds that a guest has to let go of a disk."""
 
@@ -98,12 +100,13 @@ class LibvirtDisks(LibvirtDomains):
             raise
 
     @verb
-    async def list_volumes(self, pool: str) -> Sequence[Volume]:
+    async def list_volumes(self, pool: str, formats: Mapping[str, str] = {}) -> Sequence[Volume]:
         def act() -> Sequence[Volume]:
             found = []
             for volume in self._do_pool(pool).listAllVolumes():
                 try:
-                    found.append(_describe(pool, volume))
+                    format = formats.get(volume.name(), "raw")
+                    found.append(describe(self._connection, pool, volume, format))
                 except libvirt.libvirtError as error:
                     if code_of(error) != libvirt.VIR_ERR_NO_STORAGE_VOL:
                         raise
@@ -132,7 +135,7 @@ class LibvirtDisks(LibvirtDomains):
         volume = self._do_volume(pool, name)
         if volume is None:
             volume = pool.createXML(volume_xml(name, size, format))
-        made = _describe(pool_name, volume)
+        made = describe(self._connection, pool_name, volume, format)
         if (made.size, made.format) != (size, format):
             raise AlreadyThere(
                 f"Storage pool {pool_name} has a volume {name} already, of {made.size} MiB in format {made.format}."
@@ -148,8 +151,21 @@ class LibvirtDisks(LibvirtDomains):
 
     def _do_delete(self, pool: str, name: str) -> None:
         volume = self._do_volume(self._do_pool(pool), name)
-        if volume is not None:
+        if volume is None:
+            return
+        try:
             volume.delete()
+        except libvirt.libvirtError:
+            if not mistaken(volume):
+                raise
+            self._do_unlink(volume)
+
+    def _do_unlink(self, volume: Any) -> None:
+        """Remove the file of a volume that libvirt takes for a directory."""
+        raise DriverError(
+            f"Volume {volume.name()} begins as Virtuozzo's images do, and libvirt takes it for one: remove {volume.path()} "
+            "on the host by hand."
+        )
 
     def _do_exists(self, path: str) -> bool | None:
         known = super()._do_exists(path)
@@ -252,6 +268,33 @@ def _find_disk(definition: str, target: str) -> DomainDisk | None:
     return next((disk for disk in parse_domain(definition).disks if disk.target == target), None)
 
 
-def _describe(pool: str, volume: Any) -> Volume:
-    name, path, format, size = parse_volume(volume.XMLDesc())
-    return Volume(pool, name, path, format, size)
+def describe(connection: Any, pool: str, volume: Any, format: str) -> Volume:
+    """
+    Tell a volume, of the format that it was made with; blocks.
+
+    Only where that isn't raw, and no guest can write its head, libvirt is asked what is in it. A volume that libvirt finds
+    to have another format is told as raw.
+    """
+    if format != "raw":
+        try:
+            name, path, there, size = parse_volume(volume.XMLDesc())
+        except libvirt.libvirtError:
+            there = ""
+        if there == format:
+            return Volume(pool, name, path, format, size)
+    return Volume(pool, volume.name(), volume.path(), "raw", -(-file_size(connection, volume) // MIB))
+
+
+def checked(connection: Any, pool: str, volume: Any, format: str) -> Volume:
+    """
+    As L{describe}, of a volume that tools are to work on by its format; blocks.
+
+    @raise WrongState: it hasn't the format.
+    @raise Unsupported: it leads to another file.
+    """
+    told = describe(connection, pool, volume, format)
+    if told.format != format:
+        raise WrongState(f"Volume {told.name} was made with format {format}, and isn't {format} any more.")
+    if format != "raw" and has_backing(volume.XMLDesc()):
+        raise Unsupported(f"Volume {told.name} leads to another file (a backing file); it has to stand alone.")
+    return told

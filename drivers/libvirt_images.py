@@ -2,16 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Any
-
-import libvirt
 from zope.interface import implementer
 
 from fluidvm.driver import DriverError, IImages, WrongState
 
+from .libvirt_bytes import file_size, read, write
 from .libvirt_connection import verb
-from .libvirt_disks import _describe
-from .libvirt_migration import CHUNK, _do_abort
 from .libvirt_volumes import LibvirtVolumes
 
 
@@ -20,57 +16,34 @@ class LibvirtImages(LibvirtVolumes):
     """A host whose volumes' bytes can be read and written."""
 
     @verb
-    async def measure_volume(self, pool: str, name: str) -> int:
+    async def measure_volume(self, pool: str, name: str, format: str) -> int:
         subject = f"volume {name} in storage pool {pool}"
-        return await self._call(subject, lambda: _size(self._do_existing(pool, name)))
+        return await self._call(subject, lambda: file_size(self._connection, self._do_existing(pool, name)))
 
     @verb
-    async def read_volume(self, pool: str, name: str, offset: int, length: int) -> bytes:
+    async def read_volume(self, pool: str, name: str, format: str, offset: int, length: int) -> bytes:
         subject = f"volume {name} in storage pool {pool}"
         return await self._call_in(self._host.run_long, subject, self._do_read, pool, name, offset, length)
 
     def _do_read(self, pool: str, name: str, offset: int, length: int) -> bytes:
         volume = self._do_existing(pool, name)
         self._do_check_unused(volume)
-        length = min(length, _size(volume) - offset)
+        length = min(length, file_size(self._connection, volume) - offset)
         if length <= 0:
             return b""
-        stream = self._connection.newStream()
-        found = bytearray()
-        try:
-            volume.download(stream, offset, length)
-            while data := stream.recv(CHUNK):
-                found += data
-            stream.finish()
-        except libvirt.libvirtError:
-            _do_abort([stream])
-            raise
+        found = read(self._connection, volume, offset, length)
         if len(found) != length:
             raise DriverError(f"Volume {name} gave {len(found)} bytes of {length}.")
-        return bytes(found)
+        return found
 
     @verb
-    async def write_volume(self, pool: str, name: str, offset: int, data: bytes) -> None:
+    async def write_volume(self, pool: str, name: str, format: str, offset: int, data: bytes) -> None:
         subject = f"volume {name} in storage pool {pool}"
-        await self._call_in(self._host.run_long, subject, self._do_write, pool, name, offset, data)
+        await self._call_in(self._host.run_long, subject, self._do_write, pool, name, format, offset, data)
 
-    def _do_write(self, pool: str, name: str, offset: int, data: bytes) -> None:
+    def _do_write(self, pool: str, name: str, format: str, offset: int, data: bytes) -> None:
         volume = self._do_existing(pool, name)
         self._do_check_unused(volume)
-        if _describe(pool, volume).format == "raw" and offset + len(data) > _size(volume):
+        if format == "raw" and offset + len(data) > file_size(self._connection, volume):
             raise WrongState(f"Volume {name} ends before byte {offset + len(data)}.")
-        stream = self._connection.newStream()
-        try:
-            volume.upload(stream, offset, len(data))
-            view = memoryview(data)
-            while view:
-                view = view[stream.send(bytes(view[:CHUNK])) :]
-            stream.finish()
-        except libvirt.libvirtError:
-            _do_abort([stream])
-            raise
-
-
-def _size(volume: Any) -> int:
-    """Its file's bytes."""
-    return int(volume.infoFlags(libvirt.VIR_STORAGE_VOL_GET_PHYSICAL)[2])
+        write(self._connection, volume, offset, data)

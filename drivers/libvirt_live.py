@@ -151,8 +151,10 @@ def moved_xml(text: str, paths: Mapping[str, str], log: str) -> str:
         source, backing = disk.find("source"), disk.find("backingStore")
         if source is not None and source.get("file") in paths:
             source.set("file", paths[source.get("file", "")])
-            if backing is not None:
-                disk.remove(backing)
+            # The copy stands alone; without an end of the chain the other host would look into it for one.
+            if backing is None:
+                backing = ElementTree.SubElement(disk, "backingStore")
+            backing.clear()
     for port in (*domain.iterfind("devices/serial"), *domain.iterfind("devices/console")):
         there = port.find("log")
         if there is not None and log:

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import threading
-from collections.abc import Coroutine, Sequence
+from collections.abc import Coroutine, Mapping, Sequence
 from typing import Any
 
 import libvirt
@@ -14,35 +13,13 @@ from zope.interface import implementer
 from fluidvm.driver import AlreadyThere, DomainDisk, DomainSpec, DomainState, IMigration, NoSuchThing, Progress, WrongState
 
 from .domain_xml import parse_domain
+from .libvirt_bytes import Copying, allocated, copy
 from .libvirt_connection import verb
-from .libvirt_disks import LibvirtDisks
+from .libvirt_disks import LibvirtDisks, checked
 from .libvirt_errors import code_of
 
-CHUNK = 256 * 1024
-"""Bytes that go through the server in one piece: what libvirt puts into one message."""
-HOLE = -3
-"""What C{recvFlags} answers where the volume has a hole."""
 LOOK = 0.25
 """Seconds between two looks at how far a copy is."""
-
-
-class Copying:
-    """
-    How far the copying of a domain's volumes is: written by the thread that copies, read by the reactor.
-
-    @ivar total: bytes that are to be copied; holes aren't.
-    @ivar stop: set: the thread leaves off.
-    """
-
-    def __init__(self) -> None:
-        self.total = 0
-        self.done = 0
-        self.stop = threading.Event()
-
-    @property
-    def percentage(self) -> int:
-        """0 to 99."""
-        return min(99, 100 * self.done // self.total) if self.total else 0
 
 
 @implementer(IMigration)
@@ -73,7 +50,7 @@ class LibvirtMigration(LibvirtDisks):
                 await self._move_running(subject, spec, to, _pairs(spec, disks) if copy_storage else [], progress)
                 return
             if copy_storage:
-                await self._copy(subject, to, _pairs(spec, disks), progress)
+                await self._copy(subject, to, spec, _pairs(spec, disks), progress)
         # What is defined there has whole disks: from here on it is only carried to its end.
         await self._to_the_end(self._hand_over(spec, to, spec.uuid in others))
         progress(100)
@@ -138,9 +115,12 @@ class LibvirtMigration(LibvirtDisks):
         if isinstance(ended[0], Failure):
             ended[0].raiseException()
 
-    async def _copy(self, subject: str, to: Any, pairs: Sequence[tuple[str, str]], progress: Progress) -> None:
+    async def _copy(
+        self, subject: str, to: Any, spec: DomainSpec, pairs: Sequence[tuple[str, str]], progress: Progress
+    ) -> None:
         copying = Copying()
-        working = self._host.run_long(self._guarded, subject, self._do_copy_all, to, pairs, copying)
+        formats = {disk.path: disk.format for disk in spec.disks}
+        working = self._host.run_long(self._guarded, subject, self._do_copy_all, to, pairs, formats, copying)
         ended: list[Any] = []
         working.addBoth(ended.append)
         cancelled, told = False, 0
@@ -158,14 +138,17 @@ class LibvirtMigration(LibvirtDisks):
         if isinstance(ended[0], Failure):
             ended[0].raiseException()
 
-    def _do_copy_all(self, to: Any, pairs: Sequence[tuple[str, str]], copying: Copying) -> None:
-        volumes = [(_do_volume_at(self._connection, here), _do_volume_at(to.libvirt, there)) for here, there in pairs]
-        for source, target in volumes:
-            if source.info()[1] != target.info()[1]:
+    def _do_copy_all(self, to: Any, pairs: Sequence[tuple[str, str]], formats: Mapping[str, str], copying: Copying) -> None:
+        volumes = []
+        for here, there in pairs:
+            source, target = _do_volume_at(self._connection, here), _do_volume_at(to.libvirt, there)
+            volumes.append((source, target))
+            size = checked(self._connection, "", source, formats[there]).size
+            if size != checked(to.libvirt, "", target, formats[there]).size:
                 raise AlreadyThere(f"Volume {target.name()} isn't as large as {source.name()}.")
-            copying.total += source.info()[2]
+            copying.total += allocated(source)
         for source, target in volumes:
-            _do_copy(self._connection.newStream(), source, to.libvirt.newStream(), target, copying)
+            copy(self._connection.newStream(), source, to.libvirt.newStream(), target, copying)
             if copying.stop.is_set():
                 return
 
@@ -188,40 +171,3 @@ def _do_volume_at(connection: Any, path: str) -> Any:
         if code_of(error) == libvirt.VIR_ERR_NO_STORAGE_VOL:
             raise NoSuchThing(f"{path} is no volume on its host.") from error
         raise
-
-
-def _do_copy(down: Any, source: Any, up: Any, target: Any, copying: Copying) -> None:
-    """
-    Copy a volume's file, with its holes, onto a new one.
-
-    @see: U{https://libvirt.org/html/libvirt-libvirt-stream.html}
-    """
-    streams = (down, up)
-    try:
-        source.download(down, 0, 0, libvirt.VIR_STORAGE_VOL_DOWNLOAD_SPARSE_STREAM)
-        target.upload(up, 0, 0, libvirt.VIR_STORAGE_VOL_UPLOAD_SPARSE_STREAM)
-        while not copying.stop.is_set():
-            data = down.recvFlags(CHUNK, libvirt.VIR_STREAM_RECV_STOP_AT_HOLE)
-            if data == HOLE:
-                up.sendHole(down.recvHole())
-            elif data:
-                sent = 0
-                while sent < len(data):
-                    sent += up.send(data[sent:])
-                copying.done += len(data)
-            else:
-                down.finish()
-                up.finish()
-                return
-    except libvirt.libvirtError:
-        _do_abort(streams)
-        raise
-    _do_abort(streams)
-
-
-def _do_abort(streams: Sequence[Any]) -> None:
-    for stream in streams:
-        try:
-            stream.abort()
-        except libvirt.libvirtError:
-            continue  # one that failed or hadn't begun has nothing to abort

@@ -23,7 +23,7 @@ from fluidvm.driver import DomainDisk, IVolumeSnapshots, NoSuchThing, Snapshot, 
 
 from .domain_xml import KEEPER_PREFIX, disk_xml, parse_domain
 from .libvirt_connection import verb
-from .libvirt_disks import LibvirtDisks, _describe
+from .libvirt_disks import LibvirtDisks, checked
 from .libvirt_errors import code_of
 from .libvirt_snapshots import LibvirtSnapshots
 
@@ -60,11 +60,12 @@ class LibvirtVolumeSnapshots(LibvirtSnapshots, LibvirtDisks):
     async def _volume_verb(self, what: str, pool: str, name: str, function: Callable[..., None], *args: Any) -> None:
         await self._call_in(self._host.run_long, f"{what} of volume {name}", function, pool, name, *args)
 
-    def _do_kept_volume(self, pool: str, name: str) -> Volume:
+    def _do_kept_volume(self, pool: str, name: str, format: str) -> Volume:
+        """@raise WrongState: a volume hasn't the format: C{qemu-img}, which works on it, finds out for itself what it is."""
         volume = self._do_volume(self._do_pool(pool), name)
         if volume is None:
             raise NoSuchThing(f"Storage pool {pool} has no volume {name}.")
-        return _describe(pool, volume)
+        return checked(self._connection, pool, volume, format)
 
     def _do_knows(self, pool: str, name: str) -> bool:
         """Whether the host saw a volume when it looked last."""
@@ -103,20 +104,20 @@ class LibvirtVolumeSnapshots(LibvirtSnapshots, LibvirtDisks):
         keeper = self._do_keeper(pool, name)
         if keeper is None and not self._do_knows(pool, name):
             # Looking at a pool anew looks at all of its volumes: not for each of them, when there are thousands.
-            self._do_kept_volume(pool, name)
+            self._do_kept_volume(pool, name, "raw")
         if keeper is None:
             return []
         told = self._do_list_snapshots(keeper.UUIDString())
         return [replace(one, name=one.name.removeprefix(MARK)) for one in told]
 
     @verb
-    async def create_volume_snapshot(self, pool: str, name: str, snapshot: str) -> None:
+    async def create_volume_snapshot(self, pool: str, name: str, format: str, snapshot: str) -> None:
         # What it is to run on, though it never does: asked in the reactor.
         kind = (await self.platform("")).kind
-        await self._volume_verb(f"snapshot {snapshot}", pool, name, self._do_keep_volume, snapshot, kind)
+        await self._volume_verb(f"snapshot {snapshot}", pool, name, self._do_keep_volume, format, snapshot, kind)
 
-    def _do_keep_volume(self, pool: str, name: str, snapshot: str, kind: str) -> None:
-        volume = self._do_kept_volume(pool, name)
+    def _do_keep_volume(self, pool: str, name: str, format: str, snapshot: str, kind: str) -> None:
+        volume = self._do_kept_volume(pool, name, format)
         keeper = self._do_keeper(pool, name)
         if keeper is not None and self._do_snapshot(keeper, MARK + snapshot) is not None:
             return
@@ -134,12 +135,12 @@ class LibvirtVolumeSnapshots(LibvirtSnapshots, LibvirtDisks):
             _do_let_go(keeper)
 
     @verb
-    async def revert_volume(self, pool: str, name: str, snapshot: str) -> None:
-        await self._volume_verb(f"going back to snapshot {snapshot}", pool, name, self._do_revert_volume, snapshot)
+    async def revert_volume(self, pool: str, name: str, format: str, snapshot: str) -> None:
+        await self._volume_verb(f"going back to snapshot {snapshot}", pool, name, self._do_revert_volume, format, snapshot)
 
-    def _do_revert_volume(self, pool: str, name: str, snapshot: str) -> None:
-        volume = self._do_kept_volume(pool, name)
-        keeper = self._do_keeper(pool, name)
+    def _do_revert_volume(self, pool: str, name: str, format: str, snapshot: str) -> None:
+        volume = self._do_kept_volume(pool, name, format)
+        keeper = self._do_keeper(pool, name) if volume.format == "qcow2" else None
         kept = None if keeper is None else self._do_snapshot(keeper, MARK + snapshot)
         if keeper is None or kept is None:
             raise NoSuchThing(f"Volume {name} has no snapshot {snapshot}.")
@@ -147,12 +148,14 @@ class LibvirtVolumeSnapshots(LibvirtSnapshots, LibvirtDisks):
         keeper.revertToSnapshot(kept, 0)
 
     @verb
-    async def delete_volume_snapshot(self, pool: str, name: str, snapshot: str) -> None:
-        await self._volume_verb(f"removal of snapshot {snapshot}", pool, name, self._do_delete_volume_snapshot, snapshot)
+    async def delete_volume_snapshot(self, pool: str, name: str, format: str, snapshot: str) -> None:
+        await self._volume_verb(
+            f"removal of snapshot {snapshot}", pool, name, self._do_delete_volume_snapshot, format, snapshot
+        )
 
-    def _do_delete_volume_snapshot(self, pool: str, name: str, snapshot: str) -> None:
-        volume = self._do_kept_volume(pool, name)
-        keeper = self._do_keeper(pool, name)
+    def _do_delete_volume_snapshot(self, pool: str, name: str, format: str, snapshot: str) -> None:
+        volume = self._do_kept_volume(pool, name, format)
+        keeper = self._do_keeper(pool, name) if volume.format == "qcow2" else None
         if keeper is None:
             return
         kept = self._do_snapshot(keeper, MARK + snapshot)

@@ -24,10 +24,10 @@ from fluidvm.driver import (
 )
 
 from .domain_xml import parse_domain, volume_xml
+from .libvirt_bytes import Copying, allocated, copy, file_size, grow
 from .libvirt_connection import verb
-from .libvirt_disks import LibvirtDisks, _describe
+from .libvirt_disks import MIB, LibvirtDisks, checked, describe
 
-MIB = 2**20
 LOOK = 0.5
 """Seconds between two looks at how far a copy is."""
 
@@ -60,36 +60,46 @@ class LibvirtVolumes(LibvirtDisks):
                 raise WrongState(f"Volume {volume.name()} is in use by domain {domain.name()}, which runs.")
 
     @verb
-    async def resize_volume(self, pool: str, name: str, size: int) -> Volume:
+    async def resize_volume(self, pool: str, name: str, format: str, size: int) -> Volume:
         def act() -> Volume:
             volume = self._do_existing(pool, name)
-            there = _describe(pool, volume)
+            there = checked(self._connection, pool, volume, format)
             if there.size > size:
                 raise WrongState(f"Volume {name} has {there.size} MiB already: it can't be made smaller.")
             if there.size < size:
                 self._do_check_unused(volume)
-                volume.resize(size * MIB)
-            return _describe(pool, volume)
+                if format == "raw":
+                    grow(self._connection, volume, size * MIB)
+                else:
+                    volume.resize(size * MIB)
+            return describe(self._connection, pool, volume, format)
 
         return await self._call(f"volume {name} in storage pool {pool}", act)
 
     @verb
-    async def clone_volume(self, pool: str, name: str, new: str, progress: Progress) -> Volume:
+    async def clone_volume(self, pool: str, name: str, format: str, new: str, progress: Progress) -> Volume:
         subject = f"copy {new} of volume {name} in storage pool {pool}"
-        source, there = await self._call(subject, self._do_look_before, pool, name, new)
+        source, there = await self._call(subject, self._do_look_before, pool, name, format, new)
         if there is not None:
             return there
-        copying = self._host.run_long(self._guarded, subject, self._do_clone, pool, source, new)
+        copying = Copying()
+        clone = self._do_copy_bytes if format == "raw" else self._do_clone
+        working = self._host.run_long(self._guarded, subject, clone, pool, source, new, copying)
         ended: list[Any] = []
-        copying.addBoth(ended.append)
-        cancelled = False
+        working.addBoth(ended.append)
+        cancelled, told = False, 0
         while not ended:
             try:
                 await self._wait(LOOK)
-                progress(await self._call(subject, self._do_measure, pool, source.name, new))
+                if format != "raw":
+                    progress(await self._call(subject, self._do_measure, pool, source.name, new))
+                elif copying.done > told:
+                    told = copying.done  # a copy that doesn't go on is silent, so that the server notices
+                    progress(copying.percentage)
             except CancelledError:
-                # libvirt can't leave a copy half done: it is removed when it is whole.
+                # libvirt itself can't leave a copy half done: it is removed when it is whole.
                 cancelled = True
+                copying.stop.set()
             except DriverError:
                 continue
         if cancelled:
@@ -102,22 +112,32 @@ class LibvirtVolumes(LibvirtDisks):
         made: Volume = ended[0]
         return made
 
-    def _do_look_before(self, pool: str, name: str, new: str) -> tuple[Volume, Volume | None]:
+    def _do_look_before(self, pool: str, name: str, format: str, new: str) -> tuple[Volume, Volume | None]:
         volume = self._do_existing(pool, name)
-        source = _describe(pool, volume)
-        copy = self._do_volume(self._do_pool(pool), new)
-        if copy is not None:
-            there = _describe(pool, copy)
+        source = checked(self._connection, pool, volume, format)
+        other = self._do_volume(self._do_pool(pool), new)
+        if other is not None:
+            there = describe(self._connection, pool, other, format)
             if (there.size, there.format) != (source.size, source.format):
                 raise AlreadyThere(f"Storage pool {pool} has another volume {new} already.")
             return source, there
         self._do_check_unused(volume)
         return source, None
 
-    def _do_clone(self, pool_name: str, source: Volume, new: str) -> Volume:
+    def _do_clone(self, pool_name: str, source: Volume, new: str, _copying: Copying) -> Volume:
+        """By C{qemu-img}, which goes by the volume's head: not for what a guest can have written that to."""
         pool = self._connection.storagePoolLookupByName(pool_name)
         text = volume_xml(new, source.size, source.format)
-        return _describe(pool_name, pool.createXMLFrom(text, pool.storageVolLookupByName(source.name)))
+        made = pool.createXMLFrom(text, pool.storageVolLookupByName(source.name))
+        return describe(self._connection, pool_name, made, source.format)
+
+    def _do_copy_bytes(self, pool_name: str, source: Volume, new: str, copying: Copying) -> Volume:
+        pool = self._connection.storagePoolLookupByName(pool_name)
+        volume = pool.storageVolLookupByName(source.name)
+        copying.total = allocated(volume)
+        made = pool.createXML(volume_xml(new, file_size(self._connection, volume), "raw", "bytes"))
+        copy(self._connection.newStream(), volume, self._connection.newStream(), made, copying)
+        return describe(self._connection, pool_name, made, "raw")
 
     def _do_measure(self, pool_name: str, name: str, new: str) -> int:
         """How many percent of a volume's bytes its copy has."""

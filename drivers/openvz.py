@@ -104,11 +104,10 @@ class OpenVzConnection(VzSaving, VzSnapshots, VzStats, VzMigration, VzGuest, VzS
         await self._alone(spec.uuid, lambda: self._define(spec))
 
     async def _define(self, spec: DomainSpec) -> None:
-        identities = await self._identities()
+        there, identities = await self._search(spec.uuid)
         for other in identities.values():
             if other.name == spec.name and other.uuid != spec.uuid:
                 raise AlreadyThere(f"There is another container {spec.name} on the node.")
-        there = await self._find(spec.uuid)
         if there is None:
             there = await self._create(spec, {identity.ctid for identity in identities.values()})
             try:
@@ -387,19 +386,15 @@ class OpenVzDriver:
     async def connect(self, address: str, options: Mapping[str, Any], host: DriverHost) -> OpenVzConnection:
         runner = await self._reach(address, options, host)
         try:
-            version = await runner.run(["vzctl", "--version"], 20.0)
-            if version.code == 127:
+            told = await runner.run(["sh", "-c", "vzctl --version || exit; cat /proc/stat /proc/meminfo"], 20.0)
+            if told.code == 127:
                 raise Unsupported(f"{runner.where}: there is no vzctl.")
-            dialect = parse_version(version.stdout)
-            cpus = await runner.run(["getconf", "_NPROCESSORS_ONLN"], 20.0)
-            meminfo = await runner.run(["cat", "/proc/meminfo"], 20.0)
-            if not cpus.stdout.strip().isdigit():
-                raise DriverError(f"{runner.where} doesn't tell its number of CPUs.")
-            memory = parse_host(meminfo.stdout)
+            dialect = parse_version(told.stdout)
+            cpus, memory = parse_host(told.stdout)
         except (DriverError, CancelledError):
             await runner.close()
             raise
-        return OpenVzConnection(runner, dialect, options, host, int(cpus.stdout), memory)
+        return OpenVzConnection(runner, dialect, options, host, cpus, memory)
 
     async def _reach(self, address: str, options: Mapping[str, Any], host: DriverHost) -> Runner:
         try:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import time
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -62,6 +63,7 @@ class SimulatedHost:
         self.connections: list[Any] = []
         self._domains: dict[str, DomainInfo] = {}
         self._volumes: dict[str, Volume] = {}
+        self._paths: Counter[str] = Counter()
         self._boots: dict[str, dict[str, Any]] = {}
         self._shares: dict[str, dict[str, Any]] = {}
         self._kept: dict[str, list[dict[str, Any]]] = {}
@@ -75,7 +77,7 @@ class SimulatedHost:
     def _load(self, journal: Journal) -> None:
         for (kind, key), value in journal.state.items():
             if kind == "volume":
-                self._volumes[key] = Volume(**value)
+                self._place(key, Volume(**value))
             elif kind == "boot":
                 self._boots[key] = value
             elif kind == "shares":
@@ -111,7 +113,7 @@ class SimulatedHost:
 
     def add_volume(self, volume: Volume) -> None:
         """Put a volume there as it is."""
-        self._volumes[key_of(volume.pool, volume.name)] = volume
+        self._place(key_of(volume.pool, volume.name), volume)
 
     def forget(self, connection: Any) -> None:
         """A connection was closed."""
@@ -340,7 +342,7 @@ class SimulatedHost:
             raise NoSuchThing(f"There is no storage pool {pool} on the simulated host, only {POOL}.")
 
     def _check_file(self, disk: DomainDisk) -> None:
-        if not any(volume.path == disk.path for volume in self._volumes.values()):
+        if not self._paths[disk.path]:
             raise NoSuchThing(f"There is no volume {disk.path} on the simulated host.")
 
     def volumes(self, pool: str) -> list[Volume]:
@@ -372,7 +374,18 @@ class SimulatedHost:
         """A volume is there, or is another."""
         key = key_of(volume.pool, volume.name)
         self._remember("volume", key, asdict(volume))
-        self._volumes[key] = volume
+        self._place(key, volume)
+
+    def _place(self, key: str, volume: Volume | None) -> None:
+        """A volume is there, is another, or isn't there any more. Paths are counted, for each start asks for them."""
+        before = self._volumes.get(key)
+        if before is not None:
+            self._paths[before.path] -= 1
+        if volume is None:
+            del self._volumes[key]
+        else:
+            self._volumes[key] = volume
+            self._paths[volume.path] += 1
 
     def bytes_of(self, key: str) -> Path:
         """The file of what has been written into a volume; it isn't there where nothing was."""
@@ -388,7 +401,7 @@ class SimulatedHost:
         key = key_of(pool, name)
         if key in self._volumes:
             self._remember("volume", key, None)
-            del self._volumes[key]
+            self._place(key, None)
             self.bytes_of(key).unlink(missing_ok=True)
             self.keep(f"volume {key}", [])
 

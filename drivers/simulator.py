@@ -261,8 +261,8 @@ class SimulatedConnection(
         """Resize a running domain."""
         return self._do("resize_vcpus", lambda: self.simulated.resize_live(uuid, vcpus=vcpus))
 
-    def list_volumes(self, pool: str) -> Deferred[Sequence[Volume]]:
-        """Tell a pool's volumes."""
+    def list_volumes(self, pool: str, formats: Mapping[str, str] = {}) -> Deferred[Sequence[Volume]]:
+        """Tell a pool's volumes; what formats they have it remembers itself."""
         return self._do("list_volumes", lambda: self.simulated.volumes(pool))
 
     def create_volume(self, pool: str, name: str, size: int, format: str, progress: Progress) -> Deferred[Volume]:

@@ -8,7 +8,7 @@ from typing import Any
 from twisted.internet.defer import Deferred
 from zope.interface import implementer
 
-from fluidvm.driver import Boot, DomainSpec, IAdoption, NoSuchThing, Volume
+from fluidvm.driver import Boot, DomainSpec, IAdoption, NoSuchThing, Unsupported, Volume
 from fluidvm.drivers.simulated_host import SimulatedHost
 
 
@@ -23,10 +23,12 @@ def spec_of(host: SimulatedHost, uuid: str) -> DomainSpec:
     )  # fmt: skip
 
 
-def volume_of(host: SimulatedHost, path: str) -> Volume:
-    """The volume with a path."""
+def volume_of(host: SimulatedHost, path: str, format: str) -> Volume:
+    """The volume with a path. @raise Unsupported: it was made with another format."""
     for volume in host.all_volumes():
         if volume.path == path:
+            if volume.format != format:
+                raise Unsupported(f"{path} has format {volume.format}, not {format}.")
             return volume
     raise NoSuchThing(f"There is no volume {path} on the simulated host.")
 
@@ -42,6 +44,6 @@ class SimulatedAdoption:
         """Tell a domain's definition."""
         return self._do("get_spec", lambda: spec_of(self.simulated, uuid))
 
-    def volume_of(self, path: str) -> Deferred[Volume]:
+    def volume_of(self, path: str, format: str) -> Deferred[Volume]:
         """Tell which volume has a path."""
-        return self._do("volume_of", lambda: volume_of(self.simulated, path))
+        return self._do("volume_of", lambda: volume_of(self.simulated, path, format))

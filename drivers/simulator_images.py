@@ -21,16 +21,16 @@ def place(host: SimulatedHost, there: Volume) -> Path:
     return host.bytes_of(key_of(there.pool, there.name))
 
 
-def measure(host: SimulatedHost, pool: str, name: str) -> int:
+def measure(host: SimulatedHost, pool: str, name: str, format: str) -> int:
     """Tell how many bytes a volume has."""
-    there = volume(host, pool, name)
+    there = volume(host, pool, name, format)
     file = place(host, there)
     return there.size * MIB if there.format == "raw" else file.stat().st_size if file.exists() else 0
 
 
-def read(host: SimulatedHost, pool: str, name: str, offset: int, length: int) -> bytes:
+def read(host: SimulatedHost, pool: str, name: str, format: str, offset: int, length: int) -> bytes:
     """Read a piece of a volume. Nothing was written into an empty one that isn't raw: it has no bytes."""
-    there = volume(host, pool, name)
+    there = volume(host, pool, name, format)
     _check_unused(host, there.path)
     file = place(host, there)
     data = b""
@@ -43,9 +43,9 @@ def read(host: SimulatedHost, pool: str, name: str, offset: int, length: int) ->
     return data
 
 
-def write(host: SimulatedHost, pool: str, name: str, offset: int, data: bytes) -> None:
+def write(host: SimulatedHost, pool: str, name: str, format: str, offset: int, data: bytes) -> None:
     """Write a piece of a volume."""
-    there = volume(host, pool, name)
+    there = volume(host, pool, name, format)
     _check_unused(host, there.path)
     if there.format == "raw" and offset + len(data) > there.size * MIB:
         raise WrongState(f"Volume {name} ends before byte {offset + len(data)}.")
@@ -63,14 +63,14 @@ class SimulatedImages:
     simulated: SimulatedHost
     _do: Callable[..., Deferred[Any]]
 
-    def measure_volume(self, pool: str, name: str) -> Deferred[int]:
+    def measure_volume(self, pool: str, name: str, format: str) -> Deferred[int]:
         """Tell how many bytes a volume has."""
-        return self._do("measure_volume", lambda: measure(self.simulated, pool, name))
+        return self._do("measure_volume", lambda: measure(self.simulated, pool, name, format))
 
-    def read_volume(self, pool: str, name: str, offset: int, length: int) -> Deferred[bytes]:
+    def read_volume(self, pool: str, name: str, format: str, offset: int, length: int) -> Deferred[bytes]:
         """Read a piece of a volume."""
-        return self._do("read_volume", lambda: read(self.simulated, pool, name, offset, length))
+        return self._do("read_volume", lambda: read(self.simulated, pool, name, format, offset, length))
 
-    def write_volume(self, pool: str, name: str, offset: int, data: bytes) -> Deferred[None]:
+    def write_volume(self, pool: str, name: str, format: str, offset: int, data: bytes) -> Deferred[None]:
         """Write a piece of a volume."""
-        return self._do("write_volume", lambda: write(self.simulated, pool, name, offset, data))
+        return self._do("write_volume", lambda: write(self.simulated, pool, name, format, offset, data))

@@ -43,7 +43,8 @@ def _check_copies(here: SimulatedHost, there: SimulatedHost, domain: DomainInfo,
     for disk in domain.disks:
         if disk.target not in new:
             raise NoSuchThing(f"Disk {disk.target} of domain {domain.name} has no volume to be copied to.")
-        source, target = volume_of(here, disk.path), volume_of(there, new[disk.target].path)
+        copy = new[disk.target]
+        source, target = volume_of(here, disk.path, disk.format), volume_of(there, copy.path, copy.format)
         if (source.size, source.format) != (target.size, target.format):
             raise AlreadyThere(f"Volume {target.name} isn't as large as {source.name}, or has another format.")
 

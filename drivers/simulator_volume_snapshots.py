@@ -12,6 +12,7 @@ from zope.interface import implementer
 
 from fluidvm.driver import IVolumeSnapshots, NoSuchThing, Snapshot, Unsupported, Volume, WrongState
 from fluidvm.drivers.simulated_host import OFF, SimulatedHost, key_of
+from fluidvm.drivers.simulator_volumes import check_format
 
 
 class VolumeSnapshots:
@@ -27,9 +28,10 @@ class VolumeSnapshots:
                 return volume
         raise NoSuchThing(f"There is no volume {name} in storage pool {pool}.")
 
-    def unused(self, pool: str, name: str) -> Volume:
-        """A volume that no domain uses. @raise WrongState: one does."""
+    def unused(self, pool: str, name: str, format: str) -> Volume:
+        """A volume that no domain uses. @raise WrongState: one does, or it was made with another format."""
         volume = self.volume(pool, name)
+        check_format(volume, format)
         for domain in self._host.domains():
             if domain.state not in OFF and any(disk.path == volume.path for disk in domain.disks):
                 raise WrongState(f"Volume {name} is a disk of domain {domain.name}, which is {domain.state}: stop it first.")
@@ -44,28 +46,28 @@ class VolumeSnapshots:
         """A volume has these."""
         self._host.keep(f"volume {key_of(pool, name)}", [asdict(one) for one in kept])
 
-    def create(self, pool: str, name: str, snapshot: str) -> None:
+    def create(self, pool: str, name: str, format: str, snapshot: str) -> None:
         """Keep a volume."""
         there = self.of(pool, name)
         if any(one.name == snapshot for one in there):
             return
-        volume = self.unused(pool, name)
+        volume = self.unused(pool, name, format)
         if volume.format != "qcow2":
             raise Unsupported(f"Volume {name} has format {volume.format}, which keeps none.")
         self.put(pool, name, [*there, Snapshot(snapshot, time.time(), False)])
 
-    def revert(self, pool: str, name: str, snapshot: str) -> None:
+    def revert(self, pool: str, name: str, format: str, snapshot: str) -> None:
         """Make a volume what it was."""
         if all(one.name != snapshot for one in self.of(pool, name)):
             raise NoSuchThing(f"Volume {name} has no snapshot {snapshot}.")
-        self.unused(pool, name)
+        self.unused(pool, name, format)
 
-    def delete(self, pool: str, name: str, snapshot: str) -> None:
+    def delete(self, pool: str, name: str, format: str, snapshot: str) -> None:
         """Forget a snapshot."""
         there = self.of(pool, name)
         left = [one for one in there if one.name != snapshot]
         if left != there:
-            self.unused(pool, name)
+            self.unused(pool, name, format)
             self.put(pool, name, left)
 
 
@@ -80,17 +82,17 @@ class SimulatedVolumeSnapshots:
         """Tell a volume's snapshots."""
         return self._do("list_volume_snapshots", lambda: VolumeSnapshots(self.simulated).of(pool, name))
 
-    def create_volume_snapshot(self, pool: str, name: str, snapshot: str) -> Deferred[None]:
+    def create_volume_snapshot(self, pool: str, name: str, format: str, snapshot: str) -> Deferred[None]:
         """Keep a volume."""
         kept = VolumeSnapshots(self.simulated)
-        return self._do("create_volume_snapshot", lambda: kept.create(pool, name, snapshot), subject=name)
+        return self._do("create_volume_snapshot", lambda: kept.create(pool, name, format, snapshot), subject=name)
 
-    def revert_volume(self, pool: str, name: str, snapshot: str) -> Deferred[None]:
+    def revert_volume(self, pool: str, name: str, format: str, snapshot: str) -> Deferred[None]:
         """Make a volume what it was."""
         kept = VolumeSnapshots(self.simulated)
-        return self._do("revert_volume", lambda: kept.revert(pool, name, snapshot), subject=name)
+        return self._do("revert_volume", lambda: kept.revert(pool, name, format, snapshot), subject=name)
 
-    def delete_volume_snapshot(self, pool: str, name: str, snapshot: str) -> Deferred[None]:
+    def delete_volume_snapshot(self, pool: str, name: str, format: str, snapshot: str) -> Deferred[None]:
         """Forget a snapshot."""
         kept = VolumeSnapshots(self.simulated)
-        return self._do("delete_volume_snapshot", lambda: kept.delete(pool, name, snapshot), subject=name)
+        return self._do("delete_volume_snapshot", lambda: kept.delete(pool, name, format, snapshot), subject=name)

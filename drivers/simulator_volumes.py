@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any
@@ -10,7 +11,7 @@ from twisted.internet.defer import Deferred
 from zope.interface import implementer
 
 from fluidvm.driver import DomainDisk, IDiskResize, IVolumes, NoSuchThing, Pool, Progress, Volume, WrongState
-from fluidvm.drivers.simulated_host import OFF, POOL, SimulatedHost
+from fluidvm.drivers.simulated_host import OFF, POOL, SimulatedHost, key_of
 
 LARGE = 2**31 - 1
 """MiB of room in a pool without a bound."""
@@ -22,12 +23,19 @@ def pools(host: SimulatedHost) -> list[Pool]:
     return [Pool(POOL, capacity, max(0, capacity - sum(volume.size for volume in host.volumes(POOL))))]
 
 
-def volume(host: SimulatedHost, pool: str, name: str) -> Volume:
-    """One volume."""
+def volume(host: SimulatedHost, pool: str, name: str, format: str) -> Volume:
+    """One volume. @raise WrongState: it was made with another format."""
     for found in host.volumes(pool):
         if found.name == name:
+            check_format(found, format)
             return found
     raise NoSuchThing(f"There is no volume {name} in storage pool {pool}.")
+
+
+def check_format(there: Volume, format: str) -> None:
+    """@raise WrongState: a volume was made with another format."""
+    if there.format != format:
+        raise WrongState(f"Volume {there.name} was made with format {there.format}, not {format}.")
 
 
 def _check_unused(host: SimulatedHost, path: str) -> None:
@@ -45,9 +53,9 @@ def _grow(host: SimulatedHost, there: Volume, size: int) -> Volume:
     return grown
 
 
-def resize(host: SimulatedHost, pool: str, name: str, size: int) -> Volume:
+def resize(host: SimulatedHost, pool: str, name: str, format: str, size: int) -> Volume:
     """Make a volume larger."""
-    there = volume(host, pool, name)
+    there = volume(host, pool, name, format)
     if size != there.size:
         _check_unused(host, there.path)
     return _grow(host, there, size)
@@ -63,12 +71,17 @@ def resize_disk(host: SimulatedHost, uuid: str, disk: DomainDisk, size: int) -> 
     _grow(host, next(one for one in host.all_volumes() if one.path == disk.path), size)
 
 
-def clone(host: SimulatedHost, pool: str, name: str, new: str) -> Volume:
+def clone(host: SimulatedHost, pool: str, name: str, format: str, new: str) -> Volume:
     """Copy a volume."""
-    there = volume(host, pool, name)
-    if all(other.name != new for other in host.volumes(pool)):
+    there = volume(host, pool, name, format)
+    is_new = all(other.name != new for other in host.volumes(pool))
+    if is_new:
         _check_unused(host, there.path)
-    return host.create_volume(pool, new, there.size, there.format)
+    copy = host.create_volume(pool, new, there.size, there.format)
+    written = host.bytes_of(key_of(pool, name))
+    if is_new and written.exists():
+        shutil.copyfile(written, host.bytes_of(key_of(pool, new)))
+    return copy
 
 
 @implementer(IVolumes, IDiskResize)
@@ -82,14 +95,14 @@ class SimulatedVolumes:
         """Tell the storage pools."""
         return self._do("list_pools", lambda: pools(self.simulated))
 
-    def resize_volume(self, pool: str, name: str, size: int) -> Deferred[Volume]:
+    def resize_volume(self, pool: str, name: str, format: str, size: int) -> Deferred[Volume]:
         """Make a volume larger."""
-        return self._do("resize_volume", lambda: resize(self.simulated, pool, name, size), subject=name)
+        return self._do("resize_volume", lambda: resize(self.simulated, pool, name, format, size), subject=name)
 
     def resize_disk(self, uuid: str, disk: DomainDisk, size: int) -> Deferred[None]:
         """Make a running domain's disk larger."""
         return self._do("resize_disk", lambda: resize_disk(self.simulated, uuid, disk, size), subject=uuid)
 
-    def clone_volume(self, pool: str, name: str, new: str, progress: Progress) -> Deferred[Volume]:
+    def clone_volume(self, pool: str, name: str, format: str, new: str, progress: Progress) -> Deferred[Volume]:
         """Copy a volume."""
-        return self._do("clone_volume", lambda: clone(self.simulated, pool, name, new), progress, new)
+        return self._do("clone_volume", lambda: clone(self.simulated, pool, name, format, new), progress, new)

@@ -190,6 +190,36 @@ def parse_conf(text: str) -> dict[str, str]:
     return values
 
 
+GREP_KEYS = "^(NAME|DESCRIPTION|VE_PRIVATE|OSTEMPLATE|ORIGIN_SAMPLE|PHYSPAGES)="
+"""What is read of configurations; each has one of these at least."""
+SURVEY = """\
+grep -RsHE '--include=*.conf' "$1" "$2"
+echo "-- $?"
+fields=$3
+shift 3
+exec vzlist -j -o "$fields" "$@"
+"""
+"""
+A shell's line that greps and lists: most verbs want both, and over SSH each command takes its time.
+
+It is given a pattern, the directory of configurations, fields, and the rest of vzlist's words.
+"""
+
+
+def split_survey(stdout: str) -> tuple[str, str]:
+    """
+    Take what L{SURVEY} said apart. Each line of grep's begins with a path.
+
+    @return: what grep found, and what vzlist told.
+    @raise DriverError: grep didn't get to its end.
+    """
+    end = re.search(r"^-- (\d+)\n", stdout, re.MULTILINE)
+    # 1: nothing is there; 2: among others, what was removed meanwhile.
+    if end is None or int(end[1]) > 2:
+        raise DriverError("The node doesn't tell its containers: grep failed.")
+    return stdout[: end.start()], stdout[end.end() :]
+
+
 def parse_grep(stdout: str) -> dict[str, dict[str, str]]:
     """
     Read C{grep -H} over a directory of configuration files.
@@ -242,12 +272,34 @@ def parse_templates(stdout: str) -> list[str]:
     return sorted(names)
 
 
-def parse_host(meminfo: str) -> int:
-    """Read C{/proc/meminfo}. @return: MiB of RAM."""
-    found = re.search(r"^MemTotal:\s+(\d+) kB", meminfo, re.MULTILINE)
+def parse_host(told: str) -> tuple[int, int]:
+    """
+    Read C{/proc/stat} and C{/proc/meminfo}.
+
+    @return: the number of CPUs that are online, and the RAM in MiB.
+    @raise DriverError: one of them isn't told.
+    """
+    cpus = len(re.findall(r"^cpu\d+ ", told, re.MULTILINE))
+    memory = re.search(r"^MemTotal:\s+(\d+) kB", told, re.MULTILINE)
+    if not cpus or memory is None:
+        raise DriverError("The node doesn't tell its CPUs and its memory.")
+    return cpus, int(memory[1]) // 1024
+
+
+@dataclass(frozen=True)
+class Moment:
+    """A moment on the node: which boot it is of, and how many seconds after it."""
+
+    boot: int
+    uptime: float
+
+
+def parse_moment(stdout: str) -> Moment:
+    """Read C{/proc/sys/kernel/random/boot_id} and C{/proc/uptime}. @raise DriverError: they aren't told."""
+    found = re.fullmatch(r"([0-9a-f]{8})-\S+\s+([0-9.]+)\s.*", stdout.strip(), re.DOTALL)
     if found is None:
-        raise DriverError("The node doesn't tell its memory.")
-    return int(found[1]) // 1024
+        raise DriverError("The node doesn't tell how long it has been up.")
+    return Moment(int(found[1], 16), float(found[2]))
 
 
 def first_line(text: str) -> str:

@@ -47,6 +47,26 @@ class Mark:
         return f"fluidvm:{self.uuid}:{self.ctid}:{self.max_vcpus}:{self.max_memory}{paused} {self.rest}".rstrip()
 
 
+@dataclass(frozen=True)
+class Identity:
+    """Which container a domain is. C{name} is empty where it has none; C{description} is the whole, mark and all."""
+
+    uuid: str
+    ctid: str
+    name: str
+    mark: Mark | None
+    description: str
+
+    def marked(self, max_vcpus: int, max_memory: int) -> Mark:
+        """
+        The mark that it is to have; what people wrote into its description stays.
+
+        @raise DriverError: that can't be kept safely.
+        """
+        rest = self.mark.rest if self.mark else check_text(f"Description of container {self.ctid}", self.description)
+        return Mark(self.uuid, self.ctid, max_vcpus, max_memory, rest=rest)
+
+
 def parse_mark(description: str) -> Mark | None:
     """Read a description; C{None} where it isn't marked."""
     found = _MARK.fullmatch(description.strip())

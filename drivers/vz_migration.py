@@ -96,6 +96,6 @@ class VzMigration(VzNode):
         )
 
     @verb
-    async def volume_of(self, path: str) -> Volume:
+    async def volume_of(self, path: str, format: str) -> Volume:
         self._check_open()
         raise NoSuchThing(f"There is no volume {path}: an OpenVZ node has none.")

@@ -8,7 +8,6 @@ told by exit codes, and what came of it is read anew; nothing is told by text.
 from __future__ import annotations
 
 import functools
-import re
 from collections.abc import Callable, Coroutine, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Concatenate, ParamSpec, TypeVar
@@ -19,20 +18,25 @@ from twisted.internet.task import deferLater
 from fluidvm.driver import DomainInfo, DomainState, DriverError, DriverHost, NoSuchThing, Unreachable
 
 from .vz_dialect import (
+    GREP_KEYS,
     LIST_FIELDS,
     LOCKED,
     STATES,
+    SURVEY,
     Dialect,
     Listed,
+    Moment,
     Status,
     explain,
     first_line,
     is_ctid,
     parse_grep,
     parse_list,
+    parse_moment,
     parse_status,
+    split_survey,
 )
-from .vz_identity import Mark, check_text, identify
+from .vz_identity import Identity, identify, new_ids
 from .vz_runner import Outcome, Runner
 
 P = ParamSpec("P")
@@ -45,8 +49,6 @@ FIRST_RETRY, LONGEST_RETRY, PATIENCE = 0.5, 5.0, 90.0
 CONF_DIR = "/etc/vz/conf"
 FREEZER_DIR = "/sys/fs/cgroup/freezer"
 SYSTEM_ERROR = 3
-_KEYS = "^(NAME|DESCRIPTION|VE_PRIVATE|OSTEMPLATE|ORIGIN_SAMPLE|PHYSPAGES)="
-"""What is read of configurations; each has one of these at least."""
 
 
 def verb(
@@ -59,26 +61,6 @@ def verb(
         return Deferred.fromCoroutine(method(self, *args, **kwargs))
 
     return wrapper
-
-
-@dataclass(frozen=True)
-class Identity:
-    """Which container a domain is. C{name} is empty where it has none; C{description} is the whole, mark and all."""
-
-    uuid: str
-    ctid: str
-    name: str
-    mark: Mark | None
-    description: str
-
-    def marked(self, max_vcpus: int, max_memory: int) -> Mark:
-        """
-        The mark that it is to have; what people wrote into its description stays.
-
-        @raise DriverError: that can't be kept safely.
-        """
-        rest = self.mark.rest if self.mark else check_text(f"Description of container {self.ctid}", self.description)
-        return Mark(self.uuid, self.ctid, max_vcpus, max_memory, rest=rest)
 
 
 @dataclass(frozen=True)
@@ -99,14 +81,6 @@ class Container:
     def state(self) -> DomainState:
         """What it does."""
         return self.info.state
-
-
-@dataclass(frozen=True)
-class Moment:
-    """A moment on the node: which boot it is of, and how many seconds after it."""
-
-    boot: int
-    uptime: float
 
 
 class VzNode:
@@ -245,7 +219,10 @@ class VzNode:
         return parse_status(outcome.stdout)
 
     async def _list(self, *words: str) -> list[Listed]:
-        outcome = await self._run(["vzlist", "-j", "-o", ",".join(LIST_FIELDS), *words])
+        return self._listed(await self._run(["vzlist", "-j", "-o", ",".join(LIST_FIELDS), *words]), *words)
+
+    def _listed(self, outcome: Outcome, *words: str) -> list[Listed]:
+        """Read what vzlist said to these words. @raise DriverError: it failed, or there is no vzlist."""
         if outcome.code == 127:
             raise self._vanished()
         missing = outcome.code == 1 and is_ctid(words[-1]) and outcome.stdout.strip() in ("", "[]")
@@ -255,25 +232,27 @@ class VzNode:
 
     async def _moment(self) -> Moment:
         """Which boot of the node this is, and how long ago that was."""
-        outcome = await self._run(["cat", "/proc/sys/kernel/random/boot_id", "/proc/uptime"])
-        found = re.fullmatch(r"([0-9a-f]{8})-\S+\s+([0-9.]+)\s.*", outcome.stdout.strip(), re.DOTALL)
-        if found is None:
-            raise DriverError(f"{self._runner.where} doesn't tell how long it has been up.")
-        return Moment(int(found[1], 16), float(found[2]))
+        return parse_moment((await self._run(["cat", "/proc/sys/kernel/random/boot_id", "/proc/uptime"])).stdout)
 
     # Who is who.
 
-    async def _identities(self) -> dict[str, Identity]:
-        """Read who every container is, by UUID; of those that have a configuration."""
-        outcome = await self._run(["grep", "-RsHE", "--include=*.conf", _KEYS, self._conf_dir])
-        if outcome.code == 127:
-            raise self._vanished()
-        confs = parse_grep(outcome.stdout)
+    async def _survey(self, *words: str) -> tuple[dict[str, Identity], Outcome]:
+        """
+        Read who every container is, by UUID, of those that have a configuration; and list some of them, by one command.
+
+        @param words: what vzlist is told.
+        @return: with what vzlist said.
+        """
+        argv = ["sh", "-c", SURVEY, "sh", GREP_KEYS, self._conf_dir, ",".join(LIST_FIELDS), *words]
+        outcome = await self._run(argv)
+        grepped, listing = split_survey(outcome.stdout)
+        confs = parse_grep(grepped)
         found = identify(self._host.node, {ctid: conf.get("DESCRIPTION", "") for ctid, conf in confs.items()})
-        return {
+        identities = {
             uuid: Identity(uuid, ctid, confs[ctid].get("NAME", ""), mark, confs[ctid].get("DESCRIPTION", ""))
             for uuid, (ctid, mark) in found.items()
         }
+        return identities, replace(outcome, stdout=listing)
 
     async def _container(self, uuid: str) -> Container:
         """@raise NoSuchThing: there is none."""
@@ -284,13 +263,26 @@ class VzNode:
 
     async def _find(self, uuid: str) -> Container | None:
         """Read a domain's container; C{None} where there is none."""
-        identity = (await self._identities()).get(uuid)
-        return None if identity is None else await self._look(identity)
+        return (await self._search(uuid))[0]
 
-    async def _look(self, identity: Identity) -> Container | None:
+    async def _search(self, uuid: str) -> tuple[Container | None, dict[str, Identity]]:
+        """Read a domain's container, and who every container is."""
+        # Most probably it has the id that it would be given now.
+        guess = uuid if self._dialect.uuids else next(iter(new_ids(uuid, ())))
+        identities, outcome = await self._survey(guess)
+        if outcome.code == 127:
+            raise self._vanished()
+        identity = identities.get(uuid)
+        return None if identity is None else await self._look(identity, guess, outcome), identities
+
+    async def _look(self, identity: Identity, guess: str, outcome: Outcome) -> Container | None:
+        """@param outcome: what vzlist said of the container that is C{guess}."""
         paused = identity.mark is not None and identity.mark.paused is not None
         before = await self._moment() if paused else None
-        listed = await self._list(identity.ctid)
+        if paused or identity.ctid != guess:
+            listed = await self._list(identity.ctid)
+        else:
+            listed = self._listed(outcome, guess)
         status = await self._status(identity.ctid) if not listed or unsure(listed[0]) else as_listed(listed[0])
         if not status.exists:
             return None
@@ -302,10 +294,11 @@ class VzNode:
 
     async def _containers(self) -> list[Container]:
         """Read all containers."""
-        identities = {identity.ctid: identity for identity in (await self._identities()).values()}
+        surveyed, outcome = await self._survey("-a")
+        identities = {identity.ctid: identity for identity in surveyed.values()}
         paused = any(identity.mark and identity.mark.paused is not None for identity in identities.values())
         before = await self._moment() if paused else None
-        listed = await self._list("-a")
+        listed = await self._list("-a") if paused else self._listed(outcome, "-a")
         # Without /proc/vz (vzctl on a kernel that isn't OpenVZ's) vzlist sees none.
         blind = not listed and bool(identities)
         if blind:

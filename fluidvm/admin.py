@@ -12,7 +12,7 @@ from twisted.logger import Logger
 
 from fluidvm.objects import User
 from fluidvm.store import schema
-from fluidvm.store.database import write_later
+from fluidvm.store.later import write_later
 from fluidvm.store.objects import Create, save_counters, write
 
 _log = Logger()
@@ -23,25 +23,20 @@ class PasswordError(Exception):
     """The administrator's password can't be read or written, in one sentence."""
 
 
-def ensure_admin(
-    connection: Connection, hash: Callable[[str], str], now: float, password_file: Path | None, state: Path
-) -> None:
+def ensure_admin(connection: Connection, hash: Callable[[str], str], now: float, password: str, state: Path) -> None:
     """
     Make the user admin if there are no users yet.
 
-    Its password comes from the file, else from C{FLUIDVM_ADMIN_PASSWORD}, else it is random, and written to the state
-    directory's file C{admin-password} (0600).
-
     @param now: seconds since the epoch.
-    @raise PasswordError: a file can't be read or written, or is empty.
+    @param password: empty: it comes from C{FLUIDVM_ADMIN_PASSWORD}, else it is random, and written to the state directory's
+        file C{admin-password} (0600).
+    @raise PasswordError: the file can't be written.
     """
     given = os.environ.pop(VARIABLE, "")  # not for the children
     with connection.begin():
         if connection.execute(select(func.count()).select_from(schema.users)).scalar():
             return
-        password = read_password(password_file) if password_file is not None else given
-        if not password:
-            password = _invent(state / "admin-password")
+        password = password or given or _invent(state / "admin-password")
         admin = User(id=1, name="admin", role="admin", enabled=True, full_name="", email="", created=now)
         write(connection, [(Create(admin, {"password_hash": hash(password)}), admin.id)])
         save_counters(connection, {"user": admin.id})

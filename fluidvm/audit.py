@@ -15,7 +15,7 @@ from fluidvm.declare import Method
 from fluidvm.kinds import Array, Kind, Struct
 from fluidvm.objects import Fields
 from fluidvm.store import audit as stored
-from fluidvm.store.database import Database
+from fluidvm.store.database import Database, OutcomeUnknown
 from fluidvm.xmlvalue import moment
 
 INTERVAL = 1.0
@@ -114,6 +114,9 @@ class AuditLog:
             return
         try:
             await self._database.run(stored.add, lines)
+        except OutcomeUnknown as unknown:
+            # Stored again at once, they could be there twice.
+            unknown.outcome.addErrback(lambda failure: self.put_back(lines))
         except Exception as error:
             self.put_back(lines)
             self._log.error("The audit log can't be stored: {error}", error=str(error))

@@ -10,6 +10,7 @@ from fluidvm.consoles import Consoles
 from fluidvm.declare import Method
 from fluidvm.engine.contexts import Engine
 from fluidvm.engine.job import Resources
+from fluidvm.engine.plan import Planner
 from fluidvm.faults import Forbidden, NotLoggedIn
 from fluidvm.inventory import Inventory, missing
 from fluidvm.kinds import Reference, References
@@ -30,6 +31,7 @@ class Services:
     audit: AuditLog
     certificate_users: Mapping[str, str]
     consoles: Consoles
+    planner: Planner
 
 
 class Call:

@@ -6,7 +6,7 @@ Memory and disk sizes are MiB. The rules of L{fluidvm.driver} hold for each verb
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from twisted.internet.defer import Deferred
@@ -57,16 +57,24 @@ class ILiveResize(Interface):
 
 
 class IDisks(Interface):
-    """The host has storage pools, with volumes that domains use as disks."""
+    """
+    The host has storage pools, with volumes that domains use as disks.
+
+    What is in a volume is never looked at to find out its format: guests and users have written it, and it may name files of
+    the host. The server knows what format each volume was made with; a verb that is given one goes by that alone, and has
+    whatever tools it uses go by it. A raw volume is so many bytes, whatever they look like.
+    """
 
     formats: tuple[str, ...] = Attribute("The formats a volume can have, the default one first.")
 
-    def list_volumes(pool: str) -> Deferred[Sequence[Volume]]:
+    def list_volumes(pool: str, formats: Mapping[str, str] = {}) -> Deferred[Sequence[Volume]]:
         """
         Tell the volumes of a pool.
 
         Success changes nothing. Failure changes nothing. A repetition reads anew.
 
+        @param formats: by volumes' names, what the server knows of them. A volume that isn't named, or turns out not to have
+            the format, is told as raw, with the size of its file.
         @raise NoSuchThing: no such pool.
         """
 
@@ -233,25 +241,28 @@ class IVolumes(Interface):
         Success changes nothing. Failure changes nothing. A repetition reads anew.
         """
 
-    def resize_volume(pool: str, name: str, size: int) -> Deferred[Volume]:
+    def resize_volume(pool: str, name: str, format: str, size: int) -> Deferred[Volume]:
         """
         Make a volume that no running domain has larger.
 
         After success L{IDisks.list_volumes} tells the size. After failure it is as before. A repetition changes nothing.
 
+        @param format: what it was made with; see L{IDisks}.
         @param size: MiB; not less than now.
         @raise NoSuchThing: no such pool or volume.
-        @raise WrongState: it is larger already, or in use.
+        @raise WrongState: it is larger already, in use, or hasn't this format.
         """
 
-    def clone_volume(pool: str, name: str, new: str, progress: Progress) -> Deferred[Volume]:
+    def clone_volume(pool: str, name: str, format: str, new: str, progress: Progress) -> Deferred[Volume]:
         """
         Copy a volume that no running domain has, within its pool.
 
         After success L{IDisks.list_volumes} tells the copy, of the same size and format, with the same bytes. After failure
         nothing of it is left. A repetition gives the copy that is there, untouched.
 
+        @param format: what it was made with; see L{IDisks}. The copy has it, too.
         @raise NoSuchThing: no such pool or volume.
+        @raise WrongState: it is in use, or hasn't this format.
         """
 
 
@@ -287,37 +298,40 @@ class IVolumeSnapshots(Interface):
         @raise NoSuchThing: no such pool or volume.
         """
 
-    def create_volume_snapshot(pool: str, name: str, snapshot: str) -> Deferred[None]:
+    def create_volume_snapshot(pool: str, name: str, format: str, snapshot: str) -> Deferred[None]:
         """
         Keep what is in a volume that no domain uses now.
 
         After success L{list_volume_snapshots} tells it. After failure nothing of it is left. A repetition with the same
         C{snapshot} changes nothing.
 
+        @param format: what it was made with; see L{IDisks}.
         @raise NoSuchThing: no such pool or volume.
-        @raise WrongState: a domain that has it as a disk isn't stopped.
+        @raise WrongState: a domain that has it as a disk isn't stopped, or it hasn't this format.
         @raise Unsupported: a volume of its format keeps none.
         """
 
-    def revert_volume(pool: str, name: str, snapshot: str) -> Deferred[None]:
+    def revert_volume(pool: str, name: str, format: str, snapshot: str) -> Deferred[None]:
         """
         Make a volume that no domain uses now what it was.
 
         After success its bytes are as they were. After failure it is as before. A repetition makes it so again.
 
+        @param format: what it was made with; see L{IDisks}.
         @raise NoSuchThing: no such pool, volume or snapshot.
-        @raise WrongState: a domain that has it as a disk isn't stopped.
+        @raise WrongState: a domain that has it as a disk isn't stopped, or it hasn't this format.
         """
 
-    def delete_volume_snapshot(pool: str, name: str, snapshot: str) -> Deferred[None]:
+    def delete_volume_snapshot(pool: str, name: str, format: str, snapshot: str) -> Deferred[None]:
         """
         Forget a snapshot of a volume that no domain uses now, and free what it takes.
 
         After success L{list_volume_snapshots} doesn't tell it. After failure it is there as before. A repetition (no such
         snapshot) succeeds.
 
+        @param format: what it was made with; see L{IDisks}.
         @raise NoSuchThing: no such pool or volume.
-        @raise WrongState: a domain that has it as a disk isn't stopped.
+        @raise WrongState: a domain that has it as a disk isn't stopped, or it hasn't this format.
         """
 
 
@@ -382,19 +396,22 @@ class IAdoption(Interface):
         """
         Tell a domain as it would be defined anew.
 
-        Success changes nothing. Failure changes nothing. A repetition reads anew.
+        Success changes nothing. Failure changes nothing. A repetition reads anew. A disk whose definition names no format is
+        told as raw; what is in it isn't looked at.
 
         @raise NoSuchThing: no such domain.
         @raise Unsupported: it has something that a L{DomainSpec} can't tell; the sentence says what.
         """
 
-    def volume_of(path: str) -> Deferred[Volume]:
+    def volume_of(path: str, format: str) -> Deferred[Volume]:
         """
         Tell which volume has a path.
 
         Success changes nothing. Failure changes nothing. A repetition reads anew.
 
+        @param format: what L{get_spec} tells of the disk; see L{IDisks}.
         @raise NoSuchThing: none in any pool has.
+        @raise Unsupported: it hasn't this format, or leads to other files.
         """
 
 

@@ -11,10 +11,10 @@ class IImages(Interface):
     Volumes' bytes are read and written, piece by piece. Goes with L{IDisks}.
 
     They are those of the volume's file, in its format: a qcow2 volume's begin with a qcow2 file's head. A new raw volume's
-    are zeros.
+    are zeros. Each verb is given the format that the volume was made with, as L{IDisks} has it.
     """
 
-    def measure_volume(pool: str, name: str) -> Deferred[int]:
+    def measure_volume(pool: str, name: str, format: str) -> Deferred[int]:
         """
         Tell how many bytes L{read_volume} has.
 
@@ -23,7 +23,7 @@ class IImages(Interface):
         @raise NoSuchThing: no such pool or volume.
         """
 
-    def read_volume(pool: str, name: str, offset: int, length: int) -> Deferred[bytes]:
+    def read_volume(pool: str, name: str, format: str, offset: int, length: int) -> Deferred[bytes]:
         """
         Read a piece of a volume that no running domain has.
 
@@ -36,7 +36,7 @@ class IImages(Interface):
         @raise WrongState: a domain that has it as a disk isn't stopped.
         """
 
-    def write_volume(pool: str, name: str, offset: int, data: bytes) -> Deferred[None]:
+    def write_volume(pool: str, name: str, format: str, offset: int, data: bytes) -> Deferred[None]:
         """
         Write a piece of a volume that no running domain has.
 

@@ -5,19 +5,22 @@ from __future__ import annotations
 import hashlib
 import os
 import re
-import struct
 from collections.abc import Callable, Collection
-from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from threading import Lock
 from typing import Any, TypeVar
 
 from twisted.internet.defer import Deferred
+from twisted.internet.interfaces import IReactorTime
 from twisted.internet.threads import deferToThreadPool
+from twisted.logger import Logger
 from twisted.python.threadpool import ThreadPool
 
-from fluidvm.faults import Conflict, NotFound
+from fluidvm.disk_room import DiskRoom
+from fluidvm.faults import NotFound
+from fluidvm.image_fetch import Source
+from fluidvm.image_formats import HEAD, disk_size
+from fluidvm.image_urls import ImageUrls
 
 T = TypeVar("T")
 MIB = 2**20
@@ -25,13 +28,6 @@ PIECE = 4 * MIB
 """Bytes that are moved at once."""
 THREADS = 4
 UPLOAD_NAME = r"[A-Za-z0-9][A-Za-z0-9._-]{0,62}"
-MOST_UPLOADS = 10
-"""How many uploads a user may have that no image was made of yet."""
-UPLOAD_LIFE = 86400.0
-"""Seconds that an upload is kept after its last byte."""
-QCOW2 = b"QFI\xfb"
-DATA_FILE = 4
-"""The incompatible feature of an external data file."""
 
 
 @dataclass(frozen=True)
@@ -51,36 +47,47 @@ class Inspected:
 
 class ImageFiles:
     """
-    @param directory: the state directory; made below it: C{images} and C{uploads}.
+    @param directory: made below it: C{images}, C{uploads}, and C{set-aside} for files that nothing is known of.
     @param reactor: for threads and connections.
-    @param wall_clock: seconds since the epoch.
     @param most: bytes that one file may have.
-    @ivar urls: what the URLs begin with that images may be fetched from.
+    @param urls: from where images may be fetched.
+    @param reserve: bytes of the disk that stay free.
+    @ivar room: what may still be written there.
     """
 
-    def __init__(
-        self, directory: Path, reactor: Any, wall_clock: Callable[[], float], most: int, urls: tuple[str, ...] = ()
-    ) -> None:
+    _log = Logger()
+
+    def __init__(self, directory: Path, reactor: Any, most: int, urls: ImageUrls, reserve: int = 0) -> None:
         self.reactor = reactor
         self.urls = urls
         self.most = most
+        self.room = DiskRoom(directory, reserve)
+        self._directory = directory
         self._images, self._uploads = directory / "images", directory / "uploads"
-        self._wall_clock = wall_clock
         self._pool = ThreadPool(0, THREADS, "images")
-        self._uploading = Lock()
 
     def start(self, known: Collection[int]) -> None:
         """
-        Make the directories, and drop what no image has. Blocks: called before the reactor runs.
+        Make the directories, and set aside what no image has. Blocks: called before the reactor runs.
 
         @param known: the ids of all images.
         """
-        for directory in (self._images, self._uploads):
-            directory.mkdir(mode=0o700, exist_ok=True)
+        for directory in (self._directory, self._images, self._uploads):
+            directory.mkdir(mode=0o700, parents=True, exist_ok=True)
         for path in self._images.iterdir():
-            if not path.stem.isdigit() or int(path.stem) not in known:
-                path.unlink()
+            if not path.stem.isdecimal() or int(path.stem) not in known:
+                self._set_aside(path)
         self._pool.start()
+
+    def _set_aside(self, path: Path) -> None:
+        """Move a file away that nothing is known of: the database may be another one, so the file is never deleted."""
+        aside = self._directory / "set-aside"
+        aside.mkdir(mode=0o700, exist_ok=True)
+        place, number = aside / f"{path.parent.name}-{path.name}", 1
+        while place.exists():
+            place, number = aside / f"{path.parent.name}-{path.name}.{number}", number + 1
+        path.rename(place)
+        self._log.warn("{path} is in no record of the database: it was moved to {place}", path=str(path), place=str(place))
 
     async def stop(self) -> None:
         """Let the threads end."""
@@ -91,6 +98,10 @@ class ImageFiles:
 
     def _run(self, function: Callable[..., T], *args: Any) -> Deferred[T]:
         return deferToThreadPool(self.reactor, self._pool, function, *args)
+
+    def source(self, clock: IReactorTime, url: str) -> Source:
+        """Give a file to fetch from a server of images."""
+        return Source(self.reactor, clock, self.urls, url)
 
     # Images.
 
@@ -119,8 +130,16 @@ class ImageFiles:
         return self._run(_write, self._part(id), None, b"")
 
     def append(self, id: int, offset: int, data: bytes) -> Deferred[None]:
-        """Write a piece of an image that was begun."""
-        return self._run(_write, self._part(id), offset, data)
+        """Write a piece of an image that was begun. Fails with L{QuotaExceeded} if the disk has no room for it."""
+        return self._run(self._do_write, self._part(id), offset, data)
+
+    def check_room(self, length: int) -> Deferred[None]:
+        """Check that the disk has room for bytes. Fails with L{QuotaExceeded}."""
+        return self._run(self.room.check, length)
+
+    def _do_write(self, path: Path, offset: int | None, data: bytes) -> None:
+        with self.room.taking(len(data)):
+            _write(path, offset, data)
 
     def finish(self, id: int, format: str) -> Deferred[Inspected]:
         """
@@ -147,67 +166,67 @@ class ImageFiles:
         self._file(id).unlink(missing_ok=True)
         self._part(id).unlink(missing_ok=True)
 
-    # Uploads.
+    # Uploads. Their owner sees to it that nobody else is at work on the same one: see L{fluidvm.uploads}.
 
     def _upload(self, user: int, name: str) -> Path:
         if not re.fullmatch(UPLOAD_NAME, name):
             raise NotFound("There is no such upload.")
         return self._uploads / f"{user}-{name}"
 
-    def uploaded(self, user: int, name: str) -> Deferred[int]:
-        """Tell how many bytes of an upload are there; 0 where there is none."""
-        return self._run(lambda: _size(self._upload(user, name)))
-
-    def upload(self, user: int, name: str, offset: int | None, data: bytes) -> Deferred[None]:
+    def find_uploads(self, known: Collection[tuple[int, str]]) -> dict[tuple[int, str], int]:
         """
-        Write a piece of an upload.
+        Look at what uploads are there, and set aside what isn't known. Blocks: called before the reactor runs.
+
+        @param known: user and name of those that may be there.
+        @return: bytes of each, by user and name.
+        """
+        found = {}
+        for path in self._uploads.iterdir():
+            user, _, name = path.name.partition("-")
+            key = (int(user), name) if user.isdecimal() else (0, "")
+            if key in known:
+                found[key] = path.stat().st_size
+            else:
+                self._set_aside(path)
+        return found
+
+    def uploaded(self, user: int, name: str) -> Deferred[int | None]:
+        """Tell how many bytes of an upload are there; C{None}: there is none."""
+        return self._run(self._do_uploaded, user, name)
+
+    def _do_uploaded(self, user: int, name: str) -> int | None:
+        path = self._upload(user, name)
+        return path.stat().st_size if path.exists() else None
+
+    def write_upload(self, user: int, name: str, offset: int | None, data: bytes) -> Deferred[None]:
+        """
+        Write a piece of an upload. Fails with L{QuotaExceeded} if the disk has no room for it.
 
         @param offset: in bytes; C{None}: begin it anew.
         """
-        return self._run(self._do_upload, user, name, offset, data)
+        return self._run(lambda: self._do_write(self._upload(user, name), offset, data))
 
-    def _do_upload(self, user: int, name: str, offset: int | None, data: bytes) -> None:
-        path = self._upload(user, name)
-        with self._uploading:
-            if not path.exists():
-                self._do_forget_old()
-                if sum(other.name.startswith(f"{user}-") for other in self._uploads.iterdir()) >= MOST_UPLOADS:
-                    raise Conflict(f"{MOST_UPLOADS} uploads wait already for images to be made of them.")
-            if offset is not None and offset != _size(path):
-                raise Conflict(f"Upload {name} has {_size(path)} bytes: go on there.")
-            _write(path, offset, data)
-            os.utime(path, (self._wall_clock(), self._wall_clock()))
-
-    def _do_forget_old(self) -> None:
-        for path in self._uploads.iterdir():
-            with suppress(FileNotFoundError):
-                if path.stat().st_mtime < self._wall_clock() - UPLOAD_LIFE:
-                    path.unlink()
+    def drop_upload(self, user: int, name: str) -> Deferred[None]:
+        """Remove an upload. A repetition does nothing."""
+        return self._run(lambda: self._upload(user, name).unlink(missing_ok=True))
 
     def take_upload(self, user: int, name: str, id: int) -> Deferred[None]:
         """Have an upload be an image's file from now on; a repetition changes nothing. Fails with L{NotFound}."""
         return self._run(self._do_take, user, name, id)
 
     def _do_take(self, user: int, name: str, id: int) -> None:
-        # Moved, while nobody writes: what is being looked at, and is kept then, can't be written to any more.
-        with self._uploading:
-            if self._upload(user, name).exists():
-                self._upload(user, name).replace(self._part(id))
-            elif not self._part(id).exists():
-                raise NotFound(f"There is no upload {name} of yours.")
+        if self._upload(user, name).exists():
+            self._upload(user, name).replace(self._part(id))
+        elif not self._part(id).exists():
+            raise NotFound(f"There is no upload {name} of yours.")
 
     def give_back(self, user: int, name: str, id: int) -> Deferred[None]:
-        """Undo L{take_upload}, unless another upload has the name by now."""
+        """Undo L{take_upload}. A repetition changes nothing."""
         return self._run(self._do_give_back, user, name, id)
 
     def _do_give_back(self, user: int, name: str, id: int) -> None:
-        with self._uploading:
-            if self._part(id).exists() and not self._upload(user, name).exists():
-                self._part(id).replace(self._upload(user, name))
-
-
-def _size(path: Path) -> int:
-    return path.stat().st_size if path.exists() else 0
+        if self._part(id).exists():
+            self._part(id).replace(self._upload(user, name))
 
 
 def _read(path: Path, offset: int, length: int) -> bytes:
@@ -233,37 +252,8 @@ def _sync(path: Path) -> None:
 def _inspect(path: Path, format: str) -> Inspected:
     digest = hashlib.sha256()
     with path.open("rb") as file:
-        head = file.read(512)
+        size = disk_size(file.read(HEAD), path.stat().st_size, format)
         file.seek(0)
         while data := file.read(PIECE):
             digest.update(data)
-    length = path.stat().st_size
-    if not length:
-        raise Conflict("It is empty.")
-    size = virtual_size(head) if format == "qcow2" else length
-    if format != "qcow2" and head.startswith(QCOW2):
-        # A host that looks at the bytes would take it for one, with whatever files it names.
-        raise Conflict(f"It is no {format} image: it begins as a qcow2 one does.")
-    return Inspected(-(-size // MIB), -(-length // MIB), digest.hexdigest())
-
-
-def virtual_size(head: bytes) -> int:
-    """
-    Read from a qcow2 file's head how large a disk it is (U{https://www.qemu.org/docs/master/interop/qcow2.html}).
-
-    @return: bytes.
-    @raise Conflict: it is none, or one that leads to other files or is encrypted: a host would open those files.
-    """
-    if len(head) < 72 or not head.startswith(QCOW2):
-        raise Conflict("It is no qcow2 image.")
-    version, backing = struct.unpack_from(">IQ", head, 4)
-    (size,) = struct.unpack_from(">Q", head, 24)
-    (encrypted,) = struct.unpack_from(">I", head, 32)
-    (features,) = struct.unpack_from(">Q", head, 72) if version > 2 and len(head) >= 80 else (0,)
-    if version not in (2, 3) or not 0 < size < 2**62:
-        raise Conflict("It is no qcow2 image of version 2 or 3.")
-    if backing or features & DATA_FILE:
-        raise Conflict("The image leads to another file; write it as one that stands alone (qemu-img convert).")
-    if encrypted:
-        raise Conflict("The image is encrypted.")
-    return int(size)
+    return Inspected(-(-size // MIB), -(-path.stat().st_size // MIB), digest.hexdigest())

@@ -19,10 +19,10 @@ from twisted.logger import Logger
 from twisted.python.failure import Failure
 
 from fluidvm.change_log import WINDOW, ChangeLog
-from fluidvm.faults import Conflict, NotFound
+from fluidvm.faults import Conflict, NotFound, Unavailable
 from fluidvm.objects import OBJECT_TYPES, POWERED, VM, ComputeNode, Disk, Image, Object, ResourcePlan, User
 from fluidvm.store import objects as stored
-from fluidvm.store.database import Database
+from fluidvm.store.database import Database, OutcomeUnknown
 from fluidvm.store.objects import Change, ChangeRow, Create, Delete, Mention, Update
 from fluidvm.usage import Ledger, of_node
 from fluidvm.xmlvalue import Rendered, render
@@ -45,10 +45,12 @@ PUBLIC = ("compute_node", "resource_plan")
 class Entry:
     """An object and its wire form, made when it is first asked for."""
 
-    __slots__ = ("_full", "_public", "_wire", "object")
+    __slots__ = ("_broken", "_full", "_public", "_wire", "object")
+    _log = Logger()
 
     def __init__(self, thing: Object) -> None:
         self.object = thing
+        self._broken = False
         self.forget()
 
     def forget(self) -> None:
@@ -60,14 +62,32 @@ class Entry:
     def wire(self, inventory: Inventory) -> dict[str, Any]:
         """The wire form as a struct without absent keys."""
         if self._wire is None:
-            shown = self.object.wire(inventory.related(self.object))
-            self._wire = {key: value for key, value in shown.items() if value is not None}
+            try:
+                shown = self.object.wire(inventory.related(self.object))
+                self._wire = {key: value for key, value in shown.items() if value is not None}
+            except Exception:
+                self._wire = self._tell()
         return self._wire
+
+    def _tell(self) -> dict[str, Any]:
+        """What stands for an object that can't be shown: a bad value in one mustn't keep others from being listed."""
+        thing = self.object
+        if not self._broken:
+            self._broken = True
+            self._log.failure("{type} {id} can't be shown", type=WORDS[thing.TYPE], id=thing.id)
+        return {"id": thing.id, "name": str(thing.name), "broken": True}
+
+    def only(self, inventory: Inventory, shown: Callable[[str], bool]) -> Rendered:
+        """The wire form as bytes, without the keys that C{shown} isn't true for."""
+        try:
+            return Rendered(render({key: value for key, value in self.wire(inventory).items() if shown(key)}))
+        except Exception:
+            return Rendered(render(self._tell()))
 
     def full(self, inventory: Inventory) -> Rendered:
         """The wire form as bytes."""
         if self._full is None:
-            self._full = Rendered(render(self.wire(inventory)))
+            self._full = self.only(inventory, lambda key: True)
         return self._full
 
     def public(self, inventory: Inventory) -> Rendered:
@@ -76,8 +96,7 @@ class Entry:
         if hidden is None:
             return self.full(inventory)
         if self._public is None:
-            wire = self.wire(inventory)
-            self._public = Rendered(render({key: value for key, value in wire.items() if key not in hidden}))
+            self._public = self.only(inventory, lambda key: key not in hidden)
         return self._public
 
 
@@ -238,6 +257,7 @@ class Inventory:
         @param also: more to write in it.
         @return: fires with what the functions of C{also} returned.
         @raise Conflict: a name is taken.
+        @raise OutcomeUnknown: the store went away in the middle; if it turns out that it kept them, they become true here.
         @raise Unavailable: the store failed; nothing has changed.
         """
         changes = [_told_of_power(change) for change in changes]
@@ -246,7 +266,14 @@ class Inventory:
         if new_ids:
             also = [*also, (stored.save_counters, (new_ids,))]
         done = self._database.run(_transaction, owned, also)
-        return done.addCallbacks(self._committed, self._refused, (changes,))
+        return done.addCallbacks(self._committed, self._refused, (changes,), {}, (changes,))
+
+    async def settle(self, changes: Sequence[Change], also: Sequence[Write] = ()) -> list[Any]:
+        """As L{commit}, but where the outcome is unknown, wait until it is known. For those whom no client waits for."""
+        try:
+            return await self.commit(changes, also)
+        except OutcomeUnknown as unknown:
+            return cast("list[Any]", await unknown.outcome)
 
     def amend(self, type_name: str, id: int, **fields: Any) -> None:
         """Take on new values of fields that aren't worth a line in the change log, such as a login's time."""
@@ -263,8 +290,10 @@ class Inventory:
             return None if entry is None or _is_public(entry.object) else entry.object.owner  # type: ignore[no-any-return]
         return change.owner
 
-    def _refused(self, failure: Failure) -> Failure:
+    def _refused(self, failure: Failure, changes: Sequence[Change]) -> Failure:
         self._stored_ids.clear()  # the next commit tells all of them again
+        if isinstance(failure.value, OutcomeUnknown):
+            failure.value.outcome.addCallbacks(self._committed, self._refused, (changes,), {}, (changes,))
         # Names are checked before; this is the last fence, for two that were checked at the same time.
         if failure.check(IntegrityError):
             return Failure(Conflict("Another object has this name, or refers to this one."))
@@ -276,13 +305,17 @@ class Inventory:
             self._apply(change)
         if self.log.add(rows):
             forgetting = self._database.run(stored.forget_changes, WINDOW)
-            forgetting.addErrback(lambda failure: self._log.failure("Old changes can't be forgotten", failure))
+            forgetting.addErrback(self._not_forgotten)
         for listener in self._listeners:
             try:
                 listener(rows)
             except Exception:
                 self._log.failure("A listener for changes failed")
         return results
+
+    def _not_forgotten(self, failure: Failure) -> None:
+        if failure.check(Unavailable) is None:  # else the next time forgets them, too
+            self._log.failure("Old changes can't be forgotten", failure)
 
     def _apply(self, change: Change) -> tuple[Object | None, Object | None]:
         """Make a change true here; gives the object before and after."""

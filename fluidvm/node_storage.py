@@ -75,7 +75,8 @@ class NodeStorage:
         volumes: dict[str, Sequence[Volume]] = {}
         for pool in sorted({disk.pool for disk in before.values()}):
             try:
-                volumes[pool] = await connection.list_volumes(pool)
+                formats = {disk.volume: disk.format for disk in before.values() if disk.pool == pool}
+                volumes[pool] = await connection.list_volumes(pool, formats)
             except NoSuchThing:
                 volumes[pool] = ()
         # What a task has changed meanwhile is another object now.

@@ -95,6 +95,7 @@ class NodeWatch:
         self.storage = NodeStorage(inventory, node.id, host.clock, busy)
         self._snapshots = NodeSnapshots(inventory, node.id, host.clock, busy)
         self._stopped = False
+        self._looks_later = False
 
     def start(self) -> None:
         """Begin to connect."""
@@ -267,14 +268,32 @@ class NodeWatch:
             return
         shown = "missing" if state is None else str(state)
         if vm.state != shown:
-            self._background(self._inventory.commit([Update("vm", vm.id, {"state": shown})]), "noting an event")
+            noting = self._inventory.commit([Update("vm", vm.id, {"state": shown})])
+            self._background(noting.addErrback(self._look_later, connection), "noting an event")
+
+    def _look_later(self, failure: Any, connection: Any) -> Any:
+        """What the store didn't take isn't told again: look at all of the node when it may be back."""
+        if failure.check(Unavailable) and not self._looks_later:
+            self._looks_later = True
+            self._host.clock.callLater(self._habits.poll_interval, self._look_again, connection)
+        return failure
+
+    def _look_again(self, connection: Any) -> None:
+        self._looks_later = False
+        if connection is self._connection:
+            looking = Deferred.fromCoroutine(self._look(connection))
+            self._background(looking.addErrback(self._look_later, connection), "looking again")
 
     def _poll(self, connection: Any) -> None:
         async def poll() -> None:
-            domains = await connection.list_domains()
-            if connection is self._connection:
-                await self._inventory.commit(vm_differences(self._inventory, self._id, domains, self._busy))
-                self._host.clock.callLater(self._habits.poll_interval, self._poll, connection)
+            try:
+                domains = await connection.list_domains()
+                if connection is self._connection:
+                    await self._inventory.commit(vm_differences(self._inventory, self._id, domains, self._busy))
+            finally:
+                # Whatever failed, the node or the store, it may pass.
+                if connection is self._connection:
+                    self._host.clock.callLater(self._habits.poll_interval, self._poll, connection)
 
         if connection is self._connection:
             self._background(Deferred.fromCoroutine(poll()), "polling")

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any, ClassVar
 
-from fluidvm.xmlvalue import moment
+from fluidvm.xmlvalue import moment, total
 
 Fields = Mapping[str, type]
 """The keys of an object's wire form, in order, and the type of each."""
@@ -150,7 +150,7 @@ class ComputeNode:
         return {
             "id": self.id, "name": self.name, "driver": self.driver, "address": self.address, "mode": self.mode,
             "state": self.state, "reason": self.reason or None, "labels": list(self.labels), "vcpus": self.vcpus,
-            "memory": self.memory, "vcpus_used": related["vcpus_used"], "memory_used": related["memory_used"],
+            "memory": self.memory, "vcpus_used": total(related["vcpus_used"]), "memory_used": total(related["memory_used"]),
             "vms": related["vms"], "vcpu_overcommit": self.vcpu_overcommit, "memory_overcommit": self.memory_overcommit,
             "reserved_memory": self.reserved_memory, "weight": self.weight, "driver_version": self.driver_version or None,
             "hypervisor_version": self.hypervisor_version or None, "created": moment(self.created),

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import re
 import tomllib
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,6 +12,7 @@ from twisted.python import usage
 
 from fluidvm import __version__
 from fluidvm.engine.placement import STRATEGIES
+from fluidvm.image_urls import ImageUrls
 from fluidvm.wire.proxies import HEADERS, Proxies
 from fluidvm.wire.tls import CLIENTS, TLSFiles
 
@@ -27,9 +27,12 @@ class Settings:
     @ivar session_timeout: seconds.
     @ivar max_request: bytes of one request's body.
     @ivar max_image: MiB of one image's file.
-    @ivar image_urls: what the URLs begin with that images may be fetched from.
+    @ivar images: the directory for images' files and uploads.
+    @ivar disk_reserve: MiB of its disk that stay free.
+    @ivar image_urls: from where images may be fetched.
     @ivar poll_interval: seconds.
     @ivar node_timeout: seconds.
+    @ivar store_timeout: seconds.
     @ivar keep_contexts: days.
     @ivar trusted_proxies: addresses, networks, or C{local}.
     @ivar keep_audit: days.
@@ -51,12 +54,15 @@ class Settings:
     admin_password_file: Path | None
     max_request: int
     max_image: int
-    image_urls: tuple[str, ...]
+    images: Path
+    disk_reserve: int
+    image_urls: ImageUrls
     connections_per_address: int
     tasks_per_node: int
     placement: str
     poll_interval: int
     node_timeout: int
+    store_timeout: int
     keep_contexts: int
     keep_audit: int
     password_length: int
@@ -104,6 +110,9 @@ class Options(usage.Options):  # type: ignore[misc]
          "[default: $FLUIDVM_ADMIN_PASSWORD, else a random one in the state directory's file admin-password]"],
         ["max-request", None, None, "Bytes that one request may have [default: 1048576]"],
         ["max-image", None, None, "MiB that one image's file may have [default: 65536]"],
+        ["images", None, None, "Directory for images' files and uploads [default: the state directory]"],
+        ["disk-reserve", None, None, "MiB that stay free on the disk of --images: what would take them is refused "
+         "[default: 1024]"],
         ["image-urls", None, None, "What the URLs begin with, separated by commas, that images may be fetched from, e.g. "
          "https://cloud.debian.org/ [default: none]"],
         ["connections-per-address", None, None, "Connections that one client address may have open [default: 1000]"],
@@ -113,6 +122,8 @@ class Options(usage.Options):  # type: ignore[misc]
         ["poll-interval", None, None, "Seconds between two looks at a compute node without events [default: 10]"],
         ["node-timeout", None, None, "Seconds that a compute node may take for one thing without telling of progress; "
          "then it is taken for gone [default: 120]"],
+        ["store-timeout", None, None, "Seconds that the database may take for one thing; then callers get fault 503, and it "
+         "is connected to again [default: 20]"],
         ["keep-contexts", None, None, "Days after which a complete execution context is forgotten [default: 30]"],
         ["trusted-proxies", None, None, "Addresses and networks, separated by commas, of proxies that tell whom they speak "
          "for; local: a UNIX socket"],
@@ -126,7 +137,8 @@ class Options(usage.Options):  # type: ignore[misc]
     optFlags = [["access-log", None, "Log a line for every request"]]
     compData = usage.Completions(
         optActions={
-            "state": usage.CompleteDirs(), "config": usage.CompleteFiles("*.toml"), "tls-cert": usage.CompleteFiles("*.pem"),
+            "state": usage.CompleteDirs(), "images": usage.CompleteDirs(),
+            "config": usage.CompleteFiles("*.toml"), "tls-cert": usage.CompleteFiles("*.pem"),
             "tls-key": usage.CompleteFiles("*.pem"), "tls-client-ca": usage.CompleteFiles("*.pem"),
             "certificate-users": usage.CompleteFiles("*.toml"), "admin-password-file": usage.CompleteFiles(),
         }
@@ -235,24 +247,32 @@ class Options(usage.Options):  # type: ignore[misc]
         if not isinstance(hosts, str):
             raise usage.UsageError("--hosts: wants names separated by commas")
         image_urls = one("image-urls", "")
-        urls = tuple(url.strip() for url in image_urls.split(",") if url.strip()) if isinstance(image_urls, str) else ("?",)
-        if any(not re.fullmatch(r"https?://[A-Za-z0-9.:\[\]-]+/[\x21-\x7e]*", url) for url in urls):
-            raise usage.UsageError("--image-urls: wants beginnings of URLs with a host and a slash: https://images.example/")
+        try:
+            urls = ImageUrls(url.strip() for url in image_urls.split(",") if url.strip())
+        except (AttributeError, ValueError):
+            raise usage.UsageError(
+                "--image-urls: wants beginnings of URLs with a host and a slash: https://images.example/"
+            ) from None
         if not http and not https:
             http = (DEFAULT_HTTP,)
+        memory, lanes = number("password-memory", 65536, 8, 2**22), number("password-lanes", 4, 1, 64)
+        if memory < 8 * lanes:  # RFC 9106, section 3.1
+            raise usage.UsageError(
+                f"--password-memory: {memory} KiB are too few for --password-lanes {lanes}: give at least {8 * lanes}"
+            )
         return Settings(
             state=state, database=database, http=http, https=https, tls=tls, certificate_users=users,
             hosts=tuple(name.strip().lower() for name in hosts.split(",") if name.strip()),
             session_timeout=number("session-timeout", 30, 1, 86400), keepalive=keepalive,
             admin_password_file=path("admin-password-file"), max_request=number("max-request", 2**20, 1024, 2**26),
             max_image=number("max-image", 65536, 1, 2**30), image_urls=urls,
+            images=path("images", state) or state, disk_reserve=number("disk-reserve", 1024, 0, 2**40),
             connections_per_address=number("connections-per-address", 1000, 1, 1000000),
             tasks_per_node=number("tasks-per-node", 8, 1, 10000), keep_contexts=number("keep-contexts", 30, 0, 36500),
             placement=placement, poll_interval=number("poll-interval", 10, 1, 3600),
-            node_timeout=number("node-timeout", 120, 1, 86400),
+            node_timeout=number("node-timeout", 120, 1, 86400), store_timeout=number("store-timeout", 20, 2, 3600),
             keep_audit=number("keep-audit", 365, 0, 36500), password_length=number("password-length", 8, 1, 64),
-            password_memory=number("password-memory", 65536, 8, 2**22), password_rounds=number("password-rounds", 3, 1, 100),
-            password_lanes=number("password-lanes", 4, 1, 64),
+            password_memory=memory, password_rounds=number("password-rounds", 3, 1, 100), password_lanes=lanes,
             access_log=access_log, trusted_proxies=trusted, forwarded_header=header,
         )  # fmt: skip
 

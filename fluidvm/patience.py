@@ -12,6 +12,7 @@ from zope.interface import directlyProvides, providedBy
 from zope.interface.interface import Method
 
 from fluidvm.driver import IPatience, Unreachable
+from fluidvm.driver_answers import within
 
 LOOKS = 4
 """How often within the time-out the verbs under way are looked at."""
@@ -56,6 +57,8 @@ class PatientConnection:
     """
     Passes all on to a connection. When a verb neither ends nor tells of progress within the time-out, all that are under way
     fail with L{Unreachable}, and C{on_hang} is called with the reason: nothing more is to be expected of the connection.
+
+    What comes back is brought within what the wire and the store can carry.
 
     It provides what the connection provides.
 
@@ -103,6 +106,7 @@ class PatientConnection:
 
         # Callables among a verb's arguments are progress callbacks.
         work = method(*(alive(argument) if callable(argument) else argument for argument in arguments))
+        work.addCallback(within)
         if work.called and not work.paused:
             return work
         timeout = max(self._timeout, self._longer.get(name, 0.0))

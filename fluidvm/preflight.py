@@ -6,22 +6,29 @@ from __future__ import annotations
 
 import fcntl
 import os
+import pwd
+import stat
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO
 
+from argon2.exceptions import HashingError
 from sqlalchemy.exc import SQLAlchemyError
-from twisted.internet.endpoints import serverFromString
 from twisted.internet.error import CannotListenError
 from twisted.internet.protocol import Factory
 from twisted.internet.selectreactor import SelectReactor
 from twisted.python.failure import Failure
 
+from fluidvm import belonging
 from fluidvm.admin import PasswordError, read_password
+from fluidvm.belonging import BelongingError
 from fluidvm.certificates import MappingError, read_mapping
 from fluidvm.options import Settings
+from fluidvm.passwords import Hasher
+from fluidvm.store import standing
 from fluidvm.store.database import DatabaseError, connect, parse_url
+from fluidvm.wire.listening import endpoint
 from fluidvm.wire.tls import TLSError, server_options
 
 
@@ -39,8 +46,20 @@ def check(settings: Settings, uid: int | None = None, gid: int | None = None) ->
     @return: the lock of the state directory and of the database: held as long as it is open, over a fork.
     @raise StartError: says what is wrong.
     """
-    lock = _claim_state(settings.state, uid, gid)
+    lock = Lock()
     try:
+        _check_all(settings, lock, uid, gid)
+    except BaseException:
+        lock.close()
+        raise
+    return lock
+
+
+def _check_all(settings: Settings, lock: Lock, uid: int | None, gid: int | None) -> None:
+    try:
+        _claim_directory(lock, settings.state, f"state directory {settings.state}", uid, gid)
+        if settings.images.resolve() != settings.state.resolve():
+            _claim_directory(lock, settings.images, f"images directory {settings.images}", uid, gid)
         lock.also(_claim_database(settings.database, uid, gid))
         if settings.tls is not None:
             server_options(settings.tls)
@@ -48,17 +67,57 @@ def check(settings: Settings, uid: int | None = None, gid: int | None = None) ->
             read_mapping(settings.certificate_users)
         if settings.admin_password_file is not None:
             read_password(settings.admin_password_file)
-        for endpoint in (*settings.http, *settings.https):
-            _try_endpoint(endpoint)
+        _try_hashing(settings)
+        for description in (*settings.http, *settings.https):
+            _try_endpoint(description)
         with suppress(ImportError, SQLAlchemyError):  # who can't read Python's own files can use what is loaded
             parse_url(settings.database).get_dialect().import_dbapi()
         with _as_user(uid, gid):
-            engine, connection = connect(parse_url(settings.database))
-            connection.close()
-            engine.dispose()
-    except (DatabaseError, MappingError, PasswordError, TLSError) as error:
+            _try_database(settings)
+    except (BelongingError, DatabaseError, MappingError, PasswordError, TLSError) as error:
         raise StartError(str(error)) from None
-    return lock
+
+
+def _try_database(settings: Settings) -> None:
+    engine, connection = connect(parse_url(settings.database), settings.store_timeout)
+    try:
+        with connection.begin():
+            known = standing.read(connection)
+    finally:
+        connection.close()
+        engine.dispose()
+    for directory in {settings.state, settings.images}:
+        belonging.check(directory, None if known is None else known.identity)
+
+
+def become(uid: int | None) -> None:
+    """
+    Have the environment be that of the user that the server will run as (C{twistd --uid}).
+
+    Libraries look for files in its home, such as libpq for C{~/.pgpass}, and ssh for its keys.
+    """
+    with suppress(KeyError):
+        if uid is not None:
+            user = pwd.getpwuid(uid)
+            os.environ.update(HOME=user.pw_dir, USER=user.pw_name, LOGNAME=user.pw_name)
+
+
+def hand_over_log(path: Path, uid: int | None, gid: int | None) -> None:
+    """
+    Have the log's file be another user's before twistd opens it as root: it couldn't be read nor rotated by that user.
+
+    @raise StartError: it can't be made.
+    """
+    if uid is None and gid is None:
+        return
+    try:
+        # Nobody's link is followed: the directory may be another user's.
+        with os.fdopen(os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK, 0o600)) as file:
+            found = os.fstat(file.fileno())
+            if stat.S_ISREG(found.st_mode) and found.st_nlink == 1 and found.st_uid == os.geteuid():
+                os.fchown(file.fileno(), -1 if uid is None else uid, -1 if gid is None else gid)
+    except OSError as error:
+        raise StartError(f"log {path}: {error.strerror}") from None
 
 
 @contextmanager
@@ -95,18 +154,17 @@ class Lock:
             file.close()
 
 
-def _claim_state(state: Path, uid: int | None, gid: int | None) -> Lock:
-    lock = Lock()
+def _claim_directory(lock: Lock, directory: Path, what: str, uid: int | None, gid: int | None) -> None:
+    """Make a directory that no other server may use, where it isn't there yet."""
     try:
-        if not state.exists():
-            state.mkdir(mode=0o700, parents=True)
+        if not directory.exists():
+            directory.mkdir(mode=0o700, parents=True)
             if uid is not None or gid is not None:
-                os.chown(state, -1 if uid is None else uid, -1 if gid is None else gid)
+                os.chown(directory, -1 if uid is None else uid, -1 if gid is None else gid)
         with _as_user(uid, gid):
-            lock.also(_locked(state / "lock", f"state directory {state}"))
+            lock.also(_locked(directory / "lock", what))
     except OSError as error:
-        raise StartError(f"state directory {state}: {error.strerror}") from None
-    return lock
+        raise StartError(f"{what}: {error.strerror}") from None
 
 
 def _claim_database(database: str, uid: int | None, gid: int | None) -> IO[str] | None:
@@ -132,6 +190,13 @@ def _locked(path: Path, what: str) -> IO[str]:
     return file
 
 
+def _try_hashing(settings: Settings) -> None:
+    try:
+        Hasher(settings.password_memory, settings.password_rounds, settings.password_lanes)
+    except HashingError as error:
+        raise StartError(f"--password-memory {settings.password_memory}: passwords can't be hashed: {error}") from None
+
+
 class _Trial(Factory):
     """Names itself in the log's lines about the ports."""
 
@@ -146,10 +211,10 @@ def _try_endpoint(description: str) -> None:
     reactor = SelectReactor()
     outcome: list[object] = []
     try:
-        endpoint = serverFromString(reactor, description)
+        place = endpoint(reactor, description)
     except (ValueError, TypeError, KeyError, IndexError, OSError) as error:
         raise StartError(f"endpoint {description}: {error or 'is none'}") from None
-    endpoint.listen(_Trial()).addBoth(outcome.append)
+    place.listen(_Trial()).addBoth(outcome.append)
     if outcome and isinstance(outcome[0], Failure):
         failed = outcome[0].value
         why = failed.socketError.strerror if isinstance(failed, CannotListenError) else failed

@@ -79,7 +79,9 @@ def disk_differences(disks: Iterable[Disk], volumes: Mapping[str, Sequence[Volum
         if disk.pool not in volumes:
             continue
         volume = there.get((disk.pool, disk.volume))
-        fields = {"state": "missing"} if volume is None else {"state": "ready", "size": volume.size}
+        fields: dict[str, Any] = {"state": "missing"} if volume is None else {"state": "ready"}
+        if volume is not None and volume.format == disk.format:  # else its size isn't the disk's
+            fields["size"] = volume.size
         changed = {key: value for key, value in fields.items() if getattr(disk, key) != value}
         if changed:
             changes.append(Update("disk", disk.id, changed))

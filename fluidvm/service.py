@@ -2,31 +2,39 @@
 
 from __future__ import annotations
 
+import atexit
 import os
 import sys
 import time
 from collections.abc import Callable
+from pathlib import Path
 from signal import SIGHUP, signal
 from threading import current_thread, main_thread
 from typing import Any
 
+from sqlalchemy.exc import SQLAlchemyError
 from twisted.application.service import Service
 from twisted.internet.defer import Deferred, succeed
-from twisted.internet.endpoints import serverFromString, wrapServerTLS
+from twisted.internet.endpoints import wrapServerTLS
 from twisted.internet.error import CannotListenError
 from twisted.internet.interfaces import IDelayedCall, IListeningPort, IReactorTime
+from twisted.internet.task import deferLater
 from twisted.internet.threads import deferToThreadPool
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
-from fluidvm.admin import PasswordError, ensure_admin
+from fluidvm import belonging
+from fluidvm.admin import PasswordError, ensure_admin, read_password
 from fluidvm.audit import AuditLog
+from fluidvm.belonging import BelongingError
 from fluidvm.call import Services
 from fluidvm.certificates import MappingError, read_mapping
 from fluidvm.consoles import Consoles
 from fluidvm.driver_loader import DriverLoader
 from fluidvm.engine.contexts import Engine
 from fluidvm.engine.job import Resources
+from fluidvm.engine.plan import Planner
+from fluidvm.faults import Unavailable
 from fluidvm.image_files import MIB, ImageFiles
 from fluidvm.inventory import Inventory
 from fluidvm.logins import ADDRESSES_PER_USER, Logins
@@ -34,12 +42,15 @@ from fluidvm.node_watch import Habits, Nodes
 from fluidvm.objects import Image
 from fluidvm.options import Options, Settings
 from fluidvm.passwords import Hasher
-from fluidvm.preflight import Lock, StartError, check
+from fluidvm.preflight import Lock, StartError, become, check, hand_over_log
 from fluidvm.sessions import Sessions
+from fluidvm.store.connecting import sentence
 from fluidvm.store.database import Database, DatabaseError
 from fluidvm.store.users import load_known
 from fluidvm.transfers import Transfers
+from fluidvm.uploads import Uploads
 from fluidvm.wire.dispatch import Dispatcher
+from fluidvm.wire.listening import endpoint
 from fluidvm.wire.proxies import Proxies
 from fluidvm.wire.site import make_site
 from fluidvm.wire.tls import Certificates, TLSError
@@ -61,6 +72,8 @@ class Server(Service):  # type: ignore[misc]
     @ivar dispatcher: answers calls.
     @ivar inventory: all objects.
     @ivar sessions: all sessions.
+    @ivar transfers: uploads and downloads under way.
+    @ivar uploads: what was uploaded and isn't an image yet.
     @ivar ports: where it listens.
     @param settings: how it runs.
     @param reactor: for ports and threads.
@@ -68,6 +81,7 @@ class Server(Service):  # type: ignore[misc]
     @param wall_clock: seconds since the epoch.
     @param lock: the state directory's and the database's, held until the server has stopped.
     @param fail: makes what is raised when the start fails.
+    @param end: stops the program, which has failed.
     """
 
     _log = Logger()
@@ -80,8 +94,10 @@ class Server(Service):  # type: ignore[misc]
         wall_clock: Callable[[], float] = time.time,
         lock: Lock | None = None,
         fail: Callable[[str], BaseException] = StartError,
+        end: Callable[[], object] = lambda: None,
     ) -> None:
         self._fail = fail
+        self._end = end
         self._lock = lock
         self.ports: list[IListeningPort] = []
         self._settings = settings
@@ -93,10 +109,12 @@ class Server(Service):  # type: ignore[misc]
         self._certificates: Certificates | None = None
         self._rereading: IDelayedCall | None = None
         self._mapping: dict[str, str] = {}
+        self._mapping_trouble = ""
+        self._admin_password: str | None = None
         self._old_handler: Any = None
         self._dropping: Deferred[None] = succeed(None)
         drivers = DriverLoader()
-        self._database = Database(settings.database, reactor)
+        self._database = Database(settings.database, reactor, settings.store_timeout, self._displaced)
         self.inventory = Inventory(self._database)
         self._audit = AuditLog(self._database, clock, wall_clock)
         hasher = Hasher(settings.password_memory, settings.password_rounds, settings.password_lanes)
@@ -104,23 +122,29 @@ class Server(Service):  # type: ignore[misc]
         self.sessions = Sessions(clock, settings.session_timeout, settings.keepalive == "any-call", wall_clock)
         habits = Habits(settings.poll_interval, settings.node_timeout)
         self._nodes = Nodes(reactor, clock, drivers, self.inventory, settings.state, habits)
-        self._images = ImageFiles(settings.state, reactor, wall_clock, settings.max_image * MIB, settings.image_urls)
+        self._images = ImageFiles(
+            settings.images, reactor, settings.max_image * MIB, settings.image_urls, settings.disk_reserve * MIB
+        )  # fmt: skip
+        self.uploads = Uploads(self.inventory, self._images, wall_clock)
         resources = Resources(
-            clock, wall_clock, self.inventory, self._nodes, drivers, self.sessions, self._images, settings.placement
+            clock, wall_clock, self.inventory, self._nodes, drivers, self.sessions, self._images, self.uploads,
+            settings.placement,
         )  # fmt: skip
         self._engine = Engine(resources, settings.tasks_per_node, self._audit)
         self._nodes.busy = lambda type, id: self._engine.claims.held((type, id))
         consoles = Consoles(resources, self._audit)
         services = Services(
-            resources, self._database, self._engine, self._logins, self._audit, self._mapping, consoles
+            resources, self._database, self._engine, self._logins, self._audit, self._mapping, consoles,
+            Planner(resources, lambda: deferLater(reactor, 0, lambda: None)),
         )  # fmt: skip
         unsent = Unsent(clock)
         self.dispatcher = Dispatcher(services, unsent)
+        self.transfers = Transfers(resources, self._engine.claims, self._audit)
         self._site = make_site(
             self.dispatcher, self.health, reactor=reactor, max_request=settings.max_request,
             connections_per_address=settings.connections_per_address, access_log=settings.access_log,
             proxies=Proxies(settings.trusted_proxies, settings.forwarded_header), hosts=settings.hosts,
-            consoles=consoles, transfers=Transfers(resources, self._engine.claims), unsent=unsent,
+            consoles=consoles, transfers=self.transfers, unsent=unsent,
         )  # fmt: skip
 
     def health(self) -> tuple[bool, dict[str, Any]]:
@@ -128,27 +152,43 @@ class Server(Service):  # type: ignore[misc]
         reasons = []
         if not self.running:
             reasons.append("the server is starting or stopping")
-        if self._database.trouble:
-            reasons.append(f"the store fails: {self._database.trouble}")
-        return not reasons, {"status": "failing" if reasons else "ok", "reasons": reasons}
+        reasons += self._database.reasons()
+        certificates = "" if self._certificates is None else self._certificates.trouble
+        return not reasons, {
+            "status": "failing" if reasons else "ok", "reasons": reasons,
+            "warnings": [f"TLS: {words}" for words in (certificates, self._mapping_trouble) if words],
+            "store_waits": round(self._database.waits(), 1),
+        }  # fmt: skip
+
+    def _displaced(self, reason: str) -> None:
+        self._log.critical("The server stops, for it mustn't write to its database any more: {reason}", reason=reason)
+        self._end()
 
     def privilegedStartService(self) -> None:
-        """Open the ports. Fails if one can't be opened."""
+        """Open the ports, and read what may be root's alone. Fails if that can't be done."""
         settings = self._settings
+        try:
+            self._admin_password = self._password()
+        except PasswordError as error:
+            raise self._fail(str(error)) from None
         for description in settings.http:
-            self._listen(serverFromString(self._reactor, description), description)
+            self._listen(endpoint(self._reactor, description), description)
         if settings.https and settings.tls is not None:
             try:
                 self._certificates = Certificates(settings.tls)
             except TLSError as error:
                 raise self._fail(str(error)) from None
+            self._map(self._read_mapping())
             for description in settings.https:
-                endpoint = serverFromString(self._reactor, description)
-                self._listen(wrapServerTLS(self._certificates, endpoint), description)
+                self._listen(wrapServerTLS(self._certificates, endpoint(self._reactor, description)), description)
 
-    def _listen(self, endpoint: Any, description: str) -> None:
+    def _password(self) -> str:
+        path = self._settings.admin_password_file
+        return "" if path is None else read_password(path)
+
+    def _listen(self, place: Any, description: str) -> None:
         failed: list[Failure] = []
-        endpoint.listen(self._site).addCallbacks(self.ports.append, failed.append)
+        place.listen(self._site).addCallbacks(self.ports.append, failed.append)
         if failed:
             error = failed[0].value
             why = error.socketError.strerror if isinstance(error, CannotListenError) else error
@@ -159,19 +199,30 @@ class Server(Service):  # type: ignore[misc]
         settings = self._settings
         try:
             connection = self._database.open()
-            ensure_admin(connection, self._logins.hash_now, self._wall_clock(), settings.admin_password_file, settings.state)
-        except (DatabaseError, PasswordError) as error:
+            for directory in {settings.state, settings.images}:
+                belonging.mark(directory, self._database.identity)
+            password = self._password() if self._admin_password is None else self._admin_password
+            ensure_admin(connection, self._logins.hash_now, self._wall_clock(), password, settings.state)
+            self._admin_password = None
+            self.inventory.load(connection)
+            with connection.begin():
+                self._logins.load(load_known(connection, ADDRESSES_PER_USER))
+            self._engine.load(connection)
+        except (BelongingError, DatabaseError, PasswordError) as error:
             raise self._fail(str(error)) from None
-        self.inventory.load(connection)
-        self._images.start({image.id for image in self.inventory.all(Image)})
-        with connection.begin():
-            self._logins.load(load_known(connection, ADDRESSES_PER_USER))
-        self._engine.load(connection)
+        except SQLAlchemyError as error:
+            raise self._fail(f"database: {sentence(error)}") from None
+        try:
+            self._images.start({image.id for image in self.inventory.all(Image)})
+            self.uploads.load(connection)
+        except OSError as error:
+            raise self._fail(f"images directory {settings.images}: {error.strerror}") from None
         self._logins.start()
         self._nodes.start()
         self._engine.start()
         self._forget_contexts()
         if self._certificates is not None:
+            self._certificates.look()
             self._map(self._read_mapping())
             self._rereading = self._clock.callLater(REREAD_INTERVAL, self._reread)
         if current_thread() is main_thread():
@@ -185,11 +236,18 @@ class Server(Service):  # type: ignore[misc]
         """Drop old execution contexts and audit lines, now and then every hour."""
         self._forgetting = self._clock.callLater(FORGET_INTERVAL, self._forget_contexts)
         self._dropping = Deferred.fromCoroutine(self._forget_old())
-        self._dropping.addErrback(lambda failure: self._log.failure("What is old can't be dropped", failure))
+        self._dropping.addErrback(self._not_dropped)
+
+    def _not_dropped(self, failure: Failure) -> None:
+        if failure.check(Unavailable):  # in an hour, then
+            self._log.error("What is old can't be dropped: {error}", error=failure.getErrorMessage())
+        else:
+            self._log.failure("What is old can't be dropped", failure)
 
     async def _forget_old(self) -> None:
         now = self._wall_clock()
         await self._engine.forget(now - 86400 * self._settings.keep_contexts)
+        await self.uploads.forget_old()
         await self._audit.forget(now - 86400 * self._settings.keep_audit)
 
     def reread(self) -> None:
@@ -218,10 +276,13 @@ class Server(Service):  # type: ignore[misc]
     def _read_mapping(self) -> dict[str, str]:
         path = self._settings.certificate_users
         try:
-            return {} if path is None else read_mapping(path)
+            found = {} if path is None else read_mapping(path)
         except MappingError as error:
-            self._log.error("TLS: the old users serve on: {error}", error=str(error))
+            self._mapping_trouble = f"the old users serve on: {error}"
+            self._log.error("TLS: {trouble}", trouble=self._mapping_trouble)
             return dict(self._mapping)
+        self._mapping_trouble = ""
+        return found
 
     def _map(self, found: dict[str, str]) -> None:
         self._mapping.clear()
@@ -242,6 +303,8 @@ class Server(Service):  # type: ignore[misc]
         await self._engine.stop(PATIENCE)
         for port in self.ports:
             await _done(port.stopListening())
+        await self.transfers.stop()
+        await self.uploads.stop()
         self.sessions.stop()
         await self._nodes.stop()
         self._logins.stop()
@@ -271,11 +334,24 @@ def makeService(options: Options) -> Server:
     # What the server writes is nobody else's business, whatever the umask was.
     os.umask(0o077)
     twistd: Any = options.parent or {}
+    uid, gid = twistd.get("uid"), twistd.get("gid")
+    log = twistd.get("logfile") or ("" if twistd.get("nodaemon") else "twistd.log")
+    become(uid)
     try:
-        lock = check(options.settings, twistd.get("uid"), twistd.get("gid"))
+        if log not in ("", "-") and not twistd.get("syslog"):
+            hand_over_log(Path(log), uid, gid)
+        lock = check(options.settings, uid, gid)
     except StartError as error:
         raise SystemExit(f"fluidvm: {error}") from None
     if twistd.get("nodaemon"):
-        return Server(options.settings, reactor, lock=lock, fail=lambda text: SystemExit(f"fluidvm: {text}"))
+        return Server(
+            options.settings, reactor, lock=lock, fail=lambda text: SystemExit(f"fluidvm: {text}"), end=lambda: _end(reactor)
+        )  # fmt: skip
     # A daemon's parent tells the terminal of exceptions only.
-    return Server(options.settings, reactor, lock=lock)
+    return Server(options.settings, reactor, lock=lock, end=lambda: _end(reactor))
+
+
+def _end(reactor: Any) -> None:
+    """Stop as for a signal, but tell who started the program that it has failed: twistd itself ends with 0."""
+    atexit.register(os._exit, 1)
+    reactor.stop()

@@ -13,10 +13,11 @@ from typing import Any, ClassVar
 from twisted.internet.interfaces import IDelayedCall, IReactorTime
 
 from fluidvm.declare import Method
-from fluidvm.faults import NotLoggedIn, TooLarge, TooManyAttempts
+from fluidvm.faults import ApiFault, InvalidParams, NotLoggedIn, TooLarge, TooManyAttempts
+from fluidvm.kinds import wire_name
 from fluidvm.objects import Fields
 from fluidvm.throttle import Throttle, network_of
-from fluidvm.xmlvalue import moment
+from fluidvm.xmlvalue import INT_HIGH, INT_LOW, moment
 
 FREE_COOKIES = 250
 """How many wrong cookies in a row cost an address nothing: clients that were logged out have some."""
@@ -183,26 +184,34 @@ class Sessions:
         self._schedule()
         return session
 
-    def find(self, cookie: int, address: str) -> Session:
+    def find(self, cookie: object, address: str) -> Session:
         """
         Give the session of a cookie.
 
+        @param cookie: whatever a client gave for one.
+        @raise InvalidParams: no cookie looks so: it counts as a wrong one.
         @raise NotLoggedIn: unknown, expired or from another address: the same words.
-        @raise HeldBack: the same, after many others from this address.
+        @raise HeldBack: the one or the other, after many from this address.
         """
+        if type(cookie) is not int:
+            raise self._refuse(address, InvalidParams(f"cookie: wants an int, not {wire_name(cookie)}."))
+        if not INT_LOW <= cookie <= INT_HIGH:
+            raise self._refuse(address, InvalidParams("cookie: is out of range: a cookie has 32 bits."))
         session = self._by_cookie.get(_key(cookie))
         if session is None or session.address != address or session.expires <= self._clock.seconds():
-            raise self._refuse(network_of(address))
+            raise self._refuse(address, NotLoggedIn("You are not logged in: authenticate again."))
         if self._any_call:
             self.touch(session)
         return session
 
-    def _refuse(self, network: str) -> NotLoggedIn | HeldBack:
+    def _refuse(self, address: str, fault: ApiFault) -> ApiFault:
+        """Count a wrong cookie. @param fault: why it is wrong. @return: that, or that there were too many."""
+        network = network_of(address)
         wait = self._wrong.wait(network)
         self._wrong.failed(network)
         if wait > 0:
             return HeldBack(f"Too many wrong cookies from your address: authenticate, or try again in {ceil(wait)} s.")
-        return NotLoggedIn("You are not logged in: authenticate again.")
+        return fault
 
     def hold(self, address: str) -> float:
         """How many seconds the answer to a wrong cookie is held back: few can be tried, and right ones aren't delayed."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Hashable, Mapping
+from typing import Protocol
 
 from fluidvm.objects import VM, Disk, Image, Object
 
@@ -30,12 +31,33 @@ def of_mac(mac: str) -> Account:
     return ("mac", int(mac.replace(":", ""), 16))
 
 
+class Shaped(Protocol):
+    """A VM, or what is to be one. Memory in MiB."""
+
+    @property
+    def vcpus(self) -> int: ...
+    @property
+    def max_vcpus(self) -> int: ...
+    @property
+    def memory(self) -> int: ...
+    @property
+    def max_memory(self) -> int: ...
+
+
+def can_get(thing: Shaped) -> dict[str, int]:
+    """
+    Tell what a guest can get, which is what counts: it may grow to its maxima while it runs, and nobody is asked then.
+
+    @return: C{vcpus}, and C{memory} in MiB.
+    """
+    return {"vcpus": max(thing.vcpus, thing.max_vcpus), "memory": max(thing.memory, thing.max_memory)}
+
+
 def amounts(thing: Object) -> dict[str, int]:
     """Tell what an object takes of its owner's plan, and of its compute node."""
     if isinstance(thing, VM):
         return {
-            "vms": 1, "running_vms": int(thing.powered), "vcpus": thing.vcpus, "memory": thing.memory,
-            "snapshots": len(thing.snapshots),
+            "vms": 1, "running_vms": int(thing.powered), "snapshots": len(thing.snapshots), **can_get(thing),
         }  # fmt: skip
     if isinstance(thing, Disk):
         return {"disks": 1, "disk_space": thing.size, "snapshots": len(thing.snapshots)}
@@ -56,6 +78,7 @@ class Ledger:
         self._used: dict[Account, Counter[str]] = {}
         self._reserved: dict[Account, Counter[str]] = {}
         self._reservations: dict[Hashable, list[tuple[Account, dict[str, int]]]] = {}
+        self._counted: dict[Hashable, tuple[Account, dict[str, int]]] = {}
 
     def add(self, thing: Object) -> None:
         """An object is there."""
@@ -80,6 +103,15 @@ class Ledger:
         if isinstance(thing, VM):
             for interface in thing.interfaces:
                 del self._used[of_mac(interface["mac"])]
+
+    def count(self, key: Hashable, account: Account, amounts: Mapping[str, int]) -> None:
+        """Count something as used that is no object, in place of what C{key} counted until now; nothing: it is gone."""
+        former = self._counted.pop(key, None)
+        if former is not None:
+            self._used[former[0]].subtract(former[1])
+        if amounts:
+            self._counted[key] = (account, dict(amounts))
+            self._used.setdefault(account, Counter()).update(amounts)
 
     def used(self, account: Account, what: str) -> int:
         """Tell what an account holds."""

@@ -22,6 +22,8 @@ AT_ONCE = 128
 """Pieces of an answer that are counted together."""
 _TOO_LONG = f"This answer is over the limit of {LONGEST // 2**20} MiB: use limit and after to get it in parts."
 INT_LOW, INT_HIGH = -(2**31), 2**31 - 1
+LATEST = 253402300799.0
+"""Seconds since the epoch: the end of the year 9999."""
 
 # XML 1.0, section 2.2: what is left out of Char can't be sent at all, not even as a reference.
 _FORBIDDEN = re.compile("[^\t\n\r\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
@@ -105,13 +107,23 @@ def carries(value: str) -> bool:
     return _FORBIDDEN.search(value) is None
 
 
+def clean(value: str) -> str:
+    """Put U+FFFD in the place of each character that XML can't carry; databases have trouble with some of them, too."""
+    return value if value.isascii() and value.isprintable() else _FORBIDDEN.sub("\ufffd", value)
+
+
+def total(value: int) -> int | float:
+    """A sum as it travels: a double once it has outgrown 32 bits, which sums do where single values don't."""
+    return value if INT_LOW <= value <= INT_HIGH else float(value)
+
+
 def moment(value: float) -> datetime:
     """
     A point in time as it travels: UTC, whole seconds.
 
-    @param value: seconds since the epoch.
+    @param value: seconds since the epoch; what no date has becomes the first or the last that there is.
     """
-    return datetime.fromtimestamp(int(value), UTC)
+    return datetime.fromtimestamp(int(max(0.0, min(LATEST, value))), UTC)
 
 
 def render(value: Any) -> bytes:

@@ -6,16 +6,18 @@ import re
 from dataclasses import replace
 from typing import Annotated, Any
 
+from fluidvm import driver
 from fluidvm.declare import task
 from fluidvm.driver import Boot, DomainDisk, DomainInfo, DomainSpec, IAdoption, ISnapshots, NoSuchThing, Snapshot, Volume
 from fluidvm.engine.job import Job
-from fluidvm.engine.quota import check_driver, check_vm
+from fluidvm.engine.quota import check_driver, check_vm, one_vm
 from fluidvm.faults import Conflict, NotFound, Unsupported
 from fluidvm.inventory import Inventory
 from fluidvm.kinds import NAME_PATTERN, Id, NodeId, Text
 from fluidvm.objects import POWERED, VM, ComputeNode, Disk, User
 from fluidvm.reconcile import kept_of
 from fluidvm.store.objects import Create, Update
+from fluidvm.usage import can_get
 
 UUID = r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}"
 GuestUuid = Annotated[
@@ -60,8 +62,8 @@ async def adopt_vm(job: Job, node: NodeId, uuid: GuestUuid, owner: Owner) -> Non
 
 async def _volume(connection: Any, spec: DomainSpec, disk: DomainDisk) -> Volume:
     try:
-        volume: Volume = await connection.volume_of(disk.path)
-    except NoSuchThing as error:
+        volume: Volume = await connection.volume_of(disk.path, disk.format)
+    except (NoSuchThing, driver.Unsupported) as error:
         raise Unsupported(f"Domain {spec.name} can't be taken over: its disk {disk.target}: {error}") from None
     if re.fullmatch(TARGET, disk.target) is None:
         raise Unsupported(f"Domain {spec.name} can't be taken over: it has a disk {disk.target}; known are vda to vdx.")
@@ -81,10 +83,10 @@ def _plan(
     check_driver(inventory, owner, node.driver)
     _check_disks(inventory, node, spec, volumes, others)
     sizes = sum(volume.size for volume in volumes)
-    check_vm(inventory, owner, {"vm_vcpus": spec.vcpus, "vm_memory": spec.memory, "vm_disk": sizes})
+    check_vm(inventory, owner, {**one_vm(spec), "vm_disk": sizes})
     state = str(info.state)
     job.reserve_for(
-        owner, vms=1, running_vms=int(state in POWERED), vcpus=spec.vcpus, memory=spec.memory, disks=len(volumes),
+        owner, vms=1, running_vms=int(state in POWERED), **can_get(spec), disks=len(volumes),
         disk_space=sizes, snapshots=len(kept),
     )  # fmt: skip
     interfaces = []

@@ -5,11 +5,12 @@ from __future__ import annotations
 from datetime import datetime
 from typing import Annotated, Any
 
-from fluidvm.api.listing import cut
+from fluidvm.api.listing import listed
 from fluidvm.audit import FIELDS
 from fluidvm.call import Call
 from fluidvm.declare import query
 from fluidvm.kinds import Plain, Struct, filter_of
+from fluidvm.xmlvalue import Members
 
 PAGE = 1000
 _FILTER = filter_of(FIELDS)
@@ -27,7 +28,7 @@ AuditFilter = Annotated[
 
 
 @query("array", roles=("admin", "auditor"))
-async def list_audit(call: Call, filter: AuditFilter = {}) -> list[dict[str, Any]]:  # noqa: B006
+async def list_audit(call: Call, filter: AuditFilter = {}) -> Members:  # noqa: B006
     """
     List the audit log's lines, oldest first, at most 1,000 at a time: `after` goes on from there.
 
@@ -35,4 +36,4 @@ async def list_audit(call: Call, filter: AuditFilter = {}) -> list[dict[str, Any
     all went well. Secrets are never in it.
     """
     lines = await call.services.audit.page(filter, min(PAGE, filter.get("limit", PAGE)))
-    return [cut(line, filter) for line in lines]
+    return listed("audit log line", lines, filter)

@@ -46,8 +46,8 @@ async def create_disk_snapshot(job: Job, disk: DiskId, name: SnapshotName) -> in
     record = job.inventory.get(Disk, disk)
     connection: Any = await job.connection(record.compute_node, IVolumeSnapshots)
     _check_idle(job, record)
-    pool, volume = record.pool, record.volume
-    return await make(job, record, name, False, lambda: connection.create_volume_snapshot(pool, volume, name))
+    at = record.pool, record.volume, record.format
+    return await make(job, record, name, False, lambda: connection.create_volume_snapshot(*at, name))
 
 
 @task("disk", needs=(IVolumeSnapshots,))
@@ -58,7 +58,7 @@ async def revert_disk_snapshot(job: Job, disk: DiskId, snapshot: SnapshotId) -> 
     connection: Any = await job.connection(record.compute_node, IVolumeSnapshots)
     _check_idle(job, record)
     job.status(f"disk {record.name} goes back to snapshot {kept['name']}")
-    await connection.revert_volume(record.pool, record.volume, kept["name"])
+    await connection.revert_volume(record.pool, record.volume, record.format, kept["name"])
 
 
 @task("disk", needs=(IVolumeSnapshots,))
@@ -69,7 +69,7 @@ async def delete_disk_snapshot(job: Job, disk: DiskId, snapshot: SnapshotId) -> 
     connection: Any = await job.connection(record.compute_node, IVolumeSnapshots)
     _check_idle(job, record)
     job.status(f"deleting snapshot {kept['name']} of disk {record.name}")
-    await connection.delete_volume_snapshot(record.pool, record.volume, kept["name"])
+    await connection.delete_volume_snapshot(record.pool, record.volume, record.format, kept["name"])
     await look(job, record)
 
 

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from typing import Annotated, Any
 
-from fluidvm.api.listing import cut, keep
+from fluidvm.api.listing import keep, listed
 from fluidvm.call import Call
 from fluidvm.declare import METHODS, query
 from fluidvm.driver import ABILITIES, Interface
 from fluidvm.driver_loader import DriverDescription, DriverLoader
 from fluidvm.faults import NotFound
 from fluidvm.kinds import NAME_PATTERN, NAME_RULE, Text, filter_of
+from fluidvm.xmlvalue import Members
 
 FIELDS = {"name": str, "distribution": str, "version": str, "summary": str, "abilities": list, "error": str}
 DriverFilter = Annotated[dict[str, Any], filter_of(FIELDS)]
@@ -32,11 +33,11 @@ def _seen(call: Call, wire: dict[str, Any]) -> dict[str, Any]:
 
 
 @query("array")
-async def list_drivers(call: Call, filter: DriverFilter = {}) -> list[dict[str, Any]]:  # noqa: B006
+async def list_drivers(call: Call, filter: DriverFilter = {}) -> Members:  # noqa: B006
     """List the drivers that are installed, by name, with their abilities, or with the error that keeps one out."""
     found = [_seen(call, _wire(one)) for one in call.services.resources.drivers.describe()]
-    kept = [cut(one, filter) for one in found if keep(one, filter)]
-    return kept[: filter.get("limit")]
+    kept = [one for one in found if keep(one, filter)]
+    return listed("driver", kept[: filter.get("limit")], filter)
 
 
 @query("struct")

@@ -16,6 +16,7 @@ from fluidvm.faults import Conflict
 from fluidvm.kinds import NodeId
 from fluidvm.objects import VM, ComputeNode
 from fluidvm.store.objects import Update
+from fluidvm.usage import can_get
 
 MOST_TOLD = 20
 """How many VMs that stayed an error tells about."""
@@ -96,7 +97,8 @@ async def _target(job: Job, vm: VM) -> ComputeNode:
     """Where a VM goes. @raise Unavailable: it fits nowhere; says why."""
     disks = job.inventory.disks_of(vm.id)
     pool, space = largest_pool({"pool": disk.pool, "size": disk.size} for disk in disks)
-    wanted = Wanted(vm.vcpus, vm.memory, driver=vm.driver, pool=pool, space=space)
+    most = can_get(vm)
+    wanted = Wanted(most["vcpus"], most["memory"], driver=vm.driver, pool=pool, space=space)
     abilities: list[type[Interface]] = [IMigration, *([IDisks] if disks else []), *([INetworks] if vm.interfaces else [])]
     return await fit(job, wanted, abilities)
 

@@ -6,7 +6,7 @@ from typing import Annotated, Any
 
 from twisted.internet.defer import CancelledError
 
-from fluidvm.api.image_bytes import check_url, drain, fetch
+from fluidvm.api.image_bytes import drain, fetch
 from fluidvm.api.listing import list_objects, show
 from fluidvm.api.placing import free_name, may_own, owner_of
 from fluidvm.call import Call
@@ -18,7 +18,7 @@ from fluidvm.image_files import UPLOAD_NAME, Inspected
 from fluidvm.kinds import Bool, Choice, DiskId, Id, ImageId, Struct, Text, filter_of, named
 from fluidvm.objects import VM, Disk, Image
 from fluidvm.store.objects import Create, Delete, Update
-from fluidvm.xmlvalue import Members, Rendered
+from fluidvm.xmlvalue import INT_HIGH, Members, Rendered
 
 FORMATS = ("qcow2", "raw")
 ImageSpec = Annotated[
@@ -53,7 +53,7 @@ def _check_import(call: Call, spec: dict[str, Any]) -> None:
     if "url" in spec:
         if "sha256" not in spec:
             raise InvalidParams("spec.sha256: is missing.")
-        check_url(call.services.resources.images.urls, spec["url"])
+        call.services.resources.images.urls.admit(spec["url"])
     if spec.get("public") and call.user.role != "admin":
         raise Forbidden("spec.public: is for administrators.")
     free_name(call.inventory, Image, spec["name"], spec.get("owner", call.user.id))
@@ -70,12 +70,19 @@ async def _record(job: Job, name: str, owner: int, format: str, public: bool) ->
     return image
 
 
-async def _complete(job: Job, image: Image, sha256: str) -> None:
-    """Look at what was written, count it, and have it be the image."""
+async def _complete(job: Job, image: Image, sha256: str = "", upload: str | None = None) -> None:
+    """Look at what was written, and count it. Until then a client can cancel the task."""
     job.status("checking")
     found = await job.images.finish(image.id, image.format)
-    if sha256 and found.sha256 != sha256:
+    if found.size > INT_HIGH:
+        raise Conflict(f"Image {image.name} is for disks of {found.size} MiB; a disk has {INT_HIGH} MiB at most.")
+    if sha256 and found.sha256 not in (sha256, ""):  # in a plan it isn't known
         raise Conflict(f"The checksum of image {image.name} is {found.sha256}, not {sha256}.")
+    job.leavable(False)
+    if job.cancelled:
+        raise Conflict("cancelled")
+    if upload is not None:
+        job.uploads.uncount(job.actor, upload)  # in the turn in which the image counts instead
     await job.reserve(image.owner, disk_space=found.space)
     job.memo["found"] = [found.size, found.space, found.sha256]
     await job.flush()
@@ -100,18 +107,21 @@ async def import_image(job: Job, spec: ImageSpec) -> None:
     upload = spec.get("upload")
     try:
         if "found" not in job.memo:
+            job.leavable()
             if upload is None:
                 job.status("fetching")
                 await fetch(job, spec["url"], image)
             else:
-                await job.images.take_upload(job.actor, upload, image.id)
-            await _complete(job, image, spec.get("sha256", ""))
+                await job.uploads.take(job.actor, upload, image.id)
+            await _complete(job, image, spec.get("sha256", ""), upload)
         await _keep(job, image)
+        if upload is not None:
+            await job.uploads.done(job.actor, upload, image.id)
     except CancelledError:
         raise  # the server stops: its next start goes on here
     except Exception:
         if upload is not None:
-            await job.images.give_back(job.actor, upload, image.id)
+            await job.uploads.give_back(job.actor, upload, image.id)
         await _undo(job, image)
         raise
 
@@ -130,9 +140,10 @@ async def create_image(job: Job, disk: DiskId, name: ImageName) -> None:
     image = await _record(job, name, source.owner, source.format, False)
     try:
         if "found" not in job.memo:
+            job.leavable()
             job.status(f"copying {source.name}")
             await drain(job, source, image)
-            await _complete(job, image, "")
+            await _complete(job, image)
         await _keep(job, image)
     except CancelledError:
         raise  # as above

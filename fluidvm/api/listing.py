@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from functools import lru_cache
 from itertools import islice
 from typing import Any
 
+from twisted.logger import Logger
+
 from fluidvm.call import Call
 from fluidvm.inventory import Entry, missing
-from fluidvm.xmlvalue import INT_HIGH, Members, Rendered, render
+from fluidvm.xmlvalue import INT_HIGH, INT_LOW, Members, Rendered, render
 
+_log = Logger()
 _PAGING = ("fields", "limit", "after")
 
 
@@ -54,7 +58,42 @@ def _select(call: Call, entries: Any, equal: dict[str, Any], fields: list[str] |
         if fields is None:
             yield _render(call, entry)
         else:
-            yield render({key: wire[key] for key in fields if key in wire and key not in hidden})
+            wanted = set(fields).difference(hidden)
+            yield entry.only(inventory, wanted.__contains__)
+
+
+@lru_cache(maxsize=1000)
+def _tell(kind: str, id: int) -> None:
+    """Once: a list may be asked for often."""
+    _log.failure("{kind} {id} can't be shown", kind=kind, id=id)
+
+
+def listed(kind: str, wires: Iterable[dict[str, Any]], wanted: dict[str, Any]) -> Members:
+    """
+    Give what a list has that isn't of the inventory.
+
+    @param kind: what each is called, for the log.
+    @param wanted: a checked filter, whose C{fields} are left.
+    """
+    return Members(shown(kind, wire, wanted) for wire in wires)
+
+
+def shown(kind: str, wire: dict[str, Any], wanted: dict[str, Any]) -> bytes:
+    """
+    Render one of them.
+
+    One that can't be rendered stands there as its id, its name and C{broken}, and is logged once.
+    """
+    try:
+        return render(cut(wire, wanted))
+    except Exception:
+        id, name = wire.get("id"), wire.get("name")
+        _tell(kind, id if type(id) is int else 0)
+        known = {
+            "id": id if type(id) is int and INT_LOW <= id <= INT_HIGH else None,
+            "name": str(name) if name else None,
+        }
+        return render(known | {"broken": True})
 
 
 def keep(wire: dict[str, Any], wanted: dict[str, Any]) -> bool:

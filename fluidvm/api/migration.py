@@ -21,6 +21,7 @@ from fluidvm.faults import Conflict, NotFound, Unavailable
 from fluidvm.kinds import Bool, NodeId, Struct, VmId
 from fluidvm.objects import VM, ComputeNode, Disk
 from fluidvm.store.objects import Update
+from fluidvm.usage import can_get
 
 MOVABLE = ("stopped", "crashed", "running")
 MEMO = ("from", "live", "volumes", "old", "paths")
@@ -61,7 +62,7 @@ async def move(job: Job, vm: int, node: int, options: Mapping[str, Any], progres
         await _plan(job, record, node, options)
     if record.compute_node != node:
         # Its capacity is set aside; who names a node is taken at its word, as where a VM is made.
-        job.reserve_on(node, vms=1, vcpus=record.vcpus, memory=record.memory)
+        job.reserve_on(node, vms=1, **can_get(record))
         live = job.memo["live"]
         if live:
             await mark(job, record, "migrating")

@@ -8,11 +8,12 @@ from fluidvm.api.placing import free_name
 from fluidvm.call import Call
 from fluidvm.declare import task
 from fluidvm.engine.job import Job
-from fluidvm.engine.quota import check_driver, check_vm
+from fluidvm.engine.quota import check_driver, check_vm, one_vm
 from fluidvm.faults import Conflict
 from fluidvm.kinds import DiskId, Id, VmId, named
 from fluidvm.objects import VM, Disk, User
 from fluidvm.store.objects import Change, Mention, Update
+from fluidvm.usage import can_get
 
 NewOwner = Annotated[int, Id("whose it is to be", type="user")]
 VmName = Annotated[str, named("its new name, unique among its owner's VMs")]
@@ -41,9 +42,9 @@ async def set_vm_owner(job: Job, vm: VmId, owner: NewOwner) -> None:
         free_name(job.inventory, Disk, disk.name, owner)
     sizes = sum(disk.size for disk in disks)
     check_driver(job.inventory, owner, record.driver)
-    check_vm(job.inventory, owner, {"vm_vcpus": record.vcpus, "vm_memory": record.memory, "vm_disk": sizes})
+    check_vm(job.inventory, owner, {**one_vm(record), "vm_disk": sizes})
     await job.reserve(
-        owner, vms=1, running_vms=int(record.powered), vcpus=record.vcpus, memory=record.memory, disks=len(disks),
+        owner, vms=1, running_vms=int(record.powered), **can_get(record), disks=len(disks),
         disk_space=sizes, snapshots=len(record.snapshots) + sum(len(disk.snapshots) for disk in disks),
     )  # fmt: skip
     job.put(*_given(record, owner))

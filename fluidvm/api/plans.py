@@ -14,7 +14,7 @@ from fluidvm.kinds import NAME_PATTERN, NAME_RULE, Array, Int, PlanId, Struct, T
 from fluidvm.objects import ResourcePlan
 from fluidvm.store.objects import Create, Delete, Update
 from fluidvm.usage import LIMITS, of_user
-from fluidvm.xmlvalue import Members, Rendered
+from fluidvm.xmlvalue import Members, Rendered, total
 
 Limits = Annotated[
     dict[str, Any],
@@ -23,13 +23,13 @@ Limits = Annotated[
         fields={
             "vms": Int("VMs in all", low=0),
             "running_vms": Int("VMs that run at the same time", low=0),
-            "vcpus": Int("virtual CPUs of all VMs", low=0),
-            "memory": Int("memory of all VMs", unit="MiB", low=0),
+            "vcpus": Int("virtual CPUs that all VMs can get", low=0),
+            "memory": Int("memory that all VMs can get", unit="MiB", low=0),
             "disks": Int("disks in all", low=0),
             "disk_space": Int("size of all disks", unit="MiB", low=0),
             "snapshots": Int("snapshots in all", low=0),
-            "vm_vcpus": Int("virtual CPUs of one VM", low=0),
-            "vm_memory": Int("memory of one VM", unit="MiB", low=0),
+            "vm_vcpus": Int("virtual CPUs that one VM can get", low=0),
+            "vm_memory": Int("memory that one VM can get", unit="MiB", low=0),
             "vm_disk": Int("size of one VM's disks together", unit="MiB", low=0),
             "default_vcpus": Int("virtual CPUs of a VM made without", low=1, high=1024),
             "default_memory": Int("memory of a VM made without", unit="MiB", low=16, high=16 * 1024 * 1024),
@@ -122,5 +122,4 @@ def get_resource_plan_usage(call: Call, plan: PlanId) -> dict[str, Any]:
 
 def usage(used: int, limit: int | None) -> dict[str, Any]:
     """How much of one limit is used; without a limit where nothing bounds."""
-    # Sums outgrow 32 bits where single values don't.
-    return {"used": used if used < 2**31 else float(used)} | ({} if limit is None else {"limit": limit})
+    return {"used": total(used)} | ({} if limit is None else {"limit": limit})

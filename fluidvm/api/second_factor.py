@@ -46,7 +46,8 @@ async def confirm_second_factor(call: Call, code: Annotated[str, CODE]) -> bool:
     if step is None:
         raise InvalidParams("code: is wrong; look at the time of the device that makes it.")
     call.session.offered_secret = ""
-    extra = {"totp_secret": secret, "totp_last": step}
+    # The code isn't used up: who logs in right afterwards has no other one yet.
+    extra = {"totp_secret": secret, "totp_last": step - 1}
     await call.inventory.commit([Update("user", call.user.id, {"second_factor": True}, extra)])
     return True
 

@@ -12,6 +12,7 @@ from fluidvm.faults import NotFound
 from fluidvm.inventory import missing
 from fluidvm.kinds import NodeId, VmId
 from fluidvm.objects import VM, ComputeNode
+from fluidvm.xmlvalue import total
 
 
 @query("struct")
@@ -50,5 +51,5 @@ async def get_compute_node_stats(call: Call, node: NodeId) -> dict[str, Any]:
     given = call.inventory.related(record)
     return {
         "cpu": float(told.cpu), "memory_used": told.memory_used, "vcpus": record.vcpus, "memory": record.memory,
-        "vcpus_used": given["vcpus_used"], "memory_used_by_vms": given["memory_used"], "vms": given["vms"],
+        "vcpus_used": total(given["vcpus_used"]), "memory_used_by_vms": total(given["memory_used"]), "vms": given["vms"],
     }  # fmt: skip

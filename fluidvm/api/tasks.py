@@ -4,13 +4,17 @@ from __future__ import annotations
 
 from typing import Annotated, Any
 
-from fluidvm.api.listing import cut, keep
+from twisted.python.failure import Failure
+
+from fluidvm.api.listing import keep, shown
 from fluidvm.call import Call
 from fluidvm.declare import WORKERS, query
 from fluidvm.engine.context import Context
-from fluidvm.engine.plan import plan
+from fluidvm.faults import Unavailable
 from fluidvm.kinds import Choice, ContextId, Double, Struct, filter_of
-from fluidvm.xmlvalue import INT_HIGH, Members, Pieces, render
+from fluidvm.sessions import PendingTask, Session
+from fluidvm.store.database import OutcomeUnknown
+from fluidvm.xmlvalue import INT_HIGH, Members, Pieces
 
 CommitOptions = Annotated[
     dict[str, Any],
@@ -26,13 +30,28 @@ PAGE = 200
 
 @query("int")
 async def commit_tasks(call: Call, options: CommitOptions = {}) -> int:  # noqa: B006
-    """Move all pending tasks into a new execution context, durably, and start it. Returns its number (EC)."""
+    """
+    Move all pending tasks into a new execution context, durably, and start it. Returns its number (EC).
+
+    If the store goes away in the middle, fault 503 says so: when it is back, the tasks are an execution context, or pending.
+    """
     taken = call.session.take()
     try:
         return await call.engine.commit(call.user.id, taken, options.get("on_error", "continue"), call.address)
+    except OutcomeUnknown as unknown:
+        unknown.outcome.addErrback(_put_back, call.session, taken)
+        raise Unavailable(
+            "The store went away in the middle of commit_tasks: when it is back, the tasks are an execution context "
+            "(list_execution_contexts) or pending again (get_pending_tasks)."
+        ) from None
     except BaseException:
         call.session.put_back(taken)
         raise
+
+
+def _put_back(failure: Failure, session: Session, tasks: list[PendingTask]) -> Failure:
+    session.put_back(tasks)
+    return failure
 
 
 @query("array")
@@ -96,7 +115,7 @@ async def list_execution_contexts(call: Call, filter: ContextFilter = {}) -> Mem
         for context in page:
             wire = context.wire()
             if keep(wire, filter) and len(found.parts) < limit:
-                found.parts.append(render(cut(wire, filter)))
+                found.parts.append(shown("execution context", wire, filter))
                 found.count()
         if len(page) < PAGE:
             break
@@ -128,6 +147,7 @@ async def plan_tasks(call: Call) -> list[dict[str, Any]]:
     Try the pending tasks without doing them: the same checks, in order, each task seeing what those before it would do.
 
     Returns structs of task (1 is the first), ok, code and error (0 and empty: it would go well), and node, the id of the
-    compute node that it would work on. Changes nothing; what the hypervisor alone can tell isn't known.
+    compute node that it would work on. Changes nothing; what the hypervisor alone can tell isn't known. Where trying them
+    all would take too long, those that are left have code 413.
     """
-    return await plan(call.services.resources, call.user.id, call.session.pending)
+    return await call.services.planner.plan(call.session)

@@ -18,11 +18,12 @@ from fluidvm.call import Call
 from fluidvm.declare import task
 from fluidvm.driver import IConnection, ITemplates, IVolumes
 from fluidvm.engine.job import Job
-from fluidvm.engine.quota import check_driver, check_vm
+from fluidvm.engine.quota import check_driver, check_vm, one_vm
 from fluidvm.faults import Conflict, Unsupported
 from fluidvm.kinds import VmId, named
 from fluidvm.objects import VM, ComputeNode, Disk
 from fluidvm.store.objects import Create, Update
+from fluidvm.usage import can_get
 
 CloneName = Annotated[str, named("the new VM's name, unique among its owner's VMs")]
 
@@ -87,13 +88,11 @@ async def _plan(job: Job, source: VM, name: str) -> VM:
     shares = await shares_of(job, owner, node.id)
     sizes = sum(disk.size for disk in disks)
     check_driver(job.inventory, owner, source.driver)
-    check_vm(job.inventory, owner, {"vm_vcpus": source.vcpus, "vm_memory": source.memory, "vm_disk": sizes})
+    check_vm(job.inventory, owner, {**one_vm(source), "vm_disk": sizes})
     names = [f"{name[:50]}-{disk.target}" for disk in disks]
     for disk_name in names:
         free_name(job.inventory, Disk, disk_name, owner)
-    job.reserve_for(
-        owner, vms=1, vcpus=source.vcpus, memory=source.memory, disks=len(disks), disk_space=sizes,
-    )  # fmt: skip
+    job.reserve_for(owner, vms=1, **can_get(source), disks=len(disks), disk_space=sizes)
     check_networks(job, node, source.interfaces)
     # An address belongs to one guest, the IP address as well.
     plugs = [{key: one[key] for key in ("network", "model") if key in one} for one in source.interfaces]

@@ -15,6 +15,7 @@ from fluidvm.faults import Conflict
 from fluidvm.kinds import DiskId, MiB, Struct, Text, Vcpus, VmId
 from fluidvm.objects import VM, Disk
 from fluidvm.store.objects import Update
+from fluidvm.usage import can_get
 
 AttachOptions = Annotated[
     dict[str, Any],
@@ -28,7 +29,8 @@ TARGETS = tuple(f"vd{letter}" for letter in "abcdefghijklmnopqrstuvwx")
 
 async def _resize(job: Job, vm: int, what: str, stopped: str, live: str, amount: int) -> None:
     record = job.inventory.get(VM, vm)
-    growth = amount - getattr(record, what)
+    # Up to its maximum it has been counted from the beginning.
+    growth = amount - can_get(record)[what]
     if growth > 0:
         check_vm(job.inventory, record.owner, {f"vm_{what}": amount})
         await job.reserve(record.owner, **{what: growth})
@@ -45,7 +47,7 @@ async def _resize(job: Job, vm: int, what: str, stopped: str, live: str, amount:
         "vcpus": info.vcpus, "max_vcpus": info.max_vcpus, "memory": info.memory, "max_memory": info.max_memory,
     }  # fmt: skip
     job.put(Update("vm", vm, fields))
-    if growth > 0:
+    if amount > getattr(record, what):
         await put_shares(job, vm, plugged=False)
 
 

@@ -35,7 +35,7 @@ from fluidvm.driver import (
 )
 from fluidvm.engine.job import Job
 from fluidvm.engine.placement import Wanted
-from fluidvm.engine.quota import check_vm, limits_of
+from fluidvm.engine.quota import check_vm, limits_of, one_vm
 from fluidvm.faults import Conflict, Forbidden, InvalidParams
 from fluidvm.kinds import (
     NAME_PATTERN,
@@ -53,6 +53,7 @@ from fluidvm.kinds import (
 )  # fmt: skip
 from fluidvm.objects import VM, ComputeNode, Disk
 from fluidvm.store.objects import Change, Create, Delete, Update
+from fluidvm.usage import can_get
 from fluidvm.xmlvalue import Members, Rendered
 
 MEMORY_HIGH = 16 * 1024 * 1024
@@ -94,9 +95,14 @@ VmSpec = Annotated[
         fields={
             "name": named("its name, unique among its owner's VMs"),
             "vcpus": Int("virtual CPUs; default: the resource plan's, else 1", low=1, high=1024),
-            "max_vcpus": Int("how many it can have while it runs; default: vcpus", low=1, high=1024),
+            "max_vcpus": Int("how many it can have while it runs, which is what counts; default: vcpus", low=1, high=1024),
             "memory": Int("memory; default: the resource plan's, else 512", unit="MiB", low=16, high=MEMORY_HIGH),
-            "max_memory": Int("how much it can have while it runs; default: memory", unit="MiB", low=16, high=MEMORY_HIGH),
+            "max_memory": Int(
+                "how much it can have while it runs, which is what counts; default: memory",
+                unit="MiB",
+                low=16,
+                high=MEMORY_HIGH,
+            ),
             "disks": Array(
                 "its disks: vda, vdb...; default: one as the resource plan says, else none", of=NewDisk, longest=24
             ),
@@ -202,10 +208,11 @@ async def _plan(job: Job, spec: dict[str, Any]) -> VM:
     vcpus = spec.get("vcpus", min(limits.get("default_vcpus", 1), spec.get("max_vcpus", 1024)))
     memory = spec.get("memory", min(limits.get("default_memory", 512), spec.get("max_memory", MEMORY_HIGH)))
     default_disk = limits.get("default_disk")
+    most_vcpus, most_memory = spec.get("max_vcpus", vcpus), spec.get("max_memory", memory)
     given_disks = spec.get("disks", [] if default_disk is None else [{"size": default_disk}])
     wanted = [with_image(job, disk) for disk in given_disks]
     pool, space = largest_pool([disk for disk in wanted if "size" in disk])
-    shape = Wanted(vcpus, memory, pool=pool, space=space)
+    shape = Wanted(most_vcpus, most_memory, pool=pool, space=space)
     plugs = spec.get("interfaces", [])
     abilities: list[type[Interface]] = [IConnection, *([IDisks] if wanted else []), *([INetworks] if plugs else [])]
     if any("image" in disk for disk in wanted):
@@ -222,15 +229,15 @@ async def _plan(job: Job, spec: dict[str, Any]) -> VM:
     interfaces = tuple(new_interface(job, plug) for plug in plugs)
     vm = VM(
         id=job.target, name=spec["name"], owner=owner, state="creating", uuid=str(uuid4()), compute_node=node.id,
-        driver=node.driver, vcpus=vcpus, max_vcpus=spec.get("max_vcpus", vcpus), memory=memory,
-        max_memory=spec.get("max_memory", memory), interfaces=interfaces, description=spec.get("description", ""),
+        driver=node.driver, vcpus=vcpus, max_vcpus=most_vcpus, memory=memory,
+        max_memory=most_memory, interfaces=interfaces, description=spec.get("description", ""),
         tags=tuple(spec.get("tags", ())), autostart=spec.get("autostart", False), boot=boot, created=job.wall_clock(),
         shares=shares, template=spec.get("template", ""),
     )  # fmt: skip
     sizes = [disk["size"] for disk in wanted if "size" in disk]
     given = [job.inventory.get(Disk, disk["disk"]).size for disk in wanted if "disk" in disk]
-    check_vm(job.inventory, owner, {"vm_vcpus": vcpus, "vm_memory": memory, "vm_disk": sum(sizes) + sum(given)})
-    job.reserve_for(owner, vms=1, vcpus=vcpus, memory=memory, disks=len(sizes), disk_space=sum(sizes))
+    check_vm(job.inventory, owner, {**one_vm(vm), "vm_disk": sum(sizes) + sum(given)})
+    job.reserve_for(owner, vms=1, **can_get(vm), disks=len(sizes), disk_space=sum(sizes))
     # Noted together at the end: what is noted when a check fails would be stored with the failure.
     facts: list[Change] = [Create(vm)]
     for number, disk in enumerate(wanted):

@@ -54,7 +54,7 @@ async def resize_disk(job: Job, disk: DiskId, size: DiskMiB) -> None:
     if running is not None:
         await connection.resize_disk(running.uuid, DomainDisk(record.path, record.format, str(record.target)), size)
     else:
-        await connection.resize_volume(record.pool, record.volume, size)
+        await connection.resize_volume(record.pool, record.volume, record.format, size)
     job.put(Update("disk", disk, {"size": size}))
 
 
@@ -113,8 +113,9 @@ async def copy_volume(job: Job, source: Disk, copy: Disk, progress: Progress, re
     connection = await job.connection(source.compute_node, IVolumes)
     if resumed:
         await _discard(job, copy)
-    volume = await job.interruptible(connection.clone_volume(source.pool, source.volume, copy.volume, progress))
-    job.put(Update("disk", copy.id, {"state": "ready", "path": volume.path, "size": volume.size}))
+    cloning = connection.clone_volume(source.pool, source.volume, source.format, copy.volume, progress)
+    volume = await job.interruptible(cloning)
+    job.put(Update("disk", copy.id, {"state": "ready", "path": volume.path}))
 
 
 async def _discard(job: Job, copy: Disk) -> None:

@@ -46,7 +46,7 @@ class AdoptionContract(VolumeCase):
 
     async def test_its_disks(self) -> None:
         if not IDisks.implementedBy(type(self.connection)):  # type: ignore[attr-defined]
-            await self.refuses(NoSuchThing, "a path that no volume has", "volume_of", NO_PATH)
+            await self.refuses(NoSuchThing, "a path that no volume has", "volume_of", NO_PATH, "raw")
             return
         spec, other = await self.defined(), await self.volume()
         disks = []
@@ -55,17 +55,17 @@ class AdoptionContract(VolumeCase):
             disks.append(DomainDisk(volume.path, format, "vd" + "zyxwvu"[number]))
             await self.ask("attach_disk", spec.uuid, disks[-1])
             promise = "volume_of: the volume is told"
-            self.assertEqual(await self.ask("volume_of", volume.path, promise=promise), volume, promise)
+            self.assertEqual(await self.ask("volume_of", volume.path, format, promise=promise), volume, promise)
         told = await self.ask("get_spec", spec.uuid)
         by_target = sorted(disks, key=lambda disk: disk.target)
         added = sorted((disk for disk in told.disks if disk not in spec.disks), key=lambda disk: disk.target)
         self.assertEqual(added, by_target, "get_spec: its disks are told")
         await self.ask("delete_volume", other.pool, other.name)
-        await self.refuses(NoSuchThing, "a volume that was removed", "volume_of", other.path)
-        await self.refuses(NoSuchThing, "a path that no volume has", "volume_of", NO_PATH)
+        await self.refuses(NoSuchThing, "a volume that was removed", "volume_of", other.path, other.format)
+        await self.refuses(NoSuchThing, "a path that no volume has", "volume_of", NO_PATH, "raw")
 
     async def test_a_closed_connection(self) -> None:
         spec = await self.defined()
         await self.ask("close")
         await self.raises(Unreachable, "a closed connection", "get_spec", spec.uuid)
-        await self.raises(Unreachable, "a closed connection", "volume_of", NO_PATH)
+        await self.raises(Unreachable, "a closed connection", "volume_of", NO_PATH, "raw")

@@ -120,6 +120,7 @@ class ContractCase(TestCase):
         self.opened: list[Any] = []
         self.made: list[str] = []
         self.volumes: list[str] = []
+        self.formats: dict[str, str] = {}
         await self.factory.start()
         self.addCleanup(self.factory.stop)
         self.addCleanup(self.let_go)
@@ -244,7 +245,7 @@ class ContractCase(TestCase):
         self.assertEqual(len(domains), len(told), "list_domains: it tells each domain once")
         if not self.volumes:
             return domains, {}
-        volumes = await self.ask("list_volumes", self.factory.pool)
+        volumes = await self.ask("list_volumes", self.factory.pool, self.formats)
         return domains, {volume.name: volume for volume in volumes if volume.name in self.volumes}
 
     async def told(self, uuid: str, promise: str) -> DomainInfo:

@@ -23,7 +23,7 @@ class VolumeCase(ContractCase):
         """Make a volume; it is removed at the end."""
         name = given.get("name", self.name())
         self.volumes.append(name)
-        format = format or self.connection.formats[0]
+        format = self.formats[name] = format or self.connection.formats[0]
         told: list[int] = []
         volume: Volume = await self.ask(
             "create_volume", self.factory.pool, name, SIZE, format, told.append, promise="an empty volume is made"
@@ -39,7 +39,8 @@ class VolumeCase(ContractCase):
 
     async def listed(self, promise: str) -> dict[str, Volume]:
         """The pool's volumes by name."""
-        return {volume.name: volume for volume in await self.ask("list_volumes", self.factory.pool, promise=promise)}
+        told = await self.ask("list_volumes", self.factory.pool, self.formats, promise=promise)
+        return {volume.name: volume for volume in told}
 
     async def cancelled(self, verb: str, making: Any, name: str) -> None:
         """Cancel the making of a volume: nothing of it is left, unless it was there already."""

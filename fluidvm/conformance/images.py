@@ -21,10 +21,11 @@ class ImagesContract(VolumeCase):
     """The promises of L{IImages}."""
 
     async def read(self, volume: Volume, offset: int, length: int, promise: str) -> Any:
-        return await self.ask("read_volume", volume.pool, volume.name, offset, length, promise=promise)
+        return await self.ask("read_volume", volume.pool, volume.name, volume.format, offset, length, promise=promise)
 
     async def write(self, volume: Volume, offset: int, data: bytes) -> None:
-        await self.ask("write_volume", volume.pool, volume.name, offset, data, promise="a piece is written")
+        arguments = volume.pool, volume.name, volume.format, offset, data
+        await self.ask("write_volume", *arguments, promise="a piece is written")
 
     async def test_a_raw_volume(self) -> None:
         volume, other = await self.volume("raw"), await self.volume("raw")
@@ -35,7 +36,7 @@ class ImagesContract(VolumeCase):
         for offset in (0, MIB + 12345, end - len(PIECE)):
             await self.write(volume, offset, PIECE)
             self.assertEqual(await self.read(volume, offset, len(PIECE), promise), PIECE, promise)
-        await self.again("write_volume", volume.pool, volume.name, 0, PIECE)
+        await self.again("write_volume", volume.pool, volume.name, "raw", 0, PIECE)
         promise = "write_volume: what is beside the piece stays"
         self.assertEqual(await self.read(volume, MIB + 12345 + len(PIECE), 1000, promise), bytes(1000), promise)
         self.assertEqual(await self.read(volume, MIB + 12000, 400, promise), bytes(345) + PIECE[:55], promise)
@@ -44,7 +45,7 @@ class ImagesContract(VolumeCase):
         promise = "read_volume: none come from its end on"
         self.assertEqual(await self.read(volume, end, 1000, promise), b"", promise)
         self.assertEqual(await self.read(volume, 2 * end, 1000, promise), b"", promise)
-        arguments = volume.pool, volume.name, end - 10, PIECE
+        arguments = volume.pool, volume.name, "raw", end - 10, PIECE
         await self.refuses(WrongState, "a piece beyond a raw volume's end", "write_volume", *arguments)
         promise = "write_volume: another volume isn't disturbed"
         self.assertEqual(await self.read(other, 0, len(PIECE), promise), bytes(len(PIECE)), promise)
@@ -60,7 +61,7 @@ class ImagesContract(VolumeCase):
                 whole, offset = whole + piece, offset + len(piece)
                 self.assertLessEqual(offset, 2 * SIZE * MIB, "read_volume: none come from its end on")
             promise = f"measure_volume: it tells how many bytes read_volume has ({format})"
-            self.assertEqual(await self.ask("measure_volume", source.pool, source.name), len(whole), promise)
+            self.assertEqual(await self.ask("measure_volume", source.pool, source.name, format), len(whole), promise)
             await self.write(target, 0, whole)
             promise = f"write_volume: the volume has the bytes ({format})"
             self.assertEqual(await self.read(target, 0, len(whole) or 1, promise), whole, promise)
@@ -72,14 +73,15 @@ class ImagesContract(VolumeCase):
         await self.ask("attach_disk", spec.uuid, DomainDisk(volume.path, volume.format, "vdz"))
         await self.read(volume, 0, 10, "a stopped domain's volume is read")
         await self.ask("start", spec.uuid)
+        at = volume.pool, volume.name, volume.format
         for verb, arguments in (("read_volume", (0, 10)), ("write_volume", (0, b"x"))):
-            await self.refuses(WrongState, "a volume that a running domain has", verb, volume.pool, volume.name, *arguments)
+            await self.refuses(WrongState, "a volume that a running domain has", verb, *at, *arguments)
 
     async def test_refusals(self) -> None:
         pool, nobody = self.factory.pool, self.name()
         for verb, arguments in EACH:
-            await self.refuses(NoSuchThing, "a volume that isn't there", verb, pool, nobody, *arguments)
-            await self.refuses(NoSuchThing, "a pool that isn't there", verb, NO_POOL, "x", *arguments)
+            await self.refuses(NoSuchThing, "a volume that isn't there", verb, pool, nobody, "raw", *arguments)
+            await self.refuses(NoSuchThing, "a pool that isn't there", verb, NO_POOL, "x", "raw", *arguments)
         await self.ask("close")
         for verb, arguments in EACH:
-            await self.raises(Unreachable, "a closed connection", verb, pool, nobody, *arguments)
+            await self.raises(Unreachable, "a closed connection", verb, pool, nobody, "raw", *arguments)

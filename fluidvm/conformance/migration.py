@@ -113,9 +113,10 @@ class MigrationContract(ContractCase):
         await self.is_moved(STOPPED, spec.uuid, "a domain with a disk")
         info = await self.on(self.other, "get_domain", spec.uuid)
         self.assertEqual(info.disks, moved.disks, "migrate: its disks have the other host's paths")
-        listed = await self.on(self.other, "list_volumes", self.factory.pool)
+        formats = dict.fromkeys(names, format)
+        listed = await self.on(self.other, "list_volumes", self.factory.pool, formats)
         self.assertIn(there, listed, f"migrate: the copy is as large, in the same format ({format})")
-        self.assertIn(here, await self.ask("list_volumes", self.factory.pool), "migrate: its volume here stays")
+        self.assertIn(here, await self.ask("list_volumes", self.factory.pool, formats), "migrate: its volume here stays")
 
     async def test_cancelled(self) -> None:
         spec = await self.defined()

@@ -17,6 +17,7 @@ class VolumeSnapshotsContract(ContractCase):
         """A new volume of the default format."""
         name = self.name()
         self.volumes.append(name)
+        self.formats[name] = self.connection.formats[0]
         return await self.make(name)
 
     async def make(self, name: str) -> Volume:
@@ -40,15 +41,15 @@ class VolumeSnapshotsContract(ContractCase):
 
     async def test_kept_and_gone_back_to(self) -> None:
         volume, other = await self.volume(), await self.volume()
-        at = self.factory.pool, volume.name
+        at = self.factory.pool, volume.name, volume.format
         await self.has(volume, [], "list_volume_snapshots: a new volume has none")
         before = await self.listing(self.connection)
         await self.ask("create_volume_snapshot", *at, "first", promise="a volume is kept")
         promise = "create_volume_snapshot: list_volume_snapshots tells it"
         await self.has(volume, ["first"], promise)
-        told = await self.ask("list_volume_snapshots", *at)
+        told = await self.ask("list_volume_snapshots", *at[:2])
         await self.again("create_volume_snapshot", *at, "first")
-        again = await self.ask("list_volume_snapshots", *at)
+        again = await self.ask("list_volume_snapshots", *at[:2])
         self.assertEqual(again, told, "create_volume_snapshot: a repetition changes nothing")
         await self.ask("create_volume_snapshot", *at, "second")
         await self.has(volume, ["first", "second"], "list_volume_snapshots: the oldest comes first")
@@ -62,14 +63,14 @@ class VolumeSnapshotsContract(ContractCase):
         await self.has(volume, ["second"], "delete_volume_snapshot: list_volume_snapshots doesn't tell it")
         await self.again("delete_volume_snapshot", *at, "first")
         await self.has(other, [], "create_volume_snapshot: another volume isn't disturbed")
-        await self.ask("delete_volume", *at, promise="a volume with snapshots is removed")
+        await self.ask("delete_volume", *at[:2], promise="a volume with snapshots is removed")
         await self.make(volume.name)
         await self.has(volume, [], "delete_volume: a volume's snapshots go with it")
 
     async def test_a_domain_that_uses_it(self) -> None:
         volume = await self.volume()
         spec = await self.used(volume)
-        at = self.factory.pool, volume.name
+        at = self.factory.pool, volume.name, volume.format
         await self.ask("create_volume_snapshot", *at, "off", promise="a stopped domain's volume is kept")
         await self.ask("revert_volume", *at, "off", promise="a stopped domain's volume goes back")
         await self.ask("start", spec.uuid, promise="start: a domain runs whose volume has snapshots")
@@ -89,7 +90,7 @@ class VolumeSnapshotsContract(ContractCase):
             return
         volume = await self.volume()
         spec = await self.used(volume)
-        at = self.factory.pool, volume.name
+        at = self.factory.pool, volume.name, volume.format
 
         async def of_the_domain() -> list[Any]:
             return list(await self.ask("list_snapshots", spec.uuid))
@@ -107,13 +108,14 @@ class VolumeSnapshotsContract(ContractCase):
     async def test_what_is_not_there(self) -> None:
         volume = await self.volume()
         pool = self.factory.pool
-        await self.refuses(NoSuchThing, "a snapshot that isn't there", "revert_volume", pool, volume.name, "none")
-        await self.ask("delete_volume_snapshot", pool, volume.name, "none", promise="a repetition succeeds")
+        at = pool, volume.name, volume.format
+        await self.refuses(NoSuchThing, "a snapshot that isn't there", "revert_volume", *at, "none")
+        await self.ask("delete_volume_snapshot", *at, "none", promise="a repetition succeeds")
         for where in ((pool, self.name()), (self.name(), volume.name)):
             await self.raises(NoSuchThing, "a volume that isn't there", "list_volume_snapshots", *where)
             for verb in VERBS:
-                await self.refuses(NoSuchThing, "a volume that isn't there", verb, *where, "first")
+                await self.refuses(NoSuchThing, "a volume that isn't there", verb, *where, volume.format, "first")
         await self.ask("close")
         await self.raises(Unreachable, "a closed connection", "list_volume_snapshots", pool, volume.name)
         for verb in VERBS:
-            await self.raises(Unreachable, "a closed connection", verb, pool, volume.name, "first")
+            await self.raises(Unreachable, "a closed connection", verb, *at, "first")

@@ -2,9 +2,22 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from fluidvm.conformance.connection import NOBODY
 from fluidvm.conformance.disks import NO_POOL, SIZE, VolumeCase
-from fluidvm.driver import DomainDisk, NoSuchThing, Unreachable, Volume, WrongState
+from fluidvm.conformance.heads import HEADS
+from fluidvm.driver import (
+    DomainDisk,
+    IAdoption,
+    IImages,
+    IVolumeSnapshots,
+    NoSuchThing,
+    Unreachable,
+    Unsupported,
+    Volume,
+    WrongState,
+)  # fmt: skip
 
 LARGER = 2 * SIZE
 
@@ -16,8 +29,10 @@ class VolumesContract(VolumeCase):
         """Copy a volume; the copy is removed at the end."""
         name = self.name()
         self.volumes.append(name)
+        self.formats[name] = volume.format
         told: list[int] = []
-        copy: Volume = await self.ask("clone_volume", volume.pool, volume.name, name, told.append, promise=promise)
+        arguments = volume.pool, volume.name, volume.format, name, told.append
+        copy: Volume = await self.ask("clone_volume", *arguments, promise=promise)
         self.assertEqual(told, sorted(told), "clone_volume: its progress never goes down")
         return copy
 
@@ -31,22 +46,23 @@ class VolumesContract(VolumeCase):
         for format in self.connection.formats:
             volume, other = await self.volume(format), await self.volume(format)
             promise = f"resize_volume: list_volumes tells the size ({format})"
-            grown = await self.ask("resize_volume", volume.pool, volume.name, LARGER, promise=promise)
+            at = volume.pool, volume.name, format
+            grown = await self.ask("resize_volume", *at, LARGER, promise=promise)
             listed = await self.listed(promise)
             self.assertEqual((grown.size, listed[volume.name]), (LARGER, grown), promise)
             self.assertEqual(listed[other.name], other, "resize_volume: another volume isn't disturbed")
-            await self.again("resize_volume", volume.pool, volume.name, LARGER)
-            await self.refuses(WrongState, "less than it has", "resize_volume", volume.pool, volume.name, SIZE)
-        await self.refuses(NoSuchThing, "a volume that isn't there", "resize_volume", self.factory.pool, self.name(), SIZE)
-        await self.refuses(NoSuchThing, "a pool that isn't there", "resize_volume", NO_POOL, "x", SIZE)
+            await self.again("resize_volume", *at, LARGER)
+            await self.refuses(WrongState, "less than it has", "resize_volume", *at, SIZE)
+        nobody = self.factory.pool, self.name(), "raw"
+        await self.refuses(NoSuchThing, "a volume that isn't there", "resize_volume", *nobody, SIZE)
+        await self.refuses(NoSuchThing, "a pool that isn't there", "resize_volume", NO_POOL, "x", "raw", SIZE)
 
     async def test_a_volume_in_use(self) -> None:
         spec, volume = await self.defined(), await self.volume()
         await self.ask("attach_disk", spec.uuid, DomainDisk(volume.path, volume.format, "vdz"))
         await self.ask("start", spec.uuid)
-        await self.refuses(
-            WrongState, "a volume that a running domain has", "resize_volume", volume.pool, volume.name, LARGER
-        )  # fmt: skip
+        at = volume.pool, volume.name, volume.format
+        await self.refuses(WrongState, "a volume that a running domain has", "resize_volume", *at, LARGER)
 
     async def test_a_volume_is_copied(self) -> None:
         for format in self.connection.formats:
@@ -57,7 +73,7 @@ class VolumesContract(VolumeCase):
             self.assertNotEqual(copy.path, volume.path, "clone_volume: the copy is another volume")
             listed = await self.listed(promise)
             self.assertEqual((listed.get(copy.name), listed.get(volume.name)), (copy, volume), promise)
-            again = await self.again("clone_volume", volume.pool, volume.name, copy.name, lambda part: None)
+            again = await self.again("clone_volume", volume.pool, volume.name, format, copy.name, lambda part: None)
             self.assertEqual(again, copy, "clone_volume: a repetition gives the copy")
             await self.ask("delete_volume", volume.pool, volume.name)
             promise = "clone_volume: the copy stays when its original is removed"
@@ -67,21 +83,68 @@ class VolumesContract(VolumeCase):
         for pool, source, when in (
             (self.factory.pool, self.name(), "a volume that isn't there"), (NO_POOL, "x", "a pool that isn't there")
         ):  # fmt: skip
-            await self.refuses(NoSuchThing, when, "clone_volume", pool, source, name, lambda part: None)
+            await self.refuses(NoSuchThing, when, "clone_volume", pool, source, "raw", name, lambda part: None)
+
+    async def test_another_format_than_it_was_made_with(self) -> None:
+        """What is no qcow2 volume isn't worked on as one."""
+        if not {"qcow2", "raw"} <= set(self.connection.formats):
+            return
+        volume, name = await self.volume("raw"), self.name()
+        at, when = (volume.pool, volume.name, "qcow2"), "a raw volume that is given as qcow2"
+        await self.refuses(WrongState, when, "resize_volume", *at, LARGER)
+        self.volumes.append(name)
+        await self.refuses(WrongState, when, "clone_volume", *at, name, lambda part: None)
+        if IVolumeSnapshots.providedBy(self.connection):  # type: ignore[attr-defined]
+            await self.refuses(WrongState, when, "create_volume_snapshot", *at, "first")
+        if IAdoption.providedBy(self.connection):  # type: ignore[attr-defined]
+            await self.refuses(Unsupported, when, "volume_of", volume.path, "qcow2")
 
     async def test_a_cancelled_copy(self) -> None:
-        volume, name = await self.volume(), self.name()
-        self.volumes.append(name)
-        copying = self.connection.clone_volume(volume.pool, volume.name, name, lambda part: None)
-        await self.cancelled("clone_volume", copying, name)
+        for format in self.connection.formats:
+            volume, name = await self.volume(format), self.name()
+            self.volumes.append(name)
+            copying = self.connection.clone_volume(volume.pool, volume.name, format, name, lambda part: None)
+            await self.cancelled("clone_volume", copying, name)
+
+    async def test_a_raw_volume_is_so_many_bytes(self) -> None:
+        """Whatever a guest has written there."""
+        if "raw" not in self.connection.formats or not IImages.providedBy(self.connection):  # type: ignore[attr-defined]
+            return
+        for what, head in HEADS.items():
+            volume = await self.volume("raw")
+            at = volume.pool, volume.name, "raw"
+            await self.ask("write_volume", *at, 0, head)
+            promise = f"list_volumes: a raw volume that looks like {what} is raw, and as large as it was"
+            self.assertEqual((await self.listed(promise))[volume.name], volume, promise)
+            promise = f"create_volume: a repetition gives a raw volume that looks like {what}"
+            self.assertEqual(await self.again(*self.create(volume)), volume, promise)
+            promise = f"resize_volume: a raw volume that looks like {what} is raw, and has the size"
+            grown = await self.ask("resize_volume", *at, LARGER, promise=promise)
+            self.assertEqual(
+                (grown, (await self.listed(promise))[volume.name]), (replace(volume, size=LARGER),) * 2, promise
+            )
+            copy = await self.copied(grown, f"clone_volume: a raw volume that looks like {what} is copied")
+            promise = f"clone_volume: the copy of a raw volume that looks like {what} has its bytes"
+            for one in (grown, copy):
+                self.assertEqual((one.format, one.size), ("raw", LARGER), promise)
+                length = await self.ask("measure_volume", one.pool, one.name, "raw", promise=promise)
+                self.assertEqual(length, LARGER * 2**20, promise)
+                found = await self.ask("read_volume", one.pool, one.name, "raw", 0, 65536, promise=promise)
+                self.assertTrue(found == head.ljust(65536, b"\0"), promise)
+            if IVolumeSnapshots.providedBy(self.connection):  # type: ignore[attr-defined]
+                when = f"a raw volume that looks like {what}"
+                await self.refuses(Unsupported, when, "create_volume_snapshot", *at, "first")
+            if IAdoption.providedBy(self.connection):  # type: ignore[attr-defined]
+                promise = f"volume_of: a raw volume that looks like {what} is raw"
+                self.assertEqual(await self.ask("volume_of", grown.path, "raw", promise=promise), grown, promise)
 
     async def test_a_closed_connection(self) -> None:
         volume = await self.volume()
         await self.ask("close")
         when = "a closed connection"
         await self.raises(Unreachable, when, "list_pools")
-        await self.raises(Unreachable, when, "resize_volume", volume.pool, volume.name, LARGER)
-        await self.raises(Unreachable, when, "clone_volume", volume.pool, volume.name, "x", lambda part: None)
+        await self.raises(Unreachable, when, "resize_volume", volume.pool, volume.name, volume.format, LARGER)
+        await self.raises(Unreachable, when, "clone_volume", volume.pool, volume.name, volume.format, "x", lambda part: None)
 
 
 class DiskResizeContract(VolumeCase):

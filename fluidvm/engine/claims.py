@@ -22,6 +22,26 @@ class Claim:
         self.blocked = 0
 
 
+class Watch:
+    """Who looks at objects without holding them."""
+
+    __slots__ = ("_watches", "called", "keys")
+
+    def __init__(self, watches: dict[Key, list[Watch]], keys: frozenset[Key], called: Callable[[], None]) -> None:
+        self.keys = keys
+        self.called = called
+        self._watches = watches
+
+    def end(self) -> None:
+        """Look no more. A repetition does nothing."""
+        for key in self.keys:
+            others = self._watches.get(key, [])
+            if self in others:
+                others.remove(self)
+            if not others:
+                self._watches.pop(key, None)
+
+
 class Claims:
     """
     Who holds which objects.
@@ -33,10 +53,20 @@ class Claims:
 
     def __init__(self) -> None:
         self._queues: dict[Key, deque[Claim]] = {}
+        self._watches: dict[Key, list[Watch]] = {}
+
+    def watch(self, keys: Iterable[Key], called: Callable[[], None]) -> Watch:
+        """Call C{called} when a task claims one of the objects, before it holds them, until L{Watch.end}."""
+        watch = Watch(self._watches, frozenset(keys), called)
+        for key in watch.keys:
+            self._watches.setdefault(key, []).append(watch)
+        return watch
 
     def take(self, keys: Iterable[Key]) -> Deferred[Claim]:
         """Queue for objects. Fires with the claim once it holds them all; cancelling gives the place up."""
         claim = Claim(frozenset(keys), Deferred(lambda _: self.release(claim)))
+        for watch in [watch for key in claim.keys for watch in self._watches.get(key, ())]:
+            watch.called()
         for key in claim.keys:
             queue = self._queues.setdefault(key, deque())
             if queue:

@@ -10,6 +10,7 @@ from sqlalchemy import Connection
 from twisted.internet.defer import CancelledError, Deferred
 from twisted.internet.task import deferLater
 from twisted.logger import Logger
+from twisted.python.failure import Failure
 
 from fluidvm.audit import AuditLog, Line
 from fluidvm.declare import METHODS, AfterCrash
@@ -28,8 +29,10 @@ from fluidvm.sessions import PendingTask
 from fluidvm.store import contexts as stored
 from fluidvm.store.audit import add as write_audit
 from fluidvm.store.contexts import StoredContext, StoredTask
+from fluidvm.store.database import OutcomeUnknown
 from fluidvm.store.objects import Change, Mention
 from fluidvm.usage import of_user
+from fluidvm.xmlvalue import render
 
 Outcome = tuple[int, ApiFault | None, Any]
 """A task's place, its fault or C{None}, and its result."""
@@ -120,6 +123,7 @@ class Engine:
         @param owner: the id of the user who commits.
         @param address: the client's, for the audit log.
         @return: the context's number.
+        @raise OutcomeUnknown: the store went away in the middle; if it turns out that it kept them, they start then.
         @raise Unavailable: the store failed, or the server is stopping; nothing is committed.
         """
         if self._stopping:
@@ -145,13 +149,25 @@ class Engine:
         self._promise(context)
         try:
             await self._inventory.commit([Mention("execution_context", id, "created", owner)], also)
+        except OutcomeUnknown as unknown:
+            unknown.outcome.addCallbacks(self._kept, self._not_kept, (context,), {}, (context, calls))
+            raise
         except BaseException:
             self._audit.put_back(calls)
             self._break_promises(context)
             raise
-        self._adopt(context)
-        self._chain(context)
+        self._kept(None, context)
         return id
+
+    def _kept(self, result: object, context: Context) -> None:
+        self._adopt(context)
+        if not self._stopping:
+            self._chain(context)
+
+    def _not_kept(self, failure: Failure, context: Context, calls: list[Line]) -> Failure:
+        self._audit.put_back(calls)
+        self._break_promises(context)
+        return failure
 
     async def find(self, id: int, viewer: User) -> Context:
         """
@@ -296,10 +312,12 @@ class Engine:
                     claims = [(type_name, id) for type_name, id in task.row.claims]
                     entitlement.check(self._inventory, context.row.owner, method, task.row.target, claims)
                 result = await method.function(job, *task.row.arguments)
+                if result is not None:
+                    render(result)  # what can't be told isn't kept: it would end every list that it is in
             except CancelledError:
                 raise
             except Exception as error:
-                fault = fault_of(error, method.name)
+                fault, result = fault_of(error, method.name), None
             await self._end(context, [(place, fault, "" if result is None else result)], job.take_facts())
         finally:
             task.job = task.holding = None
@@ -404,7 +422,7 @@ class Engine:
     async def _insist(self, context: Context, changes: list[Change], also: list[Write]) -> None:
         while True:
             try:
-                await self._inventory.commit(changes, also)
+                await self._inventory.settle(changes, also)
                 return
             except Unavailable as error:
                 # The work is done: forgetting it because the store hiccups would lose it.

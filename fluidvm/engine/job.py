@@ -22,6 +22,7 @@ from fluidvm.node_watch import Nodes
 from fluidvm.objects import User
 from fluidvm.sessions import Sessions
 from fluidvm.store.objects import Change
+from fluidvm.uploads import Uploads
 from fluidvm.usage import of_mac, of_node, of_user
 
 T = TypeVar("T")
@@ -40,6 +41,7 @@ class Resources:
     drivers: DriverLoader
     sessions: Sessions
     images: ImageFiles
+    uploads: Uploads
     placement: str = "spread"
 
 
@@ -76,6 +78,7 @@ class Job:
         self.sessions = resources.sessions
         self.placement = resources.placement
         self.images = resources.images
+        self.uploads = resources.uploads
         self.progress = on_progress
         self.status = on_status
         self._save_memo = save_memo
@@ -103,7 +106,7 @@ class Job:
 
     async def flush(self) -> None:
         """Make what was noted durable now, and the memo with it: before the hypervisor is asked for something new."""
-        await self.inventory.commit(self.take_facts(), [self._save_memo(self.memo)])
+        await self.inventory.settle(self.take_facts(), [self._save_memo(self.memo)])
 
     async def reserve(self, owner: int, **asked: int) -> None:
         """
@@ -174,9 +177,9 @@ class Job:
         """Whether a client has cancelled the task, which ends as soon as it can."""
         return self._cancelled
 
-    def leavable(self) -> None:
-        """From now on the task can be left: it looks at L{cancelled} now and then."""
-        self._leavable = True
+    def leavable(self, can: bool = True) -> None:
+        """From now on the task can be left, or not any more: it looks at L{cancelled} now and then, and at last."""
+        self._leavable = can
 
     async def hold(self, *keys: Key) -> None:
         """

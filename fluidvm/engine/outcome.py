@@ -9,7 +9,10 @@ from twisted.python.failure import Failure
 
 from fluidvm import driver, faults
 from fluidvm.faults import ApiFault, InternalError
+from fluidvm.xmlvalue import clean
 
+LONGEST = 10_000
+"""Characters of a driver's error that are told."""
 _log = Logger()
 
 _DRIVER_FAULTS: tuple[tuple[type[driver.DriverError], type[ApiFault]], ...] = (
@@ -33,7 +36,8 @@ def fault_of(error: Exception, what: str) -> ApiFault:
         return error
     for raised, fault in _DRIVER_FAULTS:
         if isinstance(error, raised):
-            return fault(str(error) or f"The hypervisor failed at {what}.")
+            # A hypervisor's or a guest's words are in it.
+            return fault(clean(str(error)[:LONGEST]) or f"The hypervisor failed at {what}.")
     incident = secrets.token_hex(6)
     _log.failure("Incident {incident}: {what} failed", Failure(error), incident=incident, what=what)
     return InternalError(f"The server failed at {what}; its log tells why under incident {incident}.")

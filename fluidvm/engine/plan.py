@@ -3,16 +3,19 @@ The dry run: tasks' own bodies, run on what would be so.
 
 The inventory is changed for the length of one call and put back before anything else runs; hypervisors are stood in for by
 the simulator's model of one. So whatever a body checks is checked here too, in its words.
+
+Nobody is answered meanwhile. So nothing waits here and no time passes, and what a plan may cost is bounded.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import time
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from typing import Any
 
-from twisted.internet.defer import Deferred, fail, succeed
+from twisted.internet.defer import Deferred, DeferredLock, fail, succeed
 from twisted.internet.task import Clock
 from twisted.python.failure import Failure
 
@@ -30,6 +33,7 @@ from fluidvm.driver import (
     Interface,
     NoSuchThing,
     Snapshot,
+    Unsupported,
     Volume,
 )
 from fluidvm.drivers.simulated_host import SimulatedHost
@@ -40,12 +44,16 @@ from fluidvm.engine import entitlement
 from fluidvm.engine.job import Job, Resources
 from fluidvm.engine.outcome import fault_of
 from fluidvm.engine.slots import Slots
-from fluidvm.faults import ApiFault, Unavailable
+from fluidvm.faults import ApiFault, Conflict, TooLarge, Unavailable
 from fluidvm.image_files import Inspected
 from fluidvm.inventory import Inventory
 from fluidvm.objects import VM, ComputeNode, Disk
-from fluidvm.sessions import PendingTask
+from fluidvm.sessions import PendingTask, Session
 
+MOST_STEPS = 20_000
+"""How many things a plan's tasks may do together."""
+LONGEST = 0.5
+"""Seconds of the processor that they may take together."""
 _STATES = {"running": DomainState.RUNNING, "paused": DomainState.PAUSED, "starting": DomainState.RUNNING}
 
 
@@ -55,13 +63,43 @@ class _Still:
     clock = Clock()
 
 
+class _Effort:
+    """
+    What a plan costs.
+
+    @param spent: tells how many seconds of the processor were spent; not the time, which passes for others' programs too.
+    """
+
+    def __init__(self, spent: Callable[[], float]) -> None:
+        self._spent = spent
+        self._end = spent() + LONGEST
+        self._steps = 0
+
+    def step(self) -> None:
+        """Something is about to be done. @raise TooLarge: there was too much already."""
+        self._steps += 1
+        if self._steps > MOST_STEPS or self._spent() > self._end:
+            raise TooLarge("This isn't planned: what is pending takes too long to try at once. Plan fewer tasks at a time.")
+
+
 class _Model(SimulatedConnection):
     """A hypervisor as it would be: each verb works at once, on memory."""
 
-    def __init__(self, host: SimulatedHost, formats: tuple[str, ...], refused: Mapping[str, Exception]) -> None:
+    def __init__(
+        self, host: SimulatedHost, formats: tuple[str, ...], refused: Mapping[str, Exception], effort: _Effort
+    ) -> None:
         super().__init__(host, Faults({}, _Still()))  # type: ignore[arg-type]
         self.formats = formats  # type: ignore[assignment]
         self._refused = refused
+        self._effort = effort
+
+    def _check(self) -> None:
+        self._effort.step()
+        super()._check()
+
+    def read_volume(self, pool: str, name: str, format: str, offset: int, length: int) -> Deferred[bytes]:
+        """No bytes are moved in a plan: a large disk has very many."""
+        return succeed(b"")
 
     def get_spec(self, uuid: str) -> Deferred[DomainSpec]:
         """What it is, or why it can't be taken over."""
@@ -69,7 +107,14 @@ class _Model(SimulatedConnection):
 
 
 class _Nodes:
-    """Compute nodes as they would be; takes the place of L{fluidvm.node_watch.Nodes} for a plan's jobs."""
+    """
+    Compute nodes as they would be; takes the place of L{fluidvm.node_watch.Nodes} for a plan's jobs.
+
+    @ivar asked: the last one that was asked for.
+    @ivar effort: what the plan has cost.
+    """
+
+    effort: _Effort
 
     def __init__(self, resources: Resources) -> None:
         self._real = resources.nodes
@@ -82,18 +127,19 @@ class _Nodes:
 
     async def connection(self, id: int, ability: type[Interface] = IConnection) -> _Model:
         self.asked = id
+        self.effort.step()
         if id not in self._models:
             node = self._inventory.get(ComputeNode, id)
             if id in self._new:
                 raise Unavailable(f"What compute node {node.name} can do is known once it is there.")
             self._real.check(id, ability)
             formats = self.formats(id) if self.provides(id, IDisks) else ()
-            host = _copy(self._inventory, id)
+            host = _copy(self._inventory, id, self.effort)
             for info, volumes in self._strangers.get(id, ()):
                 host.add(info)
                 for volume in volumes:
                     host.add_volume(volume)
-            model = self._models[id] = _Model(host, formats, self._refused.get(id, {}))
+            model = self._models[id] = _Model(host, formats, self._refused.get(id, {}), self.effort)
             if self.provides(id, IMigration):
                 model.migrates_live = self._real.check(id, IMigration).migrates_live
         self._real.check(id, ability)
@@ -116,8 +162,8 @@ class _Nodes:
                 except DriverError as error:
                     self._refused.setdefault(id, {})[info.uuid] = error
                 for disk in info.disks:
-                    with suppress(NoSuchThing):
-                        volumes.append(await connection.volume_of(disk.path))
+                    with suppress(NoSuchThing, Unsupported):  # then there is none in the model either
+                        volumes.append(await connection.volume_of(disk.path, disk.format))
 
     def provides(self, id: int, ability: type[Interface]) -> bool:
         return self._real.provides(id, ability)
@@ -143,15 +189,31 @@ class _Nodes:
 
 
 class _Images:
-    """No bytes are moved in a plan, and what they are is known when they are there."""
+    """No bytes are moved in a plan, and what they are is known when they are there. Stands in for uploads, too."""
 
-    urls: tuple[str, ...] = ("",)
+    most = 2**62
+
+    def source(self, clock: object, url: str) -> _Source:
+        return _Source()
 
     def length(self, id: int) -> Deferred[int]:
         return succeed(0)
 
     def __getattr__(self, name: str) -> Any:
         return lambda *arguments: succeed(Inspected(1, 0, ""))
+
+
+class _Source:
+    """A file on a server of images: the call has checked its URL, and a plan asks for nothing."""
+
+    def open(self) -> Deferred[int | None]:
+        return succeed(None)
+
+    def read(self) -> Deferred[bytes]:
+        return succeed(b"")
+
+    def close(self) -> None:
+        pass
 
 
 class _Sessions:
@@ -162,19 +224,33 @@ class _Sessions:
 
 
 class _Rehearsal(Job):
-    """A job whose facts are true for the length of the plan only."""
+    """
+    A job whose facts are true for the length of the plan only.
+
+    @ivar effort: what the plan has cost.
+    """
+
+    effort: _Effort
 
     async def flush(self) -> None:
+        self.effort.step()
         self.inventory.rehearse(self.take_facts())
 
     async def pause(self, seconds: float) -> None:
         """What would have to be waited for is taken to come."""
+        self.effort.step()
+
+    async def until_state(self, node: int, uuid: str, state: DomainState, timeout: float, otherwise: str) -> None:
+        """A guest of the model's does at once what it is asked; so what it isn't now it won't be."""
+        if (await self.domain(node, uuid)).state is not state:
+            raise Conflict(otherwise)
 
 
-def _copy(inventory: Inventory, node: int) -> SimulatedHost:
+def _copy(inventory: Inventory, node: int, effort: _Effort) -> SimulatedHost:
     """A node's VMs and disks as the inventory has them."""
     host = SimulatedHost(None)
     for vm in inventory.vms_on(node):
+        effort.step()
         disks = tuple(DomainDisk(disk.path, disk.format, str(disk.target)) for disk in inventory.disks_of(vm.id))
         interfaces = tuple(DomainInterface(one["mac"], one["network"], one.get("model", "")) for one in vm.interfaces)
         domain = DomainInfo(
@@ -185,6 +261,7 @@ def _copy(inventory: Inventory, node: int) -> SimulatedHost:
         # What the domain was then only its node knows.
         Snapshots(host).put(vm.uuid, [Kept.of(domain, snapshot) for snapshot in _kept(vm)])
     for disk in inventory.disks_on(node):
+        effort.step()
         host.add_volume(Volume(disk.pool, disk.volume, disk.path, disk.format, disk.size))
         VolumeSnapshots(host).put(disk.pool, disk.volume, _kept(disk))
     return host
@@ -194,24 +271,51 @@ def _kept(thing: VM | Disk) -> list[Snapshot]:
     return [Snapshot(one["name"], one["created"], one["running"]) for one in thing.snapshots]
 
 
-async def plan(resources: Resources, actor: int, pending: Sequence[PendingTask]) -> list[dict[str, Any]]:
+class Planner:
     """
-    Try tasks without doing them.
+    Tries pending tasks, one session's at a time.
 
-    @param actor: the id of the user whose tasks they are.
-    @return: per task its place (from 1), C{ok}, C{code}, C{error} and C{node}.
+    @param turn: fires when the reactor has done whatever else there is to do.
+    @param spent: seconds of the processor that this thread has had.
     """
-    nodes = _Nodes(resources)
-    adopted: dict[int, set[str]] = {}
-    for task in pending:
-        if IAdoption in task.method.needs:
-            node, uuid = task.arguments[:2]
-            adopted.setdefault(node, set()).add(uuid)
-    for node, uuids in adopted.items():
-        await nodes.meet(node, uuids)
-    planned = replace(resources, nodes=nodes, sessions=_Sessions(), images=_Images())  # type: ignore[arg-type]
-    with resources.inventory.rehearsal():
-        return [_try(planned, nodes, actor, place, task) for place, task in enumerate(pending, 1)]
+
+    def __init__(
+        self, resources: Resources, turn: Callable[[], Deferred[None]], spent: Callable[[], float] = time.thread_time
+    ) -> None:
+        self._resources = resources
+        self._turn = turn
+        self._spent = spent
+        self._lock = DeferredLock()
+
+    async def plan(self, session: Session) -> list[dict[str, Any]]:
+        """
+        Try a session's pending tasks without doing them.
+
+        @return: per task its place (from 1), C{ok}, C{code}, C{error} and C{node}.
+        """
+        nodes = _Nodes(self._resources)
+        adopted: dict[int, set[str]] = {}
+        for task in session.pending:
+            if IAdoption in task.method.needs:
+                node, uuid = task.arguments[:2]
+                adopted.setdefault(node, set()).add(uuid)
+        for node, uuids in adopted.items():
+            await nodes.meet(node, uuids)
+        await self._lock.acquire()
+        try:
+            # Whoever plans again and again, or many times in one request, lets others have their turns between.
+            await self._turn()
+            return self._rehearse(nodes, session.user, session.pending)
+        finally:
+            self._lock.release()
+
+    def _rehearse(self, nodes: _Nodes, actor: int, pending: Sequence[PendingTask]) -> list[dict[str, Any]]:
+        nodes.effort = _Effort(self._spent)
+        images = _Images()
+        stood_in = {"nodes": nodes, "sessions": _Sessions(), "images": images, "uploads": images, "clock": _Still.clock}
+        planned = replace(self._resources, **stood_in)  # type: ignore[arg-type]
+        with planned.inventory.rehearsal():
+            return [_try(planned, nodes, actor, place, task) for place, task in enumerate(pending, 1)]
 
 
 def _try(planned: Resources, nodes: _Nodes, actor: int, place: int, task: PendingTask) -> dict[str, Any]:
@@ -219,23 +323,26 @@ def _try(planned: Resources, nodes: _Nodes, actor: int, place: int, task: Pendin
     job = _Rehearsal(
         planned, task.target, actor, {}, lambda memo: (lambda connection: None, ()), _ignore, _ignore, Slots(1), object()
     )  # fmt: skip
+    job.effort = nodes.effort
     outcome: list[Any] = []
     running = Deferred.fromCoroutine(_run(planned.inventory, actor, task, job))
     running.addBoth(outcome.append)
+    fault: ApiFault | None = None
     if not outcome:
-        running.cancel()  # nothing of a plan waits: what did can't be told beforehand
+        running.cancel()  # nothing of a plan waits
+        fault = Unavailable(f"What {task.method.name} waits for can't be told beforehand.")
+    elif isinstance(outcome[0], Failure) and isinstance(outcome[0].value, Exception):
+        fault = fault_of(outcome[0].value, task.method.name)
     job.release()
     planned.inventory.rehearse(job.take_facts())
-    fault: ApiFault | None = None
-    if isinstance(outcome[0], Failure) and isinstance(outcome[0].value, Exception):
-        fault = fault_of(outcome[0].value, task.method.name)
     return {
         "task": place, "ok": fault is None, "code": 0 if fault is None else fault.faultCode,
         "error": "" if fault is None else fault.faultString, "node": nodes.asked,
     }  # fmt: skip
 
 
-async def _run(inventory: Inventory, actor: int, task: PendingTask, job: Job) -> None:
+async def _run(inventory: Inventory, actor: int, task: PendingTask, job: _Rehearsal) -> None:
+    job.effort.step()
     entitlement.check(inventory, actor, task.method, task.target, task.claims)
     await task.method.function(job, *task.arguments)
 

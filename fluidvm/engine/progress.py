@@ -33,7 +33,7 @@ class Progress:
 
     def tell(self, percentage: int) -> None:
         """Take a figure; it shows when it is stored, and unless a newer one comes soon."""
-        wanted = min(99, percentage)
+        wanted = min(99, int(percentage))
         now = self._clock.seconds()
         if wanted <= self._task.progress or self._storing or self._task.ending or now - self._last < INTERVAL:
             return

@@ -8,7 +8,7 @@ from typing import Any
 from fluidvm.faults import QuotaExceeded
 from fluidvm.inventory import Inventory
 from fluidvm.objects import ResourcePlan, User
-from fluidvm.usage import of_user
+from fluidvm.usage import Shaped, can_get, of_user
 
 UNITS = {"memory": " MiB", "disk_space": " MiB", "vm_memory": " MiB", "vm_disk": " MiB"}
 WORDS = {
@@ -45,6 +45,11 @@ def check_total(inventory: Inventory, owner: int, asked: Mapping[str, int]) -> N
         taken = inventory.ledger.taken(of_user(owner), limit)
         if most is not None and amount > 0 and taken + amount > most:
             _exceeded(plan, limit, most, f"{taken}{UNITS.get(limit, '')} used", f"{amount}{UNITS.get(limit, '')} more")
+
+
+def one_vm(vm: Shaped) -> dict[str, int]:
+    """Tell what L{check_vm} takes of a VM's virtual CPUs and memory: C{vm_vcpus}, C{vm_memory}."""
+    return {f"vm_{what}": amount for what, amount in can_get(vm).items()}
 
 
 def check_vm(inventory: Inventory, owner: int, shape: Mapping[str, int]) -> None:

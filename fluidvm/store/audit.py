@@ -7,7 +7,7 @@ from typing import Any
 
 from sqlalchemy import Connection, delete, insert, select
 
-from fluidvm.store.database import later, write_later
+from fluidvm.store.later import later, write_later
 from fluidvm.store.schema import audit
 
 _ADD = insert(audit)

@@ -2,51 +2,68 @@
 One database, one write thread: the async border of the store.
 
 What is waiting when the thread gets to it is committed together, each function within a savepoint of its own; results reach
-the reactor in the order of the commits.
+the reactor in the order of the commits. The reactor's clock bounds all of it: a thread that hangs is given up, and another
+one goes on.
 """
 
 from __future__ import annotations
 
-import sqlite3
-from collections.abc import Callable, Iterable, Mapping
-from pathlib import Path
+from collections import deque
+from collections.abc import Callable
+from itertools import takewhile
 from queue import SimpleQueue
-from threading import Thread
-from typing import Any, NamedTuple, Protocol, TypeVar
+from threading import Lock, Timer
+from typing import Any, Protocol, TypeVar
 
-from alembic import command
-from alembic.config import Config
-from alembic.migration import MigrationContext
-from alembic.script import ScriptDirectory
-from sqlalchemy import Connection, Engine, Insert, create_engine, event, text
-from sqlalchemy.engine import URL, make_url
-from sqlalchemy.exc import ArgumentError, DBAPIError, InterfaceError, OperationalError, SQLAlchemyError
+from sqlalchemy import Connection
 from twisted.internet.defer import Deferred, fail
+from twisted.internet.interfaces import IDelayedCall
+from twisted.logger import Logger
 from twisted.python.failure import Failure
 
 from fluidvm.faults import Unavailable
+from fluidvm.store.connecting import LIMIT, DatabaseError, Lifeline, connect, parse_url
+from fluidvm.store.later import later, write_later
+from fluidvm.store.source import Source
+from fluidvm.store.writer import Doubt, Work, Writer
+
+__all__ = ["Database", "DatabaseError", "OutcomeUnknown", "connect", "later", "parse_url", "write_later"]
 
 T = TypeVar("T")
-CLAIM = 0x466C756964564D
-"""The number of the lock that a server holds on its PostgreSQL database."""
-GROUP = 256
-"""How many functions one commit takes along, or a few more: what a client waits for, beside its own."""
+LOADING = 600.0
+"""Seconds that reading everything may take at the start."""
+CLOSING = 10.0
+"""Seconds that closing may take."""
+TICK = 1.0
+"""Seconds between two looks at what takes too long."""
+IDLE = 5.0
+"""Seconds without work after which the database is looked at: whether it is there, and this server's still."""
+SLOW = 5.0
+"""Seconds that work may wait until that is worth telling."""
+MOST_GIVEN_UP = 8
+"""How many threads that hang may be left behind at once."""
 
 
-class DatabaseError(Exception):
-    """The database can't be used, in one sentence for the operator."""
-
-
-class IFromThread(Protocol):
-    """The part of a reactor that a thread needs."""
+class Reactor(Protocol):
+    """The parts of a reactor that the store needs."""
 
     def callFromThread(self, callable: Callable[..., Any], *args: Any) -> Any: ...
 
+    def callLater(self, delay: float, callable: Callable[..., Any], *args: Any) -> IDelayedCall: ...
 
-class _Work(NamedTuple):
-    function: Callable[..., Any]
-    args: tuple[Any, ...]
-    done: Deferred[Any]
+    def seconds(self) -> float: ...
+
+
+class OutcomeUnknown(Unavailable):
+    """
+    The database was asked to keep something, and went away before it said whether it has.
+
+    @ivar outcome: fires when that is known: as L{Database.run} would have. Nothing is written before that.
+    """
+
+    def __init__(self, text: str, outcome: Deferred[Any]) -> None:
+        super().__init__(text)
+        self.outcome = outcome
 
 
 class Database:
@@ -54,20 +71,36 @@ class Database:
     The store's connection.
 
     @param url: an SQLAlchemy URL; C{sqlite:///PATH} or C{postgresql://...} (psycopg 3).
-    @param reactor: gets the results.
+    @param reactor: gets the results; its time bounds the work.
+    @param limit: seconds that the database may take for one thing.
+    @param displaced: called with a sentence when another server has the database, or what it holds isn't what it held: this
+        server must stop.
+    @ivar trouble: why the last transaction failed; empty: it didn't.
     """
 
-    def __init__(self, url: str, reactor: IFromThread) -> None:
+    _log = Logger()
+
+    def __init__(
+        self, url: str, reactor: Reactor, limit: float = LIMIT, displaced: Callable[[str], None] = lambda reason: None
+    ) -> None:  # fmt: skip
+        self.trouble = ""
         self._url = parse_url(url)
         self._reactor = reactor
-        self._engine: Engine | None = None
-        self._connection: Connection | None = None
-        self._batch: list[_Work] = []
-        self._queue: SimpleQueue[list[_Work] | None] = SimpleQueue()
-        self._thread: Thread | None = None
-        self._closed: Deferred[None] = Deferred()
-        self.trouble = ""
-        """Why the last transaction failed; empty: it didn't."""
+        self._limit = limit
+        self._displaced = displaced
+        self._source = Source(self._url, limit)
+        self._batch: list[Work] = []
+        self._queue: SimpleQueue[list[Work] | None] = SimpleQueue()
+        self._waiting: deque[Work] = deque()
+        self._lock = Lock()
+        self._writer: Writer | None = None
+        self._given_up: list[Writer] = []
+        self._doubt: Doubt | None = None
+        self._refusing = "The store is closed."
+        self._closed: Deferred[None] | None = None
+        self._ticking: IDelayedCall | None = None
+        self._closing: IDelayedCall | None = None
+        self._last_work = 0.0
 
     def open(self) -> Connection:
         """
@@ -76,26 +109,69 @@ class Database:
         @return: a connection for loading what the store holds, before the first L{run}.
         @raise DatabaseError: it can't be reached, is newer than the program, or isn't FluidVM's.
         """
-        self._engine, self._connection = connect(self._url)
-        self._thread = Thread(target=self._work, name="store", daemon=True)
-        self._thread.start()
-        return self._connection
+        connection = self._source.open()
+        lifeline = Lifeline(connection)
+        loading = Timer(LOADING, lifeline.cut)
+        loading.daemon = True
+        loading.start()
+        self._reactor.callFromThread(_loaded, loading, lifeline)
+        self._refusing = ""
+        self._begin(connection)
+        self._last_work = self._reactor.seconds()
+        self._ticking = self._reactor.callLater(TICK, self._tick)
+        return connection
+
+    @property
+    def identity(self) -> str:
+        """What tells this database from others; known once it is open."""
+        return self._source.identity
 
     def run(self, function: Callable[..., T], *args: Any) -> Deferred[T]:
         """
         Call C{function(connection, *args)} in the thread, in a transaction of its own.
 
+        It may be called again, in another transaction, if the first came to nothing.
+
         @return: fires in the reactor with what it returned, once that is durable.
-        @raise Unavailable: the database failed; nothing of this function was kept.
+        @raise OutcomeUnknown: the database went away when it was asked to keep it.
+        @raise Unavailable: the database failed, or took too long; nothing of this function was or will be kept.
         """
-        if self._thread is None:
-            return fail(Unavailable("The store is closed."))
+        if self._refusing:
+            return fail(Unavailable(self._refusing))
         done: Deferred[T] = Deferred()
         if not self._batch:
             # All that one turn of the reactor asks for goes together: the thread would take the first of it alone, and then
             # the two would hand Python's lock to and fro for each of the rest.
             self._reactor.callFromThread(self._hand_over)
-        self._batch.append(_Work(function, args, done))
+        work = Work(function, args, done, self._reactor.seconds())
+        self._batch.append(work)
+        self._waiting.append(work)
+        return done
+
+    def waits(self) -> float:
+        """Tell for how many seconds the oldest work has waited that isn't done; 0: there is none."""
+        return self._reactor.seconds() - self._waiting[0].since if self._waiting else 0.0
+
+    def reasons(self) -> list[str]:
+        """Tell why the store can't serve; empty: it can."""
+        found = [f"the store fails: {self.trouble}"] if self.trouble else []
+        if self.waits() > SLOW:
+            found.append(f"the store is slow: its oldest work has waited for {self.waits():.0f} s")
+        return found
+
+    def close(self) -> Deferred[None]:
+        """Finish what was asked before, then disconnect. The Deferred fires when that is done, or takes too long."""
+        done: Deferred[None] = Deferred()
+        self._refusing = self._refusing or "The store is closed."
+        if self._closed is not None or self._writer is None:
+            self._stop_ticking()
+            self._answer_all(Unavailable(self._refusing))
+            done.callback(None)
+            return done
+        self._closed = done
+        self._hand_over()
+        self._queue.put(None)
+        self._closing = self._reactor.callLater(CLOSING, self._leave)
         return done
 
     def _hand_over(self) -> None:
@@ -103,199 +179,149 @@ class Database:
         if batch:
             self._queue.put(batch)
 
-    def close(self) -> Deferred[None]:
-        """Finish what was asked before, then disconnect. The Deferred fires when that is done."""
-        done: Deferred[None] = Deferred()
-        if self._thread is None:
-            done.callback(None)
-            return done
-        self._thread = None
-        self._hand_over()
-        self._closed = done
-        self._queue.put(None)
-        return done
+    def _begin(self, connection: Connection | None = None) -> None:
+        reactor, doubt = self._reactor, self._doubt
+        self._doubt = None
+        self._writer = Writer(
+            self._source, self._queue, self._lock, reactor.seconds, reactor.callFromThread, self, connection, doubt
+        )  # fmt: skip
+        self._writer.start()
 
-    def _work(self) -> None:
-        going = True
-        while going:
-            group: list[_Work] = []
-            while len(group) < GROUP:
-                if group and self._queue.empty():
-                    break
-                batch = self._queue.get()
-                if batch is None:
-                    going = False
-                    break
-                group += batch
-            if group:
-                results = self._commit(group)
-                self._reactor.callFromThread(_deliver, group, results)
-        assert self._connection is not None and self._engine is not None
-        self._connection.close()
-        self._engine.dispose()
-        self._reactor.callFromThread(self._closed.callback, None)
+    # What takes too long.
 
-    def _commit(self, group: list[_Work]) -> list[Any]:
-        connection = self._connection
-        assert connection is not None
-        try:
-            try:
-                with connection.begin():
-                    results = [function(connection, *args) for function, args, _ in group]
-                    write_later(connection)
-            except (OperationalError, InterfaceError):
-                raise
-            except Exception:
-                # One of them failed for reasons of its own: again, each so that it fails alone. Savepoints cost as much as
-                # the statements in them, so they are for this case only.
-                connection.info.pop("later", None)
-                with connection.begin():
-                    results = [_alone(connection, work) for work in group]
-        except SQLAlchemyError as error:
-            connection.info.pop("later", None)
-            # The whole transaction is gone, also what its functions did well.
-            self.trouble = sentence(_first(error))
-            return [Failure(Unavailable(f"The store failed: {self.trouble}."))] * len(group)
-        self.trouble = ""
-        return results
+    def _tick(self) -> None:
+        now = self._reactor.seconds()
+        self._ticking = self._reactor.callLater(TICK, self._tick)
+        self._expire(now)
+        writer = self._writer
+        if writer is None:
+            self._given_up = [one for one in self._given_up if one.alive]
+            if len(self._given_up) < MOST_GIVEN_UP:
+                self._begin()
+        elif writer.busy(now) > self._limit or not writer.alive:
+            self._give_up(writer)
+        elif self._waiting:
+            self._last_work = now
+        elif now - self._last_work >= (TICK if self.trouble else IDLE) and not self._refusing:
+            # A connection that was lost is to be noticed, and one that is there again, though nobody asks for anything.
+            self._last_work = now
+            self.run(_look).addErrback(lambda failure: None)
 
+    def _expire(self, now: float) -> None:
+        with self._lock:
+            overdue = takewhile(lambda work: now - work.since > self._limit, self._waiting)
+            late = [work for work in overdue if not work.taken]
+            for work in late:
+                work.expired = True
+        for work in late:
+            work.done.errback(Unavailable(f"The store hasn't come to it for {self._limit:.0f} s: try again later."))
+        self._forget_done()
 
-def _alone(connection: Connection, work: _Work) -> Any:
-    try:
-        with connection.begin_nested():
-            result = work.function(connection, *work.args)
-            write_later(connection)
-            return result
-    except (OperationalError, InterfaceError):
-        raise
-    except Exception:
-        connection.info.pop("later", None)
-        return Failure()
+    def _give_up(self, writer: Writer) -> None:
+        group, doubt = writer.give_up()
+        self._writer, self._doubt = None, doubt
+        self._given_up.append(writer)
+        if not self._refusing:
+            self.trouble = f"it hasn't answered for {self._limit:.0f} s"
+            self._log.error("The store hasn't answered for {limit} s: it is connected to again", limit=self._limit)
+        if doubt is not None and doubt.works is group:
+            self._tell_doubt(doubt)
+        else:
+            for work in group:
+                work.done.errback(Unavailable(f"The store hasn't answered for {self._limit:.0f} s: try again later."))
+        self._forget_done()
 
+    def _leave(self) -> None:
+        """Closing takes too long."""
+        self._closing = None
+        if self._writer is not None:
+            self._writer.give_up()
+            self._writer = None
+        self._log.error("The store doesn't answer: its connection is left")
+        self._finish()
 
-def later(connection: Connection, statement: Insert, rows: Iterable[Mapping[str, Any]]) -> None:
-    """
-    Insert rows at the end of the transaction, together with those of whatever is committed along with it.
+    def _finish(self) -> None:
+        self._stop_ticking()
+        self._answer_all(Unavailable(self._refusing))
+        if self._closed is not None and not self._closed.called:
+            self._closed.callback(None)
 
-    For rows that nothing refers to and no constraint can refuse. Who begins a transaction ends it with L{write_later}.
-    """
-    connection.info.setdefault("later", {}).setdefault(statement, []).extend(rows)
+    def _stop_ticking(self) -> None:
+        for waiting in (self._ticking, self._closing):
+            if waiting is not None and waiting.active():
+                waiting.cancel()
 
+    def _answer_all(self, fault: Unavailable) -> None:
+        with self._lock:
+            left = [work for work in self._waiting if not work.done.called]
+            for work in left:
+                work.expired = True
+        for work in left:
+            work.done.errback(fault)
+        self._forget_done()
 
-def write_later(connection: Connection) -> None:
-    """Insert what was to be inserted later."""
-    for statement, rows in connection.info.pop("later", {}).items():
-        if rows:
-            connection.execute(statement, rows)
+    def _forget_done(self) -> None:
+        while self._waiting and self._waiting[0].done.called:
+            self._waiting.popleft()
 
+    # What the thread tells, in the order in which it does.
 
-def _deliver(group: list[_Work], results: list[Any]) -> None:
-    for work, result in zip(group, results, strict=True):
-        work.done.callback(result)  # a Failure starts the errbacks
+    def delivered(self, group: list[Work], results: list[Any], trouble: str) -> None:
+        """A transaction has come to its end."""
+        self._note(trouble)
+        for work, result in zip(group, results, strict=True):
+            if not work.done.called:  # closing may have given up hope
+                work.done.callback(result)  # a Failure starts the errbacks
+        self._forget_done()
 
+    def _note(self, trouble: str) -> None:
+        if trouble and not self.trouble:
+            self._log.error("The store fails: {trouble}", trouble=trouble)
+        elif self.trouble and not trouble:
+            self._log.info("The store is back")
+        self.trouble = trouble
 
-def _first(error: BaseException) -> SQLAlchemyError:
-    """What went wrong first: when SQLite rolls back by itself, the end of the savepoint fails as well."""
-    first, link = error, error.__context__
-    while link is not None:
-        if isinstance(link, SQLAlchemyError):
-            first = link
-        link = link.__context__
-    assert isinstance(first, SQLAlchemyError)
-    return first
+    def doubted(self, doubt: Doubt, trouble: str) -> None:
+        """A transaction's outcome isn't known for now."""
+        self._note(trouble)
+        self._tell_doubt(doubt)
+        self._forget_done()
 
+    def _tell_doubt(self, doubt: Doubt) -> None:
+        self._log.error("The store went away in the middle of a commit: its outcome is looked up when it is back")
+        doubt.outcomes = [Deferred() for _ in doubt.works]
+        text = "The store went away in the middle of a commit: whether it was kept is known when the store is back."
+        for work, outcome in zip(doubt.works, doubt.outcomes, strict=True):
+            if not work.done.called:
+                work.done.errback(OutcomeUnknown(text, outcome))
 
-def sentence(error: Exception) -> str:
-    """What a database says was wrong, on one line without SQL and parameters (which can hold secrets)."""
-    shown = str(error.orig) if isinstance(error, DBAPIError) and error.orig is not None else str(error)
-    return " ".join(shown.split()).rstrip(".")
+    def resolved(self, doubt: Doubt, happened: bool) -> None:
+        """A transaction's outcome is known."""
+        self._log.info("The commit that the store didn't answer was {what}", what="kept" if happened else "not kept")
+        lost = Failure(Unavailable("The store failed: nothing was kept."))
+        for outcome, result in zip(doubt.outcomes, doubt.results, strict=True):
+            outcome.callback(result if happened else lost)
+            if not happened or isinstance(result, Failure):
+                outcome.addErrback(lambda failure: None)  # who wanted to know it has heard it by now
 
+    def displaced(self, reason: str) -> None:
+        """Another server has the database."""
+        self._refusing = f"The server stops: {reason}."
+        self.trouble = reason
+        self._displaced(reason)
+        self._answer_all(Unavailable(self._refusing))
 
-def parse_url(url: str) -> URL:
-    """
-    Check a database URL.
-
-    @raise DatabaseError: it is none, or not of a kind that FluidVM can use.
-    """
-    try:
-        parsed = make_url(url)
-    except ArgumentError:
-        raise DatabaseError("the database URL can't be parsed; sqlite:///PATH or postgresql://USER@HOST/NAME") from None
-    if parsed.drivername in ("postgresql", "postgres"):
-        parsed = parsed.set(drivername="postgresql+psycopg")
-    if parsed.drivername not in ("sqlite", "postgresql+psycopg"):
-        raise DatabaseError(f"database {parsed.drivername}: only sqlite and postgresql are supported")
-    return parsed
-
-
-def connect(url: URL) -> tuple[Engine, Connection]:
-    """
-    Connect to a database and bring its schema up to date.
-
-    @raise DatabaseError: as L{Database.open}.
-    """
-    shown = url.render_as_string(hide_password=True)
-    try:
-        engine = _engine(url)
-        connection = engine.connect()
-        try:
-            if url.drivername != "sqlite":
-                _claim(connection, shown)
-            _migrate(connection, shown)
-        except BaseException:
-            connection.close()
-            engine.dispose()
-            raise
-    except SQLAlchemyError as error:
-        raise DatabaseError(f"database {shown}: {sentence(error)}") from None
-    except ImportError as error:
-        raise DatabaseError(f"database {shown}: {error}; pip install 'fluidvm[postgresql]'") from None
-    return engine, connection
+    def ended(self, writer: Writer) -> None:
+        """A thread has ended."""
+        if writer is self._writer and (self._closed is not None or self._refusing):
+            self._writer = None
+            self._finish()
 
 
-def _claim(connection: Connection, shown: str) -> None:
-    """One server at a time: what it knows is in its memory. Held as long as the connection (PostgreSQL's advisory locks)."""
-    with connection.begin():
-        if not connection.execute(text("SELECT pg_try_advisory_lock(:key)"), {"key": CLAIM}).scalar():
-            raise DatabaseError(f"database {shown}: another server uses it")
+def _look(connection: Connection) -> None:
+    """Nothing: that it is called at all tells enough."""
 
 
-def _engine(url: URL) -> Engine:
-    if url.drivername != "sqlite":
-        return create_engine(url, pool_pre_ping=True)
-    if url.database and url.database != ":memory:":
-        # The file holds password hashes: made unreadable for others before SQLite makes it readable.
-        try:
-            Path(url.database).touch(mode=0o600)
-        except OSError as error:
-            raise DatabaseError(f"database {url.database}: {error.strerror}") from None
-    engine = create_engine(url, connect_args={"check_same_thread": False, "isolation_level": None})
-
-    @event.listens_for(engine, "connect")
-    def prepare(connection: sqlite3.Connection, record: object) -> None:
-        for pragma in ("journal_mode=WAL", "synchronous=FULL", "foreign_keys=ON", "busy_timeout=5000"):
-            connection.execute("PRAGMA " + pragma)
-
-    @event.listens_for(engine, "begin")
-    def begin(connection: Connection) -> None:
-        # A deferred transaction that writes after it read fails at once when another process writes.
-        connection.exec_driver_sql("BEGIN IMMEDIATE")
-
-    return engine
-
-
-def _migrate(connection: Connection, shown: str) -> None:
-    config = Config()
-    config.set_main_option("script_location", str(Path(__file__).parent / "migrations"))
-    config.set_main_option("path_separator", "os")
-    known = ScriptDirectory.from_config(config)
-    with connection.begin():
-        current = MigrationContext.configure(connection).get_current_revision()
-    if current is not None and current not in {script.revision for script in known.walk_revisions()}:
-        raise DatabaseError(
-            f"database {shown} has schema {current}, newer than this program's {known.get_current_head()}: upgrade FluidVM"
-        )
-    if current != known.get_current_head():
-        config.attributes["connection"] = connection
-        with connection.begin():
-            command.upgrade(config, "head")
+def _loaded(loading: Timer, lifeline: Lifeline) -> None:
+    loading.cancel()
+    lifeline.close()

@@ -12,7 +12,7 @@ from sqlalchemy import Update as SqlUpdate
 
 from fluidvm.objects import OBJECT_TYPES, ComputeNode, Object
 from fluidvm.store import schema
-from fluidvm.store.database import later
+from fluidvm.store.later import later
 
 TABLES: dict[str, Table] = {
     "resource_plan": schema.resource_plans,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from sqlalchemy import JSON, Boolean, Column, Float, Integer, MetaData, String, Table
+from sqlalchemy import JSON, BigInteger, Boolean, Column, Float, Integer, MetaData, String, Table
 
 metadata = MetaData()
 
@@ -57,6 +57,12 @@ images = Table(
     Column("space", Integer), Column("created", Float),
 )  # fmt: skip
 
+uploads = Table(
+    "uploads", metadata,
+    Column("user", Integer, primary_key=True), Column("name", String, primary_key=True), Column("size", BigInteger),
+    Column("touched", Float), Column("image", Integer),
+)  # fmt: skip
+
 contexts = Table(
     "contexts", metadata,
     Column("id", Integer, primary_key=True), Column("owner", Integer), Column("on_error", String),
@@ -86,4 +92,9 @@ audit = Table(
     Column("name", String), Column("address", String), Column("method", String), Column("target_type", String),
     Column("target", Integer), Column("execution_context", Integer), Column("task", Integer), Column("code", Integer),
     Column("arguments", String), Column("error", String),
+)  # fmt: skip
+
+standing = Table(
+    "standing", metadata,
+    Column("id", Integer, primary_key=True), Column("identity", String), Column("term", String), Column("last", Integer),
 )  # fmt: skip

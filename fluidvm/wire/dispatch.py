@@ -115,11 +115,8 @@ class Dispatcher:
         """Who calls: before anything else is said about the call."""
         if not arguments:
             raise InvalidParams(f"{method.name}: wants {method.usage()}; got 0 arguments.")
-        cookie = arguments[0]
-        if type(cookie) is not int:
-            raise InvalidParams(f"cookie: wants an int, not {wire_name(cookie)}.")
         resources = self._services.resources
-        session = resources.sessions.find(cookie, peer.address)
+        session = resources.sessions.find(arguments[0], peer.address)
         user = resources.inventory.find(User, session.user)
         if user is None or not user.enabled:
             resources.sessions.close(session)

@@ -6,7 +6,6 @@ from collections.abc import Mapping
 from typing import Any, Protocol
 
 from twisted.internet.defer import Deferred
-from twisted.python.failure import Failure
 from twisted.web import server
 
 from fluidvm.wire.bounds import MOST_DISCARDED, Bounds
@@ -83,7 +82,7 @@ class Request(server.Request):  # type: ignore[misc]
 
     @ivar body: the body, once it is complete; empty if it was too large.
     @ivar too_large: the body is over the limit, or isn't wanted.
-    @ivar sink: takes the body instead, piece by piece.
+    @ivar sink: takes the body instead, piece by piece. It hears of the request's end by C{notifyFinish}.
     """
 
     body: bytes | bytearray = b""
@@ -98,6 +97,9 @@ class Request(server.Request):  # type: ignore[misc]
         channel = self.channel
         command, uri, _ = channel.request_line()
         taker = channel.site.takers.get((command, uri.partition(b"?")[0]))
+        if taker is not None and self._misnamed():
+            self.too_large = True  # nothing of it is wanted: see L{process}
+            return
         if taker is not None:
             self.sink = taker.begin(self, uri, length)
             self.too_large = self.sink.refusal is not None
@@ -125,10 +127,9 @@ class Request(server.Request):  # type: ignore[misc]
                 self.body = bytearray(self.body)
             self.body += data
 
-    def connectionLost(self, reason: Failure) -> None:
-        if self.sink is not None:
-            self.sink.broken()
-        super().connectionLost(reason)
+    def _misnamed(self) -> bool:
+        channel = self.channel
+        return bool(channel.loopback) and not channel.site.hosts.admits(_first(self, b"Host"))
 
     def refuse_body(self) -> None:
         """Answer a request that is too large before its body has come; the connection ends with it."""
@@ -149,7 +150,7 @@ class Request(server.Request):  # type: ignore[misc]
         site = self.site = self.channel.site
         try:
             resource = site.at(self.path)
-            if self.channel.loopback and not site.hosts.admits(_first(self, b"Host")):
+            if self._misnamed():
                 self.answer(421, PLAIN, b"This server isn't called so: see the option --hosts.\n")
             elif resource is None:
                 self.answer(404, PLAIN, b"There is nothing here.\n")

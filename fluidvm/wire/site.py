@@ -20,12 +20,13 @@ from fluidvm.faults import TooLarge
 from fluidvm.transfers import Transfers
 from fluidvm.wire.bounds import Bounds
 from fluidvm.wire.channel import Channel
+from fluidvm.wire.downloads import DISK_PATH, DiskDoor
 from fluidvm.wire.hosts import Hosts
 from fluidvm.wire.peer import Peer
 from fluidvm.wire.proxies import Proxies
 from fluidvm.wire.request import PLAIN, XML, Request, text
-from fluidvm.wire.transfers import DISK_PATH, UPLOADS, DiskDoor, UploadDoor
 from fluidvm.wire.unsent import Room, Unsent
+from fluidvm.wire.uploads import UPLOADS, UploadDoor
 from fluidvm.wire.websocket import ConsoleDoor
 from fluidvm.wire.xmlrpc import render_fault
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import stat
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
@@ -101,6 +102,7 @@ class Certificates:
     Makes the server's ends of TLS connections, from files that can change: new connections are made with the newest good
     ones, those that are open go on.
 
+    @ivar trouble: why the newest files aren't used, or couldn't be; empty: they are.
     @param files: read now.
     @raise TLSError: as L{server_options}.
     """
@@ -108,6 +110,7 @@ class Certificates:
     _log = Logger()
 
     def __init__(self, files: TLSFiles) -> None:
+        self.trouble = ""
         self._files = files
         self._stamp = files.stamp()
         self._options = server_options(files)
@@ -130,10 +133,20 @@ class Certificates:
         try:
             self._options = server_options(self._files)
         except (TLSError, OSError) as error:
-            self._log.error("TLS: the old certificate serves on: {error}", error=str(error))
+            self.trouble = f"the old certificate serves on: {error}"
+            self._log.error("TLS: {trouble}", trouble=self.trouble)
             return
+        self.trouble = ""
         self._log.info("TLS: {certificate} has been read again", certificate=str(self._files.certificate))
         self._advise()
+
+    def look(self) -> None:
+        """See that the files can be read again, by the user that the server runs as by now. Blocks."""
+        try:
+            server_options(self._files)
+        except (TLSError, OSError) as error:
+            self.trouble = f"a renewed certificate won't be taken on: {error}"
+            self._log.error("TLS: {trouble}", trouble=self.trouble)
 
     def _advise(self) -> None:
         for sentence in advice(self._files):
@@ -182,5 +195,10 @@ def _certificates(path: Path, what: str) -> list[crypto.X509]:
 def _read(path: Path, what: str) -> bytes:
     try:
         return path.read_bytes()
+    except PermissionError as error:
+        raise TLSError(
+            f"{what} {path}: {error.strerror}: let user {os.geteuid()}, as whom the server runs, read it, "
+            "or restart the server after each renewal"
+        ) from None
     except OSError as error:
         raise TLSError(f"{what} {path}: {error.strerror}") from None

@@ -9,6 +9,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 from urllib.parse import parse_qs
 
+import h11
 from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IDelayedCall, IPushProducer
 from twisted.internet.protocol import Protocol, connectionDone
@@ -61,7 +62,7 @@ class ConsoleDoor(resource.Resource):  # type: ignore[misc]
             headers = [(name, value) for name, values in request.requestHeaders.getAllRawHeaders() for value in values]
             socket.initiate_upgrade_connection(headers, request.uri)
             wanted = next(event for event in socket.events() if isinstance(event, Request))
-        except (RemoteProtocolError, UnicodeError, StopIteration):
+        except (RemoteProtocolError, h11.ProtocolError, UnicodeError, StopIteration):  # h11 reads the headers for wsproto
             pass
         if wanted is None or request.method != b"GET":
             words = b"A console is opened by WebSocket (RFC 6455), version 13.\n"

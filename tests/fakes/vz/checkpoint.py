@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 
-from host import Fail, Host
+from .host import Fail, Host
 
 ONLY_ONE = ("--dump", "--suspend", "--resume", "--kill")
 

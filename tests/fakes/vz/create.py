@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 
-from host import Conf, Fail, Host, unknown
+from .host import Conf, Fail, Host, unknown
 
 FAILED = "Creation of container private area failed"
 ARCHIVES = (".tar", ".tar.gz", ".tar.bz2", ".tar.xz")
@@ -121,7 +121,7 @@ def destroy(host: Host, ctid: str) -> None:
     host.write(text, "etc/vz/conf", f"{ctid}.conf.destroyed")
     if os.path.isdir(private):
         os.makedirs(host.path("vz/vztmp"), exist_ok=True)
-        doomed = host.path("vz/vztmp", f"vzctl-rm-me.{ctid}.{os.getpid()}")
+        doomed = host.path("vz/vztmp", f"vzctl-rm-me.{ctid}.{host.pid}")
         os.rename(private, doomed)
         remove_later(host, doomed)
     host.say("Container private area was destroyed")

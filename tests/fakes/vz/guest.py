@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import subprocess
 import sys
 import time
 
-from host import Fail, Host
+from .host import Fail, Host
 
 
 def shell(host: Host, ctid: str, line: str, quiet: bool = False) -> int:
@@ -15,8 +16,6 @@ def shell(host: Host, ctid: str, line: str, quiet: bool = False) -> int:
 
 def call(host: Host, ctid: str, argv: list[str], quiet: bool = False) -> int:
     """Run a command in the guest. One that is frozen never answers."""
-    import subprocess  # slow to import, and most runs don't need it
-
     while host.frozen(ctid):
         time.sleep(0.05)
     files = host.path("vz/private", ctid, "fs")

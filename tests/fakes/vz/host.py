@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import signal
-import sys
 import time
 
 NO_SUCH_CASE = 250
@@ -81,10 +80,13 @@ class Host:
     NOTICE and WARN_DIST and VZQUOTA (lines that vzctl prints off OpenVZ's kernel), VEINFO (whether vzlist sees what runs),
     PROC (whether it sees anything), SHORT (paths are told without the directory), ZERO_UPTIME, NPROC, STOP_TIMEOUT,
     LOCK_WAIT.
+
+    @ivar pid: the process that others know as the command's.
     """
 
-    def __init__(self, root: str) -> None:
+    def __init__(self, root: str, pid: int) -> None:
         self.root = root
+        self.pid = pid
         self.quiet = False
         self.settings: dict[str, str] = {}
         for line in self.read("settings").splitlines():
@@ -234,10 +236,10 @@ class Host:
     def lock(self, ctid: str, status: str) -> None:
         """Take the container's lock file. @raise Fail: a living process has it."""
         path = self.path("vz/lock", f"{ctid}.lck")
-        temporary = f"{path}.{os.getpid()}"
+        temporary = f"{path}.{self.pid}"
         os.makedirs(os.path.dirname(path), exist_ok=True)
         with open(temporary, "w") as file:
-            file.write(f"{os.getpid()}\n{status}\n")
+            file.write(f"{self.pid}\n{status}\n")
         patience = time.monotonic() + (float(self.settings.get("LOCK_WAIT", "60")) if self.dialect == 7 else 0)
         try:
             while True:
@@ -286,8 +288,9 @@ def cmdline(pid: int) -> str:
     except OSError:
         return ""
     for number, word in enumerate(words):
-        if word in ("vzctl", "vzmigrate"):
-            return " ".join(words[number:])
+        name = os.path.basename(word)
+        if name in ("vzctl", "vzmigrate"):
+            return " ".join((name, *words[number + 1 :]))
     return " ".join(words)
 
 
@@ -301,4 +304,3 @@ def run(host: Host, argv: list[str], command: object) -> int:
         return fail.code
     finally:
         host.unlock()
-        sys.stdout.flush()

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import py_compile
-import shlex
 import shutil
-import sys
 from pathlib import Path
+
+from .server import tool_server
 
 SAMPLE = """\
 PHYSPAGES="0:256M"
@@ -47,7 +46,7 @@ class FakeNode:
             "DIALECT": dialect, "VERSION": VERSIONS[dialect], "VSWAP": 1, "PLOOP": 1, "VEINFO": 1, "PROC": 1, "CPUS": 2,
             "STOP_TIMEOUT": 5, "LOCK_WAIT": 0,
         }  # fmt: skip
-        for directory in ("bin", "modules", "etc/vz/conf", "etc/vz/names", "vz/private", "vz/template/cache", "vz/lock",
+        for directory in ("bin", "etc/vz/conf", "etc/vz/names", "vz/private", "vz/template/cache", "vz/lock",
                           "faults", "guest-bin"):  # fmt: skip
             (self.root / directory).mkdir(parents=True, exist_ok=True)
         self._install()
@@ -60,18 +59,8 @@ class FakeNode:
             (template / "cache" / name).write_text(text)
 
     def _install(self) -> None:
-        # Compiled once: each command is a Python of its own.
-        for source in Path(__file__).parent.glob("*.py"):
-            if source.name not in ("__init__.py", "node.py"):
-                copy = self.root / "modules" / source.name
-                shutil.copy(source, copy)
-                py_compile.compile(str(copy), doraise=True)
-        modules, root = str(self.root / "modules"), str(self.root)
         for tool in TOOLS:
-            start = f"import sys; sys.path.insert(0, {modules!r}); import {tool} as tool"
-            start += f"; sys.exit(tool.command({root!r}, sys.argv[2:]))"
-            line = f'exec {shlex.quote(sys.executable)} -IS -c {shlex.quote(start)} {tool} "$@"'
-            self.bin.joinpath(tool).write_text(f"#!/bin/sh\n{line}\n")
+            self.bin.joinpath(tool).write_text(f"#!{tool_server().launcher}\n")
             self.bin.joinpath(tool).chmod(0o755)
         for tool in GUEST_TOOLS:
             link = self.root / "guest-bin" / tool

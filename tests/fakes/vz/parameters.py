@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import math
 
-import guest
-from create import link_name
-from host import MAX, Conf, Fail, Host, scaled, unknown
+from . import guest
+from .create import link_name
+from .host import MAX, Conf, Fail, Host, scaled, unknown
 
 FLAGS = ("--save", "--force", "--offline-resize")
 CREATE = (
@@ -222,7 +222,7 @@ def apply(host: Host, ctid: str, conf: Conf, options: dict[str, str], running: b
         return None
     if "--features" in options:
         if options.get("--setmode") == "restart":
-            import vzctl
+            from . import vzctl
 
             vzctl.restart(host, ctid, [])
             return None
@@ -268,7 +268,7 @@ def save(host: Host, ctid: str, conf: Conf, options: dict[str, str]) -> None:
 
 def password(host: Host, ctid: str, given: str) -> int:
     """C{--userpasswd}, which starts what doesn't run."""
-    import vzctl
+    from . import vzctl
 
     was_running = host.running(ctid)
     if not was_running and host.dialect == 4:

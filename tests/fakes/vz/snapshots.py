@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import os
+import shutil
 import time
 
-from host import Fail, Host, is_uuid, unknown
+from .host import Fail, Host, is_uuid, unknown
 
 ONLY_PLOOP = "Snapshot feature is only available for ploop-based CTs"
 COLUMNS = {
@@ -52,8 +53,6 @@ def ploop(host: Host, ctid: str, code: int) -> None:
 
 
 def copy(source: str, destination: str) -> None:
-    import shutil
-
     shutil.rmtree(destination, ignore_errors=True)
     shutil.copytree(source, destination, symlinks=True)
 
@@ -126,8 +125,6 @@ def delete(host: Host, ctid: str, argv: list[str]) -> None:
         if other[1] == uuid:
             other[1] = record[1]
     write(host, ctid, records, record[1] if current == uuid else current)
-    import shutil
-
     shutil.rmtree(host.path("vz/private", ctid, "snapshots", uuid))
     host.remove("vz/private", ctid, "dump", f"{{{uuid}}}")
     host.say(f"Snapshot {{{uuid}}} has been successfully deleted")

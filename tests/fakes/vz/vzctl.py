@@ -4,13 +4,10 @@ from __future__ import annotations
 
 import os
 import time
+from typing import Any
 
-import checkpoint
-import create
-import guest
-import parameters
-import snapshots
-from host import Fail, Host, is_uuid, run, unknown
+from . import checkpoint, create, guest, parameters, snapshots
+from .host import Fail, Host, is_uuid, run, unknown
 
 UNLOCKED = ("status", "exec", "exec2", "exec3", "enter", "console")
 SYNONYMS = {"delete": "destroy", "chkpnt": "suspend", "restore": "resume", "umount": "umount", "unmount": "umount"}
@@ -244,7 +241,7 @@ def reinstall(host: Host, ctid: str, argv: list[str]) -> None:
     raise unknown("reinstall")
 
 
-VERBS = {
+VERBS: dict[str, Any] = {
     "status": status, "create": create.create, "start": start, "stop": stop, "restart": restart, "mount": mount,
     "umount": umount, "destroy": destroy, "set": parameters.set_parameters, "exec": guest.exec_folded,
     "exec2": guest.exec_plain,
@@ -255,6 +252,6 @@ VERBS = {
 }  # fmt: skip
 
 
-def command(root: str, argv: list[str]) -> int:
-    """Run it on the node in a directory."""
-    return run(Host(root), ["vzctl", *argv], main)
+def command(root: str, pid: int, argv: list[str]) -> int:
+    """Run it on the node in a directory, as the process C{pid}."""
+    return run(Host(root, pid), ["vzctl", *argv], main)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from fnmatch import fnmatchcase
 
-from host import MAX, Conf, Fail, Host, run, scaled, unknown
+from .host import MAX, Conf, Fail, Host, run, scaled, unknown
 
 BEANCOUNTERS = (
     "kmemsize", "lockedpages", "privvmpages", "shmpages", "numproc", "physpages", "vmguarpages", "oomguarpages",
@@ -254,6 +254,6 @@ def line(values: list[str], columns: list[tuple[str, int]], last_blank: bool = F
     return " ".join(parts) + (" " if last_blank and columns[-1][1] > 0 else "")
 
 
-def command(root: str, argv: list[str]) -> int:
-    """Run it on the node in a directory."""
-    return run(Host(root), ["vzlist", *argv], main)
+def command(root: str, pid: int, argv: list[str]) -> int:
+    """Run it on the node in a directory, as the process C{pid}."""
+    return run(Host(root, pid), ["vzlist", *argv], main)

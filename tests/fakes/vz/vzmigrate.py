@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 
-from host import Fail, Host, run, unknown
+from .host import Fail, Host, run, unknown
 
 FLAGS = ("--live", "--online", "--check-only", "--dry-run", "--keep-dst", "-v", "-c", "-s", "-f")
 VALUES = ("-r", "--ssh", "--rsync", "--new-name")
@@ -45,7 +45,7 @@ def main(host: Host, argv: list[str]) -> int:
     root = dict(line.split("=", 1) for line in host.read("nodes").splitlines()).get(destination, "")
     if not root:
         raise Fail(codes["connect"], f"Can't connect to destination address {destination} using public key")
-    other = Host(root)
+    other = Host(root, host.pid)
     if os.path.lexists(other.private(ctid)) or other.has_conf(ctid):
         raise Fail(codes["exists"], f"CT {ctid} already exists on destination node")
     if live and not running and host.dialect == 4:
@@ -82,6 +82,6 @@ def move(host: Host, other: Host, ctid: str, running: bool, live: bool) -> None:
     shutil.rmtree(host.private(ctid))
 
 
-def command(root: str, argv: list[str]) -> int:
-    """Run it on the node in a directory."""
-    return run(Host(root), ["vzmigrate", *argv], main)
+def command(root: str, pid: int, argv: list[str]) -> int:
+    """Run it on the node in a directory, as the process C{pid}."""
+    return run(Host(root, pid), ["vzmigrate", *argv], main)

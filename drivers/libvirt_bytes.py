@@ -1,0 +1,186 @@
+"""
+Volumes' files as bytes, through libvirt's streams.
+
+libvirt looks at the heads of a pool's files and believes them: what a guest has written onto a raw volume decides which
+format, size and backing file libvirt thinks that it has. What is here goes by the file's bytes alone; libvirt's streams open
+the file as it is, and run no C{qemu-img}.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Sequence
+from typing import Any
+
+import libvirt
+
+from fluidvm.driver import DriverError, WrongState
+
+CHUNK = 256 * 1024
+"""Bytes that go through the server in one piece: what libvirt puts into one message."""
+HOLE = -3
+"""What C{recvFlags} answers where the volume has a hole."""
+LONGEST = 2**63 - 1
+"""The most bytes that a file can have."""
+
+
+class Copying:
+    """
+    How far the copying of volumes is: written by the thread that copies, read by the reactor.
+
+    @ivar total: bytes that are to be copied; holes aren't.
+    @ivar stop: set: the thread leaves off.
+    """
+
+    def __init__(self) -> None:
+        self.total = 0
+        self.done = 0
+        self.stop = threading.Event()
+
+    @property
+    def percentage(self) -> int:
+        """0 to 99."""
+        return min(99, 100 * self.done // self.total) if self.total else 0
+
+
+def file_size(connection: Any, volume: Any) -> int:
+    """
+    Measure a volume's file; blocks.
+
+    @return: bytes.
+    """
+    try:
+        return int(volume.infoFlags(libvirt.VIR_STORAGE_VOL_GET_PHYSICAL)[2])
+    except libvirt.libvirtError:
+        # What is in it makes libvirt fail (a QED head with a backing file does): look for the end by bytes that are there.
+        if not _has_byte(connection, volume, 0):
+            return 0
+    low, high = 1, 2
+    while high < LONGEST and _has_byte(connection, volume, high - 1):
+        low, high = high, min(2 * high, LONGEST)
+    while low < high - 1:
+        middle = (low + high) // 2
+        if _has_byte(connection, volume, middle - 1):
+            low = middle
+        else:
+            high = middle
+    return low
+
+
+def allocated(volume: Any) -> int:
+    """Tell how many bytes of its file aren't holes; 0 where libvirt can't; blocks."""
+    try:
+        return int(volume.info()[2])
+    except libvirt.libvirtError:
+        return 0
+
+
+def _has_byte(connection: Any, volume: Any, offset: int) -> bool:
+    return bool(read(connection, volume, offset, 1))
+
+
+def read(connection: Any, volume: Any, offset: int, length: int) -> bytes:
+    """Read a piece of a volume's file, which may end before; blocks."""
+    stream = connection.newStream()
+    found = bytearray()
+    try:
+        volume.download(stream, offset, length)
+        while data := stream.recv(CHUNK):
+            found += data
+        stream.finish()
+    except libvirt.libvirtError:
+        abort([stream])
+        _refuse_mistaken(volume)
+        raise
+    return bytes(found)
+
+
+def write(connection: Any, volume: Any, offset: int, data: bytes) -> None:
+    """Write a piece of a volume's file, which grows with it; blocks."""
+    stream = connection.newStream()
+    try:
+        volume.upload(stream, offset, len(data))
+        view = memoryview(data)
+        while view:
+            view = view[stream.send(bytes(view[:CHUNK])) :]
+        stream.finish()
+    except libvirt.libvirtError:
+        abort([stream])
+        _refuse_mistaken(volume)
+        raise
+
+
+def grow(connection: Any, volume: Any, size: int) -> None:
+    """
+    Make a raw volume's file longer by a hole; blocks.
+
+    By its last byte, because resizing goes by the format that libvirt thinks that the volume has: C{qemu-img} would then
+    open whatever files a head names that a guest has written.
+
+    @param size: bytes, more than it has.
+    @raise DriverError: it isn't as long afterwards.
+    """
+    write(connection, volume, size - 1, b"\0")
+    there = file_size(connection, volume)
+    if there != size:
+        raise DriverError(f"Volume {volume.name()} has {there} bytes, not {size}: its storage pool can't make it larger.")
+
+
+def copy(down: Any, source: Any, up: Any, target: Any, copying: Copying) -> None:
+    """
+    Copy a volume's file, with its holes, onto a new one; blocks.
+
+    @param down: a new stream of the source's connection; C{up}: of the target's.
+    @see: U{https://libvirt.org/html/libvirt-libvirt-stream.html}
+    """
+    streams = (down, up)
+    try:
+        source.download(down, 0, 0, libvirt.VIR_STORAGE_VOL_DOWNLOAD_SPARSE_STREAM)
+        target.upload(up, 0, 0, libvirt.VIR_STORAGE_VOL_UPLOAD_SPARSE_STREAM)
+        while not copying.stop.is_set():
+            data = down.recvFlags(CHUNK, libvirt.VIR_STREAM_RECV_STOP_AT_HOLE)
+            if data == HOLE:
+                up.sendHole(down.recvHole())
+            elif data:
+                sent = 0
+                while sent < len(data):
+                    sent += up.send(data[sent:])
+                copying.done += len(data)
+            else:
+                down.finish()
+                up.finish()
+                return
+    except libvirt.libvirtError:
+        abort(streams)
+        _refuse_mistaken(source)
+        raise
+    abort(streams)
+
+
+def mistaken(volume: Any) -> bool:
+    """
+    Tell whether libvirt takes a file for something that it isn't: a directory of Virtuozzo's (ploop); blocks.
+
+    It does so by the file's first bytes, and then looks for other files below it. There is no way around.
+    """
+    try:
+        return bool(volume.info()[0] == libvirt.VIR_STORAGE_VOL_PLOOP)
+    except libvirt.libvirtError:
+        return False
+
+
+def _refuse_mistaken(volume: Any) -> None:
+    if mistaken(volume):
+        raise WrongState(
+            f"Volume {volume.name()} begins as Virtuozzo's images do, and libvirt takes it for one; start a domain that has "
+            "it, and have its guest write something else there."
+        )
+
+
+def abort(streams: Sequence[Any]) -> None:
+    """End streams in the middle."""
+    for stream in streams:
+        try:
+            stream.abort()
+        except libvirt.libvirtError:
+            continue  # one that failed or hadn't begun has nothing to abort

@@ -1,0 +1,146 @@
+"""A server's own database: opened once, connected to again where that was lost, and only if nobody else has had it since."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+
+from sqlalchemy import Connection, Engine, text
+from sqlalchemy.engine import URL
+from sqlalchemy.exc import SQLAlchemyError
+
+from fluidvm.store import standing
+from fluidvm.store.connecting import DatabaseError, bounded, claim, close, connect, sentence
+from fluidvm.store.sqlite_files import SqliteFiles
+
+PAUSE = 0.05
+"""Seconds between two tries to take the database's lock."""
+_END = text("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE pid = :pid AND backend_start::text = :begun")
+
+
+class Displaced(Exception):
+    """What the server has in its memory isn't what the database holds, in one sentence: it must stop, and start anew."""
+
+
+class Source:
+    """
+    The database, as this server left it.
+
+    @param limit: seconds that the database may take for one thing.
+    @ivar identity: the database's.
+    @ivar last: the number of the last transaction that is known to be kept.
+    """
+
+    def __init__(self, url: URL, limit: float) -> None:
+        self.identity = ""
+        self.last = 0
+        self._url = url
+        self._limit = limit
+        self._shown = url.render_as_string(hide_password=True)
+        self._term = ""
+        self._engine: Engine | None = None
+        self._files = SqliteFiles(url)
+        self._backend: tuple[int, str] | None = None
+
+    def open(self) -> Connection:
+        """Connect for the first time, and begin a term. Blocks. @raise DatabaseError: the database can't be used."""
+        self._engine, connection = connect(self._url, self._limit)
+        try:
+            with bounded(connection, self._limit), connection.begin():
+                self.identity, self._term, self.last = standing.begin(connection)
+                self._remember(connection)
+        except SQLAlchemyError as error:
+            close(connection)
+            raise DatabaseError(f"database {self._shown}: {sentence(error)}") from None
+        self._files.note()
+        return connection
+
+    def reopen(self, check: Callable[[], None]) -> Connection:
+        """
+        Connect again. Blocks.
+
+        @param check: called now and then; what it raises ends the try.
+        @return: a connection that may write.
+        @raise DatabaseError: that isn't possible now.
+        @raise Displaced: another server has begun since.
+        """
+        assert self._engine is not None
+        # Now: if this try takes too long, another one may succeed meanwhile, and its connection is none to be ended.
+        lost = self._backend
+        self._files.check(log=False)
+        connection = self._engine.connect()
+        try:
+            if connection.dialect.name != "sqlite":
+                with bounded(connection, self._limit):
+                    self._claim(connection, lost, check)
+            self.happened(connection, self.last + 1)
+            self._files.note()
+        except BaseException:
+            close(connection)
+            raise
+        return connection
+
+    def _claim(self, connection: Connection, lost: tuple[int, str] | None, check: Callable[[], None]) -> None:
+        with connection.begin():
+            if connection.execute(text("SHOW transaction_read_only")).scalar() == "on":
+                raise DatabaseError("it can only be read, as a standby or during a recovery")
+        deadline = time.monotonic() + self._limit / 4
+        while not claim(connection, self._limit):
+            check()
+            self._standing(connection)
+            if time.monotonic() > deadline:
+                raise DatabaseError("another connection holds its lock")
+            if lost is not None:
+                # The lock may be held by the connection that was lost: the database may not know yet that it is.
+                with connection.begin():
+                    connection.execute(_END, {"pid": lost[0], "begun": lost[1]})
+            time.sleep(PAUSE)
+        with connection.begin():
+            self._remember(connection)
+
+    def _remember(self, connection: Connection) -> None:
+        if connection.dialect.name != "sqlite":
+            mine = "SELECT pid, backend_start::text FROM pg_stat_activity WHERE pid = pg_backend_pid()"
+            pid, begun = connection.execute(text(mine)).one()
+            self._backend = (pid, begun)
+
+    def _standing(self, connection: Connection) -> standing.Standing:
+        with connection.begin():
+            found = standing.read(connection)
+        if found is None or (found.identity, found.term) != (self.identity, self._term):
+            raise Displaced("another server has taken the database over, or another database has its place")
+        return found
+
+    def check(self) -> None:
+        """See that the files are the same. Blocks. @raise DatabaseError: they aren't."""
+        self._files.check()
+
+    def move(self, connection: Connection, number: int, written: bool) -> bool:
+        """
+        Give the transaction under way its number, at its end.
+
+        @param written: whether it has written something, as far as known.
+        @return: whether it has.
+        @raise Displaced: another server has begun since.
+        """
+        if not written:
+            return False
+        self.check()
+        if standing.move(connection, self._term, number):
+            return True
+        found = standing.read(connection)
+        if found is None or found.term != self._term:
+            raise Displaced("another server has taken the database over, or another database has its place")
+        return False
+
+    def happened(self, connection: Connection, number: int) -> bool:
+        """
+        Look up whether a transaction is kept. There must be none under way that could be kept later.
+
+        @param number: its number, one above L{last}.
+        @raise Displaced: what was kept before it isn't there any more.
+        """
+        last = self._standing(connection).last
+        if last not in (number - 1, number):
+            raise Displaced(f"the database has lost transactions that were kept: it is at {last}, not at {number - 1}")
+        return last == number

@@ -1,0 +1,176 @@
+"""C{GET /disks/ID/content}: a disk's bytes, or a range of them."""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+from twisted.internet.defer import Deferred, succeed
+from twisted.internet.interfaces import IPushProducer
+from twisted.logger import Logger
+from twisted.python.failure import Failure
+from twisted.web import resource, server
+from zope.interface import implementer
+
+from fluidvm.engine.outcome import fault_of
+from fluidvm.faults import Unavailable
+from fluidvm.image_files import PIECE
+from fluidvm.transfers import Contents, Fetching, Transfers
+from fluidvm.wire.request import PLAIN
+from fluidvm.wire.transfers import cookie, refused
+
+DISK_PATH = re.compile(rb"/disks/([1-9][0-9]{0,9})/content")
+BYTES = b"application/octet-stream"
+
+
+class DiskDoor(resource.Resource):  # type: ignore[misc]
+    """C{/disks/ID/content}: a disk's bytes, or a range of them."""
+
+    isLeaf = True
+    _log = Logger()
+
+    def __init__(self, transfers: Transfers) -> None:
+        super().__init__()
+        self._transfers = transfers
+
+    def render(self, request: Any) -> int:
+        if request.method not in (b"GET", b"HEAD"):
+            request.answer(405, PLAIN, b"A disk's content is got by GET.\n", b"Allow: GET, HEAD\r\n")
+        else:
+            Deferred.fromCoroutine(self._answer(request)).addErrback(self._failed, request)
+        return server.NOT_DONE_YET
+
+    def _failed(self, failure: Failure, request: Any) -> None:
+        channel = request.channel
+        if channel is None:
+            return
+        if not request.startedWriting:
+            refused(failure, request, self._transfers)
+            return
+        self._log.warn("The content of a disk couldn't be sent to its end: {error}", error=str(failure.value))
+        _cut(request)
+
+    async def _answer(self, request: Any) -> None:
+        found: Any = DISK_PATH.fullmatch(request.path)
+        address = request.channel.peer_of(request).address
+        fetching = self._transfers.fetch(cookie(request, request.uri), address, int(found[1]))
+        # However the request ends, the transfer does with it.
+        broken = Unavailable("The connection ended before all was sent.")
+        request.notifyFinish().addBoth(lambda nothing: fetching.close(broken))
+        fetching.on_stop = lambda fault: _cut(request)
+        try:
+            await _give(request, fetching)
+        except Exception as error:
+            fault = fault_of(error, "a download")
+            fetching.close(fault)
+            raise fault from None
+
+
+def _cut(request: Any) -> None:
+    """What can still be said of an answer whose head is gone: that this wasn't all."""
+    if request.startedWriting and request.channel is not None:
+        request.channel.transport.abortConnection()
+
+
+async def _give(request: Any, fetching: Fetching) -> None:
+    contents = await fetching.open()
+    if request.channel is None:
+        return
+    ranges: Any = request.requestHeaders.getRawHeaders(b"Range")
+    start, end, code = 0, contents.length, 200
+    headers = b'Accept-Ranges: bytes\r\nContent-Disposition: attachment; filename="%s"\r\n' % contents.name.encode()
+    if ranges and (wanted := _wanted(ranges[0], contents.length)) is not None:
+        start, end, code = *wanted, 206
+        if start >= end:
+            fetching.close(None)
+            request.answer(416, PLAIN, b"There are no such bytes.\n", b"Content-Range: bytes */%d\r\n" % contents.length)
+            return
+        headers += b"Content-Range: bytes %d-%d/%d\r\n" % (start, end - 1, contents.length)
+    fetching.told["first"] = start
+    await _send(request, fetching, contents, start, end, code, headers)
+
+
+def _wanted(value: bytes, length: int) -> tuple[int, int] | None:
+    """
+    Read a header C{Range} (RFC 9110, section 14.2).
+
+    @return: first byte, and the one after the last; C{None}: it is to be ignored, as several ranges are.
+    """
+    found = re.fullmatch(rb"bytes=([0-9]{0,15})-([0-9]{0,15})", value.strip())
+    if found is None or found[0] == b"bytes=-":
+        return None
+    if not found[1]:
+        return max(0, length - int(found[2])), length
+    start, last = int(found[1]), int(found[2] or length)
+    return (start, min(length, last + 1)) if last >= start or not found[2] else None
+
+
+@implementer(IPushProducer)
+class _Gate:
+    """Open while the client keeps up with reading. C{ended}: it has gone."""
+
+    def __init__(self, channel: Any) -> None:
+        self._channel = channel
+        self._waiting: Deferred[None] | None = None
+        self._shut = False
+        self.ended = False
+
+    def passed(self) -> Deferred[None]:
+        """Fires when it is open."""
+        if not self._shut:
+            return succeed(None)
+        self._waiting = Deferred()
+        return self._waiting
+
+    def pauseProducing(self) -> None:
+        self._shut = True
+        self._channel.deadline = self._channel.site.seconds() + self._channel.site.bounds.send_time
+
+    def resumeProducing(self) -> None:
+        self._channel.deadline = float("inf")
+        self._open()
+
+    def gone(self, nothing: object = None) -> None:
+        """The request has ended. Nobody waits any more."""
+        self.ended = True
+        self._open()
+
+    def _open(self) -> None:
+        self._shut = False
+        waiting, self._waiting = self._waiting, None
+        if waiting is not None:
+            waiting.callback(None)
+
+    def stopProducing(self) -> None:
+        """The client has gone: this comes before the request hears of it."""
+        self.gone()
+
+
+async def _send(
+    request: Any, fetching: Fetching, contents: Contents, start: int, end: int, code: int, headers: bytes
+) -> None:  # fmt: skip
+    channel = request.channel
+    request.startedWriting = 1
+    channel.transport.write(channel.head(code, BYTES, end - start, headers))
+    if request.method == b"GET":
+        gate = _Gate(channel)
+        request.notifyFinish().addBoth(gate.gone)
+        request.registerProducer(gate, True)
+        offset = start
+        while offset < end:
+            data = await contents.read(offset, min(PIECE, end - offset))
+            if gate.ended:
+                return
+            # If a task has begun with the disk meanwhile, these bytes may be newer than those before.
+            fetching.check()
+            if not data:
+                raise Unavailable(f"Disk {contents.name} has ended at byte {offset}.")
+            channel.transport.write(data)
+            offset += len(data)
+            fetching.count += len(data)
+            await gate.passed()
+            if gate.ended:
+                return
+        request.unregisterProducer()
+    fetching.close(None)
+    request.end(code, end - start)
