@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 import xmlrpc.client
+from pathlib import Path
 from typing import Any
 
+from twisted.internet.address import IPv4Address
 from twisted.internet.error import ConnectionDone
+from twisted.protocols.tls import TLSMemoryBIOFactory
 from twisted.python.failure import Failure
 
 from fluidvm.wire.bounds import SMALL
+from fluidvm.wire.tls import Certificates, TLSFiles
 from fluidvm.wire.unsent import Room
+from tests.authority import Authority
 
-from .support import SiteTests, answers, post
+from .support import SiteTests, Transport, answers, post
 
 BODY = b"x" * 2**16
 HEAD = b"POST /RPC2 HTTP/1.1\r\nHost: x\r\nContent-Type: text/xml\r\n"
@@ -82,3 +87,25 @@ class UnfinishedTests(SiteTests):
             HEAD + b"Transfer-Encoding: chunked\r\n\r\n" + b"200\r\n" + b"x" * 512 + b"\r\n" + b"1000\r\n" + b"x" * 4096
         )
         self.assertEqual(self.on.unfinished.held, 0)
+
+
+class HandshakeTests(SiteTests):
+    def test_a_tls_handshake_that_never_ends(self) -> None:
+        """It has the time of a request's headers, however its bytes trickle in."""
+        directory = Path(self.mktemp())
+        directory.mkdir()
+        site = self.site()
+        certificates = Certificates(TLSFiles(*Authority(directory).issue("server")))
+        factory = TLSMemoryBIOFactory(certificates, False, site, clock=self.clock)
+        transport: Any = Transport(peerAddress=IPv4Address("TCP", "10.0.0.1", 4000))
+        transport.setTcpNoDelay = lambda enabled: None
+        channel: Any = factory.buildProtocol(transport.getPeer())
+        channel.makeConnection(transport)
+        hello = b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03" + bytes(500)
+        for byte in hello[:14]:
+            channel.dataReceived(bytes([byte]))
+            self.clock.advance(1)
+            self.assertFalse(transport.aborted)
+        self.assertEqual(site.connections, 1)
+        self.clock.pump([1] * 2)
+        self.assertTrue(transport.aborted)
