@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import secrets
-from collections import OrderedDict
+from collections import Counter, OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -24,6 +24,10 @@ FREE_COOKIES = 250
 LONGEST_HOLD = 20.0
 MOST_PENDING = 1000
 """How many tasks one session may have pending."""
+MOST_HELD = 64 * 2**20
+"""Characters that the arguments of one user's pending tasks may have together, in all of its sessions."""
+MOST_SESSIONS = 1000
+"""How many sessions one user may have."""
 
 
 class HeldBack(TooManyAttempts):
@@ -53,6 +57,9 @@ class Session:
     @ivar id: its number for listings; not the cookie.
     @ivar serial: how much of the change log C{ping} has told.
     @ivar offered_secret: of a second factor that isn't confirmed yet.
+    @ivar holding: characters of arguments that each user's pending tasks have: the same for all sessions.
+    @ivar ended: nobody can use it any more.
+    @ivar held: this session's share of it.
     @ivar wall_created: seconds since the epoch; the other times are the clock's.
     """
 
@@ -71,6 +78,9 @@ class Session:
     pending: list[PendingTask] = field(default_factory=list)
     promised: set[tuple[str, int]] = field(default_factory=set)
     offered_secret: str = ""
+    holding: Counter[int] = field(default_factory=Counter)
+    held: int = 0
+    ended: bool = False
 
     def wire(self) -> dict[str, Any]:
         """As C{list_sessions} gives it."""
@@ -83,9 +93,16 @@ class Session:
         """
         Add a pending task.
 
-        @raise TooLarge: there are too many.
+        @raise TooLarge: there are too many, or they are too large.
         """
         self.admit()
+        size = len(repr(task.arguments))
+        if self.holding[self.user] + size > MOST_HELD:
+            raise TooLarge(
+                f"The arguments of your pending tasks have more than {MOST_HELD // 2**20} MiB: "
+                "commit_tasks or discard_tasks first."
+            )
+        self._hold(size)
         self.pending.append(task)
         if task.method.creates:
             self.promised.add((task.method.target, task.target))
@@ -99,11 +116,21 @@ class Session:
         """Empty the list of pending tasks and give it."""
         taken, self.pending = self.pending, []
         self.promised = set()
+        self._hold(-self.held)
         return taken
 
+    def _hold(self, size: int) -> None:
+        self.held += size
+        self.holding[self.user] += size
+        if not self.holding[self.user]:
+            del self.holding[self.user]
+
     def put_back(self, tasks: list[PendingTask]) -> None:
-        """Undo L{take}, before what was queued since."""
+        """Undo L{take}, before what was queued since. A session that has ended meanwhile has nothing pending."""
+        if self.ended:
+            return
         self.pending[:0] = tasks
+        self._hold(sum(len(repr(task.arguments)) for task in tasks))
         self.promised.update((task.method.target, task.target) for task in tasks if task.method.creates)
 
 
@@ -124,6 +151,8 @@ class Sessions:
         self._wall_clock = wall_clock
         # The one that expires first comes first: every session lives equally long after its last ping.
         self._by_cookie: OrderedDict[bytes, Session] = OrderedDict()
+        self._holding: Counter[int] = Counter()
+        self._by_user: Counter[int] = Counter()
         self._wrong = Throttle(clock, FREE_COOKIES)
         self._last_id = 0
         self._sweep: IDelayedCall | None = None
@@ -137,16 +166,21 @@ class Sessions:
 
         @param serial: the change log's newest.
         @return: with a fresh cookie: random over the whole signed 32-bit range, not 0, not in use.
+        @raise TooLarge: the user has too many.
         """
+        if self._by_user[user] >= MOST_SESSIONS:
+            raise TooLarge(f"You have {MOST_SESSIONS} sessions: end some by logout, or wait until they have expired.")
         cookie = 0
         while cookie == 0 or _key(cookie) in self._by_cookie:
             cookie = secrets.randbits(32) - 2**31
         self._last_id += 1
         now = self._wall_clock()
         session = Session(
-            self._last_id, cookie, user, address, serial, now, now, self._clock.seconds() + self.timeout
+            self._last_id, cookie, user, address, serial, now, now, self._clock.seconds() + self.timeout,
+            holding=self._holding,
         )  # fmt: skip
         self._by_cookie[_key(cookie)] = session
+        self._by_user[user] += 1
         self._schedule()
         return session
 
@@ -201,7 +235,11 @@ class Sessions:
     def close(self, session: Session) -> None:
         """End a session; its pending tasks are dropped."""
         session.take()
-        self._by_cookie.pop(_key(session.cookie), None)
+        session.ended = True
+        if self._by_cookie.pop(_key(session.cookie), None) is not None:
+            self._by_user[session.user] -= 1
+            if not self._by_user[session.user]:
+                del self._by_user[session.user]
 
     def close_user(self, user: int) -> None:
         """End every session of a user."""

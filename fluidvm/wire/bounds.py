@@ -11,7 +11,7 @@ LINGER = 5.0
 """Seconds that a client which is still sending has to read the answer before its connection is closed."""
 
 SMALL = 2**14
-"""Bytes of an answer that goes out however much others hold."""
+"""Bytes of an answer that goes out, and of a request that comes in, however much others hold."""
 
 LONGEST_HEAD = 1024
 """Bytes of a head that is remembered."""
@@ -29,6 +29,7 @@ class Bounds:
     @ivar body_time: from there to the end of the body.
     @ivar idle_time: between two requests.
     @ivar send_time: for the client to take an answer that fills the socket's buffers.
+    @ivar unfinished: of requests' bodies that haven't come to their end, over all connections.
     @ivar unsent: of answers that clients haven't taken, over all connections. Beside these a connection holds at most
         64 KiB in its transport and a small answer.
     """
@@ -40,4 +41,5 @@ class Bounds:
     body_time: float = 60.0
     idle_time: float = 75.0
     send_time: float = 120.0
+    unfinished: int = 256 * 2**20
     unsent: int = 256 * 2**20

@@ -62,6 +62,7 @@ class Channel(http.HTTPChannel):  # type: ignore[misc]
     _proxy = False
     _secure = False
     _relay: Relay | None = None
+    _coming = 0
     _unsent = 0
     _unsent_as = ""
     loopback = False
@@ -109,6 +110,7 @@ class Channel(http.HTTPChannel):  # type: ignore[misc]
             self.site.forget(self, self._counted_as)
         self.deadline = NEVER
         self._held = None
+        self.came_to_its_end()
         self._sent()
         if self._relay is not None:
             self._relay.gone()
@@ -135,9 +137,12 @@ class Channel(http.HTTPChannel):  # type: ignore[misc]
             self._held.append(data)
             self._missing -= len(data)
             if self._missing > 0:
+                if not self.coming(len(data)):
+                    self._held = None
                 return
             data = b"".join(self._held)
             self._held = None
+            self.came_to_its_end()
             self._begun = False
         while not (self._begun or self.paused or self._busyReceiving or self._buffer):
             self._begun = True
@@ -153,12 +158,37 @@ class Channel(http.HTTPChannel):  # type: ignore[misc]
                 self._held = [data]
                 self._missing = size - len(data)
                 self.deadline = self.site.seconds() + self.site.bounds.body_time
+                if not self.coming(len(data)):
+                    self._held = None
                 return
             self._called(data[end:size])
             if len(data) == size:
                 return
             data = data[size:]
         super().dataReceived(data)
+
+    def coming(self, size: int) -> bool:
+        """
+        Count bytes of a body that is still coming in.
+
+        @return: whether they may be kept; if not, the connection ends.
+        """
+        if self.discarding:
+            return False
+        room = self.site.unfinished
+        if self._coming + size > bounds.SMALL and not room.has_room(self._counted_as, size):
+            self.came_to_its_end()
+            self.end(503, b"The server holds too many requests that haven't come to their end: try again later.\n")
+            return False
+        self._coming += size
+        room.take(self._counted_as, size)
+        return True
+
+    def came_to_its_end(self) -> None:
+        """The body is whole, or isn't wanted any more."""
+        if self._coming:
+            size, self._coming = self._coming, 0
+            self.site.unfinished.give(self._counted_as, size)
 
     def _called(self, body: bytes) -> None:
         """Answer a call whose head is known; leaves all as twisted.web's parser does."""
@@ -231,6 +261,7 @@ class Channel(http.HTTPChannel):  # type: ignore[misc]
     def allContentReceived(self) -> None:
         if self.discarding:
             return
+        self.came_to_its_end()
         self.deadline = NEVER
         super().allContentReceived()
 

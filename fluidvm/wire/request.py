@@ -12,7 +12,7 @@ from fluidvm.wire.bounds import MOST_DISCARDED, Bounds
 from fluidvm.wire.hosts import Hosts
 from fluidvm.wire.peer import Peer
 from fluidvm.wire.proxies import Proxies
-from fluidvm.wire.unsent import Unsent
+from fluidvm.wire.unsent import Room, Unsent
 
 XML = b"text/xml"
 PLAIN = b"text/plain; charset=utf-8"
@@ -37,6 +37,7 @@ class Front(Protocol):
     @ivar takers: what takes bodies of any length, by method and path.
     @ivar headers: the header lines that all answers have.
     @ivar proxies: whose word is taken for where a client is.
+    @ivar unfinished: what requests hold that haven't come to their end.
     @ivar unsent: what answers hold that clients haven't taken.
     @ivar stopped: no port listens any more; connections end with the answer under way.
     """
@@ -49,6 +50,7 @@ class Front(Protocol):
     headers: bytes
     tls_headers: bytes
     proxies: Proxies
+    unfinished: Room
     unsent: Unsent
     stopped: bool
 
@@ -114,6 +116,9 @@ class Request(server.Request):  # type: ignore[misc]
             self.sink.take(data)
         elif self._size > self.channel.site.bounds.max_request:
             self.too_large = True
+            self.body = b""
+            self.channel.came_to_its_end()
+        elif not self.channel.coming(len(data)):
             self.body = b""
         elif not self.body:
             self.body = data

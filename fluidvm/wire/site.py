@@ -25,7 +25,7 @@ from fluidvm.wire.hosts import Hosts
 from fluidvm.wire.peer import Peer
 from fluidvm.wire.proxies import Proxies
 from fluidvm.wire.request import PLAIN, XML, Request, text
-from fluidvm.wire.unsent import Unsent
+from fluidvm.wire.unsent import Room, Unsent
 from fluidvm.wire.uploads import UPLOADS, UploadDoor
 from fluidvm.wire.websocket import ConsoleDoor
 from fluidvm.wire.xmlrpc import render_fault
@@ -172,6 +172,7 @@ class Site(server.Site):  # type: ignore[misc]
         self.proxies = proxies
         self.hosts = hosts
         self.stopped = False
+        self.unfinished = Room(bounds.unfinished)
         self.unsent = Unsent(self.reactor) if unsent is None else unsent
         self.seconds: Callable[[], float] = self.reactor.seconds
         self._access_log = access_log

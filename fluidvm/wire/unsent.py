@@ -1,4 +1,4 @@
-"""How much memory the answers of all connections may hold that clients haven't taken yet."""
+"""How much memory all connections may hold together: requests that come in, and answers that clients haven't taken yet."""
 
 from __future__ import annotations
 
@@ -17,27 +17,21 @@ _FULL = (
 )
 
 
-class Unsent:
+class Room:
     """
-    Counts the bytes of large answers. One that doesn't fit in waits, in the order in which they came.
-
-    One address has half of the room at most, so that no client keeps the others out by reading nothing.
+    Counts bytes. One address has half of the room at most, so that no client keeps the others out.
 
     @ivar held: the bytes counted now.
-    @ivar waiting: the bytes of the answers that wait.
-    @param clock: the time that the waiting is bounded by.
-    @param most: bytes that there is room for; as many may wait.
+    @param most: bytes that there is room for.
     """
 
-    def __init__(self, clock: IReactorTime, most: int = Bounds.unsent) -> None:
-        self.held = self.waiting = 0
-        self._clock = clock
+    def __init__(self, most: int) -> None:
+        self.held = 0
         self._most = most
         self._by_address: Counter[str] = Counter()
-        self._waiters: dict[Deferred[None], tuple[str, int]] = {}
 
     def has_room(self, address: str, size: int) -> bool:
-        """Tell whether an answer for an address fits in now."""
+        """Tell whether so many bytes of an address fit in now."""
         return self.held + size <= self._most and self._by_address[address] + size <= self._most // 2
 
     def take(self, address: str, size: int) -> None:
@@ -46,11 +40,31 @@ class Unsent:
         self._by_address[address] += size
 
     def give(self, address: str, size: int) -> None:
-        """Count them out again: they have been sent, or never will be."""
+        """Count them out again."""
         self.held -= size
         self._by_address[address] -= size
         if not self._by_address[address]:
             del self._by_address[address]
+
+
+class Unsent(Room):
+    """
+    Counts the bytes of large answers. One that doesn't fit in waits, in the order in which they came.
+
+    @ivar waiting: the bytes of the answers that wait.
+    @param clock: the time that the waiting is bounded by.
+    @param most: bytes that there is room for; as many may wait.
+    """
+
+    def __init__(self, clock: IReactorTime, most: int = Bounds.unsent) -> None:
+        super().__init__(most)
+        self.waiting = 0
+        self._clock = clock
+        self._waiters: dict[Deferred[None], tuple[str, int]] = {}
+
+    def give(self, address: str, size: int) -> None:
+        """Count bytes out: they have been sent, or never will be. Those who wait may have room now."""
+        super().give(address, size)
         for waiter, (wants, amount) in list(self._waiters.items()):
             if self.held + amount > self._most:
                 return

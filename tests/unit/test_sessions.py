@@ -7,8 +7,12 @@ from hypothesis import strategies as st
 from twisted.internet.task import Clock
 from twisted.trial.unittest import SynchronousTestCase
 
-from fluidvm.faults import InvalidParams, NotLoggedIn
-from fluidvm.sessions import FREE_COOKIES, HeldBack, Session, Sessions
+from fluidvm import api, sessions
+from fluidvm.declare import METHODS
+from fluidvm.faults import InvalidParams, NotLoggedIn, TooLarge
+from fluidvm.sessions import FREE_COOKIES, HeldBack, PendingTask, Session, Sessions
+
+assert api  # importing it declares the methods
 
 
 class SessionsTests(SynchronousTestCase):
@@ -43,6 +47,45 @@ class SessionsTests(SynchronousTestCase):
             clock.advance(20)
             self.assertEqual(len(found), int(any_call))
             found.stop()
+
+    def test_how_many_a_user_may_have(self) -> None:
+        self.patch(sessions, "MOST_SESSIONS", 3)
+        clock, found = self.make()
+        first, *_ = [found.open(1, "a", 0) for _ in range(3)]
+        self.assertIn("logout", str(self.assertRaises(TooLarge, found.open, 1, "b", 0)))
+        found.open(2, "a", 0)
+        found.close(first)
+        found.close(first)
+        found.open(1, "a", 0)
+        self.assertRaises(TooLarge, found.open, 1, "a", 0)
+        clock.advance(31)
+        self.assertEqual(len([found.open(1, "a", 0) for _ in range(3)]), 3)
+
+    def test_how_much_may_be_pending(self) -> None:
+        """In all sessions of a user together."""
+        self.patch(sessions, "MOST_HELD", 1000)
+        _, found = self.make()
+        one, two, other = found.open(1, "a", 0), found.open(1, "a", 0), found.open(2, "a", 0)
+
+        def queue(session: Session, size: int) -> None:
+            session.queue(PendingTask(METHODS["set_vm_name"], 1, (1, "x" * size), frozenset()))
+
+        queue(one, 600)
+        self.assertIn("commit_tasks", str(self.assertRaises(TooLarge, queue, two, 600)))
+        self.assertEqual(two.pending, [])
+        queue(other, 600)
+        taken = one.take()
+        queue(two, 600)
+        one.put_back(taken)  # a commit that failed keeps them all
+        self.assertRaises(TooLarge, queue, two, 1)
+        found.close(two)
+        taken = one.take()
+        queue(one, 600)
+        one.take()
+        found.close(one)
+        one.put_back(taken)
+        self.assertEqual(one.pending, [])
+        queue(found.open(1, "a", 0), 900)
 
     def test_bound_to_its_address(self) -> None:
         _, found = self.make()
