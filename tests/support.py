@@ -26,9 +26,9 @@ CHEAP = ("--password-memory", "8", "--password-rounds", "1", "--password-lanes",
 """Real argon2id, with the least work that it allows."""
 
 
-def port_of(server: Server) -> int:
-    """The TCP port that a server listens on first."""
-    address: Any = server.ports[0].getHost()
+def port_of(server: Server, which: int = 0) -> int:
+    """The TCP port that a server listens on. @param which: of several; -1: of the last C{--http} or C{--https}."""
+    address: Any = server.ports[which].getHost()
     port: int = address.port
     return port
 

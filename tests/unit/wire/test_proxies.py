@@ -70,7 +70,7 @@ class BehindAProxyTests(ServerCase):
 
     async def address(self, *options: str, headers: str = "", first: bytes = b"") -> str:
         running = self.serve(*options)
-        port = port_of(running.server)
+        port = port_of(running.server, -1)
         cookie = await deferToThread(self.ask, port, headers, "authenticate", "admin", PASSWORD, first=first)
         session = await deferToThread(self.ask, port, headers, "get_session", cookie, first=first)
         return str(session["address"])  # type: ignore[index]
