@@ -1,4 +1,7 @@
-"""The tables as queries name them. Types and constraints are the migrations' matter."""
+"""
+The tables as queries name them. Types and constraints are the migrations' matter, but what is a BigInteger there is one
+here, too: PostgreSQL is told with each value which it is.
+"""
 
 from __future__ import annotations
 
@@ -80,7 +83,7 @@ tasks = Table(
 
 changes = Table(
     "changes", metadata,
-    Column("serial", Integer, primary_key=True), Column("type", String), Column("id", Integer), Column("change", String),
+    Column("serial", BigInteger, primary_key=True), Column("type", String), Column("id", Integer), Column("change", String),
     Column("owner", Integer),
 )  # fmt: skip
 
@@ -88,7 +91,7 @@ id_counters = Table("id_counters", metadata, Column("type", String, primary_key=
 
 audit = Table(
     "audit", metadata,
-    Column("id", Integer, primary_key=True), Column("time", Float), Column("event", String), Column("user", Integer),
+    Column("id", BigInteger, primary_key=True), Column("time", Float), Column("event", String), Column("user", Integer),
     Column("name", String), Column("address", String), Column("method", String), Column("target_type", String),
     Column("target", Integer), Column("execution_context", Integer), Column("task", Integer), Column("code", Integer),
     Column("arguments", String), Column("error", String),
@@ -96,5 +99,5 @@ audit = Table(
 
 standing = Table(
     "standing", metadata,
-    Column("id", Integer, primary_key=True), Column("identity", String), Column("term", String), Column("last", Integer),
+    Column("id", Integer, primary_key=True), Column("identity", String), Column("term", String), Column("last", BigInteger),
 )  # fmt: skip

@@ -14,7 +14,7 @@ from twisted.internet.defer import gatherResults
 from twisted.internet.threads import deferToThread
 
 from fluidvm.store.database import parse_url
-from fluidvm.store.objects import ChangeRow, Mention, write
+from fluidvm.store.objects import ChangeRow, Mention, load_changes, write
 
 from .case import DatabaseCase
 
@@ -40,6 +40,20 @@ class ChangeOrderTests(DatabaseCase):
         )
         self.assertGreater(len(told), 500)
         self.assertEqual(told, sorted(set(told)))
+
+    async def test_serials_go_on_beyond_32_bits(self) -> None:
+        def use_up(connection: Connection) -> None:
+            if connection.dialect.name == "sqlite":
+                connection.execute(
+                    text("INSERT INTO changes (serial, type, id, change) VALUES (2147483647, 'vm', 1, 'created')")
+                )
+            else:
+                connection.execute(text("SELECT setval('changes_serial_seq', 2147483647)"))
+
+        await self.database.run(use_up)
+        (row,) = await self.database.run(mention, 4)
+        self.assertEqual(row.serial, 2147483648)
+        self.assertEqual((await self.database.run(load_changes, 10))[-1], row)
 
     async def test_a_reader_misses_nothing(self) -> None:
         written, seen = Event(), list[int]()

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from sqlalchemy import BigInteger, Connection, text
 from twisted.trial.unittest import TestCase
 
+from fluidvm.store import schema
 from fluidvm.store.database import DatabaseError
 from tests.databases import only
 from tests.postgres import Cluster
@@ -20,6 +22,26 @@ class ClaimTests(DatabaseCase):
         await self.database.close()
         self.database = self.make()
         self.database.open()
+
+
+class TypeTests(DatabaseCase):
+    skip = only("postgresql")
+
+    async def test_queries_know_which_columns_are_wide(self) -> None:
+        def wide(connection: Connection) -> set[tuple[str, str]]:
+            found = connection.execute(text(
+                "SELECT table_name, column_name FROM information_schema.columns"
+                " WHERE table_schema = 'public' AND data_type = 'bigint'"
+            ))  # fmt: skip
+            return {(row.table_name, row.column_name) for row in found}
+
+        known = {
+            (table.name, column.name)
+            for table in schema.metadata.tables.values()
+            for column in table.c
+            if isinstance(column.type, BigInteger)
+        }
+        self.assertEqual(await self.database.run(wide), known)
 
 
 class CrashTests(TestCase):
