@@ -1,5 +1,5 @@
-# The two commands of the README. Everything they make lies in STATE, or is gone when they end.
-STATE ?= $(CURDIR)/.state
+# The commands of the README. Everything they make lies in STATE, or is gone when they end.
+export STATE ?= $(CURDIR)/.state
 VENV = $(STATE)/venv
 
 export PYTHONDONTWRITEBYTECODE = 1
@@ -11,25 +11,64 @@ export MYPY_CACHE_DIR = $(STATE)/cache/mypy
 export HYPOTHESIS_STORAGE_DIRECTORY = $(STATE)/cache/hypothesis
 export FLUIDVM_GUEST = $(STATE)/guest
 export FLUIDVM_XEN = $(STATE)/xen
+# Of the workers that share the tests of an environment.
+export FLUIDVM_JOBS ?= $(shell nproc)
 
 # What setuptools and twistd's plugin list leave in the source tree.
 TIDY = rm -rf *.egg-info build twisted/plugins/dropin.cache examples/*/build examples/*/src/*.egg-info
 # An interrupted command ends by itself; the shell waits for that, and tidies up.
 WAIT = trap : INT TERM HUP
 
-.PHONY: demo serve test clean
+# tox, with what one environment compiles kept for the others. Several run beside each other; what a failed one has said
+# is shown, and at the end how long each has taken. The longest come first.
+TOX = "$(VENV)/bin/tox" --workdir "$(STATE)/tox"
+PARTS = $(WAIT); $(TOX) run --notest -q -e $(firstword $(subst $(comma), ,$(1))) && \
+	$(TOX) run-parallel --parallel-no-spinner --parallel 3 -e $(1) $(ARGS); status=$$?; $(TIDY); exit $$status
+comma = ,
+
+CHECK = unit,types,lint
+TEST = xen,real,postgresql,unit,types,example,wheel,lint
+LONG = xen-pair,hunt,trixie,bookworm,py312,py313
+
+.PHONY: demo serve check test long full soak bench clean
 
 demo serve:
 	lab/setup.sh demo "$(STATE)"
 	@$(WAIT); "$(VENV)/bin/python" lab/demo.py $@ "$(STATE)"; status=$$?; $(TIDY); exit $$status
 
-# TOXENV=tests chooses one environment, ARGS="-- tests.wire" some of its tests. TOXENV=xen, the last one, emulates a whole machine
-# with Xen, for 10 minutes.
+# Lint, types, and the tests that start no process: after each change.
+check:
+	lab/setup.sh check "$(STATE)"
+	@$(call PARTS,$(CHECK))
+
+# All that a change can break. TOXENV=real chooses one environment, ARGS="-- tests.real.test_kvm" some of its tests.
 test:
 	lab/setup.sh test "$(STATE)"
 	lab/guest.sh "$(FLUIDVM_GUEST)"
 	$(if $(or $(findstring xen,$(TOXENV)),$(if $(TOXENV),,all)),tests/xen/image.sh "$(FLUIDVM_XEN)")
-	@$(WAIT); "$(VENV)/bin/tox" --workdir "$(STATE)/tox" $(if $(TOXENV),-e $(TOXENV)) $(ARGS); status=$$?; $(TIDY); exit $$status
+	@$(call PARTS,$(or $(TOXENV),$(TEST)))
+
+# What takes longer by nature.
+long:
+	lab/setup.sh full "$(STATE)"
+	lab/guest.sh "$(FLUIDVM_GUEST)"
+	tests/xen/image.sh "$(FLUIDVM_XEN)"
+	@$(call PARTS,$(LONG))
+
+full:
+	$(MAKE) test
+	$(MAKE) long
+
+# An hour of crash hunts; ARGS="-- --minutes 5": less.
+soak:
+	lab/setup.sh test "$(STATE)"
+	lab/guest.sh "$(FLUIDVM_GUEST)"
+	@$(WAIT); $(TOX) run -e soak $(ARGS); status=$$?; $(TIDY); exit $$status
+
+# Every benchmark: 10 minutes on a machine that does nothing else.
+bench:
+	lab/setup.sh check "$(STATE)"
+	@$(WAIT); $(TOX) run -e bench; status=$$?; $(TIDY); exit $$status
 
 clean:
 	rm -rf "$(STATE)"

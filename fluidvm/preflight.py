@@ -41,6 +41,15 @@ def check(settings: Settings, uid: int | None = None, gid: int | None = None) ->
     """
     lock = _claim_state(settings.state, uid, gid)
     try:
+        _check_all(settings, lock, uid, gid)
+    except BaseException:
+        lock.close()
+        raise
+    return lock
+
+
+def _check_all(settings: Settings, lock: Lock, uid: int | None, gid: int | None) -> None:
+    try:
         lock.also(_claim_database(settings.database, uid, gid))
         if settings.tls is not None:
             server_options(settings.tls)
@@ -58,7 +67,6 @@ def check(settings: Settings, uid: int | None = None, gid: int | None = None) ->
             engine.dispose()
     except (DatabaseError, MappingError, PasswordError, TLSError) as error:
         raise StartError(str(error)) from None
-    return lock
 
 
 @contextmanager

@@ -29,6 +29,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 from lab.host import LabError, LibvirtHost, guest
 
 CONSOLE_LINES = 25
+ENDING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
 def say(words: str) -> None:
@@ -39,7 +40,10 @@ def say(words: str) -> None:
 def process(command: list[str], log: Path, patience: float = 30) -> Iterator[subprocess.Popen[bytes]]:
     """Run a program beside this one; it ends with the block."""
     with log.open("wb") as output:
-        running = subprocess.Popen(command, stdout=output, stderr=subprocess.STDOUT, stdin=subprocess.DEVNULL)
+        # setpriv: it ends with this process, however that ends.
+        running = subprocess.Popen(
+            ["setpriv", "--pdeathsig", "TERM", *command], stdout=output, stderr=subprocess.STDOUT, stdin=subprocess.DEVNULL
+        )
         try:
             yield running
         finally:
@@ -239,11 +243,14 @@ def prepare_guest(state: Path, runtime: Path) -> None:
 
 
 def interrupted(number: int, frame: object) -> None:
+    for each in ENDING:
+        signal.signal(each, signal.SIG_IGN)  # all is being taken down: once is enough
     raise KeyboardInterrupt
 
 
 def main() -> None:
-    for number in (signal.SIGTERM, signal.SIGHUP):
+    # SIGINT as well: a script's background command starts with it ignored.
+    for number in ENDING:
         signal.signal(number, interrupted)
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("what", choices=("demo", "serve"))

@@ -54,14 +54,10 @@ fetch() {  # PACKAGE...: its .deb into ./, whoever may read it (apt's own user c
 
 kernel=$(apt-cache depends linux-image-cloud-amd64 2>/dev/null | awk '/Depends:/ {print $2; exit}')
 [ -n "$kernel" ] || { say "apt knows no linux-image-cloud-amd64; run apt-get update"; exit 1; }
-fetch "$kernel" grub-pc-bin grub-common qemu-guest-agent
+fetch "$kernel" grub-pc-bin grub-common libdevmapper1.02.1 qemu-guest-agent
 
-modules=(drivers/virtio/virtio drivers/virtio/virtio_ring drivers/virtio/virtio_pci drivers/virtio/virtio_pci_legacy_dev
-    drivers/virtio/virtio_pci_modern_dev drivers/virtio/virtio_balloon drivers/block/virtio_blk drivers/net/virtio_net
-    drivers/net/net_failover net/core/failover drivers/char/virtio_console drivers/acpi/button drivers/input/evdev)
-dpkg-deb --fsys-tarfile linux-image-*.deb |
-    tar -x --wildcards './boot/vmlinuz-*' $(printf './lib/modules/*/kernel/%s.ko ' "${modules[@]}")
-mv boot/vmlinuz-* vmlinuz
+dpkg-deb -x linux-image-*.deb kernel
+mv kernel/boot/vmlinuz-* vmlinuz
 python3 "$here/unpack_kernel.py" vmlinuz vmlinux
 strip -s vmlinux
 
@@ -71,7 +67,24 @@ for applet in sh mount insmod acpid poweroff reboot cat echo sleep mknod ls npro
     false kill pidof head setsid; do
     ln -s busybox root/bin/$applet
 done
-find lib -name '*.ko' -exec cp {} root/mod/ \;
+# Each after what it needs. Newer kernels have some of them built in, and the others compressed.
+modules=(drivers/virtio/virtio_ring drivers/virtio/virtio drivers/virtio/virtio_pci_legacy_dev
+    drivers/virtio/virtio_pci_modern_dev drivers/virtio/virtio_pci drivers/block/virtio_blk net/core/failover
+    drivers/net/net_failover drivers/net/virtio_net drivers/virtio/virtio_balloon drivers/char/virtio_console
+    drivers/input/evdev drivers/acpi/button)
+# Debian 12 has them in /lib, Debian 13 in /usr/lib.
+for tree in kernel/{,usr/}lib/modules/*; do if [ -d "$tree" ]; then break; fi; done
+for module in "${modules[@]}"; do
+    file=$(compgen -G "$tree/kernel/$module.ko*" || true)
+    case "$file" in
+        *.ko) cp "$file" root/mod/ ;;
+        *.ko.xz) xz -dc "$file" > "root/mod/${module##*/}.ko" ;;
+        *.ko.zst) zstd -qdc "$file" > "root/mod/${module##*/}.ko" ;;
+        *) grep -qx "kernel/$module.ko" "$tree/modules.builtin" || { say "$kernel has no module $module"; exit 1; }
+           continue ;;
+    esac
+    echo "${module##*/}.ko" >> root/mod/order
+done
 strip --strip-debug root/mod/*.ko
 
 cat > root/etc/acpi/PWRF/00000080 <<'GUEST'
@@ -83,8 +96,7 @@ cat > root/init <<'GUEST'
 #!/bin/sh
 export PATH=/bin
 mount -t devtmpfs dev /dev; mount -t proc proc /proc; mount -t sysfs sys /sys
-for m in virtio_ring virtio virtio_pci_legacy_dev virtio_pci_modern_dev virtio_pci virtio_blk failover net_failover \
-    virtio_net virtio_balloon virtio_console evdev button; do insmod /mod/$m.ko; done 2>/dev/ttyS0
+for m in $(cat /mod/order); do insmod /mod/$m; done 2>/dev/ttyS0
 # A test of a guest that doesn't obey says so on the kernel's command line.
 case " $(cat /proc/cmdline) " in
     *" deaf "*) ;;
@@ -137,6 +149,8 @@ echo 'root:*:1::::::' > agent/etc/shadow
 # The disk: GRUB's first stage in the boot sector, its core right behind it, and one ext2 partition from 1 MiB on.
 dpkg-deb -x grub-pc-bin_*.deb grub
 dpkg-deb -x grub-common_*.deb grub
+dpkg-deb -x libdevmapper1.02.1_*.deb grub
+libraries=$(dirname "$(find "$PWD/grub" -name 'libdevmapper.so.*' | head -1)")
 mkdir -p part/boot/grub
 cp vmlinuz initrd.gz part/boot/
 cat > part/boot/grub/grub.cfg <<'GRUB'
@@ -147,7 +161,7 @@ linux /boot/vmlinuz console=ttyS0 quiet from=disk
 initrd /boot/initrd.gz
 boot
 GRUB
-grub/usr/bin/grub-mkimage -d grub/usr/lib/grub/i386-pc -O i386-pc -p '(hd0,msdos1)/boot/grub' -o core.img \
+LD_LIBRARY_PATH=$libraries grub/usr/bin/grub-mkimage -d grub/usr/lib/grub/i386-pc -O i386-pc -p '(hd0,msdos1)/boot/grub' -o core.img \
     biosdisk part_msdos ext2 linux normal serial terminal echo boot
 mib=$(( ($(du -sk part | cut -f1) + 4095) / 1024 + 4 ))
 /sbin/mke2fs -q -t ext2 -d part part.img "${mib}M" >/dev/null

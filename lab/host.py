@@ -19,9 +19,6 @@ LAB = Path(__file__).resolve().parent
 CACHE = Path(os.environ.get("FLUIDVM_GUEST") or LAB.parent / ".state" / "guest")
 """Where the guest is kept between runs."""
 
-GROUPS = Path("/sys/fs/cgroup/cpu")
-"""Where C{host.sh} makes a control group, if it can."""
-
 GONE = 5.0
 """Seconds that a killed host's processes have to be gone."""
 
@@ -122,17 +119,21 @@ class LibvirtHost:
         if process is not None:
             process.kill()
             process.wait()
-            _remove_group(GROUPS / f"fluidvm-lab-{process.pid}")
+            _remove_group(self.directory)
         atexit.unregister(self.stop)
 
 
-def _remove_group(group: Path) -> None:
-    """Remove a host's control groups, once what was in them has died."""
+def _remove_group(directory: Path) -> None:
+    """Remove a host's control groups, if C{host.sh} made some, once what was in them has died."""
+    named = directory / "group"
+    if not named.exists():
+        return
+    group = Path(named.read_text().strip())
     deadline = time.monotonic() + GONE
     while group.exists() and time.monotonic() < deadline:
-        for directory, _, _ in os.walk(group, topdown=False):
+        for inner, _, _ in os.walk(group, topdown=False):
             with contextlib.suppress(OSError):
-                Path(directory).rmdir()
+                Path(inner).rmdir()
         time.sleep(0.01)
 
 

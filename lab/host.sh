@@ -51,8 +51,10 @@ want qemu-img qemu-utils
 want unshare util-linux
 want setpriv util-linux
 want ip iproute2
-[ -e /usr/lib/x86_64-linux-gnu/libvirt/connection-driver/libvirt_driver_qemu.so ] ||
-    missing+=(libvirt-daemon-driver-qemu)
+for driver in qemu network storage; do
+    [ -e "/usr/lib/x86_64-linux-gnu/libvirt/connection-driver/libvirt_driver_$driver.so" ] ||
+        missing+=("libvirt-daemon-driver-$driver")
+done
 [ ${#missing[@]} = 0 ] || { say "missing; install: apt-get install ${missing[*]}"; exit 1; }
 # The namespaces without ids first: where even those are refused, util-linux 2.38 would wait for ever to map some.
 if ! why=$(unshare ${user:+--user} --mount true 2>&1 && unshare "${user[@]}" --mount true 2>&1); then
@@ -72,14 +74,26 @@ rm -rf "$dir"/libvirt-sock* "$dir"/libvirt-admin-sock "$dir"/private
 mkdir -p "$dir/private"
 echo $$ > "$dir/host.pid"
 
-# Where control groups of version 1 can be made, guests' CPUs are weighed by one of the host's own. Hosts that were killed
-# have left theirs, which are empty.
-cpu=/sys/fs/cgroup/cpu controllers=''
-for old in "$cpu"/fluidvm-lab-*; do
-    if [ -d "$old" ] && [ ! -e "/proc/${old##*-}" ]; then find "$old" -depth -type d -exec rmdir {} + 2>/dev/null || true; fi
-done
-if [ ${#user[@]} = 0 ] && [ -e "$cpu/cpu.shares" ] && mkdir "$cpu/fluidvm-lab-$$" 2>/dev/null; then controllers='"cpu"'; fi
+# Where control groups of version 1 can be made, guests' CPUs are weighed by one of the host's own, which each process of
+# the host holds a lock on. A host that was killed has left its group without. Process ids would not tell: other hosts may
+# run in other PID namespaces.
+cpu=/sys/fs/cgroup/cpu group='' controllers=''
+rm -f "$dir/group"
+if [ ${#user[@]} = 0 ] && [ -e "$cpu/cpu.shares" ]; then
+    for old in "$cpu"/fluidvm-host-*; do
+        { { flock -n 8 && find "$old" -depth -type d -exec rmdir {} +; } 8< "$old" || true; } 2>/dev/null
+    done
+    while group=$(mktemp -d "$cpu/fluidvm-host-XXXXXXXXXX" 2>/dev/null); do
+        # Until it is locked, another host may take it for one that was left.
+        if exec 8< "$group" && flock 8 && [ -d "$group" ]; then break; fi 2>/dev/null
+    done
+    if [ -n "$group" ]; then
+        controllers='"cpu"'
+        echo "$group" > "$dir/group"
+    fi
+fi
 
+# Cores of guests: libvirt would allow them even where the caller's limit, which sudo sets to none, can't be raised.
 cat > "$dir/qemu.conf" <<C
 user = "root"
 group = "root"
@@ -87,6 +101,7 @@ dynamic_ownership = 0
 remember_owner = 0
 security_driver = "none"
 namespaces = []
+max_core = 0
 cgroup_controllers = [$controllers]
 stdio_handler = "file"
 remote_display_port_min = $((5900 + number * 100))
@@ -175,4 +190,4 @@ while [ "$failures" -lt 3 ]; do
 done
 echo "host.sh: libvirtd does not stay up; see $dir/libvirtd.log" >&2
 exit 1
-' _ "$dir" "$kvm" "$net" "$tcp" "$number" "${controllers:+$cpu/fluidvm-lab-$$}"
+' _ "$dir" "$kvm" "$net" "$tcp" "$number" "$group"

@@ -1,7 +1,7 @@
 #!/bin/bash
-# Install what is missing for `make demo` or `make test` on Debian 12 or later:
+# Install what is missing for the Makefile's commands on Debian 12 or later:
 #
-#     lab/setup.sh demo|test STATE
+#     lab/setup.sh demo|check|test|full STATE
 #
 # Debian packages (as root, or with sudo), and a Python environment in STATE/venv.
 set -euo pipefail
@@ -11,26 +11,46 @@ python=${PYTHON:-python3}
 
 say() { echo "== $*"; }
 
-# For libvirt-python's compilation, the private libvirt host, and the guest.
-packages=(gcc pkg-config libvirt-dev python3-dev python3-venv
-    libvirt-daemon libvirt-daemon-driver-qemu libvirt-clients qemu-system-x86 qemu-utils iproute2 util-linux
-    busybox-static cpio lz4 xz-utils zstd e2fsprogs binutils)
-# And for units, and the machine with Xen.
-[ "$purpose" = demo ] || packages+=(openssl git systemd kmod libsasl2-modules openssh-client openssh-server)
-[ "$(id -u)" = 0 ] || packages+=(uidmap)  # for the host's user namespace
+root() { if [ "$(id -u)" = 0 ]; then "$@"; else sudo "$@"; fi; }
+known() { apt-cache show "$1" >/dev/null 2>&1; }
+
+if ! known linux-image-cloud-amd64; then
+    say "reading apt's package lists"
+    root apt-get update -qq
+fi
+
+# For libvirt-python's compilation: tests that start nothing need no more.
+packages=(gcc pkg-config libvirt-dev python3-dev python3-venv)
+if [ "$purpose" != check ]; then
+    # For the private libvirt host, and the guest.
+    packages+=(libvirt-daemon libvirt-daemon-driver-qemu libvirt-clients qemu-system-x86 qemu-utils iproute2 util-linux
+        busybox-static cpio lz4 xz-utils zstd e2fsprogs binutils)
+    # Debian 12 has these two in libvirt-daemon.
+    for package in libvirt-daemon-driver-{network,storage}; do if known "$package"; then packages+=("$package"); fi; done
+    [ "$(id -u)" = 0 ] || packages+=(uidmap)  # for the host's user namespace
+fi
+case $purpose in
+    test|full)
+        # For units, the machine with Xen, and the tests' own PostgreSQL.
+        packages+=(openssl git systemd kmod libsasl2-modules openssh-client openssh-server postgresql) ;;
+esac
+[ "$purpose" != full ] || packages+=(debootstrap)  # for other releases of Debian
 
 missing=()
 for package in "${packages[@]}"; do
     [ "$(dpkg-query -W -f '${db:Status-Status}' "$package" 2>/dev/null)" = installed ] || missing+=("$package")
 done
-root() { if [ "$(id -u)" = 0 ]; then "$@"; else sudo "$@"; fi; }
+# Debian makes and starts a database cluster when PostgreSQL is installed: not for us, we only want the programs.
+no_cluster=/etc/postgresql-common/createcluster.d/fluidvm.conf
 if [ ${#missing[@]} -gt 0 ]; then
     say "installing with apt-get: ${missing[*]}"
     root apt-get update -qq
+    if [[ " ${missing[*]} " = *" postgresql "* ]]; then
+        trap 'root rm -f "$no_cluster"' EXIT
+        root mkdir -p "${no_cluster%/*}"
+        echo "create_main_cluster = false" | root tee "$no_cluster" >/dev/null
+    fi
     root env DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends "${missing[@]}" >/dev/null
-elif ! apt-cache show linux-image-cloud-amd64 >/dev/null 2>&1; then
-    say "reading apt's package lists"
-    root apt-get update -qq
 fi
 
 "$python" -c 'import sys; sys.exit(sys.version_info < (3, 11))' ||

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import xmlrpc.client
+from contextlib import ExitStack
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,11 +17,20 @@ from fluidvm.options import Options, Settings
 from fluidvm.service import Server
 from fluidvm.wire.peer import Peer
 
+from .databases import execute, new_database
+
 PASSWORD = "correct horse battery staple"
 
 
 CHEAP = ("--password-memory", "8", "--password-rounds", "1", "--password-lanes", "1")
 """Real argon2id, with the least work that it allows."""
+
+
+def port_of(server: Server) -> int:
+    """The TCP port that a server listens on first."""
+    address: Any = server.ports[0].getHost()
+    port: int = address.port
+    return port
 
 
 class Running:
@@ -129,10 +140,23 @@ class ServerCase(TestCase):
         self.directory.mkdir()
         (self.directory / "password").write_text(PASSWORD)
         self.running: list[Running] = []
+        self._kept = ExitStack()
+        self._databases: dict[Path, str] = {}
 
     async def tearDown(self) -> None:  # type: ignore[override]
         for running in self.running:
             await running.stop()
+        self._kept.close()  # not by addCleanup: trial cleans up before it tears down
+
+    def database(self, state: Path) -> str:
+        """The URL of the database that goes with a state directory, on the run's engine."""
+        if state not in self._databases:
+            self._databases[state] = self._kept.enter_context(new_database(state / "fluidvm.db"))
+        return self._databases[state]
+
+    def execute(self, statement: str, **parameters: Any) -> None:
+        """Change the store's rows behind the server's back. It must change some."""
+        self.assertGreater(execute(self.database(self.directory / "state"), statement, **parameters), 0, statement)
 
     def settings(self, *options: str) -> Settings:
         """Parse a command line."""
@@ -143,7 +167,8 @@ class ServerCase(TestCase):
             ["--state", str(state), "--http", "tcp:0:interface=127.0.0.1", "--admin-password-file",
              str(self.directory / "password"), "--session-timeout", "86400", *CHEAP, *options]
         )  # fmt: skip
-        return parsed.settings
+        settings = parsed.settings
+        return settings if "--database" in options else replace(settings, database=self.database(settings.state))
 
     def serve(self, *options: str) -> Running:
         """Start a server; it is stopped after the test."""

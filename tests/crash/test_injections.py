@@ -12,8 +12,9 @@ import xmlrpc.client
 from pathlib import Path
 from typing import Any
 
-from ..drivers.real_host import shared_host
-from ..test_service import TWISTD, ProcessCase
+from tests import PATIENCE
+from tests.real.real_host import shared_host
+from tests.real.test_service import TWISTD, ProcessCase
 
 
 class InjectionTests(ProcessCase):
@@ -27,7 +28,7 @@ class InjectionTests(ProcessCase):
 
     def health(self) -> tuple[int, dict[str, Any]]:
         try:
-            with urllib.request.urlopen(f"http://127.0.0.1:{self.port}/health", timeout=30) as answer:
+            with urllib.request.urlopen(f"http://127.0.0.1:{self.port}/health", timeout=PATIENCE) as answer:
                 return answer.status, json.load(answer)
         except urllib.error.HTTPError as error:
             with error:
@@ -85,7 +86,7 @@ class InjectionTests(ProcessCase):
         with (self.directory / "output").open("ab") as log:
             server = subprocess.Popen(command, stdout=log, stderr=log, cwd=self.directory, env=self.environment)
         self.addCleanup(self.end, server)
-        deadline = time.monotonic() + 30
+        deadline = time.monotonic() + PATIENCE
         while "FluidVM answers" not in self.output():
             self.assertIsNone(server.poll(), self.output())
             self.assertLess(time.monotonic(), deadline, self.output())
@@ -104,7 +105,7 @@ class InjectionTests(ProcessCase):
             hanging = proxy.commit_tasks(cookie)
             proxy.start_vm(cookie, vms[0])
             other = proxy.commit_tasks(cookie)
-            self.assertTrue(proxy.wait_for_tasks(cookie, other, 5), "others go on")
+            self.assertTrue(proxy.wait_for_tasks(cookie, other, 25), "others go on")
             self.assertEqual(proxy.get_task_state(cookie, hanging), [1])
             server.kill()
             server.wait()
@@ -112,10 +113,8 @@ class InjectionTests(ProcessCase):
             proxy, cookie = self.log_in()
         self.assertEqual(proxy.get_task_state(cookie, hanging), [1], "it is taken up again, and hangs again")
         self.assertEqual(proxy.cancel_tasks(cookie, hanging), 1, "the one that waits behind it")
-        began = time.monotonic()
         server.terminate()
-        server.wait(60)
-        self.assertLess(time.monotonic() - began, 30, "and it doesn't keep the server from stopping")
+        server.wait(PATIENCE)  # it doesn't keep the server from stopping
 
     def test_a_node_that_goes_away(self) -> None:
         lab = shared_host()
@@ -135,7 +134,7 @@ class InjectionTests(ProcessCase):
         codes = {task["code"] for task in context["tasks"]}
         self.assertLessEqual(codes, {0, 503}, context["errors"])
         self.assertIn(0, codes)
-        deadline = time.monotonic() + 60
+        deadline = time.monotonic() + PATIENCE
         while proxy.get_compute_node(cookie, node)["state"] != "online":
             self.assertLess(time.monotonic(), deadline)
             time.sleep(0.1)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from fluidvm.driver import DomainDisk, DomainState, NoSuchThing, WrongState
-from tests.drivers.real_host import until
+from tests.real.real_host import until
 
 from .real_xen import POOL, UP, XenCase
 

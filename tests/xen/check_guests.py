@@ -5,14 +5,14 @@ from __future__ import annotations
 import libvirt
 
 from fluidvm.driver import Boot, DomainDisk, Unsupported
-from tests.drivers.real_host import until
-from tests.drivers.test_xen_xml import GOLDEN
+from tests.real.real_host import until
+from tests.unit.drivers.test_xen_xml import GOLDEN
 
 from .real_xen import GUEST, PVGRUB, UP, XenCase, bootable
 
 DISK = DomainDisk(f"{GUEST}/disk.img", "raw", "vda")
 VALIDATE = libvirt.VIR_DOMAIN_DEFINE_VALIDATE
-HVM_UP = 360.0
+HVM_UP = 600.0
 """Seconds for a guest whose every exit is emulated twice."""
 
 

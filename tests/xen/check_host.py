@@ -10,7 +10,7 @@ from twisted.internet.task import deferLater
 
 from fluidvm.driver import AlreadyThere, DomainState, DriverError, NoSuchThing, Unreachable
 from fluidvm.drivers.xen import DOM0, XenDriver
-from tests.drivers.real_host import ThreadHost
+from tests.real.real_host import ThreadHost
 
 from .machine import USER
 from .real_xen import XenCase, bootable

@@ -10,7 +10,7 @@ from twisted.internet.task import deferLater
 
 from fluidvm.driver import Boot, DomainState, DriverError, WrongState
 from fluidvm.drivers import xen
-from tests.drivers.real_host import until
+from tests.real.real_host import until
 
 from .real_xen import PVGRUB, UP, XenCase, bootable
 

@@ -16,8 +16,8 @@ from fluidvm.drivers.xen import DOM0
 from fluidvm.options import Options
 from fluidvm.service import Server
 from lab.host import guest
-from tests.drivers.real_host import CMDLINE, shared_host, until
-from tests.support import CHEAP, PASSWORD
+from tests.real.real_host import CMDLINE, shared_host, until
+from tests.support import CHEAP, PASSWORD, port_of
 
 from .real_xen import GUEST, UP, Console, kill_daemon, options, shared_machine
 
@@ -39,7 +39,7 @@ class ServerTests(TestCase):
         server.privilegedStartService()
         server.startService()
         self.addCleanup(server.stopService)
-        self.proxy = Proxy(f"http://127.0.0.1:{server.ports[0].getHost().port}/RPC2".encode())
+        self.proxy = Proxy(f"http://127.0.0.1:{port_of(server)}/RPC2".encode())
         self.cookie = await self.proxy.callRemote("authenticate", "admin", PASSWORD)
         self.outside = self.machine.open()
         self.addCleanup(self.clean_up)

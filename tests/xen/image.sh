@@ -66,10 +66,15 @@ version=${tools#xen-utils-}
 apt=(apt-get -qq -y -o "Dir::State::status=$work/status" -o "Dir::Cache::archives=$work/debs"
     -o Dir::Cache::pkgcache= -o Dir::Cache::srcpkgcache= -o Debug::NoLocking=1 -o APT::Sandbox::User=root
     -o APT::Install-Recommends=0 -o APT::Install-Suggests=0)
+# Debian 12 has these two in libvirt-daemon.
+drivers=()
+for package in libvirt-daemon-driver-{network,storage}; do
+    if apt-cache show "$package" >/dev/null 2>&1; then drivers+=("$package"); fi
+done
 say "fetching packages"
 "${apt[@]}" --download-only install base-files base-passwd bash bridge-utils busybox-static coreutils dash findutils \
     gawk grep grub-xen-host hostname iproute2 kmod libc-bin libsasl2-modules libsasl2-modules-db libvirt-clients \
-    libvirt-daemon libvirt-daemon-driver-xen login mount netcat-openbsd openssh-server passwd qemu-system-xen qemu-utils \
+    libvirt-daemon libvirt-daemon-driver-xen "${drivers[@]}" login mount netcat-openbsd openssh-server passwd qemu-system-xen qemu-utils \
     sasl2-bin sed "$tools" util-linux "xen-hypervisor-$version-amd64" xenstore-utils >&2 ||
     { say "can't fetch them; run apt-get update, and check /etc/apt/sources.list"; exit 1; }
 (cd debs && apt-get -qq -o APT::Sandbox::User=root download "$linux" >&2)
@@ -85,6 +90,8 @@ for deb in debs/*.deb; do
         --exclude './usr/share/info/*' --exclude './usr/lib/debug/*' --exclude './usr/share/qemu/edk2-*'
 done
 dpkg-deb -x debs/linux-image-*.deb kernel
+# Debian 13 has the modules in /usr/lib.
+[ -d kernel/lib ] || ln -s usr/lib kernel/lib
 release=$(ls kernel/lib/modules)
 depmod -b kernel "$release"
 
@@ -94,7 +101,7 @@ modules_of() {  # MODULE...: the files of these and of all that they need, each 
         awk '$1 == "insmod" && !seen[$2]++ {print $2}'
 }
 initrd() {  # DIR INIT OUTPUT MODULE...
-    local dir=$1 init=$2 output=$3 applet
+    local dir=$1 init=$2 output=$3 applet module name
     shift 3
     mkdir -p "$dir"/{bin,dev,proc,sys,mnt,mod,run,tmp}
     ln -s bin "$dir/sbin"
@@ -103,8 +110,10 @@ initrd() {  # DIR INIT OUTPUT MODULE...
         ln -s busybox "$dir/bin/$applet"
     done
     for module in $(modules_of "$@"); do
-        cp "$module" "$dir/mod/"
-        basename "$module" >> "$dir/mod/order"
+        # busybox's insmod wants them unpacked.
+        name=$(basename "${module%.xz}")
+        case $module in *.xz) xz -dc "$module" > "$dir/mod/$name" ;; *) cp "$module" "$dir/mod/" ;; esac
+        echo "$name" >> "$dir/mod/order"
     done
     strip --strip-debug "$dir"/mod/*.ko
     cp "$init" "$dir/init"
@@ -140,6 +149,8 @@ rm -f root/sbin/init
 install -m 755 "$here/dom0/init" root/sbin/init
 install -D -m 644 "$here/dom0/libvirtd.conf" root/etc/libvirt/libvirtd.conf
 install -D -m 644 "$here/dom0/sasl.conf" root/etc/sasl2/libvirt.conf
+# Newer ones want iptables or nft otherwise, which a bridge that libvirt only uses doesn't need.
+echo 'firewall_backend = "none"' > root/etc/libvirt/network.conf
 echo "XEN=/usr/lib/xen-$version" > root/etc/fluidvm-xen
 echo xendom0 > root/etc/hostname
 echo '127.0.0.1 localhost xendom0 xendom1' > root/etc/hosts

@@ -118,7 +118,7 @@ class XenMachine:
         xen = f"console=com1 com1=115200,8n1 {memory} dom0_max_vcpus=2 guest_loglvl=info spec-ctrl=no xpti=no noreboot"
         linux = f"console=hvc0 earlyprintk=xen mitigations=off net.ifnames=0 panic=5 machine={self._number}"
         cable = _comma(self._cable)
-        command = [
+        command: list[str | Path] = [
             # Emulated even where there is KVM: Xen must be the first to use the CPU's virtualisation. Of a CPU with SMAP
             # ("max") dom0's kernel dies.
             "qemu-system-x86_64", "-nodefaults", "-no-user-config", "-no-reboot", "-display", "none", "-machine", "pc",

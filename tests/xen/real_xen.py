@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 import libvirt
-from twisted.internet import reactor
 from twisted.internet.defer import maybeDeferred
 from twisted.internet.threads import deferToThread
 from twisted.trial.unittest import TestCase
@@ -16,7 +15,8 @@ from twisted.trial.unittest import TestCase
 from fluidvm.driver import Boot, DomainDisk, DomainSpec
 from fluidvm.drivers.xen import DOM0, XenConnection, XenDriver
 from lab.host import LabError
-from tests.drivers.real_host import ThreadHost, until
+from tests import PATIENCE
+from tests.real.real_host import ThreadHost, until
 
 from .machine import USER, XenMachine, image
 
@@ -25,7 +25,7 @@ GUEST = "/srv/guest"
 """Where dom0 has what guests boot."""
 PVGRUB = {"pv": "/usr/lib/grub-xen/grub-x86_64-xen.bin", "pvh": "/usr/lib/grub-xen/grub-i386-xen_pvh.bin"}
 """A boot loader that runs in the guest, for each kind that wants one."""
-UP = 120.0
+UP = PATIENCE
 """Seconds that a guest has to boot; a paravirtual one takes 3 on a quiet host."""
 
 
@@ -34,7 +34,6 @@ def _booted(number: int) -> XenMachine | LabError:
     """A machine, or why there is none: what failed once isn't tried again by each test."""
     try:
         machine = XenMachine(image(), shared_machine() if number > 1 else None)
-        reactor.addSystemEventTrigger("after", "shutdown", machine.stop)
         machine.start()
     except LabError as error:
         return error

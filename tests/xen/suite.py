@@ -1,8 +1,8 @@
 """
-All tests on the real Xen: C{python -m twisted.trial tests.xen.suite}.
+The tests on one real Xen: C{python -m twisted.trial tests.xen.suite}.
 
-They are apart from the others, for the machine takes its time: the names of their modules begin with C{check_}, so that a
-run of all of C{tests} leaves them to C{tox -e xen}.
+They are apart from the others, for the machine takes its time, and in one process, for there is one machine: the names of
+their modules begin with C{check_}, so that trial finds them by this name alone.
 """
 
 from __future__ import annotations
@@ -15,6 +15,8 @@ import tests.xen
 
 
 class CheckLoader(TestLoader):
+    """Finds the modules by their names' beginning."""
+
     modulePrefix = "check_"
 
 

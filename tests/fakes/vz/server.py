@@ -147,7 +147,9 @@ def receive(connection: socket.socket) -> list[str]:
         data += connection.recv(1 << 20) or os._exit(250)
     words = [os.fsdecode(word) for word in data[HEAD.size :].split(b"\0")[:-1]]
     os.environ.clear()
-    os.environ.update(word.split("=", 1) for word in words[count:] if "=" in word)
+    for word in words[count:]:
+        name, _, value = word.partition("=")
+        os.environ[name] = value
     time.tzset()
     return words[:count]
 

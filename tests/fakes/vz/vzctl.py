@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import time
+from typing import Any
 
 from . import checkpoint, create, guest, parameters, snapshots
 from .host import Fail, Host, is_uuid, run, unknown
@@ -240,7 +241,7 @@ def reinstall(host: Host, ctid: str, argv: list[str]) -> None:
     raise unknown("reinstall")
 
 
-VERBS = {
+VERBS: dict[str, Any] = {
     "status": status, "create": create.create, "start": start, "stop": stop, "restart": restart, "mount": mount,
     "umount": umount, "destroy": destroy, "set": parameters.set_parameters, "exec": guest.exec_folded,
     "exec2": guest.exec_plain,

@@ -1,0 +1,81 @@
+"""Consoles on the real host: what comes in floods, who types much, and many at once."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from fluidvm.conformance.console import Viewer
+from fluidvm.driver import Unsupported
+from fluidvm.drivers.libvirt_stream import MOST_HELD
+from tests.real.real_host import HostCase, until
+
+FLOOD = b"while :; do cat /proc/kallsyms; done\n"
+
+
+class ConsoleTests(HostCase):
+    async def open(self, uuid: str) -> Any:
+        viewer: Any = Viewer()
+        await self.connection.open_serial(uuid, viewer)
+        self.addCleanup(viewer.transport.loseConnection)
+        return viewer
+
+    async def test_a_viewer_that_does_not_keep_up_is_cut(self) -> None:
+        spec = await self.booted()
+        viewer = await self.open(spec.uuid)
+        viewer.transport.write(FLOOD)
+        await until("flood", lambda: len(viewer.seen) > 2 * MOST_HELD)
+        viewer.transport.pauseProducing()
+        before = len(viewer.seen)
+        await until("end", lambda: viewer.losses)
+        self.assertLess(len(viewer.seen) - before, 2 * MOST_HELD)
+        # The guest isn't the worse for it, nor is the node.
+        other = await self.open(spec.uuid)
+        await until("flood", lambda: len(other.seen) > 1000)
+        self.assertEqual((await self.connection.get_domain(spec.uuid)).state.value, "running")
+
+    async def test_much_is_typed(self) -> None:
+        spec = await self.booted()
+        viewer = await self.open(spec.uuid)
+        lines = [b"echo %06d-$((6*7))" % number for number in range(1000)]
+        viewer.transport.write(b"\n".join(lines) + b"\n")
+        await until("last answer", lambda: b"000999-42" in viewer.seen)
+        self.assertEqual([n for n in range(1000) if b"%06d-42" % n not in viewer.seen], [])
+
+    async def test_many_at_once(self) -> None:
+        """libvirtd serves a client's calls a few at a time: consoles mustn't count among them."""
+        spec = await self.booted()
+        viewers: list[Any] = []
+        for _ in range(20):
+            viewer: Any = Viewer()
+            await self.connection.open_vnc(spec.uuid, viewer)
+            self.addCleanup(viewer.transport.loseConnection)
+            viewers.append(viewer)
+        serial = await self.open(spec.uuid)
+        serial.transport.write(b"echo $((6*7))\n")
+        await until("answers", lambda: b"42" in serial.seen and all(one.seen == b"RFB 003.008\n" for one in viewers))
+        self.assertEqual((await self.connection.get_domain(spec.uuid)).state.value, "running")
+
+    def bare(self, name: str, devices: str = "") -> str:
+        """Start a domain that boots nothing. Gives its UUID."""
+        text = f"""<domain type='qemu'><name>{name}</name><memory unit='MiB'>32</memory><os><type>hvm</type></os>
+            <devices><controller type='usb' model='none'/><memballoon model='none'/>{devices}</devices></domain>"""
+        domain = self.outside.defineXML(text)
+        domain.create()
+        return str(domain.UUIDString())
+
+    async def test_many_serial_ones(self) -> None:
+        viewers = []
+        for number in range(8):
+            uuid = self.bare(f"bare{number}", "<serial type='pty'/>")
+            viewers.append(await self.open(uuid))
+        self.assertEqual((await self.connection.get_domain(uuid)).state.value, "running")
+        await self.connection.stop(uuid)
+        await until("end", lambda: viewers[-1].losses)
+        self.assertEqual([viewer.losses for viewer in viewers], [0] * 7 + [1])
+
+    async def test_what_has_none(self) -> None:
+        uuid = self.bare("bare")
+        for open_console in (self.connection.open_vnc, self.connection.open_serial):
+            viewer: Any = Viewer()
+            await self.assertFailure(open_console(uuid, viewer), Unsupported)
+            self.assertEqual(viewer.connections, 0)

@@ -1,0 +1,165 @@
+from __future__ import annotations
+
+from typing import Any
+
+from twisted.internet.defer import Deferred, fail
+
+from fluidvm.driver import DriverError
+from fluidvm.drivers.simulator import SimulatedConnection
+from tests.support import Client, Running, ServerCase
+
+
+class EvacuationTests(ServerCase):
+    async def two(self, running: Running, **options: Any) -> tuple[Client, int, int]:
+        admin = await running.login()
+        return admin, await admin.node("one", **options), await admin.node("two", **options)
+
+    async def where(self, admin: Client) -> dict[str, tuple[int, str]]:
+        """By name, each VM's node and state."""
+        return {vm["name"]: (vm["compute_node"], vm["state"]) for vm in await admin.call("list_vms")}
+
+    async def held(self, running: Running, node: int) -> tuple[int, int]:
+        """How many domains and volumes a node has."""
+        host = (await running.server._nodes.connection(node)).simulated
+        return len(host.domains()), len(host.all_volumes())
+
+    async def test_all_move(self) -> None:
+        running = self.serve()
+        admin, one, two = await self.two(running)
+        alice = await admin.user("alice")
+        off = await admin.do("create_vm", {"name": "off", "compute_node": one, "disks": [{"size": 8}]})
+        on = await alice.do("create_vm", {"name": "on", "compute_node": one, "interfaces": [{"network": "lan"}]})
+        await alice.do("start_vm", on)
+        await admin.do("evacuate_compute_node", one)
+        self.assertEqual(await self.where(admin), {"off": (two, "stopped"), "on": (two, "running")})
+        self.assertEqual((await self.held(running, one), await self.held(running, two)), ((0, 0), (2, 1)))
+        self.assertEqual((await admin.call("get_compute_node", one))["mode"], "cordoned")
+        (ec,) = await admin.call("list_execution_contexts", {"limit": 1})
+        self.assertEqual((ec["results"], ec["progress"]), ([2], [100]))
+        await admin.do("evacuate_compute_node", one)
+        await admin.do("remove_compute_node", one)
+        self.assertEqual((await admin.call("get_vm", off))["compute_node"], two)
+
+    async def test_what_cannot_move_stays_and_is_told(self) -> None:
+        running = self.serve()
+        admin, one, two = await self.two(running, memory=1000)
+        for name, memory in (("a", 300), ("b", 900), ("c", 300), ("d", 300)):
+            await admin.do("create_vm", {"name": name, "memory": memory, "compute_node": one})
+        await admin.do("start_vm", 3)
+        await admin.do("pause_vm", 3)
+        code, words = await admin.fail("evacuate_compute_node", one)
+        self.assertEqual(code, 409)
+        self.assertIn("2 of 4 VMs stayed on compute node one.", words)
+        self.assertIn("b (2): No compute node fits (one: cordoned; two: memory, 200 MiB short).", words)
+        self.assertIn("c (3): VM c is paused", words)
+        expected = {"a": (two, "stopped"), "b": (one, "stopped"), "c": (one, "paused"), "d": (two, "stopped")}
+        self.assertEqual(await self.where(admin), expected)
+
+    async def test_a_node_that_fails_to_move_one(self) -> None:
+        running = self.serve()
+        admin, one, two = await self.two(running)
+        for name in ("a", "b"):
+            await admin.do("create_vm", {"name": name, "compute_node": one, "disks": [{"size": 1}]})
+        moving = SimulatedConnection.migrate
+
+        def once(connection: SimulatedConnection, spec: Any, *arguments: Any) -> Deferred[None]:
+            if spec.name.startswith("a-"):
+                return fail(DriverError("The guest is too busy."))
+            return moving(connection, spec, *arguments)
+
+        self.patch(SimulatedConnection, "migrate", once)
+        _, words = await admin.fail("evacuate_compute_node", one)
+        self.assertIn("1 of 2 VMs stayed on compute node one. a (1): The guest is too busy.", words)
+        self.assertEqual((await self.held(running, one), await self.held(running, two)), ((1, 1), (1, 1)))
+
+    async def test_the_tasks_before_come_first_and_those_behind_find_it_there(self) -> None:
+        running = self.serve()
+        admin, one, two = await self.two(running, delay=1.0)
+        vms = [await admin.do("create_vm", {"name": name, "compute_node": one}) for name in ("a", "b")]
+        other = await running.login()
+        # Both wait for what the evacuation holds, or it waits for them; nobody waits for ever.
+        contexts = []
+        for method, arguments in (
+            ("start_vm", (vms[1],)), ("evacuate_compute_node", (one,)), ("migrate_vm", (vms[0], one, {})),
+            ("stop_vm", (vms[1],)), ("evacuate_compute_node", (one,)),
+        ):  # fmt: skip
+            await other.call(method, *arguments)
+            contexts.append(await other.call("commit_tasks"))
+        for ec in contexts:
+            await admin.finish(ec)
+        errors = [await admin.call("get_errors", ec) for ec in contexts]
+        self.assertEqual(errors[:2] + errors[3:], 4 * [[""]], errors)
+        self.assertEqual(await self.where(admin), {"a": (two, "stopped"), "b": (two, "stopped")})
+
+    async def test_one_place_per_node_is_enough(self) -> None:
+        running = self.serve("--tasks-per-node", "1")
+        admin, one, two = await self.two(running, delay=1.0)
+        vm = await admin.do("create_vm", {"name": "a", "compute_node": one})
+        contexts = []
+        for method, arguments in (("evacuate_compute_node", (one,)), ("start_vm", (vm,)), ("evacuate_compute_node", (one,))):
+            await admin.call(method, *arguments)
+            contexts.append(await admin.call("commit_tasks"))
+        for ec in contexts:
+            await admin.finish(ec)
+        self.assertEqual([await admin.call("get_errors", ec) for ec in contexts], 3 * [[""]])
+        self.assertEqual(await self.where(admin), {"a": (two, "running")})
+
+    async def test_cancelled(self) -> None:
+        running = self.serve()
+        admin, one, two = await self.two(running, delay=10.0)
+        for name in ("a", "b", "c"):
+            await admin.do("create_vm", {"name": name, "compute_node": one, "disks": [{"size": 1}]})
+        await admin.call("evacuate_compute_node", one)
+        ec = await admin.call("commit_tasks")
+        while (await self.where(admin))["a"][0] == one:
+            await running.pass_time(1)
+        (progress,) = await admin.call("get_task_progress", ec)
+        self.assertTrue(1 < progress < 100, progress)
+        self.assertEqual(await admin.call("cancel_tasks", ec), 1)
+        await admin.finish(ec)
+        self.assertEqual(await admin.call("get_errors", ec), ["cancelled"])
+        nodes = [node for node, _ in (await self.where(admin)).values()]
+        self.assertEqual(nodes, [two, one, one])
+        self.assertEqual((await self.held(running, one), await self.held(running, two)), ((2, 2), (1, 1)))
+
+    async def test_over_a_restart(self) -> None:
+        running = self.serve()
+        admin, one, two = await self.two(running, delay=10.0)
+        for name in ("a", "b", "c"):
+            await admin.do("create_vm", {"name": name, "compute_node": one, "disks": [{"size": 1}]})
+        await admin.call("evacuate_compute_node", one)
+        ec = await admin.call("commit_tasks")
+        # What waits for the VM under way has to find it moved, though it was committed by an older context.
+        while len([node for node, _ in (await self.where(admin)).values() if node == two]) < 1:
+            await running.pass_time(1)
+        await admin.call("start_vm", 2)
+        start = await admin.call("commit_tasks")
+        for _ in range(15):
+            await running.pass_time(1)
+        running = await self.restart(running)
+        admin = await running.login()
+        for context in (ec, start):
+            await admin.finish(context)
+            self.assertEqual(await admin.call("get_errors", context), [""])
+        self.assertEqual(await self.where(admin), {"a": (two, "stopped"), "b": (two, "running"), "c": (two, "stopped")})
+        self.assertEqual((await self.held(running, one), await self.held(running, two)), ((0, 0), (3, 3)))
+
+    async def test_who_may(self) -> None:
+        running = self.serve()
+        admin, one, _ = await self.two(running)
+        alice = await admin.user("alice")
+        await self.refused(403, alice.call("evacuate_compute_node", one))
+        await self.refused(404, admin.call("evacuate_compute_node", 99))
+
+    async def test_planned(self) -> None:
+        running = self.serve()
+        admin, one, _ = await self.two(running, memory=600)
+        await admin.do("create_vm", {"name": "a", "compute_node": one})
+        await admin.do("create_vm", {"name": "b", "compute_node": one})
+        await admin.call("evacuate_compute_node", one)
+        await admin.call("delete_vm", 2)
+        await admin.call("evacuate_compute_node", one)
+        told = await admin.call("plan_tasks")
+        self.assertEqual([line["code"] for line in told], [409, 0, 0])
+        self.assertIn("b (2): No compute node fits", told[0]["error"])
+        self.assertEqual((await self.where(admin))["a"][0], one)

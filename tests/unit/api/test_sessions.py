@@ -1,0 +1,137 @@
+from __future__ import annotations
+
+from twisted.internet.defer import Deferred, gatherResults
+
+from tests.support import PASSWORD, ServerCase
+
+
+class SessionTests(ServerCase):
+    async def test_authenticate(self) -> None:
+        running = self.serve()
+        cookies = {(await running.login()).cookie for _ in range(10)}
+        self.assertEqual(len(cookies), 10)
+        self.assertTrue(all(-(2**31) <= cookie < 2**31 and cookie for cookie in cookies))
+
+    async def test_wrong_user_and_wrong_password_get_the_same_words(self) -> None:
+        running = self.serve()
+        words = {
+            await self.refused(402, running.call("authenticate", name, password))
+            for name, password in (("admin", "x"), ("nobody", PASSWORD), ("", ""), ("a'; DROP TABLE users", "x"))
+        }
+        self.assertEqual(len(words), 1)
+
+    async def test_throttled(self) -> None:
+        running = self.serve()
+        for _ in range(5):
+            await self.refused(402, running.call("authenticate", "admin", "x"))
+        words = await self.refused(429, running.call("authenticate", "admin", PASSWORD))
+        self.assertIn("1 s", words)
+        await running.login(address="192.0.2.2")
+        running.clock.advance(1)
+        await running.login()
+
+    async def test_many_wrong_ones_at_once_learn_nothing(self) -> None:
+        running = self.serve()
+        answers = await gatherResults(
+            [
+                Deferred.fromCoroutine(running.call("authenticate", "admin", "x")).addErrback(  # type: ignore[call-overload]
+                    lambda failure: failure.value.faultCode
+                )
+                for _ in range(20)
+            ]
+        )
+        self.assertEqual((answers.count(402), answers.count(429)), (5, 15))
+
+    async def test_logout_drops_pending_tasks_only(self) -> None:
+        running = self.serve()
+        client, other = await running.login(), await running.login()
+        await client.call("create_user", "x", PASSWORD)
+        self.assertIs(await client.call("logout"), True)
+        await self.refused(401, client.call("get_session"))
+        self.assertEqual((await other.call("get_session"))["pending"], 0)
+        self.assertEqual(len(await other.call("list_users")), 1)
+
+    async def test_expiry(self) -> None:
+        running = self.serve("--session-timeout", "10")
+        client = await running.login()
+        for _ in range(4):
+            running.clock.advance(9)
+            self.assertEqual(await client.call("ping"), [])
+        running.clock.advance(5)
+        await client.call("get_session")  # doesn't count
+        running.clock.advance(5)
+        await self.refused(401, client.call("ping"))
+
+    async def test_any_call_keeps_a_session_when_told(self) -> None:
+        running = self.serve("--keepalive", "any-call", "--session-timeout", "30")
+        client = await running.login()
+        for _ in range(4):
+            running.clock.advance(29)
+            await client.call("get_session")
+
+    async def test_get_session(self) -> None:
+        running = self.serve("--session-timeout", "30")
+        client = await running.login()
+        running.clock.advance(7)
+        session = await client.call("get_session")
+        self.assertEqual((session["user"], session["role"], session["address"]), (1, "admin", "192.0.2.1"))
+        self.assertEqual((session["expires"] - session["created"]).total_seconds(), 30)
+        self.assertNotIn(client.cookie, session.values())
+
+    async def test_password_change_ends_sessions(self) -> None:
+        running = self.serve()
+        admin = await running.login()
+        user = await admin.user("alice")
+        second = await running.login("alice")
+        await user.call("set_user_password", 2, "another one")
+        await user.call("commit_tasks")
+        await self.until(lambda: len(running.server.sessions) == 1)
+        for ended in (user, second):
+            await self.refused(401, ended.call("get_session"))
+        await self.refused(402, running.call("authenticate", "alice", PASSWORD))
+        await running.login("alice", "another one")
+
+
+class PingTests(ServerCase):
+    async def test_tells_each_change_once(self) -> None:
+        running = self.serve()
+        admin, other = await running.login(), await running.login()
+        self.assertEqual(await admin.call("ping"), [])
+        await other.do("create_user", "alice", PASSWORD)
+        told = await admin.call("ping")
+        self.assertEqual(
+            [(change["type"], change["change"]) for change in told], [("execution_context", "created"), ("user", "created")]
+        )
+        self.assertEqual(await admin.call("ping"), [])
+        self.assertEqual(len(await other.call("ping")), 2)
+
+    async def test_users_hear_of_their_own_only(self) -> None:
+        running = self.serve()
+        admin = await running.login()
+        node = await admin.node()
+        alice, bob = await admin.user("alice"), await admin.user("bob")
+        await alice.do("create_vm", {"name": "web", "compute_node": node})
+        self.assertIn("vm", [change["type"] for change in await alice.call("ping")])
+        self.assertEqual(await bob.call("ping"), [])
+
+    async def test_get_changes_is_lossless(self) -> None:
+        running = self.serve()
+        admin = await running.login()
+        start = await admin.call("get_changes", 0)
+        self.assertEqual((start["reset"], start["changes"]), (False, []))
+        await admin.do("create_user", "alice", PASSWORD)
+        for _ in range(2):
+            after = await admin.call("get_changes", start["serial"])
+            self.assertEqual([change["type"] for change in after["changes"]], ["execution_context", "user"])
+            self.assertIs(after["reset"], False)
+        self.assertEqual((await admin.call("get_changes", float(after["serial"])))["changes"], [])
+        self.assertIs((await admin.call("get_changes", after["serial"] + 100))["reset"], True)
+
+    async def test_changes_survive_a_restart(self) -> None:
+        running = self.serve()
+        admin = await running.login()
+        start = (await admin.call("get_changes", 0))["serial"]
+        await admin.do("create_user", "alice", PASSWORD)
+        admin = await (await self.restart(running)).login()
+        changes = (await admin.call("get_changes", start))["changes"]
+        self.assertEqual([change["type"] for change in changes], ["execution_context", "user"])

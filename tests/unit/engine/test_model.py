@@ -1,0 +1,268 @@
+"""
+Sessions, pending tasks, contexts and claims against a small model: hypothesis tries sequences of what clients do.
+
+The whole server runs on one Clock without a thread: the store and the password hashes answer at once.
+"""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+import xmlrpc.client
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+from unittest.mock import patch
+
+from hypothesis import HealthCheck, settings
+from hypothesis import strategies as st
+from hypothesis.stateful import Bundle, RuleBasedStateMachine, consumes, initialize, invariant, precondition, rule
+from twisted.internet.defer import Deferred, execute, succeed
+from twisted.trial.unittest import SynchronousTestCase
+
+from fluidvm import logins
+from fluidvm.drivers.simulated_host import SimulatedHost
+from fluidvm.store.database import Database, connect, write_later
+from fluidvm.wire.peer import Peer
+from tests.databases import new_database
+from tests.support import PASSWORD, Running, ServerCase
+
+VERBS = ("start_vm", "stop_vm", "pause_vm", "resume_vm", "shutdown_vm")
+VMS = 2
+TASKS = st.lists(st.tuples(st.sampled_from(VERBS), st.integers(0, VMS - 1)), min_size=1, max_size=4)
+TIMEOUT = 30.0
+
+
+class InlineDatabase(Database):
+    """The real store, without its thread."""
+
+    def open(self) -> Any:
+        self._engine, self._connection = connect(self._url)
+        return self._connection
+
+    def run(self, function: Any, *args: Any) -> Any:
+        return execute(self._call, function, args)
+
+    def _call(self, function: Any, args: Any) -> Any:
+        assert self._connection is not None
+        with self._connection.begin():
+            result = function(self._connection, *args)
+            write_later(self._connection)
+            return result
+
+    def close(self) -> Any:
+        assert self._connection is not None and self._engine is not None
+        self._connection.close()
+        self._engine.dispose()
+        return succeed(None)
+
+
+@dataclass
+class Session:
+    """What the model knows of a session."""
+
+    cookie: int
+    expires: float
+    pending: list[tuple[str, int]] = field(default_factory=list)
+
+
+@dataclass
+class Committed:
+    """What the model knows of a context."""
+
+    ec: int
+    tasks: list[tuple[str, int]]
+    states: list[int]
+    progress: list[int]
+
+
+class ServerMachine(RuleBasedStateMachine):
+    """What clients may do, in any order."""
+
+    sessions = Bundle("sessions")
+    contexts = Bundle("contexts")
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.directory = Path(tempfile.mkdtemp())
+        self.kept = ExitStack()
+        self.kept.enter_context(patch.object(logins.Logins, "_run", lambda self, function, *args: execute(function, *args)))
+        self.kept.enter_context(patch("fluidvm.service.Database", InlineDatabase))
+        case = ServerCase()
+        case.directory = self.directory
+        database = self.kept.enter_context(new_database(None))
+        (self.directory / "password").write_text(PASSWORD)
+        self.running = Running(case.settings("--session-timeout", str(int(TIMEOUT)), "--database", database))
+        self.running.server.startService()
+        self.all: list[Committed] = []
+        admin = self.login()
+        self.call("add_compute_node", admin.cookie, "node1", "simulator", "", {"delay": 1.0})  # type: ignore[union-attr]
+        self.vms = [self.call("create_vm", admin.cookie, {"name": f"vm{number}"}) for number in range(VMS)]  # type: ignore[union-attr]
+        ec = self.call("commit_tasks", admin.cookie)  # type: ignore[union-attr]
+        for _ in range(40):
+            self.running.clock.advance(0.5)
+        assert self.call("get_errors", self.login().cookie, ec) == [""] * (VMS + 1)  # type: ignore[union-attr]
+
+    def call(self, method: str, *arguments: Any) -> Any:
+        """Call a method; it must answer without waiting."""
+        body = xmlrpc.client.dumps(arguments, method).encode()
+        answer: Any = self.running.server.dispatcher.dispatch(body, Peer(address="192.0.2.1"))
+        if isinstance(answer, Deferred):
+            outcome: list[Any] = []
+            answer.addBoth(outcome.append)
+            assert outcome, f"{method} didn't answer"
+            answer = outcome[0]
+        return xmlrpc.client.loads(answer, use_builtin_types=True)[0][0]
+
+    def refused(self, code: int, method: str, *arguments: Any) -> None:
+        """Check that a call is answered with a fault."""
+        try:
+            self.call(method, *arguments)
+        except xmlrpc.client.Fault as fault:
+            assert fault.faultCode == code, fault
+        else:
+            raise AssertionError(f"{method} was answered")
+
+    def alive(self, session: Session) -> bool:
+        """Whether the model thinks that a session lives; checks that the server thinks so too."""
+        if self.running.clock.seconds() < session.expires:
+            return True
+        self.refused(401, "get_session", session.cookie)
+        return False
+
+    @initialize(target=sessions)
+    def first_login(self) -> Session:
+        return self.login()  # type: ignore[return-value]
+
+    @rule(target=sessions)
+    def login(self) -> Session:
+        cookie = self.call("authenticate", "admin", PASSWORD)
+        return Session(cookie, self.running.clock.seconds() + TIMEOUT)
+
+    @precondition(lambda self: self.all)
+    @rule(session=consumes(sessions))
+    def logout(self, session: Session) -> None:
+        if self.alive(session):
+            self.call("logout", session.cookie)
+        self.refused(401, "ping", session.cookie)
+
+    @rule(session=sessions)
+    def ping(self, session: Session) -> None:
+        if self.alive(session):
+            self.call("ping", session.cookie)
+            assert self.call("ping", session.cookie) == []
+            session.expires = self.running.clock.seconds() + TIMEOUT
+
+    @rule(session=sessions, tasks=TASKS)
+    def queue(self, session: Session, tasks: list[tuple[str, int]]) -> None:
+        if self.alive(session):
+            for verb, vm in tasks:
+                assert self.call(verb, session.cookie, self.vms[vm]) == self.vms[vm]
+                session.pending.append((verb, self.vms[vm]))
+
+    @rule(target=contexts, session=sessions, tasks=TASKS, on_error=st.sampled_from(["continue", "stop"]))
+    def queue_and_commit(self, session: Session, tasks: list[tuple[str, int]], on_error: str) -> Committed | None:
+        self.queue(session, tasks)
+        return self.commit(session, on_error)  # type: ignore[return-value]
+
+    @precondition(lambda self: self.all)
+    @rule(session=sessions)
+    def look_at_pending(self, session: Session) -> None:
+        if self.alive(session):
+            pending = self.call("get_pending_tasks", session.cookie)
+            assert [(task["method"], task["target"]) for task in pending] == session.pending
+
+    @rule(session=sessions)
+    def discard(self, session: Session) -> None:
+        if self.alive(session):
+            assert self.call("discard_tasks", session.cookie) == len(session.pending)
+            session.pending = []
+
+    @rule(session=sessions)
+    def plan(self, session: Session) -> None:
+        """A plan changes nothing: the invariants and the other rules would tell."""
+        if self.alive(session):
+            before = self.call("list_vms", session.cookie)
+            assert len(self.call("plan_tasks", session.cookie)) == len(session.pending)
+            assert self.call("list_vms", session.cookie) == before
+
+    @rule(target=contexts, session=sessions, on_error=st.sampled_from(["continue", "stop"]))
+    def commit(self, session: Session, on_error: str) -> Committed | None:
+        if not self.alive(session):
+            return None
+        ec = self.call("commit_tasks", session.cookie, {"on_error": on_error})
+        count = len(session.pending)
+        committed = Committed(ec, session.pending, [1] * count, [0] * count)
+        session.pending = []
+        self.all.append(committed)
+        return committed
+
+    @rule(session=sessions, committed=contexts)
+    def cancel(self, session: Session, committed: Committed | None) -> None:
+        if committed is not None and self.alive(session):
+            before = self.call("get_execution_context", session.cookie, committed.ec)
+            count = self.call("cancel_tasks", session.cookie, committed.ec)
+            after = self.call("get_execution_context", session.cookie, committed.ec)
+            ended = sum(was - now for was, now in zip(before["state"], after["state"], strict=True))
+            assert ended <= count <= sum(before["state"])
+            assert sum(after["state"]) <= 1, "more than the task under way is left"
+
+    @rule(seconds=st.sampled_from([0.1, 0.5, 1.0, 3.0, 7.0]))
+    def time_passes(self, seconds: float) -> None:
+        for _ in range(int(seconds * 10)):
+            self.running.clock.advance(0.1)
+
+    @invariant()
+    def contexts_go_forward(self) -> None:
+        cookie = self.call("authenticate", "admin", PASSWORD)
+        under_way: list[int] = []
+        for committed in self.all:
+            found = self.call("get_execution_context", cookie, committed.ec)
+            assert [(task["method"], task["target"]) for task in found["tasks"]] == committed.tasks
+            for before, after in zip(committed.states, found["state"], strict=True):
+                assert after <= before, "a complete task is under way again"
+            for before, after in zip(committed.progress, found["progress"], strict=True):
+                assert after >= before, "progress goes down"
+            committed.states, committed.progress = found["state"], found["progress"]
+            begun = [place for place, progress in enumerate(found["progress"]) if 0 < progress < 100]
+            assert len(begun) <= 1, "two tasks of a context at once"
+            for place in begun:
+                assert not any(found["state"][:place]), "a task began before the one before it had ended"
+                under_way.append(found["tasks"][place]["target"])
+            if not any(found["state"]):
+                assert "finished" in found
+                assert found["progress"] == [100] * len(committed.tasks)
+        assert len(set(under_way)) == len(under_way), "two tasks at one VM"
+        self.call("logout", cookie)
+
+    def teardown(self) -> None:
+        try:
+            for _ in range(600):
+                if not any(any(committed.states) for committed in self.all):
+                    break
+                self.running.clock.advance(1.0)
+                self.contexts_go_forward()
+            assert not any(any(committed.states) for committed in self.all), "a context is stuck"
+            cookie = self.login().cookie  # type: ignore[union-attr]
+            (host,) = self.hosts()
+            real = {domain.uuid: str(domain.state) for domain in host.domains()}
+            assert {vm["uuid"]: vm["state"] for vm in self.call("list_vms", cookie)} == real
+        finally:
+            stopping = self.running.server.stopService()
+            while not stopping.called:
+                self.running.clock.advance(1.0)
+            self.kept.close()
+            shutil.rmtree(self.directory)
+
+    def hosts(self) -> list[Any]:
+        return [SimulatedHost.at(path.parent, {}) for path in self.directory.rglob("simulator.journal")]
+
+
+class ModelTests(SynchronousTestCase):
+    def test_any_sequence(self) -> None:
+        test = ServerMachine.TestCase
+        test.settings = settings(
+            max_examples=40, stateful_step_count=30, deadline=None, suppress_health_check=list(HealthCheck)
+        )
+        test().runTest()

@@ -1,0 +1,56 @@
+"""What tests of the store share."""
+
+from __future__ import annotations
+
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+from sqlalchemy import Connection, insert, select
+from twisted.internet import reactor as _reactor
+from twisted.trial.unittest import TestCase
+
+from fluidvm.store import schema
+from fluidvm.store.database import Database
+from tests.databases import new_database
+
+
+def put(connection: Connection, type_name: str) -> str:
+    """Write a row. @raise IntegrityError: there is one with this name."""
+    connection.execute(insert(schema.id_counters), {"type": type_name, "last": 1})
+    return type_name
+
+
+def names(connection: Connection) -> list[str]:
+    """What L{put} has written, in alphabetical order."""
+    return [row.type for row in connection.execute(select(schema.id_counters).order_by("type"))]
+
+
+def database_at(url: str) -> Database:
+    """A server's way to a database, not yet open."""
+    reactor: Any = _reactor
+    return Database(url, reactor)
+
+
+class DatabaseCase(TestCase):
+    """
+    Tests with an open database, on the run's engine.
+
+    @ivar path: where SQLite has it.
+    @ivar url: what it is opened by.
+    """
+
+    def setUp(self) -> None:
+        self._kept = ExitStack()
+        self.path = Path(self.mktemp()).absolute()
+        self.url = self._kept.enter_context(new_database(self.path))
+        self.database = self.make()
+        self.database.open()
+
+    async def tearDown(self) -> None:  # type: ignore[override]
+        await self.database.close()
+        self._kept.close()
+
+    def make(self) -> Database:
+        """One more server's way to the same database, not yet open."""
+        return database_at(self.url)
