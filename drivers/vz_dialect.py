@@ -190,7 +190,7 @@ def parse_conf(text: str) -> dict[str, str]:
     return values
 
 
-GREP_KEYS = "^(NAME|DESCRIPTION|VE_PRIVATE|OSTEMPLATE|ORIGIN_SAMPLE|PHYSPAGES)="
+GREP_KEYS = "^(NAME|DESCRIPTION|VE_PRIVATE|OSTEMPLATE|ORIGIN_SAMPLE|PHYSPAGES|CPUUNITS|IOLIMIT|IOPSLIMIT)="
 """What is read of configurations; each has one of these at least."""
 SURVEY = """\
 grep -RsHE '--include=*.conf' "$1" "$2"

@@ -49,13 +49,20 @@ class Mark:
 
 @dataclass(frozen=True)
 class Identity:
-    """Which container a domain is. C{name} is empty where it has none; C{description} is the whole, mark and all."""
+    """
+    Which container a domain is.
+
+    @ivar name: empty where it has none.
+    @ivar description: the whole, mark and all.
+    @ivar conf: what else was read of its configuration, by keys: its weight and its rates, where it has any.
+    """
 
     uuid: str
     ctid: str
     name: str
     mark: Mark | None
     description: str
+    conf: Mapping[str, str]
 
     def marked(self, max_vcpus: int, max_memory: int) -> Mark:
         """

@@ -249,8 +249,9 @@ class VzNode:
         confs = parse_grep(grepped)
         found = identify(self._host.node, {ctid: conf.get("DESCRIPTION", "") for ctid, conf in confs.items()})
         identities = {
-            uuid: Identity(uuid, ctid, confs[ctid].get("NAME", ""), mark, confs[ctid].get("DESCRIPTION", ""))
+            uuid: Identity(uuid, ctid, conf.get("NAME", ""), mark, conf.get("DESCRIPTION", ""), conf)
             for uuid, (ctid, mark) in found.items()
+            for conf in (confs[ctid],)
         }
         return identities, replace(outcome, stdout=listing)
 

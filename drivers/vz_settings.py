@@ -39,12 +39,15 @@ class VzSettings(VzNode):
     async def _conf(self, ctid: str) -> dict[str, str]:
         return parse_conf((await self._run(["cat", f"{self._conf_dir}/{ctid}.conf"])).stdout)
 
-    async def _give(self, uuid: str, what: str, *words: str) -> None:
-        async def give() -> None:
+    async def _give(self, uuid: str, what: str, *words: str) -> str:
+        """@return: the container's id."""
+
+        async def give() -> str:
             there = await self._container(uuid)
             await self._set(f"{what} of container {there.info.name}", there.ctid, words, [])
+            return there.ctid
 
-        await self._alone(uuid, give)
+        return await self._alone(uuid, give)
 
     @verb
     async def guest_network(self, uuid: str) -> GuestNetwork:
@@ -56,16 +59,16 @@ class VzSettings(VzNode):
 
     @verb
     async def add_address(self, uuid: str, ip: str) -> None:
-        await self._give(uuid, "address", "--ipadd", address(ip))
-        await self._check_addresses(uuid, ip, True)
+        ctid = await self._give(uuid, "address", "--ipadd", address(ip))
+        await self._check_addresses(ctid, ip, True)
 
     @verb
     async def remove_address(self, uuid: str, ip: str) -> None:
-        await self._give(uuid, "address", "--ipdel", str(ip_interface(address(ip)).ip))
-        await self._check_addresses(uuid, ip, False)
+        ctid = await self._give(uuid, "address", "--ipdel", str(ip_interface(address(ip)).ip))
+        await self._check_addresses(ctid, ip, False)
 
-    async def _check_addresses(self, uuid: str, ip: str, wanted: bool) -> None:
-        there = {ip_interface(one).ip for one in (await self.guest_network(uuid)).addresses}
+    async def _check_addresses(self, ctid: str, ip: str, wanted: bool) -> None:
+        there = {ip_interface(one).ip for one in (await self._conf(ctid)).get("IP_ADDRESS", "").split()}
         changed(f"address {ip}", wanted, ip_interface(ip).ip in there)
 
     @verb

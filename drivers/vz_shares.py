@@ -39,12 +39,7 @@ class VzShares(VzSettings):
 
     @verb
     async def get_shares(self, uuid: str) -> Shares:
-        return await self._shares(await self._container(uuid))
-
-    async def _shares(self, there: Container) -> Shares:
-        conf = await self._conf(there.ctid)
-        iops, rate = int(conf.get("IOPSLIMIT") or 0), int(conf.get("IOLIMIT") or 0)
-        return Shares(from_units(int(conf.get("CPUUNITS") or UNITS)), iops or None, rate // MIB or None)
+        return _shares(await self._container(uuid))
 
     @verb
     async def set_shares(self, uuid: str, shares: Shares) -> None:
@@ -59,12 +54,18 @@ class VzShares(VzSettings):
     async def _put_shares(self, there: Container, shares: Shares) -> None:
         """Give a container shares, as far as there is something to change. What it can't have is left out."""
         wanted = Shares(from_units(to_units(shares.cpu_shares)), shares.disk_iops, shares.disk_mbps)
-        before = await self._shares(there)
+        before = _shares(there)
         if before == wanted:
             return
         subject = f"shares of container {there.info.name}"
         await self._set(subject, there.ctid, _words(wanted, before), _words(before, wanted))
-        changed(subject, wanted, await self._shares(there))
+        changed(subject, wanted, _shares(await self._container(there.identity.uuid)))
+
+
+def _shares(there: Container) -> Shares:
+    conf = there.identity.conf
+    iops, rate = int(conf.get("IOPSLIMIT") or 0), int(conf.get("IOLIMIT") or 0)
+    return Shares(from_units(int(conf.get("CPUUNITS") or UNITS)), iops or None, rate // MIB or None)
 
 
 def _words(new: Shares, old: Shares) -> list[str]:

@@ -13,8 +13,8 @@ from twisted.trial.unittest import TestCase
 from fluidvm.driver import DomainInfo, DomainSpec, DomainState, DriverError, DriverHost, IDisks, Volume
 
 STOPPED, RUNNING, PAUSED = DomainState.STOPPED, DomainState.RUNNING, DomainState.PAUSED
-POLL = 0.02
-"""Seconds between two looks at what is waited for."""
+FIRST_POLL, POLL = 0.001, 0.02
+"""Seconds between two looks at what is waited for: at first, when most verbs answer, and later."""
 
 
 class ContractFactory(Protocol):
@@ -172,11 +172,12 @@ class ContractCase(TestCase):
         self.assertIsInstance(deferred, Deferred, f"{verb}: a verb returns a Deferred")
         answers: list[Any] = []
         deferred.addBoth(answers.append)
-        passed = 0.0
+        passed, poll = 0.0, FIRST_POLL
         while not answers:
             self.assertLess(passed, self.factory.patience, f"{verb}: it answers within {self.factory.patience:g} s")
-            await self.factory.pass_time(POLL)
-            passed += POLL
+            await self.factory.pass_time(poll)
+            passed += poll
+            poll = min(2 * poll, POLL)
         if isinstance(answers[0], Failure):
             answers[0].raiseException()
         return answers[0]

@@ -26,7 +26,8 @@ from lab.host import LibvirtHost, guest
 from tests import PATIENCE
 
 reactor: Any = _reactor
-CMDLINE = "console=ttyS0 quiet"
+CMDLINE = "console=ttyS0 quiet cryptomgr.notests"
+"""The guest kernel's. Its tests of its ciphers are a sixth of a boot."""
 _shared: LibvirtHost | None = None
 _other: LibvirtHost | None = None
 

@@ -22,7 +22,7 @@ from fluidvm.service import Server
 from lab.host import guest
 from tests import PATIENCE
 from tests.real.agent_guest import listening
-from tests.real.real_host import other_host, shared_host, until
+from tests.real.real_host import CMDLINE, other_host, shared_host, until
 from tests.support import CHEAP, PASSWORD, port_of
 from tests.websocket_client import look
 
@@ -106,7 +106,7 @@ class ContractCase(TestCase):
         return {
             "kernel": str(self.guest / "vmlinux"),
             "initrd": str(self.guest / initrd),
-            "cmdline": "console=ttyS0 quiet",
+            "cmdline": CMDLINE,
         }
 
 

@@ -7,6 +7,7 @@ import signal
 import subprocess
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from twisted.internet import reactor
 from twisted.internet.defer import Deferred
@@ -89,6 +90,27 @@ class OpenVzTests(VzCase):
         spec = replace(spec, uuid=info.uuid)
         await self.assertFailure(self.connection.define_domain(spec), DriverError)
         self.assertIn("$(reboot)", self.node.conf(ctid))
+
+    async def test_how_many_commands_verbs_take(self) -> None:
+        """Over SSH each takes its time, and starts a shell on the node."""
+        seen: list[str] = []
+        real = self.connection._runner.run
+
+        def run(argv: list[str], *args: Any, **options: Any) -> Any:
+            seen.append(argv[0])
+            return real(argv, *args, **options)
+
+        self.patch(self.connection._runner, "run", run)
+        spec = container_spec("web1")
+        for most, verb, args in (
+            (5, "define_domain", (spec,)), (1, "define_domain", (spec,)), (1, "list_domains", ()),
+            (1, "get_domain", (spec.uuid,)), (3, "start", (spec.uuid,)), (1, "start", (spec.uuid,)),
+            (3, "resize_memory", (spec.uuid, 160)), (1, "get_shares", (spec.uuid,)), (3, "stop", (spec.uuid,)),
+            (2, "undefine_domain", (spec.uuid,)),
+        ):  # fmt: skip
+            seen.clear()
+            await getattr(self.connection, verb)(*args)
+            self.assertLessEqual(len(seen), most, (verb, seen))
 
     # definitions
 

@@ -18,7 +18,7 @@ from twisted.internet.threads import blockingCallFromThread, deferToThread
 from twisted.trial.unittest import SynchronousTestCase, TestCase
 
 from fluidvm.driver import DriverError, Unreachable
-from fluidvm.drivers.vz_runner import GRACE, STDOUT_LIMIT, LocalRunner, Outcome
+from fluidvm.drivers.vz_runner import GRACE, STDOUT_LIMIT, SYSTEM_PATH, LocalRunner, Outcome
 from fluidvm.drivers.vz_ssh import PING, UNANSWERED, SshAddress, SshRunner, parse_address, read_credentials
 from tests.real.real_sshd import Sshd
 from tests.real.vz_factory import VzThreadHost, shared_sshd
@@ -84,6 +84,17 @@ class RunnerTests(TestCase):
             self.assertEqual((outcome.code, outcome.stdout), (127, ""))
             outcome = await runner.run(["sh", "-c", "kill -9 $$"], 10.0)
             self.assertEqual(outcome.code, -9)
+
+    async def test_a_command_on_this_machine_keeps_nothing_of_the_server_s(self) -> None:
+        def fork() -> int:
+            raise AssertionError("fork() copies the memory map of a server")
+
+        self.patch(os, "fork", fork)
+        told = "pwd; echo $LC_ALL:$HOME:$PATH; echo $$; cut -d ' ' -f 6 /proc/$$/stat"
+        runner = LocalRunner(self.host, "/some where/bin")
+        directory, variables, pid, session = (await runner.run(["sh", "-c", told], 10.0)).stdout.splitlines()
+        self.assertEqual((directory, variables), ("/", f"C:/root:/some where/bin:{SYSTEM_PATH}"))
+        self.assertEqual(session, pid)
 
     async def test_standard_input(self) -> None:
         for runner in self.both:

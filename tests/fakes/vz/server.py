@@ -58,9 +58,10 @@ class ToolServer:
         assert self._process.stdout is not None
         ready = self._process.stdout.read()
         self._process.stdout.close()
-        if ready != b"ready\n":
-            raise AssertionError(f"the stand-ins' server doesn't start: {self._process.wait()}")
         atexit.register(self._end)
+        if ready != b"ready\n":
+            shutil.rmtree(directory)
+            raise AssertionError(f"the stand-ins' server doesn't start: {self._process.wait()}")
 
     def _end(self) -> None:
         assert self._process.stdin is not None
