@@ -131,9 +131,9 @@ def _remove_group(directory: Path) -> None:
     group = Path(named.read_text().strip())
     deadline = time.monotonic() + GONE
     while group.exists() and time.monotonic() < deadline:
-        for directory, _, _ in os.walk(group, topdown=False):
+        for inner, _, _ in os.walk(group, topdown=False):
             with contextlib.suppress(OSError):
-                Path(directory).rmdir()
+                Path(inner).rmdir()
         time.sleep(0.01)
 
 
