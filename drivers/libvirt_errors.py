@@ -12,7 +12,14 @@ import libvirt
 
 from fluidvm.driver import AlreadyThere, DriverError, NoSuchThing, Unreachable, Unsupported, WrongState
 
+AGENT_SILENT = frozenset({libvirt.VIR_ERR_AGENT_UNRESPONSIVE, 112})
+"""
+What libvirt says when a guest agent doesn't answer. 112 is C{VIR_ERR_AGENT_COMMAND_TIMEOUT}, which newer hosts say of
+commands, and which this program's own libvirt may have no name for.
+"""
+
 _MEANINGS: dict[int, type[DriverError]] = {
+    **dict.fromkeys(AGENT_SILENT, WrongState),
     libvirt.VIR_ERR_NO_DOMAIN: NoSuchThing,
     libvirt.VIR_ERR_NO_STORAGE_POOL: NoSuchThing,
     libvirt.VIR_ERR_NO_STORAGE_VOL: NoSuchThing,
@@ -23,7 +30,6 @@ _MEANINGS: dict[int, type[DriverError]] = {
     libvirt.VIR_ERR_OPERATION_INVALID: WrongState,
     libvirt.VIR_ERR_OPERATION_TIMEOUT: WrongState,
     libvirt.VIR_ERR_RESOURCE_BUSY: WrongState,
-    libvirt.VIR_ERR_AGENT_UNRESPONSIVE: WrongState,
     libvirt.VIR_ERR_NO_SUPPORT: Unsupported,
     libvirt.VIR_ERR_OPERATION_UNSUPPORTED: Unsupported,
     libvirt.VIR_ERR_CONFIG_UNSUPPORTED: Unsupported,

@@ -24,7 +24,7 @@ from fluidvm.driver import DomainState, DriverError, GuestOutput, IGuest, NoSuch
 from .guest_lines import one_line
 from .libvirt_connection import KEEPALIVE, verb
 from .libvirt_domains import LibvirtDomains
-from .libvirt_errors import code_of
+from .libvirt_errors import AGENT_SILENT, code_of
 
 T = TypeVar("T")
 
@@ -72,8 +72,8 @@ shell's takes the command's place.
 _KILL = 'kill -KILL -- "-$1"'
 _SIGNALS = range(129, 129 + 64)
 _FAULTS: dict[int, type[DriverError]] = {
+    **dict.fromkeys(AGENT_SILENT, WrongState),
     libvirt.VIR_ERR_NO_DOMAIN: NoSuchThing,
-    libvirt.VIR_ERR_AGENT_UNRESPONSIVE: WrongState,
     libvirt.VIR_ERR_OPERATION_INVALID: WrongState,
     libvirt.VIR_ERR_OPERATION_TIMEOUT: WrongState,
     libvirt.VIR_ERR_ARGUMENT_UNSUPPORTED: Unsupported,
@@ -234,7 +234,7 @@ class LibvirtGuest(LibvirtDomains):
             words = f"{subject}: {said}".rstrip(". ") + "."
             if not self._alive():
                 raise Unreachable(words) from None
-            if code_of(error) == libvirt.VIR_ERR_AGENT_UNRESPONSIVE:
+            if code_of(error) in AGENT_SILENT:
                 words += " QEMU's guest agent has to run in it."
             # The codes of what a guest made up (an answer that is too long is VIR_ERR_RPC) aren't the host's.
             raise _FAULTS.get(code_of(error), DriverError)(words) from None

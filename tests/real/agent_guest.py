@@ -9,6 +9,7 @@ import libvirt_qemu
 from twisted.internet.threads import deferToThread
 
 from fluidvm.driver import Boot, DomainSpec
+from fluidvm.drivers.libvirt_errors import AGENT_SILENT
 from lab.host import LibvirtHost, guest
 from tests.real.real_host import CMDLINE, bootable, until
 
@@ -30,7 +31,7 @@ async def listening(lab: LibvirtHost, uuid: str) -> None:
         try:
             libvirt_qemu.qemuAgentCommand(domain, '{"execute":"guest-ping"}', 5, 0)
         except libvirt.libvirtError as error:
-            if error.get_error_code() != libvirt.VIR_ERR_AGENT_UNRESPONSIVE:
+            if error.get_error_code() not in AGENT_SILENT:
                 raise
             return False
         return True
