@@ -72,4 +72,6 @@ def heads(named: bytes) -> dict[str, bytes]:
     }
 
 
-HEADS = heads(NAMED)
+KINDS = ("qcow2 with a backing file", "qcow2 with a data file", "QED with a backing file", "VMDK with an extent", "VDI")
+"""Those that tools follow in different ways; a slow host shouldn't be asked about each."""
+HEADS = {what: heads(NAMED)[what] for what in KINDS}

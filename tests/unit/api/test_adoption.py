@@ -127,6 +127,10 @@ class AdoptionTests(ServerCase):
         volume = host.create_volume("default", "z", 1, "raw")
         host.attach(odd, DomainDisk(volume.path, "raw", "sda"))
         self.assertEqual((await admin.fail("adopt_vm", node, odd, 1))[0], 501)
+        other = stranger(running, node, "f", disks=0)
+        host.attach(other, DomainDisk(volume.path, "qcow2", "vda"))
+        code, words = await admin.fail("adopt_vm", node, other, 1)
+        self.assertEqual((code, "f can't be taken over: its disk vda" in words and "not qcow2" in words), (501, True), words)
         self.assertEqual(len(await admin.call("list_vms")), 1)
 
     async def test_interrupted(self) -> None:
