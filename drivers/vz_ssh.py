@@ -314,6 +314,8 @@ class SshRunner:
         self._keeper = keeper
         self._connection = keeper.transport.conn
         self._tell_channels_of_the_end(self._connection.transport)
+        # Small messages wait for no acknowledgement of the ones before, which the node may delay for 40 ms at each command.
+        self._connection.transport.transport.setTcpNoDelay(True)
 
     def _tell_channels_of_the_end(self, transport: Any) -> None:
         # The transport of conch's endpoints doesn't do that, so that channels would wait for ever (Twisted 26.10).

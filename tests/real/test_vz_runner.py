@@ -221,6 +221,9 @@ class RunnerTests(TestCase):
         opening = runner.open(read_credentials(str(self.sshd.key), "", self.sshd.host_key, ""))
         await self.assertFailure(Deferred.fromCoroutine(opening), Unreachable)
 
+    async def test_commands_wait_for_no_acknowledgements(self) -> None:
+        self.assertTrue(self.ssh._connection.transport.transport.getTcpNoDelay())
+
     async def test_a_connection_that_breaks(self) -> None:
         lost: list[str] = []
         self.ssh.on_lost(lost.append)
