@@ -27,11 +27,7 @@ CHEAP = ("--password-memory", "8", "--password-rounds", "1", "--password-lanes",
 
 
 def port_of(server: Server, which: int = 0) -> int:
-<<<<<<< HEAD
     """A TCP port that a server listens on. @param which: of its endpoints."""
-=======
-    """The TCP port that a server listens on. @param which: of several; -1: of the last C{--http} or C{--https}."""
->>>>>>> pg
     address: Any = server.ports[which].getHost()
     port: int = address.port
     return port
