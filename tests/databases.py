@@ -36,8 +36,9 @@ def new_database(path: Path | None) -> Iterator[str]:
         if path is None:
             yield "sqlite://"
             return
-        path.touch(mode=0o600)
-        path.write_bytes(_sqlite_file())
+        if path.parent.is_dir():  # otherwise the server makes it, and all in it
+            path.touch(mode=0o600)
+            path.write_bytes(_sqlite_file())
         yield f"sqlite:///{path}"
         return
     cluster = shared_cluster()
