@@ -11,7 +11,7 @@ from twisted.internet.defer import Deferred
 from fluidvm import image_files, preflight
 from fluidvm.disk_room import DiskRoom
 from fluidvm.faults import Conflict, QuotaExceeded
-from fluidvm.image_files import MIB
+from fluidvm.image_files import MIB, ImageFiles
 from fluidvm.preflight import StartError
 from fluidvm.store import uploads as stored
 from tests.unit.api.test_images import WHOLE, ImageCase
@@ -152,7 +152,7 @@ class MemoryTests(ImageCase):
     async def test_one_that_an_image_is_being_made_of(self) -> None:
         """The task goes on at the next start; meanwhile nobody writes to it, or makes another image of it."""
         await self.upload(WHOLE)
-        self.patch(self.files, "finish", lambda *arguments: Deferred())
+        hanging = self.patch(ImageFiles, "finish", lambda *arguments: Deferred())
         spec = {"name": "os", "format": "raw", "upload": "up"}
         await self.admin.call("import_image", spec)
         ec = await self.admin.call("commit_tasks")
@@ -161,6 +161,8 @@ class MemoryTests(ImageCase):
         self.assertEqual((await self.admin.fail("import_image", {**spec, "name": "other"}))[0], 409)
         await self.again()
         self.assertEqual(await self.used(), 7)
+        hanging.restore()
+        await self.again()
         await self.admin.finish(ec)
         self.assertEqual(await self.admin.call("get_errors", ec), [""])
         self.assertEqual((await self.used(), self.left()), (7, ["images/1.img"]))
