@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import xmlrpc.client
 from contextlib import ExitStack
 from dataclasses import replace
@@ -153,6 +154,11 @@ class ServerCase(TestCase):
         if state not in self._databases:
             self._databases[state] = self._kept.enter_context(new_database(state / "fluidvm.db"))
         return self._databases[state]
+
+    def forget(self) -> None:
+        """The next server begins as the first one did; none may run."""
+        shutil.rmtree(self.directory / "state")
+        self._databases.pop(self.directory / "state")
 
     def execute(self, statement: str, **parameters: Any) -> None:
         """Change the store's rows behind the server's back. It must change some."""

@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 import random
-import shutil
 from dataclasses import replace
 from typing import Any
 
@@ -233,7 +232,7 @@ class MaximumTests(QuotaCase):
             self.assertEqual(await self.held(admin), {limit: 3 * held for limit, held in self.HELD.items()})
             self.running.remove(admin.running)
             await admin.running.stop()
-            shutil.rmtree(self.directory / "state")
+            self.forget()
 
     async def test_growing_over_the_maximum(self) -> None:
         _, alice = await self.start({"memory": 4000, "vcpus": 10})

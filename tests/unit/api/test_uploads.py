@@ -248,7 +248,9 @@ class DirectoryTests(ImageCase):
         image = await self.admin.do("import_image", {"name": "os", "format": "raw", "upload": "up"})
         self.assertEqual((elsewhere / "images" / f"{image}.img").read_bytes(), WHOLE)
 
-    def test_one_server_at_a_time(self) -> None:
+    async def test_one_server_at_a_time(self) -> None:
+        await self.there.stop()
+        self.running.remove(self.there)
         state = self.directory / "another"
         settings = self.settings(*self.options(), "--http", "tcp:0:interface=127.0.0.1")
         lock = preflight.check(settings)
