@@ -17,13 +17,13 @@ from twisted.internet.task import deferLater
 from twisted.trial.unittest import TestCase
 
 from tests.fakes.vz.node import FakeNode
-from tests.fakes.vz.server import tool_server
+from tests.fakes.vz.server import IDLE, tool_server
 
 OWNER = """
 import subprocess, sys, time
 sys.path.insert(0, sys.argv[1])
 from tests.fakes.vz.node import FakeNode
-from tests.fakes.vz.server import tool_server
+from tests.fakes.vz.server import IDLE, tool_server
 from pathlib import Path
 node = FakeNode(Path(sys.argv[2]))
 node.fault("vzlist", hang=1)
@@ -67,7 +67,12 @@ class ServerTests(TestCase):
         """The processes that are commands now."""
         server = tool_server()._process.pid
         children = Path(f"/proc/{server}/task/{server}/children").read_text().split()
-        return [int(pid) for pid in children if Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"]
+        return [int(pid) for pid in children if runs(pid)]
+
+    async def command(self) -> int:
+        """The process that is the only command."""
+        await self.until(lambda: len(self.commands()) == 1)
+        return self.commands()[0]
 
     async def test_streams_words_and_codes(self) -> None:
         process = self.start("vzctl", "exec2", "101", 'cat; echo "it\'s" >&2; exit 7')
@@ -89,7 +94,7 @@ class ServerTests(TestCase):
         self.node.fault("vzlist", hang=1)
         self.start("vzlist", cwd=here)
         await self.until(lambda: not (self.node.root / "faults/vzlist").exists())
-        (pid,) = self.commands()
+        pid = await self.command()
         self.assertEqual(Path(f"/proc/{pid}/cwd").readlink(), here.resolve())
         # Local time is what can be seen of the environment.
         self.node.set(LAYOUT="ploop")
@@ -103,7 +108,7 @@ class ServerTests(TestCase):
         process = await self.hanging("set-live", "vzctl", "set", "101", "--cpus", "1", "--save")
         lock = self.node.root / "vz/lock/101.lck"
         self.assertEqual(lock.read_text().split()[0], str(process.pid))
-        self.assertEqual(len(self.commands()), 1)
+        await self.command()
         process.kill()
         self.assertEqual(process.wait(), -signal.SIGKILL)
         await self.until(lambda: not self.commands())
@@ -115,6 +120,22 @@ class ServerTests(TestCase):
         await self.until(lambda: pid_file.exists() and pid_file.read_text())
         process.kill()
         await self.until(lambda: not Path(f"/proc/{pid_file.read_text().strip()}").exists())
+
+    async def test_a_process_is_used_again_until_it_has_had_children(self) -> None:
+        def processes() -> set[str]:
+            server = tool_server()._process.pid
+            return set(Path(f"/proc/{server}/task/{server}/children").read_text().split())
+
+        for _ in range(3):
+            self.call("vzlist", "-a")
+        await self.until(lambda: not self.commands())
+        before = processes()
+        for _ in range(3):
+            self.call("vzctl", "status", "101")
+            await self.until(lambda: not self.commands())
+        self.assertEqual(processes(), before)
+        self.call("vzctl", "exec2", "101", "true")
+        await self.until(lambda: len(processes()) == len(before) - 1)
 
     async def test_signals(self) -> None:
         for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
@@ -131,7 +152,7 @@ class ServerTests(TestCase):
 
     async def test_a_command_that_is_killed_itself(self) -> None:
         process = await self.hanging("vzlist", "vzlist")
-        os.kill(self.commands()[0], signal.SIGKILL)
+        os.kill(await self.command(), signal.SIGKILL)
         self.assertEqual(process.wait(), -signal.SIGKILL)
 
     async def test_who_holds_a_lock_is_told_as_by_the_real_tools(self) -> None:
@@ -155,8 +176,9 @@ class ServerTests(TestCase):
 
 
 def runs(pid: str) -> bool:
-    """Whether a process is there, and no zombie that nobody has waited for."""
+    """Whether a process is there, and neither idle nor a zombie that nobody has waited for."""
     try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
-    except OSError:
+        stat = Path(f"/proc/{pid}/stat").read_text()
+    except (FileNotFoundError, ProcessLookupError):
         return False
+    return f"({IDLE})" not in stat and stat.rpartition(")")[2].split()[0] != "Z"

@@ -1,9 +1,10 @@
 """
-The server of the stand-ins: each command is a fork of this one Python, which has everything imported.
+The server of the stand-ins: each command is run by a fork of this one Python, which has everything imported.
 
 A Python of its own for each command would take ten times as long. C{launcher.c} is what runs in the command's place: it
-passes signals on, and when it goes in whatever way, the kernel kills the command. L{ToolServer} is started once by each
-process that has nodes, and ends with it.
+passes signals on, and when it goes in whatever way, the kernel kills the command's process. A process that has ended its
+command well is used for others, so that most needn't be made. L{ToolServer} is started once by each process that has nodes,
+and ends with it.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ import fcntl
 import functools
 import gc
 import os
+import resource
 import select
 import shutil
 import signal
@@ -34,6 +36,9 @@ NUMBER = struct.Struct("=i")
 PEER = struct.Struct("=iII")
 F_SETSIG = 10
 """From C{fcntl.h}; C{fcntl} knows it from Python 3.12 on."""
+IDLE = "idle vz"
+MOST = 500
+"""How many commands a worker runs."""
 COMMANDS = {"vzctl": vzctl.command, "vzlist": vzlist.command, "vzmigrate": vzmigrate.command}
 START = "import sys; sys.path.insert(0, sys.argv[1]); from tests.fakes.vz import server; server.serve(sys.argv[2])"
 
@@ -83,56 +88,107 @@ def serve(launcher: str) -> None:
     os.write(1, b"ready\n")
     os.dup2(2, 1)
     gc.disable()
-    gc.freeze()  # so that commands don't copy what they share
-    children: set[int] = set()
-    while sys.stdin not in select.select([listener, sys.stdin], [], [])[0]:
-        connection, _ = listener.accept()
-        children -= ended()
-        pid = os.fork()
-        if pid == 0:
-            listener.close()
-            run(connection)
-        connection.close()
-        children.add(pid)
-    for pid in children - ended():
+    gc.freeze()  # so that workers don't copy what they share
+    workers: dict[socket.socket, int] = {}
+    idle: list[socket.socket] = []
+    while True:
+        ready = select.select([listener, sys.stdin, *workers], [], [])[0]
+        if sys.stdin in ready:
+            break
+        for worker in workers.keys() & set(ready):
+            if worker.recv(1):
+                idle.append(worker)
+                continue
+            worker.close()
+            os.waitpid(workers.pop(worker), 0)
+            if worker in idle:
+                idle.remove(worker)
+        if listener in ready:
+            with listener.accept()[0] as connection:
+                if not hand_over(connection, idle):
+                    ours, theirs = socket.socketpair()
+                    pid = os.fork()
+                    if pid == 0:
+                        for other in (listener, ours, *workers):
+                            other.close()
+                        work(theirs, connection)
+                    theirs.close()
+                    workers[ours] = pid
+    for pid in workers.values():
         for kill in (os.killpg, os.kill):
             with contextlib.suppress(ProcessLookupError):
                 kill(pid, signal.SIGKILL)
     shutil.rmtree(os.path.dirname(launcher), ignore_errors=True)
 
 
-def ended() -> set[int]:
-    """Which children have ended since the last call."""
-    found = set()
-    with contextlib.suppress(ChildProcessError):
-        while pid := os.waitpid(-1, os.WNOHANG)[0]:
-            found.add(pid)
-    return found
+def hand_over(connection: socket.socket, idle: list[socket.socket]) -> bool:
+    """Give a launcher to a worker. @return: whether there was one."""
+    while idle:
+        with contextlib.suppress(BrokenPipeError):  # it has been killed
+            socket.send_fds(idle.pop(), [b"."], [connection.fileno()])
+            return True
+    return False
 
 
-def run(connection: socket.socket) -> NoReturn:
-    """Be a command: have its streams, its environment and its directory, and tell the launcher how it ended."""
-    code = 250
+def work(server: socket.socket, connection: socket.socket) -> NoReturn:
+    """
+    Be a worker: one command after the other.
+
+    One that has had a child is used no more: what the command left behind may be of the worker's group, which is killed as a
+    whole.
+    """
     try:
         os.setsid()
+        null = os.open(os.devnull, os.O_RDWR)
+        for _ in range(MOST):
+            run(connection, null)
+            if had_children():
+                break
+            server.sendall(b".")
+            be_called(IDLE)
+            _, files, _, _ = socket.recv_fds(server, 1, 1)
+            if not files:
+                break
+            connection = socket.socket(fileno=files[0])
+    finally:
+        os._exit(0)
+
+
+def had_children() -> bool:
+    """Whether this process has or had any."""
+    try:
+        os.waitpid(-1, os.WNOHANG)
+    except ChildProcessError:
+        return resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss > 0
+    return True
+
+
+def be_called(name: str) -> None:
+    """Say in lists of processes what this one does."""
+    Path("/proc/self/comm").write_text(name)
+
+
+def run(connection: socket.socket, null: int) -> None:
+    """Be a command: have its streams, its environment and its directory, and tell the launcher how it ended."""
+    code = 1
+    try:
         for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
             signal.signal(number, signal.SIG_DFL)
         words = receive(connection)
         die_with(connection)
         launcher = PEER.unpack(connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, PEER.size))[0]
-        connection.sendall(NUMBER.pack(os.getpid()))
         root, tool = os.path.dirname(os.path.dirname(words[1])), os.path.basename(words[1])
+        be_called(tool)
+        connection.sendall(NUMBER.pack(os.getpid()))
         code = COMMANDS[tool](root, launcher, words[2:])
     except BaseException:
         traceback.print_exc()
-        code = 1
-    finally:
-        os.closerange(0, 3)
-        with contextlib.suppress(OSError):
-            # What it leaves behind may still be of its group.
-            fcntl.fcntl(connection, fcntl.F_SETOWN, 0)
-            connection.sendall(NUMBER.pack(code))
-        os._exit(code)
+    for file in range(3):
+        os.dup2(null, file)
+    # What it leaves behind may still be of its group.
+    fcntl.fcntl(connection, fcntl.F_SETOWN, 0)
+    with contextlib.suppress(OSError), connection:
+        connection.sendall(NUMBER.pack(code))
 
 
 def receive(connection: socket.socket) -> list[str]:
