@@ -143,11 +143,13 @@ class ServerCase(TestCase):
         self.running: list[Running] = []
         self._kept = ExitStack()
         self._databases: dict[Path, str] = {}
+        # The last of all cleanups. tearDown isn't called where setUp fails: a server that is left keeps the process alive.
+        self.addCleanup(self._stop_all)
 
-    async def tearDown(self) -> None:  # type: ignore[override]
+    async def _stop_all(self) -> None:
         for running in self.running:
             await running.stop()
-        self._kept.close()  # not by addCleanup: trial cleans up before it tears down
+        self._kept.close()
 
     def database(self, state: Path) -> str:
         """The URL of the database that goes with a state directory, on the run's engine."""

@@ -42,14 +42,12 @@ class DatabaseCase(TestCase):
 
     def setUp(self) -> None:
         self._kept = ExitStack()
+        self.addCleanup(self._kept.close)
         self.path = Path(self.mktemp()).absolute()
         self.url = self._kept.enter_context(new_database(self.path))
         self.database = self.make()
+        self.addCleanup(lambda: self.database.close())  # whichever it is by then
         self.database.open()
-
-    async def tearDown(self) -> None:  # type: ignore[override]
-        await self.database.close()
-        self._kept.close()
 
     def make(self) -> Database:
         """One more server's way to the same database, not yet open."""
