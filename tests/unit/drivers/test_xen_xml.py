@@ -1,4 +1,4 @@
-"""Definitions for Xen, compared with files that the real Xen's libvirtd took (tests/xen/check_guests.py), and read back."""
+"""Definitions for Xen, compared with files that the real Xen's libvirtd took (tests/xen/more_guests.py), and read back."""
 
 from __future__ import annotations
 
