@@ -51,7 +51,7 @@ class Factory:
     """Guests in a directory of its own, which is gone when the tests have ended."""
 
     driver = NamespacesDriver()
-    patience = 30.0
+    patience = 120.0
 
     def __init__(self) -> None:
         self._hosts: list[Host] = []

@@ -24,7 +24,7 @@ MIB = 1024 * 1024
 
 
 class GuestTests(TestCase):
-    timeout = 60
+    timeout = 600
 
     async def setUp(self) -> None:
         self.factory = Factory()

@@ -47,7 +47,7 @@ class ReadmeTests(SynchronousTestCase):
             if kind == "sh" and text != ALL_TESTS:
                 script = text.replace("8000", port)
                 done = subprocess.run(
-                    ["bash", "-euo", "pipefail", "-c", script], cwd=place, env=environment, text=True, timeout=100,
+                    ["bash", "-euo", "pipefail", "-c", script], cwd=place, env=environment, text=True, timeout=600,
                     stdout=subprocess.PIPE, stderr=subprocess.STDOUT, stdin=subprocess.DEVNULL,
                 )  # fmt: skip
                 said, commands = done.stdout, commands + 1

@@ -19,7 +19,7 @@ from fluidvm_driver_namespaces import processes
 from .factory import TEMPLATE
 
 TWISTD = Path(sys.executable).with_name("twistd")
-PATIENCE = 60.0
+PATIENCE = 300.0
 
 
 class ServerTests(SynchronousTestCase):
