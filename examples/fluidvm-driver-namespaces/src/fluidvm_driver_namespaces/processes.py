@@ -19,6 +19,7 @@ PASSES = 2000
 """How often a guest that makes new processes all the time is gone through."""
 GONE = "ZX"
 FROZEN = "Tt"
+BLOCKED = "D"
 _FLOCK = "hhqqi4x"
 """struct flock, see fcntl(2)."""
 
@@ -65,10 +66,20 @@ def freeze(init: int) -> None:
     @raise DriverError: they can't be had to stand still; then they go on.
     """
     try:
-        _until_done(init, lambda pid: state(pid) in FROZEN + GONE, lambda pid: os.kill(pid, signal.SIGSTOP))
+        _until_done(init, lambda pid: state(pid) in FROZEN + GONE, _stop)
     except DriverError:
         thaw(init)
         raise
+
+
+def _stop(pid: int) -> None:
+    os.kill(pid, signal.SIGSTOP)
+    if state(pid) == BLOCKED:
+        # It may wait for a child of vfork(2), which was stopped before its exec(2): that one has to come so far.
+        for child in children(pid):
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(child, signal.SIGCONT)
+        time.sleep(0.02)
 
 
 def thaw(init: int) -> None:
