@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import json
 import os
 import subprocess
 import time
-import urllib.error
-import urllib.request
 import xmlrpc.client
 from pathlib import Path
 from typing import Any
@@ -25,14 +22,6 @@ class InjectionTests(ProcessCase):
     def setUp(self) -> None:
         super().setUp()
         self.environment["FLUIDVM_ADMIN_PASSWORD"] = "x"
-
-    def health(self) -> tuple[int, dict[str, Any]]:
-        try:
-            with urllib.request.urlopen(f"http://127.0.0.1:{self.port}/health", timeout=PATIENCE) as answer:
-                return answer.status, json.load(answer)
-        except urllib.error.HTTPError as error:
-            with error:
-                return error.code, json.load(error)
 
     def refused(self, code: int, call: Any, *arguments: Any) -> str:
         fault = self.assertRaises(xmlrpc.client.Fault, call, *arguments)

@@ -6,6 +6,8 @@ import subprocess
 from dataclasses import dataclass
 from pathlib import Path
 
+from twisted.trial.unittest import TestCase
+
 from fluidvm.conformance.heads import heads
 
 MIB = 2**20
@@ -84,3 +86,18 @@ def images(directory: Path, secret: Path) -> dict[str, bytes]:
     found["qcow2 with a data file"] = _made(directory, "qcow2", "-o", f"data_file={secret}")
     by_hand = heads(str(secret).encode())
     return found | {what: by_hand[what] for what in MADE_BY_HAND}
+
+
+def hidden(case: TestCase, directory: Path) -> tuple[Secret, dict[str, bytes]]:
+    """
+    Write a secret into a directory of the host's until a test ends, and make the images that name it.
+
+    @return: it, and L{images}.
+    """
+    secret = Secret(directory / "secret")
+    made = Path(case.mktemp())
+    made.mkdir()
+    found = images(made, secret.path)
+    secret.write()
+    case.addCleanup(secret.path.unlink)
+    return secret, found

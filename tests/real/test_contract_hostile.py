@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from tests.real.hostile import MIB, Secret, images
+from tests.real.hostile import MIB, hidden
 from tests.real.test_contract_images import ImageCase
 from tests.support import PASSWORD
 
@@ -17,12 +17,7 @@ class HostileContractTests(ImageCase):
 
     async def setUp(self) -> None:
         await super().setUp()
-        self.secret = Secret(self.lab.directory / "secret")
-        made = Path(self.mktemp())
-        made.mkdir()
-        self.images = images(made, self.secret.path)
-        self.secret.write()
-        self.addCleanup(self.secret.path.unlink)
+        self.secret, self.images = hidden(self, self.lab.directory)
         self.before = self.secret.state()
         self.node = await self.add_node()
         self.options = {"compute_node": self.node, "pool": "contract", "format": "raw"}

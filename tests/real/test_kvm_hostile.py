@@ -8,7 +8,7 @@ from pathlib import Path
 from fluidvm.conformance.heads import heads
 from fluidvm.driver import DomainDisk, NoSuchThing, Unsupported, WrongState
 from fluidvm.drivers.kvm import KvmConnection
-from tests.real.hostile import MIB, WORDS, Secret, images
+from tests.real.hostile import MIB, WORDS, hidden
 from tests.real.real_host import HostCase, other_host
 
 SIZE, LARGER, LARGEST = 12, 16, 20
@@ -31,12 +31,7 @@ class HostileDiskTests(HostCase):
 
     async def setUp(self) -> None:
         await super().setUp()
-        self.secret = Secret(self.lab.directory / "secret")
-        made = Path(self.mktemp())
-        made.mkdir()
-        self.images = images(made, self.secret.path)
-        self.secret.write()
-        self.addCleanup(self.secret.path.unlink)
+        self.secret, self.images = hidden(self, self.lab.directory)
         self.before = self.secret.state()
 
     async def bytes_of(self, name: str) -> bytes:

@@ -10,6 +10,7 @@ import ssl
 import subprocess
 import sys
 import time
+import urllib.error
 import urllib.request
 import xmlrpc.client
 from pathlib import Path
@@ -83,6 +84,15 @@ class ProcessCase(SynchronousTestCase):
 
     def output(self) -> str:
         return (self.directory / "output").read_text()
+
+    def health(self) -> tuple[int, dict[str, Any]]:
+        """What the server says of itself, and by which HTTP status."""
+        try:
+            with urllib.request.urlopen(f"http://127.0.0.1:{self.port}/health", timeout=PATIENCE) as answer:
+                return answer.status, json.load(answer)
+        except urllib.error.HTTPError as error:
+            with error:
+                return error.code, json.load(error)
 
     def proxy(self) -> Any:
         proxy = xmlrpc.client.ServerProxy(f"http://127.0.0.1:{self.port}/RPC2", use_builtin_types=True)

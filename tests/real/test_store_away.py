@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import signal
 import time
 import urllib.error
@@ -25,14 +24,6 @@ class StoreAwayTests(ProcessCase):
         self.environment["FLUIDVM_ADMIN_PASSWORD"] = "x"
         self.options = ("--database", self.cluster.url(self.name), "--store-timeout", "3")
         self.server = self.start(*self.options)
-
-    def health(self) -> tuple[int, dict[str, Any]]:
-        try:
-            with urllib.request.urlopen(f"http://127.0.0.1:{self.port}/health", timeout=PATIENCE) as answer:
-                return answer.status, json.load(answer)
-        except urllib.error.HTTPError as error:
-            with error:
-                return error.code, json.load(error)
 
     def until(self, condition: Callable[[], bool]) -> None:
         deadline = time.monotonic() + 4 * PATIENCE

@@ -11,7 +11,8 @@ from twisted.internet.defer import Deferred
 from fluidvm.faults import Unavailable
 from fluidvm.store.database import CLOSING, SLOW, DatabaseError, OutcomeUnknown
 from tests.postgres import Cluster, shared_cluster
-from tests.unit.store.support import LIMIT, StoreCase, names, put
+from tests.unit.store.case import names, put
+from tests.unit.store.support import LIMIT, StoreCase
 
 HOLD = 4711
 

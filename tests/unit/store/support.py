@@ -5,13 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from sqlalchemy import Connection, insert, select
 from twisted.internet import reactor
 from twisted.internet.defer import Deferred
 from twisted.internet.task import Clock, deferLater
 from twisted.trial.unittest import TestCase
 
-from fluidvm.store import schema
 from fluidvm.store.database import IDLE, TICK, Database
 
 LIMIT = 20.0
@@ -23,17 +21,6 @@ class Time(Clock):
     def callFromThread(self, callable: Callable[..., Any], *args: Any) -> None:
         """As the reactor does."""
         reactor.callFromThread(callable, *args)  # type: ignore[attr-defined]
-
-
-def put(connection: Connection, name: str) -> str:
-    """Write something."""
-    connection.execute(insert(schema.id_counters), {"type": name, "last": 1})
-    return name
-
-
-def names(connection: Connection) -> list[str]:
-    """Read all that was written."""
-    return [row.type for row in connection.execute(select(schema.id_counters).order_by("type"))]
 
 
 class StoreCase(TestCase):

@@ -11,7 +11,8 @@ from sqlalchemy import Connection, event
 
 from fluidvm.faults import Unavailable
 from fluidvm.store.database import CLOSING, OutcomeUnknown
-from tests.unit.store.support import StoreCase, names, put
+from tests.unit.store.case import names, put
+from tests.unit.store.support import StoreCase
 
 
 class SqliteCase(StoreCase):
