@@ -82,7 +82,7 @@ def _foreign(head: bytes) -> str:
 
 def _qcow2_size(head: bytes, length: int) -> int:
     inspector = _inspected("qcow2", head)
-    if inspector is None or length < 72:
+    if inspector is None or min(length, len(head)) < 72:
         raise Conflict("It is no qcow2 image.")
     try:
         inspector.safety_check()

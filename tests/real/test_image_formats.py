@@ -134,7 +134,7 @@ class HostileTests(SynchronousTestCase):
     @given(head=hostile(), beyond=st.sampled_from([0, 1, MIB, 2**40, 2**62]), format=st.sampled_from(["raw", "qcow2"]))
     def test_an_answer_or_a_refusal(self, head: bytes, beyond: int, format: str) -> None:
         length = len(head) + beyond
-        began = time.monotonic()
+        began = time.thread_time()
         tracemalloc.start()
         try:
             size = answer(head, length, format)
@@ -142,7 +142,7 @@ class HostileTests(SynchronousTestCase):
         finally:
             tracemalloc.stop()
         self.assertLess(peak, MOST)
-        self.assertLess(time.monotonic() - began, LONGEST)
+        self.assertLess(time.thread_time() - began, LONGEST)
         if size is not None:
             self.assertTrue(0 < size < 2**31 * MIB)
             if format == "raw":

@@ -169,7 +169,11 @@ class LiveTests(TwoHostsCase):
         self.assertIn("other host was lost", str(error))
         await self.is_here(spec)
         again = await until("the daemon again", self.reconnect)
-        self.assertEqual(await again.list_domains(), [], "nothing of it is left there")
+
+        async def nothing() -> bool:
+            return await again.list_domains() == []
+
+        await until("the end of what is left of it there", nothing)
 
     async def test_who_moves_it_is_killed(self) -> None:
         """The other host gives it up by itself, this one when it is to be moved again."""
