@@ -74,15 +74,16 @@ class ConsoleTests(HostCase):
         self.assertEqual([viewer.losses for viewer in viewers], [0] * 7 + [1])
 
     async def test_a_guest_that_takes_nothing(self) -> None:
+        # Before the other one: libvirtd stops reading from a client whose stream's bytes nobody takes.
+        quiet = await self.open(self.bare("bare2", "<serial type='pty'/>"))
         viewer = await self.open(self.bare("bare", "<serial type='pty'/>"))
         viewer.transport.write(b"x" * 2**20)
         viewer.transport.loseConnection()
-        again = await self.open(self.bare("bare2", "<serial type='pty'/>"))
         self.assertEqual(viewer.losses, 0)
         viewer.transport.abortConnection()
         self.assertEqual(viewer.losses, 1)
-        again.transport.abortConnection()
-        self.assertEqual(again.losses, 1)
+        quiet.transport.abortConnection()
+        self.assertEqual(quiet.losses, 1)
 
     async def test_what_has_none(self) -> None:
         uuid = self.bare("bare")
