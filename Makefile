@@ -28,7 +28,7 @@ comma = ,
 
 CHECK = unit,types,lint
 TEST = xen,real,postgresql,unit,types,example,wheel,lint
-LONG = xen-more,hunt,trixie,bookworm,py312,py313
+LONG = xen-more,hunt,trixie,bookworm
 
 .PHONY: demo serve check test long full soak bench clean
 
