@@ -317,7 +317,9 @@ def _look(program: Program, committed: dict[int, Committed], findings: Findings,
         while not proxy.wait_for_tasks(cookie, context["id"], 5):
             if time.monotonic() > deadline:
                 wrong.append(f"context {context['id']} doesn't end: {proxy.get_execution_context(cookie, context['id'])}")
-                return
+                break
+    if wrong:
+        return
     listed = proxy.list_execution_contexts(cookie)
     for number in sorted(set(committed) - {context["id"] for context in listed}):
         wrong.append(f"context {number} was committed and is lost")
