@@ -17,7 +17,7 @@ from tests.real.real_host import shared_host
 
 from .harness import Findings, run
 
-KILLS = int(os.environ.get("FLUIDVM_CRASH_KILLS", "60"))
+KILLS = int(os.environ.get("FLUIDVM_CRASH_KILLS", "20"))
 PER_RUN = 20
 
 
