@@ -72,6 +72,9 @@ async def _move(job: Job, node: int, id: int, progress: Progress) -> None:
     memo = job.memo
     vm = job.inventory.find(VM, id)
     if vm is None or ("from" not in memo and vm.compute_node != node):
+        # Else one that was under way and is gone would be taken up again for ever, without a turn for anybody else.
+        for key in MEMO:
+            memo.pop(key, None)
         return
     try:
         if "from" not in memo:
