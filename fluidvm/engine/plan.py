@@ -343,7 +343,7 @@ def _try(planned: Resources, nodes: _Nodes, actor: int, place: int, task: Pendin
 
 async def _run(inventory: Inventory, actor: int, task: PendingTask, job: _Rehearsal) -> None:
     job.effort.step()
-    entitlement.check(inventory, actor, task.method, task.target, task.claims)
+    entitlement.check_task(inventory, actor, task.method, task.target, task.claims)
     await task.method.function(job, *task.arguments)
 
 
