@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import secrets
 from dataclasses import dataclass
-from typing import Any
 
 from twisted.internet.interfaces import IProtocol
 
@@ -101,7 +100,7 @@ class Console:
         inventory, session = self._resources.inventory, self._session
         record = inventory.get(VM, self._vm)
         ability, verb = KINDS[self._kind]
-        connection: Any = await self._resources.nodes.connection(record.compute_node, ability)
+        connection = await self._resources.nodes.connection(record.compute_node, ability)
         try:
             await getattr(connection, verb)(record.uuid, viewer)
         except NoSuchThing:

@@ -55,12 +55,12 @@ async def look(job: Job, thing: T) -> T:
     ability = ISnapshots if isinstance(thing, VM) else IVolumeSnapshots
     if not job.nodes.provides(thing.compute_node, ability):
         return thing
-    connection = await job.connection(thing.compute_node, ability)
+    node = thing.compute_node
     try:
         if isinstance(thing, VM):
-            told = await connection.list_snapshots(thing.uuid)
+            told = await (await job.connection(node, ISnapshots)).list_snapshots(thing.uuid)
         else:
-            told = await connection.list_volume_snapshots(thing.pool, thing.volume)
+            told = await (await job.connection(node, IVolumeSnapshots)).list_volume_snapshots(thing.pool, thing.volume)
     except NoSuchThing:
         return thing  # gone from its node: what is to be done to it will tell
     kept = kept_of(job.inventory, thing, told)

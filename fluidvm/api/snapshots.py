@@ -37,7 +37,7 @@ async def create_vm_snapshot(job: Job, vm: VmId, name: SnapshotName) -> int:
     meanwhile, the task fails and it stays listed until the node is back and tells whether it was made.
     """
     record = job.inventory.get(VM, vm)
-    connection: Any = await job.connection(record.compute_node, ISnapshots)
+    connection = await job.connection(record.compute_node, ISnapshots)
     return await make(job, record, name, record.state == "running", lambda: connection.create_snapshot(record.uuid, name))
 
 
@@ -52,7 +52,7 @@ async def revert_vm_snapshot(job: Job, vm: VmId, snapshot: SnapshotId) -> None:
     """
     record = job.inventory.get(VM, vm)
     kept = snapshot_of(record, snapshot)
-    connection: Any = await job.connection(record.compute_node, ISnapshots)
+    connection = await job.connection(record.compute_node, ISnapshots)
     state = (await job.domain(record.compute_node, record.uuid)).state
     if job.memo.get("asked"):
         await _interrupted(job, record, kept, state)
@@ -111,7 +111,7 @@ async def delete_vm_snapshot(job: Job, vm: VmId, snapshot: SnapshotId) -> None:
     """Delete a VM's snapshot, and free what it takes. The VM goes on as it is, and its other snapshots stay."""
     record = job.inventory.get(VM, vm)
     kept = snapshot_of(record, snapshot)
-    connection: Any = await job.connection(record.compute_node, ISnapshots)
+    connection = await job.connection(record.compute_node, ISnapshots)
     job.status(f"deleting snapshot {kept['name']} of {record.name}")
     await connection.delete_snapshot(record.uuid, kept["name"])
     await look(job, record)

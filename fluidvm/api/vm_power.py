@@ -8,7 +8,7 @@ from typing import Annotated, NoReturn
 from twisted.internet.defer import CancelledError
 
 from fluidvm.declare import AfterCrash, task
-from fluidvm.driver import DomainState
+from fluidvm.driver import DomainState, IConnection
 from fluidvm.engine.job import Job
 from fluidvm.faults import Conflict
 from fluidvm.kinds import Int, VmId
@@ -32,13 +32,9 @@ async def settle_after(job: Job, vm: VM, failed: Exception) -> NoReturn:
     raise failed
 
 
-async def _ask(job: Job, vm: int, verb: str) -> VM:
-    """Have the hypervisor do one thing to a VM, and note what came of it."""
+async def _connection(job: Job, vm: int) -> tuple[VM, IConnection]:
     record = job.inventory.get(VM, vm)
-    connection = await job.connection(record.compute_node)
-    await getattr(connection, verb)(record.uuid)
-    await settle(job, record)
-    return record
+    return record, await job.connection(record.compute_node)
 
 
 async def mark(job: Job, vm: VM, state: str) -> None:
@@ -96,22 +92,30 @@ async def shutdown_vm(
 @task("vm")
 async def stop_vm(job: Job, vm: VmId) -> None:
     """Pull a VM's plug. One that is stopped is left as it is."""
-    await _ask(job, vm, "stop")
+    record, connection = await _connection(job, vm)
+    await connection.stop(record.uuid)
+    await settle(job, record)
 
 
 @task("vm", after_crash=AfterCrash.REPORT)
 async def reboot_vm(job: Job, vm: VmId) -> None:
     """Ask the guest to reboot; doesn't wait for it to be back."""
-    await _ask(job, vm, "reboot")
+    record, connection = await _connection(job, vm)
+    await connection.reboot(record.uuid)
+    await settle(job, record)
 
 
 @task("vm")
 async def pause_vm(job: Job, vm: VmId) -> None:
     """Freeze a running VM in memory."""
-    await _ask(job, vm, "pause")
+    record, connection = await _connection(job, vm)
+    await connection.pause(record.uuid)
+    await settle(job, record)
 
 
 @task("vm")
 async def resume_vm(job: Job, vm: VmId) -> None:
     """Let a paused VM go on."""
-    await _ask(job, vm, "resume")
+    record, connection = await _connection(job, vm)
+    await connection.resume(record.uuid)
+    await settle(job, record)

@@ -52,7 +52,8 @@ async def resize_disk(job: Job, disk: DiskId, size: DiskMiB) -> None:
         await refuse_kept(job, vm, "its disks would have their old sizes again when it goes back to them")
     await job.reserve(record.owner, disk_space=size - record.size)
     if running is not None:
-        await connection.resize_disk(running.uuid, DomainDisk(record.path, record.format, str(record.target)), size)
+        guests = await job.connection(record.compute_node, IDiskResize)
+        await guests.resize_disk(running.uuid, DomainDisk(record.path, record.format, str(record.target)), size)
     else:
         await connection.resize_volume(record.pool, record.volume, record.format, size)
     job.put(Update("disk", disk, {"size": size}))

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Hashable
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import Any, TypeVar, overload
 
 from twisted.internet.defer import CancelledError, Deferred
 from twisted.internet.interfaces import IReactorTime
 from twisted.internet.task import deferLater
 
-from fluidvm.driver import DomainInfo, DomainState, IConnection, Interface, NoSuchThing
+from fluidvm.driver import DomainInfo, DomainState, IConnection, NoSuchThing
 from fluidvm.driver_loader import DriverLoader
 from fluidvm.engine.claims import Holding, Key
 from fluidvm.engine.quota import check_total, plan_of
@@ -18,7 +18,7 @@ from fluidvm.engine.slots import Slots
 from fluidvm.faults import Conflict, NotFound
 from fluidvm.image_files import ImageFiles
 from fluidvm.inventory import Inventory, Write
-from fluidvm.node_watch import Nodes
+from fluidvm.node_watch import Ability, Nodes
 from fluidvm.objects import User
 from fluidvm.sessions import Sessions
 from fluidvm.store.objects import Change
@@ -156,7 +156,13 @@ class Job:
         """
         return self.inventory.get(User, self.actor)
 
-    async def connection(self, node: int, ability: type[Interface] = IConnection) -> Any:
+    @overload
+    async def connection(self, node: int) -> IConnection: ...
+
+    @overload
+    async def connection(self, node: int, ability: type[Ability]) -> Ability: ...
+
+    async def connection(self, node: int, ability: Any = IConnection) -> Any:
         """
         Give a compute node's connection; waits while it is being made.
 

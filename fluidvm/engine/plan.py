@@ -150,7 +150,7 @@ class _Nodes:
         strangers = self._strangers[id] = []
         with suppress(ApiFault, DriverError):  # the task itself will tell
             connection = await self._real.connection(id, IAdoption)
-            for info in await connection.list_domains():
+            for info in await (await self._real.connection(id)).list_domains():
                 if self._inventory.vm_of(info.uuid) is not None:
                     continue
                 volumes: list[Volume] = []

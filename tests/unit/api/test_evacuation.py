@@ -6,7 +6,7 @@ from twisted.internet.defer import Deferred, fail
 
 from fluidvm.driver import DriverError
 from fluidvm.drivers.simulator import SimulatedConnection
-from tests.support import Client, Running, ServerCase
+from tests.support import Client, Running, ServerCase, simulated
 
 
 class EvacuationTests(ServerCase):
@@ -20,7 +20,7 @@ class EvacuationTests(ServerCase):
 
     async def held(self, running: Running, node: int) -> tuple[int, int]:
         """How many domains and volumes a node has."""
-        host = (await running.server._nodes.connection(node)).simulated
+        host = await simulated(running, node)
         return len(host.domains()), len(host.all_volumes())
 
     async def test_all_move(self) -> None:

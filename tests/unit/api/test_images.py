@@ -12,7 +12,7 @@ from twisted.web.resource import Resource
 from twisted.web.server import NOT_DONE_YET, Site
 
 from fluidvm import image_fetch
-from fluidvm.driver import IImages
+from fluidvm.driver import IDisks, IImages
 from fluidvm.faults import Conflict, QuotaExceeded
 from fluidvm.image_files import MIB, PIECE
 from fluidvm.uploads import MOST_UPLOADS
@@ -66,7 +66,8 @@ class ImageCase(ServerCase):
         record = await self.admin.call("get_disk", disk)
         resources = (running or self.there).server.dispatcher._services.resources
         connection = await resources.nodes.connection(record["compute_node"], IImages)
-        (volume,) = [one for one in await connection.list_volumes(record["pool"]) if one.path == record["path"]]
+        disks = await resources.nodes.connection(record["compute_node"], IDisks)
+        (volume,) = [one for one in await disks.list_volumes(record["pool"]) if one.path == record["path"]]
         found = b""
         while piece := await connection.read_volume(record["pool"], volume.name, record["format"], len(found), PIECE):
             found += piece
