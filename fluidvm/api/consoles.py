@@ -24,7 +24,7 @@ async def get_vm_console(call: Call, vm: VmId, kind: ConsoleKind = "serial") -> 
     that asked for it, which it keeps alive.
     """
     record = call.inventory.get(VM, vm)
-    ability, _ = KINDS[kind]
+    ability = KINDS[kind]
     await call.services.resources.nodes.connection(record.compute_node, ability)
     ticket, expires = call.services.consoles.issue(call.session, vm, kind)
     return {"kind": kind, "path": f"/console?ticket={ticket}", "expires": moment(expires)}

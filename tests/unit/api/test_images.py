@@ -94,6 +94,21 @@ class UploadTests(ImageCase):
         self.assertEqual((record["size"], record["format"], record["backing_image"]), (7, "raw", image))
         self.assertEqual(await self.contents(disk), WHOLE.ljust(7 * MIB, b"\0"))
 
+    async def test_an_image_is_looked_at_before_each_use(self) -> None:
+        """One that an earlier release took in, by rules of its own."""
+        raw = await self.imported()
+        await self.upload(qcow2())
+        image = await self.admin.do("import_image", {"name": "q", "format": "qcow2", "upload": "up"})
+        for number, data, words in (
+            (image, qcow2(backing=0x100), "leads to another file"),
+            (image, qcow2(size=64 * MIB), "for disks of 64 MiB now, and was for 8 MiB"),
+            (raw, qcow2().ljust(len(WHOLE), b"\0"), "begins as a qcow2 one"),
+        ):
+            (self.directory / "state" / "images" / f"{number}.img").write_bytes(data)
+            code, said = await self.admin.fail("create_disk", {"name": "d", "image": number, "compute_node": self.node})
+            self.assertEqual((code, "import it anew" in said, words in said), (409, True, True), said)
+            self.assertEqual(await self.admin.call("list_disks"), [])
+
     async def test_larger_disks(self) -> None:
         raw = await self.imported()
         disk = await self.admin.do("create_disk", {"name": "d", "image": raw, "size": 20, "compute_node": self.node})

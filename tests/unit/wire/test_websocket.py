@@ -97,6 +97,7 @@ class WebSocketTests(ConsoleCase):
         self.open()
         self.console.viewer.connectionLost(Failure(ConnectionDone()))
         self.assertEqual(self.closed(), (1000, "The console has ended."))
+        self.assertEqual(self.console.left_times, 1)
         self.assertFalse(self.transport.disconnecting)
         self.channel.dataReceived(b"\x88\x80\x00\x00\x00\x00")
         self.assertTrue(self.transport.disconnecting)
