@@ -50,8 +50,7 @@ async def mark(job: Job, vm: VM, state: str) -> None:
 
 async def may_start(job: Job, vm: VM) -> None:
     """
-    Check that something may be started where a VM is. If not, what the VM is now is noted: an interrupted run may have marked
-    it.
+    Check that something may be started where a VM is. If not, note what the VM is: a run before a crash may have marked it.
 
     @raise Conflict: its compute node is in mode maintenance.
     """
