@@ -38,9 +38,21 @@ async def _connection(job: Job, vm: int) -> tuple[VM, IConnection]:
 
 
 async def mark(job: Job, vm: VM, state: str) -> None:
-    """Show that something that takes its time is under way."""
+    """Show that something that takes its time is under way; a server that dies meanwhile knows that the task has begun."""
+    job.memo["marked"] = state
     job.put(Update("vm", vm.id, {"state": state}))
     await job.flush()
+
+
+async def may_start(job: Job, vm: VM) -> None:
+    """
+    Check that something may be started where a VM is. If not, note what the VM is: a run before a crash may have marked it.
+
+    @raise Conflict: its compute node is in mode maintenance.
+    """
+    node = job.inventory.get(ComputeNode, vm.compute_node)
+    if node.mode == "maintenance":
+        await settle_after(job, vm, Conflict(f"Compute node {node.name} is in mode maintenance: nothing is started there."))
 
 
 @task("vm", after_crash=AfterCrash.LOOK)
@@ -52,9 +64,7 @@ async def start_vm(job: Job, vm: VmId) -> None:
         return
     if record.state == "saved":
         raise Conflict(f"VM {record.name} is saved: restore_vm has it go on, stop_vm throws away what was saved.")
-    node = job.inventory.get(ComputeNode, record.compute_node)
-    if node.mode == "maintenance":
-        raise Conflict(f"Compute node {node.name} is in mode maintenance: nothing is started there.")
+    await may_start(job, record)
     if not record.powered:
         job.reserve_for(record.owner, running_vms=1)
     await mark(job, record, "starting")
@@ -76,10 +86,10 @@ async def shutdown_vm(
     """Ask the guest to shut down, and wait for it. One that doesn't obey in time runs on, and the task fails saying so."""
     record = job.inventory.get(VM, vm)
     connection = await job.connection(record.compute_node)
-    await connection.shutdown(record.uuid)
-    await mark(job, record, "stopping")
-    job.status(f"waiting for {record.name} to shut down")
     try:
+        await connection.shutdown(record.uuid)
+        await mark(job, record, "stopping")
+        job.status(f"waiting for {record.name} to shut down")
         await job.until_state(
             record.compute_node, record.uuid, DomainState.STOPPED, timeout,
             f"VM {record.name} didn't shut down within {timeout} s; its guest doesn't obey: stop_vm pulls the plug.",

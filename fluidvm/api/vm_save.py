@@ -4,13 +4,12 @@ from __future__ import annotations
 
 from twisted.internet.defer import Deferred
 
-from fluidvm.api.vm_power import mark, settle, settle_after
+from fluidvm.api.vm_power import mark, may_start, settle, settle_after
 from fluidvm.declare import AfterCrash, task
 from fluidvm.driver import IReset, ISave
 from fluidvm.engine.job import Job
-from fluidvm.faults import Conflict
 from fluidvm.kinds import VmId
-from fluidvm.objects import VM, ComputeNode
+from fluidvm.objects import VM
 
 
 async def _finish(job: Job, record: VM, work: Deferred[None]) -> None:
@@ -40,9 +39,7 @@ async def restore_vm(job: Job, vm: VmId) -> None:
     """Have a saved VM go on where it was saved."""
     record = job.inventory.get(VM, vm)
     connection = await job.connection(record.compute_node, ISave)
-    node = job.inventory.get(ComputeNode, record.compute_node)
-    if node.mode == "maintenance":
-        raise Conflict(f"Compute node {node.name} is in mode maintenance: nothing is started there.")
+    await may_start(job, record)
     if not record.powered:
         job.reserve_for(record.owner, running_vms=1)
         await mark(job, record, "starting")
