@@ -78,6 +78,25 @@ def listed(kind: str, wires: Iterable[dict[str, Any]], wanted: dict[str, Any]) -
     return Members(shown(kind, wire, wanted) for wire in wires)
 
 
+def page(kind: str, wires: Iterable[dict[str, Any]], wanted: dict[str, Any], key: str = "name") -> Members:
+    """
+    Give what a filter asks for of a list that isn't of the inventory.
+
+    @param kind: what each is called, for the log.
+    @param wanted: a checked filter.
+    @param key: what the list is in the order of; no two have the same.
+    """
+    return listed(kind, selected(wires, wanted, key), wanted)
+
+
+def selected(wires: Iterable[dict[str, Any]], wanted: dict[str, Any], key: str) -> list[dict[str, Any]]:
+    """As L{page}, but give the structs themselves, whole."""
+    after = wanted.get("after")
+    found = [wire for wire in wires if (after is None or wire[key] > after) and keep(wire, wanted)]
+    found.sort(key=lambda wire: wire[key])  # type: ignore[no-any-return]
+    return found[: wanted.get("limit")]
+
+
 def shown(kind: str, wire: dict[str, Any], wanted: dict[str, Any]) -> bytes:
     """
     Render one of them.

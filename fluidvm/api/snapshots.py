@@ -19,6 +19,7 @@ from fluidvm.inventory import missing
 from fluidvm.kinds import Int, VmId, filter_of, named
 from fluidvm.objects import VM, ComputeNode
 from fluidvm.store.objects import Update
+from fluidvm.xmlvalue import Members
 
 FIELDS: dict[str, type] = {"id": int, "vm": int, "name": str, "running": bool, "created": datetime}
 SnapshotName = Annotated[str, named("its name, unique among the VM's snapshots")]
@@ -119,7 +120,7 @@ async def delete_vm_snapshot(job: Job, vm: VmId, snapshot: SnapshotId) -> None:
 
 
 @query("array")
-def list_vm_snapshots(call: Call, vm: VmId, filter: SnapshotFilter = {}) -> list[dict[str, Any]]:  # noqa: B006
+def list_vm_snapshots(call: Call, vm: VmId, filter: SnapshotFilter = {}) -> Members:  # noqa: B006
     """
     List a VM's snapshots: structs of id, vm, name, running and created.
 
