@@ -241,9 +241,9 @@ class Sessions:
             if not self._by_user[session.user]:
                 del self._by_user[session.user]
 
-    def close_user(self, user: int) -> None:
-        """End every session of a user."""
-        for session in [session for session in self._by_cookie.values() if session.user == user]:
+    def close_user(self, user: int, but: Session | None = None) -> None:
+        """End every session of a user. @param but: one that goes on."""
+        for session in [one for one in self._by_cookie.values() if one.user == user and one is not but]:
             self.close(session)
 
     def stop(self) -> None:

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 from twisted.internet.defer import Deferred, gatherResults
 
-from tests.support import PASSWORD, ServerCase
+from tests.support import PASSWORD, Running, ServerCase
 
 
 class SessionTests(ServerCase):
@@ -78,18 +78,43 @@ class SessionTests(ServerCase):
         self.assertEqual((session["expires"] - session["created"]).total_seconds(), 30)
         self.assertNotIn(client.cookie, session.values())
 
-    async def test_password_change_ends_sessions(self) -> None:
+    async def test_ones_own_password_ends_ones_other_sessions(self) -> None:
         running = self.serve()
         admin = await running.login()
         user = await admin.user("alice")
         second = await running.login("alice")
-        await user.call("set_user_password", 2, "another one")
-        await user.call("commit_tasks")
-        await self.until(lambda: len(running.server.sessions) == 1)
-        for ended in (user, second):
-            await self.refused(401, ended.call("get_session"))
+        await user.do("set_user_password", 2, "another one")
+        await self.refused(401, second.call("get_session"))
+        await user.do("set_user_details", 2, {"full_name": "Alice"})
         await self.refused(402, running.call("authenticate", "alice", PASSWORD))
-        await running.login("alice", "another one")
+        third = await running.login("alice", "another one")
+        await admin.do("set_user_password", 2, PASSWORD)
+        for ended in (user, third):
+            await self.refused(401, ended.call("get_session"))
+        await admin.call("get_session")
+
+    async def test_only_the_session_that_committed_it_goes_on(self) -> None:
+        """Not one that has only asked for it, nor the one of the same number after a restart."""
+        running = self.serve()
+        first, second = await running.login(), await running.login()
+        node = await first.node(delay=20.0)
+        await first.call("set_user_password", 1, "another one")
+        await second.call("create_vm", {"name": "slow", "compute_node": node})
+        await second.call("set_user_password", 1, "a third one")
+        ec = await second.call("commit_tasks")
+        running = await self.restart(running)
+        sessions = [await running.login() for _ in range(3)]
+        self.assertEqual([(await one.call("get_session"))["id"] for one in sessions], [1, 2, 3])
+        await self.finished(running, ec)
+        for ended in sessions:
+            await self.refused(401, ended.call("get_session"))
+        errors = await (await running.login(password="a third one")).call("get_errors", ec)
+        self.assertEqual(errors, ["", ""])
+
+    async def finished(self, running: Running, ec: int) -> None:
+        """Turn the clock until an execution context that nobody can ask for is complete."""
+        while not running.server._engine._contexts[ec].complete:
+            await running.pass_time(1)
 
 
 class PingTests(ServerCase):
