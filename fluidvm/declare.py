@@ -32,6 +32,10 @@ class AfterCrash(Enum):
     RUN_AGAIN = "it runs again; a repetition does no harm"
     LOOK = "the hypervisor is asked what is so, then it is completed or run"
     REPORT = "it ends with an error that says that it was interrupted"
+    LOOK_AND_REPORT = (
+        "if the hypervisor was asked, what came of it is noted, and it ends with an error that says that it was "
+        "interrupted; else it runs"
+    )
 
 
 @dataclass(frozen=True)

@@ -43,7 +43,7 @@ async def create_vm_snapshot(job: Job, vm: VmId, name: SnapshotName) -> int:
     return await make(job, record, name, record.state == "running", lambda: connection.create_snapshot(record.uuid, name))
 
 
-@task("vm", needs=(ISnapshots,), after_crash=AfterCrash.LOOK)
+@task("vm", needs=(ISnapshots,), after_crash=AfterCrash.LOOK_AND_REPORT)
 async def revert_vm_snapshot(job: Job, vm: VmId, snapshot: SnapshotId) -> None:
     """
     Make a stopped or running VM's disks and memory what they were. What it is now is lost, unless another snapshot has it.
