@@ -96,7 +96,7 @@ def get_changes(call: Call, since: Annotated[int, Serial("a serial that get_chan
 def get_session(call: Call) -> dict[str, Any]:
     """Tell about the caller's own session: id, user, name, role, address, created, last_ping, expires, pending."""
     session, user = call.session, call.user
-    left = session.expires - call.services.resources.clock.seconds()
+    left = call.services.resources.sessions.left(session)
     return {
         "id": session.id, "user": user.id, "name": user.name, "role": user.role, "address": session.address,
         "created": moment(session.wall_created), "last_ping": moment(session.wall_last_ping),
