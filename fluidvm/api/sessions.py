@@ -19,7 +19,7 @@ from fluidvm.xmlvalue import INT_HIGH, Members, moment
 SessionFilter = Annotated[dict[str, Any], filter_of(Session.FIELDS)]
 
 
-@query("int", anonymous=True)
+@query("int", anonymous=True, confidential=True)
 async def authenticate(
     call: Call,
     name: Annotated[str, Text("a user's name", longest=1024)],

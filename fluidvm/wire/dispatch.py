@@ -18,7 +18,7 @@ from fluidvm.faults import ApiFault, Forbidden, InvalidParams, InvalidRequest, N
 from fluidvm.kinds import Int, wire_name
 from fluidvm.objects import User
 from fluidvm.sessions import HeldBack, PendingTask, Session, UnderWay
-from fluidvm.wire.answers import Boxcar, document, when_there_is_room
+from fluidvm.wire.answers import Boxcar, Confidential, document, when_there_is_room
 from fluidvm.wire.peer import Peer
 from fluidvm.wire.unsent import Unsent
 from fluidvm.wire.xmlrpc import parse_call, render_answer, render_fault
@@ -227,7 +227,8 @@ class Dispatcher:
             with UnderWay(self._services.resources.sessions) as under_way:
                 try:
                     await self._run(calls, boxcar, peer, under_way.add)
-                    return boxcar.document()
+                    answer = boxcar.document()
+                    return Confidential(answer) if any(map(_confidential, calls)) else answer
                 finally:
                     boxcar.close()
         except Exception as error:
@@ -289,6 +290,12 @@ def _allow(method: Method, user: User) -> None:
     """@raise Forbidden: the user's role may not call the method."""
     if user.role not in method.roles:
         raise Forbidden(f"{method.name} is for {' and '.join(method.roles)}s, not for {user.role}s.")
+
+
+def _confidential(call: Any) -> bool:
+    """Whether the answer to a call of a boxcar is a secret. Those of single calls are too short to be compressed."""
+    method = METHODS.get(call["methodName"]) if type(call) is dict and type(call.get("methodName")) is str else None
+    return method is not None and method.confidential
 
 
 def _count(usage: str, given: Any, wanted: int) -> None:
