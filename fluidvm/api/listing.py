@@ -50,16 +50,19 @@ def list_objects(call: Call, type_name: str, wanted: dict[str, Any]) -> Members:
 
 def _select(call: Call, entries: Any, equal: dict[str, Any], fields: list[str] | None) -> Iterator[bytes]:
     inventory = call.inventory
+    hidden: tuple[str, ...] = ()
+    asked: list[str] | None = None
     for entry in entries:
         wire = entry.wire(inventory)
-        hidden = getattr(entry.object, "HIDDEN", ()) if call.user.role == "user" else ()
+        if asked is None:  # the same for all objects of a type
+            hidden = getattr(entry.object, "HIDDEN", ()) if call.user.role == "user" else ()
+            asked = [key for key in dict.fromkeys(fields or ()) if key not in hidden]
         if any(key in hidden or wire.get(key) != value for key, value in equal.items()):
             continue
         if fields is None:
             yield _render(call, entry)
         else:
-            wanted = set(fields).difference(hidden)
-            yield entry.only(inventory, wanted.__contains__)
+            yield entry.only(inventory, asked)
 
 
 @lru_cache(maxsize=1000)
