@@ -14,6 +14,7 @@ from fluidvm.engine.job import Job
 from fluidvm.faults import Conflict
 from fluidvm.kinds import DiskId, Int, filter_of
 from fluidvm.objects import VM, Disk
+from fluidvm.xmlvalue import Members
 
 SnapshotId = Annotated[int, Int("id of one of the disk's own snapshots", low=1)]
 SnapshotFilter = Annotated[
@@ -73,7 +74,7 @@ async def delete_disk_snapshot(job: Job, disk: DiskId, snapshot: SnapshotId) -> 
 
 
 @query("array")
-def list_disk_snapshots(call: Call, disk: DiskId, filter: SnapshotFilter = {}) -> list[dict[str, Any]]:  # noqa: B006
+def list_disk_snapshots(call: Call, disk: DiskId, filter: SnapshotFilter = {}) -> Members:  # noqa: B006
     """
     List a disk's own snapshots: structs of id, disk, name, running (always false) and created.
 

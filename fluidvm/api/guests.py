@@ -9,13 +9,14 @@ from typing import Annotated, Any, TypeVar
 
 from twisted.internet.defer import Deferred
 
+from fluidvm.api.listing import selected
 from fluidvm.api.networks import Address
 from fluidvm.call import Call
 from fluidvm.declare import AfterCrash, query, task
 from fluidvm.driver import IGuest, IGuestNetwork, ILimits, IScreenshot, ITemplates, Limits, NoSuchThing
 from fluidvm.engine.job import Job
 from fluidvm.faults import NotFound
-from fluidvm.kinds import Array, Int, NodeId, References, Secret, Struct, Text, VmId, refuse
+from fluidvm.kinds import Array, Int, NodeId, References, Secret, Struct, Text, VmId, filter_of, refuse
 from fluidvm.node_watch import Ability
 from fluidvm.objects import VM
 
@@ -87,11 +88,19 @@ LimitValues = Annotated[
 ]
 
 
+TemplateFilter = Annotated[dict[str, Any], filter_of({"name": str}, "name")]
+
+
 @query("array")
-async def list_templates(call: Call, node: NodeId) -> list[str]:
-    """List the OS templates of a compute node, which create_vm can be told to make a VM of."""
+async def list_templates(call: Call, node: NodeId, filter: TemplateFilter = {}) -> list[str]:  # noqa: B006
+    """
+    List the OS templates of a compute node, which create_vm can be told to make a VM of: their names, as strings.
+
+    A filter takes them for structs that have a name alone.
+    """
     connection = await call.services.resources.nodes.connection(node, ITemplates)
-    return sorted(await connection.list_templates())
+    found = selected(({"name": name} for name in await connection.list_templates()), filter, "name")
+    return [one["name"] for one in found]
 
 
 async def _ask(call: Call, vm: int, ability: type[Ability], ask: Callable[[Ability, str], Deferred[T]]) -> T:

@@ -18,6 +18,7 @@ from fluidvm.faults import Conflict, Unavailable
 from fluidvm.kinds import Int, VmId, filter_of, named
 from fluidvm.objects import VM, ComputeNode
 from fluidvm.store.objects import Update
+from fluidvm.xmlvalue import Members
 
 FIELDS: dict[str, type] = {"id": int, "vm": int, "name": str, "running": bool, "created": datetime}
 SnapshotName = Annotated[str, named("its name, unique among the VM's snapshots")]
@@ -41,7 +42,7 @@ async def create_vm_snapshot(job: Job, vm: VmId, name: SnapshotName) -> int:
     return await make(job, record, name, record.state == "running", lambda: connection.create_snapshot(record.uuid, name))
 
 
-@task("vm", needs=(ISnapshots,), after_crash=AfterCrash.LOOK)
+@task("vm", needs=(ISnapshots,), after_crash=AfterCrash.LOOK_AND_REPORT)
 async def revert_vm_snapshot(job: Job, vm: VmId, snapshot: SnapshotId) -> None:
     """
     Make a stopped or running VM's disks and memory what they were. What it is now is lost, unless another snapshot has it.
@@ -118,7 +119,7 @@ async def delete_vm_snapshot(job: Job, vm: VmId, snapshot: SnapshotId) -> None:
 
 
 @query("array")
-def list_vm_snapshots(call: Call, vm: VmId, filter: SnapshotFilter = {}) -> list[dict[str, Any]]:  # noqa: B006
+def list_vm_snapshots(call: Call, vm: VmId, filter: SnapshotFilter = {}) -> Members:  # noqa: B006
     """
     List a VM's snapshots: structs of id, vm, name, running and created.
 

@@ -20,7 +20,7 @@ from fluidvm.image_files import ImageFiles
 from fluidvm.inventory import Inventory, Write
 from fluidvm.node_watch import Ability, Nodes
 from fluidvm.objects import User
-from fluidvm.sessions import Sessions
+from fluidvm.sessions import Session, Sessions
 from fluidvm.store.objects import Change
 from fluidvm.uploads import Uploads
 from fluidvm.usage import of_mac, of_node, of_user
@@ -51,6 +51,7 @@ class Job:
 
     @ivar target: the id of the object that the task acts on.
     @ivar actor: the id of the user who committed it.
+    @ivar session: the session that committed it; C{None} once the server was started anew: sessions end with it.
     @ivar memo: what the body remembers durably, for its recovery.
     """
 
@@ -66,9 +67,11 @@ class Job:
         slots: Slots,
         key: Hashable,
         holding: Holding | None = None,
+        session: Session | None = None,
     ) -> None:
         self.target = target
         self.actor = actor
+        self.session = session
         self.memo = memo
         self.clock = resources.clock
         self.wall_clock = resources.wall_clock

@@ -219,7 +219,7 @@ class _Source:
 class _Sessions:
     """Nobody is logged out by a plan."""
 
-    def close_user(self, user: int) -> None:
+    def close_user(self, user: int, but: Session | None = None) -> None:
         pass
 
 
