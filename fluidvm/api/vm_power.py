@@ -8,7 +8,7 @@ from typing import Annotated, NoReturn
 from twisted.internet.defer import CancelledError
 
 from fluidvm.declare import AfterCrash, task
-from fluidvm.driver import DomainState, IConnection
+from fluidvm.driver import DomainState, IConnection, NotReady
 from fluidvm.engine.job import Job
 from fluidvm.faults import Conflict
 from fluidvm.kinds import Int, VmId
@@ -16,6 +16,8 @@ from fluidvm.objects import VM, ComputeNode
 from fluidvm.store.objects import Update
 
 SHUTDOWN_TIMEOUT = 60
+ASK_AGAIN = 2.0
+"""Seconds until a guest that couldn't be asked to shut down, for it boots, is asked again."""
 
 
 async def settle(job: Job, vm: VM) -> None:
@@ -85,18 +87,40 @@ async def shutdown_vm(
 ) -> None:
     """Ask the guest to shut down, and wait for it. One that doesn't obey in time runs on, and the task fails saying so."""
     record = job.inventory.get(VM, vm)
-    connection = await job.connection(record.compute_node)
     try:
-        await connection.shutdown(record.uuid)
+        left = await _ask_to_shut_down(job, record, timeout)
         await mark(job, record, "stopping")
         job.status(f"waiting for {record.name} to shut down")
         await job.until_state(
-            record.compute_node, record.uuid, DomainState.STOPPED, timeout,
+            record.compute_node, record.uuid, DomainState.STOPPED, left,
             f"VM {record.name} didn't shut down within {timeout} s; its guest doesn't obey: stop_vm pulls the plug.",
         )  # fmt: skip
     except Exception as failed:
         await settle_after(job, record, failed)
     await settle(job, record)
+
+
+async def _ask_to_shut_down(job: Job, vm: VM, timeout: float) -> float:
+    """
+    Ask a guest to shut down, as soon as it can be asked.
+
+    @param timeout: seconds.
+    @return: how many of them are left.
+    @raise NotReady: it couldn't be asked in time.
+    """
+    deadline = job.clock.seconds() + timeout
+    while True:
+        connection = await job.connection(vm.compute_node)
+        try:
+            await connection.shutdown(vm.uuid)
+        except NotReady:
+            left = deadline - job.clock.seconds()
+            if left <= 0:
+                raise
+            job.status(f"waiting for the guest of {vm.name} to boot")
+            await job.pause(min(ASK_AGAIN, left))
+        else:
+            return max(0.0, deadline - job.clock.seconds())
 
 
 @task("vm")
