@@ -11,7 +11,7 @@ from zope.interface import implementer
 from fluidvm.driver import DomainState, DriverError, GuestOutput, IGuest, Unreachable, WrongState
 
 from .guest_lines import one_line
-from .vz_node import READ, Container, VzNode, verb
+from .vz_node import LASTING, READ, Container, VzNode, verb
 from .vz_runner import Late, Outcome
 
 KEY_SCRIPT = """\
@@ -44,7 +44,7 @@ class VzGuest(VzNode):
         """
         self._check_open()
         try:
-            return await self._runner.run(["vzctl", "exec2", there.ctid, line], timeout, stdin)
+            return await self._runner.run(["vzctl", "exec2", there.ctid, line], timeout, stdin, LASTING)
         except Late:
             raise DriverError(f"Container {there.info.name}: the command didn't end within {timeout:g} s.") from None
         except Unreachable as error:
