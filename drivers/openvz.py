@@ -192,7 +192,7 @@ class OpenVzConnection(VzSaving, VzSnapshots, VzStats, VzMigration, VzGuest, VzC
             raise WrongState(f"Container {there.info.name} is paused: resume it first.")
         if there.state is not RUNNING:
             return
-        outcome = await self._run(["vzctl", "exec2", there.ctid, "halt || init 0"])
+        outcome = await self._inside(there, "halt || init 0", READ, b"")
         # A guest that goes down takes the command with it.
         if 0 < outcome.code < 128 and (await self._container(uuid)).state is RUNNING:
             raise DriverError(f"Container {there.info.name}: the guest couldn't be asked to halt ({outcome.code}).")

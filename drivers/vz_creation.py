@@ -86,7 +86,7 @@ class VzCreation(VzSettings):
         own = "" if self._dialect.uuids else own_id(uuid)
         if there is None and unfinished(identities, own):
             subject = f"removal of container {uuid}, which isn't made yet"
-            await self._unlocked(subject, own)
+            await self._unlocked(subject, own)  # its end is waited for
             there, identities = await self._search(uuid)
             if unfinished(identities, own):
                 await self._wipe(subject, own)
@@ -104,6 +104,7 @@ class VzCreation(VzSettings):
     async def _wipe(self, subject: str, ctid: str) -> None:
         """Remove what a killed creation has left: C{vzctl destroy} doesn't see what had been unpacked so far."""
         listed = await self._list(ctid) or await self._list("-S", ctid)
+        await self._unlocked(subject, ctid)  # it is mounted while scripts of its distribution run
         await self._do(subject, "destroy", ctid, timeout=LONG)
         if listed and listed[0].private.endswith(f"/{ctid}"):
             await self._run(["rm", "-rf", f"{listed[0].private}.tmp"], LONG)

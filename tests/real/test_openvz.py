@@ -274,6 +274,21 @@ class OpenVzTests(VzCase):
         await self.connection.stop(spec.uuid)
         self.assertIs((await self.connection.get_domain(spec.uuid)).state, STOPPED)
 
+    async def test_a_guest_whose_halt_never_ends(self) -> None:
+        """It doesn't take its node away."""
+        spec = await self.started()
+        clock = Clock()
+        connection = await self.connect(clock=clock)
+        lost: list[str] = []
+        connection.on_lost(lost.append)
+        self.node.fault("exec2", hang=1)
+        halting: Any = connection.shutdown(spec.uuid)
+        await self.until(lambda: not (self.node.root / "faults/exec2").exists())
+        clock.advance(61.0)
+        self.assertNotIsInstance(await self.assertFailure(halting, DriverError), Unreachable)
+        self.assertIs((await connection.get_domain(spec.uuid)).state, RUNNING)
+        self.assertEqual(lost, [])
+
     async def test_a_container_that_does_not_die(self) -> None:
         spec = await self.started()
         self.node.set(IMMORTAL=1)

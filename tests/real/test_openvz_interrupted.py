@@ -205,7 +205,7 @@ class InterruptedWorkTests(VzCase):
         before = len(self.node.calls())
         again = verb(await self.connect())(*args)
         # One of them met the lock.
-        await self.until(lambda: len(self.node.calls()) > before + 4)
+        await self.until(lambda: len(self.node.calls()) > before + 2)
         held.unlink()
         await again
 

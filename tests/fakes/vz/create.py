@@ -87,11 +87,13 @@ def make(host: Host, ctid: str, options: dict[str, str], sample: str) -> None:
         unpack(host, ctid, found[0])
     else:
         fill(host, ctid, found[0])
-    host.meet_fault("create-late")
     if host.on("WARN_DIST"):
         default = host.shown(host.path("etc/vz/dists/default"))
         host.err(f"Warning: configuration file for distribution {template} not found, using defaults from {default}")
+    host.mark(ctid, "mounted")
     host.say("Performing postcreate actions")
+    host.meet_fault("create-late")
+    host.unmark(ctid, "mounted")
     conf = host.conf(ctid) if host.dialect == 4 else Conf(host.read("etc/vz/conf", f"ve-{sample}.conf-sample"))
     for option, key in (
         ("--ipadd", "IP_ADDRESS"), ("--diskspace", "DISKSPACE"), ("--diskinodes", "DISKINODES"), ("--hostname", "HOSTNAME"),
