@@ -5,6 +5,7 @@ import sys
 from pathlib import Path
 
 from .no_processes import forbid_processes
+from .sentences import look_at_faults
 
 PATIENCE = 300.0
 """Seconds that a test waits for what must come: only a failure takes so long, and no busy machine takes longer."""
@@ -16,3 +17,5 @@ if trial := sys.modules.get("twisted.trial.util"):
 if os.environ.get("FLUIDVM_TESTS") == "unit" and Path(sys.argv[0]).name == "workertrial.py":
     # Trial itself, which starts the workers, may start processes; the workers, which run the tests, may not.
     forbid_processes()
+
+look_at_faults()
