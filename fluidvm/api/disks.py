@@ -121,6 +121,17 @@ async def delete_volume(job: Job, disk: Disk) -> None:
         await connection.delete_volume(disk.pool, disk.volume)
 
 
+def check_idle(job: Job, disk: Disk) -> None:
+    """@raise Conflict: the disk isn't there, or its VM isn't stopped: a saved one goes on with what is on it now."""
+    if disk.state != "ready":
+        raise Conflict(f"Disk {disk.name} is {disk.state}.")
+    if disk.vm is None:
+        return
+    vm = job.inventory.get(VM, disk.vm)
+    if vm.powered or vm.state == "saved":
+        raise Conflict(f"Disk {disk.name} is in use by VM {vm.name}, which is {vm.state}: stop it first.")
+
+
 def check_attachable(disk: Disk, vm: VM) -> None:
     """@raise Conflict: the disk is in use, isn't ready, is another owner's, or is elsewhere."""
     if disk.vm is not None:
