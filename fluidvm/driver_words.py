@@ -9,17 +9,13 @@ from __future__ import annotations
 import re
 
 from fluidvm.driver import DriverError
+from fluidvm.faults import sentence
 from fluidvm.inventory import Inventory
 from fluidvm.objects import VM
 
 _KIND = r"(?P<kind>\b(?:[Dd]omain|[Cc]ontainer) )?"
 _NO_PATH = r"(?<![\w./-])", r"(?![\w/-]|\.\w)"
 """What stands before and after a name that is no part of a longer word or of a path."""
-
-
-def sentence(text: str) -> str:
-    """Words with exactly one full stop at their end."""
-    return f"{text.rstrip('. ')}." if text.strip(". ") else ""
 
 
 class Words:

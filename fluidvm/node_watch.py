@@ -27,8 +27,8 @@ from fluidvm.driver import (
     Unreachable,
 )
 from fluidvm.driver_loader import BrokenDriver, DriverLoader, UnknownDriver
-from fluidvm.driver_words import Words, sentence
-from fluidvm.faults import Unavailable, Unsupported
+from fluidvm.driver_words import Words
+from fluidvm.faults import Unavailable, Unsupported, sentence
 from fluidvm.inventory import Inventory, missing
 from fluidvm.node_host import Host
 from fluidvm.node_snapshots import NodeSnapshots

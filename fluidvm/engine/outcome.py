@@ -8,8 +8,7 @@ from twisted.logger import Logger
 from twisted.python.failure import Failure
 
 from fluidvm import driver, faults
-from fluidvm.driver_words import sentence
-from fluidvm.faults import ApiFault, InternalError
+from fluidvm.faults import ApiFault, InternalError, sentence
 from fluidvm.xmlvalue import clean
 
 LONGEST = 10_000

@@ -119,6 +119,10 @@ class _Model(SimulatedConnection):
         """What it is, or why it can't be taken over."""
         return fail(self._refused[uuid]) if uuid in self._refused else super().get_spec(uuid)
 
+    def volume_of(self, path: str, format: str) -> Deferred[Volume]:
+        """As L{get_spec}, of a disk."""
+        return fail(self._refused[path]) if path in self._refused else super().volume_of(path, format)
+
 
 class _Nodes:
     """
@@ -185,8 +189,10 @@ class _Nodes:
                 if self.provides(id, ISnapshots):
                     kept += await connection.list_snapshots(info.uuid)
                 for disk in info.disks:
-                    with suppress(NoSuchThing, Unsupported):  # then there is none in the model either
+                    try:
                         volumes.append(await connection.volume_of(disk.path, disk.format))
+                    except (NoSuchThing, Unsupported) as error:
+                        self._refused.setdefault(id, {})[disk.path] = error
 
     def provides(self, id: int, ability: type[Interface]) -> bool:
         return self._real.provides(id, ability)

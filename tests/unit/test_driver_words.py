@@ -12,7 +12,8 @@ from twisted.trial.unittest import SynchronousTestCase
 import fluidvm
 from fluidvm import faults
 from fluidvm.driver import DriverError, Unreachable, WrongState
-from fluidvm.driver_words import Words, sentence
+from fluidvm.driver_words import Words
+from fluidvm.faults import sentence
 from fluidvm.objects import VM
 from tests.sentences import NoSentence, is_told
 from tests.support import ServerCase

@@ -89,7 +89,7 @@ class Fleet:
 
         def connect(driver: SimulatorDriver, address: str, options: Any, host: Any) -> Deferred[Any]:
             if host.node in self._down:
-                return fail(Unreachable(f"{host.node} is down."))
+                return fail(Unreachable("It is down."))
             done: Deferred[Any] = original(driver, address, options, host)
             return done
 
@@ -254,7 +254,10 @@ class Fleet:
     def _named_vm(self) -> tuple[Any, ...]:
         return (*self._vm(), self.one(NAMES))
 
-    _set_vm_name = _create_vm_snapshot = _set_vm_hostname = _clone_vm = _named_vm
+    _set_vm_name = _create_vm_snapshot = _set_vm_hostname = _named_vm
+
+    def _clone_vm(self) -> tuple[Any, ...]:
+        return (*self._named_vm(), *self.some(({"force": True},), 1))
 
     def _set_vm_details(self) -> tuple[Any, ...]:
         return (*self._vm(), {"tags": self.some(NAMES)})
@@ -325,7 +328,11 @@ class Fleet:
         return (*self._vm(), self.id(Image))
 
     def _migrate_vm(self) -> tuple[Any, ...]:
-        return (*self._vm(), self.id(ComputeNode), {"live": self.maybe(), "copy_storage": self.maybe()})
+        return (
+            *self._vm(),
+            self.id(ComputeNode),
+            {"live": self.maybe(), "copy_storage": self.maybe(), "force": self.maybe()},
+        )
 
     def _place(self) -> dict[str, Any]:
         return self.one((
@@ -353,6 +360,8 @@ class Fleet:
             spec["template"] = "debian-12"
         if self.maybe():
             spec["owner"] = self.id(User)
+        if self._choose(4) == 0:
+            spec["force"] = self.maybe()
         if "compute_node" not in spec:
             spec |= self.one(({}, {"labels": ["fast"]}, {"driver": "simulator"}, {"driver": "kvm"}))
         return (spec,)
