@@ -19,7 +19,7 @@ from tests.databases import ENGINE
 from tests.inline import InlineServer
 from tests.unit.engine.fleet import ACTORS, TASKS, Fleet
 
-EXAMPLES = int(os.environ.get("FLUIDVM_PLANS", 40 if ENGINE == "sqlite" else 10))
+EXAMPLES = int(os.environ.get("FLUIDVM_PLANS", 20 if ENGINE == "sqlite" else 6))
 BATCHES, LONGEST = 5, 8
 UNKNOWN = "What compute node "
 """What is foretold of a node that isn't there yet begins so."""
