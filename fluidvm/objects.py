@@ -166,7 +166,8 @@ class VM:
     @ivar domain: its name on the hypervisor, where that isn't made from its own.
     @ivar template: what its file system was made of, where it has one of its own.
     @ivar shares: the shares and rates of its owner's resource plan that the hypervisor holds it to.
-    @ivar snapshots: each with its C{id}, C{name}, C{created} (seconds since the epoch) and C{running} (it has the memory).
+    @ivar snapshots: each with its C{id}, C{name}, C{created} (seconds since the epoch) and C{running} (it has the memory);
+        those that tasks made have C{had}, too: the VM's amounts and C{interfaces} when it was made.
     """
 
     TYPE: ClassVar[str] = "vm"

@@ -10,7 +10,7 @@ from fluidvm.call import Call
 from fluidvm.declare import query, task
 from fluidvm.driver_loader import BrokenDriver, UnknownDriver
 from fluidvm.engine.job import Job
-from fluidvm.faults import Conflict, InvalidParams, Unsupported
+from fluidvm.faults import Conflict, InvalidParams, Unsupported, sentence
 from fluidvm.kinds import Array, Choice, Double, Int, Kind, NodeId, Struct, Text, filter_of, named
 from fluidvm.objects import ComputeNode
 from fluidvm.store.objects import Create, Delete, Update
@@ -46,13 +46,13 @@ def _check(call: Call, name: str, driver: str, address: str, options: dict[str, 
     try:
         loaded = call.services.resources.drivers.get(driver)
     except UnknownDriver as error:
-        raise InvalidParams(f"driver: {error}") from None
+        raise InvalidParams(sentence(f"driver: {error}")) from None
     except BrokenDriver as error:
-        raise Unsupported(str(error)) from None
+        raise Unsupported(sentence(str(error))) from None
     try:
         loaded.check_address(address)
     except ValueError as error:
-        raise InvalidParams(f"address: {error}") from None
+        raise InvalidParams(sentence(f"address: {error}")) from None
     fields = {**SERVER_OPTIONS, **(loaded.options.fields or {})}
     Struct("options", fields=fields, required=loaded.options.required, either=loaded.options.either).check(
         options or {}, "options", []
@@ -127,7 +127,9 @@ async def remove_compute_node(job: Job, node: NodeId) -> None:
     record = job.inventory.get(ComputeNode, node)
     for what, held in (("VM", job.inventory.vms_on(node)), ("disk", job.inventory.disks_on(node))):
         if held:
-            raise Conflict(f"Compute node {record.name} holds {what} {held[0].id} among others: move or delete them first.")
+            raise Conflict(
+                f"Compute node {record.name} holds {what} {held[0].name} among others: move or delete them first."
+            )
     if job.inventory.ledger.taken(of_node(node), "vms"):
         raise Conflict(f"A VM is on its way to compute node {record.name}.")
     job.put(Delete("compute_node", node))

@@ -71,7 +71,7 @@ async def delete_user(job: Job, user: UserId) -> None:
     owned = job.inventory.owns(user)
     if owned is not None:
         raise Conflict(
-            f"User {record.name} owns {WORDS[owned.TYPE]} {owned.id} among others: delete them, or give them away."
+            f"User {record.name} owns {WORDS[owned.TYPE]} {owned.name} among others: delete them, or give them away."
         )
     _keep_an_admin(job, record, "deleting it")
     job.sessions.close_user(user)
