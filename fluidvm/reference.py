@@ -14,6 +14,7 @@ from fluidvm.declare import METHODS, Method
 from fluidvm.driver import ABILITIES
 from fluidvm.driver_loader import DriverLoader
 from fluidvm.kinds import Kind, Struct
+from fluidvm.object_fields import wire_fields
 from fluidvm.objects import OBJECT_TYPES, ROLES
 
 assert api  # importing it declares the methods
@@ -30,7 +31,7 @@ def methods() -> str:
         parts += [_method(method) for method in chosen]
     parts.append("## Objects\n")
     for name, cls in OBJECT_TYPES.items():
-        fields = ", ".join(f"`{field}`" for field in cls.FIELDS)
+        fields = ", ".join(f"`{field}`" for field in wire_fields(cls))
         parts.append(f"**{name}**: {fields}\n")
     return "\n".join(parts)
 

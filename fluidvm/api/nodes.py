@@ -12,6 +12,7 @@ from fluidvm.driver_loader import BrokenDriver, UnknownDriver
 from fluidvm.engine.job import Job
 from fluidvm.faults import Conflict, InvalidParams, Unsupported
 from fluidvm.kinds import Array, Choice, Double, Int, Kind, NodeId, Struct, Text, filter_of, named
+from fluidvm.object_fields import wire_fields
 from fluidvm.objects import ComputeNode
 from fluidvm.store.objects import Create, Delete, Update
 from fluidvm.usage import of_node
@@ -36,7 +37,7 @@ NodeOptions = Annotated[
     Struct(f"{', '.join(SERVER_OPTIONS)}, and what the driver takes (see the driver's documentation)"),
 ]
 NodeChanges = Annotated[dict[str, Any], Struct("what is to be another; the rest stays", fields=SERVER_OPTIONS)]
-NodeFilter = Annotated[dict[str, Any], filter_of(ComputeNode.FIELDS)]
+NodeFilter = Annotated[dict[str, Any], filter_of(wire_fields(ComputeNode))]
 MODES = ("active", "cordoned", "maintenance")
 
 

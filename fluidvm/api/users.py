@@ -14,6 +14,7 @@ from fluidvm.faults import Conflict
 from fluidvm.inventory import WORDS
 from fluidvm.kinds import Bool, Choice, Id, Password, Struct, Text, UserId, filter_of, named
 from fluidvm.logins import check_password
+from fluidvm.object_fields import wire_fields
 from fluidvm.objects import ROLES, ResourcePlan, User
 from fluidvm.store.objects import Create, Delete, Update
 from fluidvm.usage import LIMITS, of_user
@@ -27,7 +28,7 @@ UserOptions = Annotated[
     Struct("what else is known of the user", fields={"role": Role, "resource_plan": _PLAN, **_DETAILS}),
 ]
 UserDetails = Annotated[dict[str, Any], Struct("what is to be known of the user; the rest stays", fields=_DETAILS)]
-UserFilter = Annotated[dict[str, Any], filter_of(User.FIELDS)]
+UserFilter = Annotated[dict[str, Any], filter_of(wire_fields(User))]
 UserName = Annotated[str, named("the user's name")]
 ADMINISTRATORS = "administrators"
 """Tasks that could take away the last administrator run one at a time."""

@@ -12,6 +12,7 @@ import fluidvm
 ROOT = Path(fluidvm.__file__).parent
 LAYERS = [
     ["faults", "xmlvalue"],
+    ["object_fields"],
     ["kinds", "objects"],
     ["usage", "image_formats"],
     ["driver_values"],
