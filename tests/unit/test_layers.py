@@ -38,6 +38,7 @@ LAYERS = [
     ["call"],
     ["api"],
     ["wire"],
+    ["option_kinds"],
     ["options", "devcert", "admin", "preflight", "service", "client", "cli", "reference"],
 ]
 RANK = {name: rank for rank, names in enumerate(LAYERS) for name in names}
