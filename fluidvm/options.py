@@ -4,14 +4,15 @@ The options of the server. Each is declared once, in L{Settings}.
 The command line, the configuration file, the help and C{docs/options.md} follow from there.
 """
 
-# Without annotations from __future__: functions in those of Settings couldn't see the names of this module.
+# ruff: noqa: RUF009 - the fields of Settings are made by dataclasses.field, in _option
+from __future__ import annotations
 
 import os
 import tomllib
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, fields
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, fields
 from pathlib import Path
-from typing import Annotated, Any, get_args, get_type_hints
+from typing import Any
 
 from twisted.python import usage
 
@@ -102,6 +103,10 @@ def _line(value: Any) -> str:
     return f"{shown[:SHOWN]}..." if len(shown) > SHOWN else shown or "an empty value"
 
 
+def _option(kind: Kind, default: Any = None) -> Any:
+    return field(metadata={"kind": kind, "default": default})
+
+
 def _proxies(words: tuple[str, ...]) -> tuple[str, ...]:
     Proxies(words, "forwarded")
     return words
@@ -115,132 +120,126 @@ def _hosts(words: tuple[str, ...]) -> tuple[str, ...]:
 class Settings:
     """How the server runs: the value of each option. An option's name is its field's, with dashes."""
 
-    state: Annotated[
-        Path,
+    state: Path = _option(
         DirectoryPath("Directory for everything that the server stores"),
         Default("/var/lib/fluidvm as root, else $XDG_STATE_HOME/fluidvm", lambda values: default_state()),
-    ]
-    database: Annotated[
-        str,
+    )
+    database: str = _option(
         DatabaseUrl("URL of the database"),
         Default("SQLite in the state directory", lambda values: f"sqlite:///{values['state'] / 'fluidvm.db'}"),
-    ]
-    http: Annotated[
-        tuple[str, ...],
+    )
+    http: tuple[str, ...] = _option(
         Endpoints("Endpoint on which the server listens for HTTP; can be repeated"),
         Default(f"{DEFAULT_HTTP}, unless --https is given", lambda values: () if values["https"] else (DEFAULT_HTTP,)),
-    ]
-    https: Annotated[
-        tuple[str, ...],
-        Endpoints("Endpoint on which the server listens for HTTPS; can be repeated; requires --tls-cert and --tls-key"),
-    ] = ()
-    tls_cert: Annotated[
-        Path | None, FilePath("PEM file with the certificate for --https, followed by its chain", "*.pem")
-    ] = None
-    tls_key: Annotated[Path | None, FilePath("PEM file with the private key of the certificate", "*.pem")] = None
-    tls_client_ca: Annotated[
-        Path | None, FilePath("PEM file with the authorities that issue the certificates of clients", "*.pem")
-    ] = None
-    tls_clients: Annotated[
-        str, Choice("Whether clients must present a certificate, where --tls-client-ca is given", CLIENTS)
-    ] = "required"
-    certificate_users: Annotated[
-        Path | None,
-        FilePath("TOML file that says which names in client certificates stand for which users", "*.toml"),
-    ] = None
-    hosts: Annotated[
-        tuple[str, ...],
+    )
+    https: tuple[str, ...] = _option(
+        Endpoints("Endpoint on which the server listens for HTTPS; can be repeated; requires --tls-cert and --tls-key"), ()
+    )
+    tls_cert: Path | None = _option(FilePath("PEM file with the certificate for --https, followed by its chain", "*.pem"))
+    tls_key: Path | None = _option(FilePath("PEM file with the private key of the certificate", "*.pem"))
+    tls_client_ca: Path | None = _option(
+        FilePath("PEM file with the authorities that issue the certificates of clients", "*.pem")
+    )
+    tls_clients: str = _option(
+        Choice("Whether clients must present a certificate, where --tls-client-ca is given", CLIENTS), "required"
+    )
+    certificate_users: Path | None = _option(
+        FilePath("TOML file that says which names in client certificates stand for which users", "*.toml")
+    )
+    hosts: tuple[str, ...] = _option(
         Words(
             "Names, separated by commas, by which clients may call the server where it listens on loopback only, "
             "in addition to localhost and addresses",
             "host names",
             _hosts,
         ),
-    ] = ()
-    session_timeout: Annotated[
-        int, Int("Time after which a client that does not call ping is logged out", unit="seconds", low=1, high=86400)
-    ] = 30
-    keepalive: Annotated[str, Choice("What keeps a client logged in: ping only, or any call", ("ping", "any-call"))] = "ping"
-    admin_password_file: Annotated[
-        Path | None,
+        (),
+    )
+    session_timeout: int = _option(
+        Int("Time after which a client that does not call ping is logged out", unit="seconds", low=1, high=86400), 30
+    )
+    keepalive: str = _option(Choice("What keeps a client logged in: ping only, or any call", ("ping", "any-call")), "ping")
+    admin_password_file: Path | None = _option(
         FilePath("File with the password that the user admin gets at the first start"),
         Default("$FLUIDVM_ADMIN_PASSWORD, else a random one, written to the file admin-password in the state directory"),
-    ]
-    max_request: Annotated[int, Int("Maximum size of the body of a request", unit="bytes", low=1024, high=2**26)] = 2**20
-    max_image: Annotated[int, Int("Maximum size of the file of an image", unit="MiB", low=1, high=2**30)] = 65536
-    images: Annotated[
-        Path,
+    )
+    max_request: int = _option(Int("Maximum size of the body of a request", unit="bytes", low=1024, high=2**26), 2**20)
+    max_image: int = _option(Int("Maximum size of the file of an image", unit="MiB", low=1, high=2**30), 65536)
+    images: Path = _option(
         DirectoryPath("Directory for the files of images, and for uploads"),
         Default("the state directory", lambda values: values["state"]),
-    ]
-    disk_reserve: Annotated[
-        int,
+    )
+    disk_reserve: int = _option(
         Int("Space that stays free on the disk of --images; what would take it is refused", unit="MiB", low=0, high=2**40),
-    ] = 1024
-    image_urls: Annotated[
-        ImageUrls,
+        1024,
+    )
+    image_urls: ImageUrls = _option(
         Words(
             "Beginnings of URLs, separated by commas, from which images may be fetched",
             "URLs with a host and a slash, such as https://images.example/",
             ImageUrls,
         ),
         Default("none", lambda values: ImageUrls(())),
-    ]
-    connections_per_address: Annotated[
-        int, Int("Maximum number of open connections from one client address", low=1, high=1000000)
-    ] = 1000
-    tasks_per_node: Annotated[
-        int, Int("Maximum number of tasks that are at work on one compute node at the same time", low=1, high=10000)
-    ] = 8
-    placement: Annotated[
-        str,
+    )
+    connections_per_address: int = _option(
+        Int("Maximum number of open connections from one client address", low=1, high=1000000), 1000
+    )
+    tasks_per_node: int = _option(
+        Int("Maximum number of tasks that are at work on one compute node at the same time", low=1, high=10000), 8
+    )
+    placement: str = _option(
         Choice(
             "Where a VM is placed that names no compute node: on the node with the most free memory (spread), "
             "or with the least that is enough (pack)",
             STRATEGIES,
         ),
-    ] = "spread"
-    poll_interval: Annotated[
-        int, Int("Time between two looks at a compute node that reports no events", unit="seconds", low=1, high=3600)
-    ] = 10
-    node_timeout: Annotated[
-        int,
+        "spread",
+    )
+    poll_interval: int = _option(
+        Int("Time between two looks at a compute node that reports no events", unit="seconds", low=1, high=3600), 10
+    )
+    node_timeout: int = _option(
         Int(
             "Time that a compute node may take for one operation without reporting progress before it is marked offline",
-            unit="seconds", low=1, high=86400,
+            unit="seconds",
+            low=1,
+            high=86400,
         ),
-    ] = 120  # fmt: skip
-    store_timeout: Annotated[
-        int,
+        120,
+    )
+    store_timeout: int = _option(
         Int(
             "Time that the database may take for one operation before callers get fault 503 and the server connects again",
-            unit="seconds", low=2, high=3600,
+            unit="seconds",
+            low=2,
+            high=3600,
         ),
-    ] = 20  # fmt: skip
-    keep_contexts: Annotated[
-        int, Int("Time after which a complete execution context is deleted", unit="days", low=0, high=36500)
-    ] = 30
-    trusted_proxies: Annotated[
-        tuple[str, ...],
+        20,
+    )
+    keep_contexts: int = _option(
+        Int("Time after which a complete execution context is deleted", unit="days", low=0, high=36500), 30
+    )
+    trusted_proxies: tuple[str, ...] = _option(
         Words(
             "Addresses and networks, separated by commas, of proxies whose word about the address of a client is trusted",
             "IP addresses, networks, or local for a UNIX socket",
             _proxies,
         ),
-    ] = ()
-    forwarded_header: Annotated[
-        str, Choice("Header in which trusted proxies report the address of a client", tuple(HEADERS))
-    ] = "forwarded"
-    keep_audit: Annotated[
-        int, Int("Time after which a line of the audit log is deleted", unit="days", low=0, high=36500)
-    ] = 365
-    password_length: Annotated[int, Int("Minimum length of a new password", unit="characters", low=1, high=64)] = 8
-    password_memory: Annotated[
-        int, Int("Memory that hashing a password takes (argon2id)", unit="KiB", low=8, high=2**22)
-    ] = 65536
-    password_rounds: Annotated[int, Int("Number of passes over the memory when a password is hashed", low=1, high=100)] = 3
-    password_lanes: Annotated[int, Int("Number of threads that hashing a password uses", low=1, high=64)] = 4
-    access_log: Annotated[bool, Switch("Log a line for every request")] = False
+        (),
+    )
+    forwarded_header: str = _option(
+        Choice("Header in which trusted proxies report the address of a client", tuple(HEADERS)), "forwarded"
+    )
+    keep_audit: int = _option(
+        Int("Time after which a line of the audit log is deleted", unit="days", low=0, high=36500), 365
+    )
+    password_length: int = _option(Int("Minimum length of a new password", unit="characters", low=1, high=64), 8)
+    password_memory: int = _option(
+        Int("Memory that hashing a password takes (argon2id)", unit="KiB", low=8, high=2**22), 65536
+    )
+    password_rounds: int = _option(Int("Number of passes over the memory when a password is hashed", low=1, high=100), 3)
+    password_lanes: int = _option(Int("Number of threads that hashing a password uses", low=1, high=64), 4)
+    access_log: bool = _option(Switch("Log a line for every request"), False)
 
     @property
     def tls(self) -> TLSFiles | None:
@@ -250,14 +249,7 @@ class Settings:
         return TLSFiles(self.tls_cert, self.tls_key, self.tls_client_ca, self.tls_clients)
 
 
-def _options() -> Iterator[Option]:
-    hints = get_type_hints(Settings, include_extras=True)
-    for one in fields(Settings):
-        _, kind, *default = get_args(hints[one.name])
-        yield Option(one.name.replace("_", "-"), kind, *(default or [one.default]))
-
-
-OPTIONS = tuple(_options())
+OPTIONS = tuple(Option(one.name.replace("_", "-"), **one.metadata) for one in fields(Settings))
 """Every option that the command line and the configuration file have."""
 CONFIG = Option("config", FilePath("TOML file with these options by the same names; the command line wins", "*.toml"), None)
 """The one that only the command line has."""
