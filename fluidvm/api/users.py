@@ -32,6 +32,7 @@ UserFilter = Annotated[dict[str, Any], filter_of(wire_fields(User))]
 UserName = Annotated[str, named("the user's name")]
 ADMINISTRATORS = "administrators"
 """Tasks that could take away the last administrator run one at a time."""
+Enabled = Annotated[bool, Bool("whether it may log in")]
 
 
 def _check_new(call: Call, name: str, password: str, options: dict[str, Any] | None = None) -> None:
@@ -111,7 +112,7 @@ async def set_user_resource_plan(job: Job, user: UserId, plan: Annotated[int, _P
 
 @task("user", roles=("admin",), alone=ADMINISTRATORS)
 async def set_user_enabled(
-    job: Job, user: UserId, enabled: Annotated[bool, Bool("whether it may log in")]
+    job: Job, user: UserId, enabled: Enabled
 ) -> None:  # fmt: skip
     """Let a user log in, or not: then its sessions end, its tasks that haven't begun end with fault 403, its VMs run on."""
     record = job.inventory.get(User, user)
