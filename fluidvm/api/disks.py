@@ -22,6 +22,7 @@ from fluidvm.engine.placement import Wanted
 from fluidvm.faults import Conflict, InvalidParams
 from fluidvm.inventory import Inventory
 from fluidvm.kinds import DiskId, Id, Int, Struct, Text, filter_of, named
+from fluidvm.object_fields import wire_fields
 from fluidvm.objects import VM, ComputeNode, Disk, Image
 from fluidvm.store.objects import Create, Delete, Update
 from fluidvm.xmlvalue import Members, Rendered
@@ -44,7 +45,7 @@ DiskSpec = Annotated[
         required=("name",),
     ),
 ]
-DiskFilter = Annotated[dict[str, Any], filter_of(Disk.FIELDS)]
+DiskFilter = Annotated[dict[str, Any], filter_of(wire_fields(Disk))]
 
 
 def new_disk(

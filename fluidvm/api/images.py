@@ -19,6 +19,7 @@ from fluidvm.engine.job import Job
 from fluidvm.faults import Conflict, Forbidden, InvalidParams
 from fluidvm.image_files import UPLOAD_NAME, Inspected
 from fluidvm.kinds import Bool, Choice, DiskId, Id, ImageId, Struct, Text, filter_of, named
+from fluidvm.object_fields import wire_fields
 from fluidvm.objects import Disk, Image
 from fluidvm.store.objects import Create, Delete, Update
 from fluidvm.xmlvalue import INT_HIGH, Members, Rendered
@@ -45,7 +46,7 @@ ImageSpec = Annotated[
         either=(("url", "upload"),),
     ),
 ]
-ImageFilter = Annotated[dict[str, Any], filter_of(Image.FIELDS)]
+ImageFilter = Annotated[dict[str, Any], filter_of(wire_fields(Image))]
 ImageName = Annotated[str, named("the image's name, unique among its owner's images")]
 
 
@@ -67,7 +68,10 @@ async def _record(job: Job, name: str, owner: int, format: str, public: bool) ->
     image = job.inventory.find(Image, job.target)
     if image is None:
         free_name(job.inventory, Image, name, owner)
-        image = Image(job.target, name, owner, public, 0, format, "", "creating", job.wall_clock())
+        image = Image(
+            id=job.target, name=name, owner=owner, public=public, size=0, format=format, sha256="", state="creating",
+            created=job.wall_clock(),
+        )  # fmt: skip
         job.put(Create(image))
         await job.flush()
     return image

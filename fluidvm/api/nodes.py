@@ -12,6 +12,7 @@ from fluidvm.driver_loader import BrokenDriver, UnknownDriver
 from fluidvm.engine.job import Job
 from fluidvm.faults import Conflict, InvalidParams, Unsupported, sentence
 from fluidvm.kinds import Array, Choice, Double, Int, Kind, NodeId, Struct, Text, filter_of, named
+from fluidvm.object_fields import wire_fields
 from fluidvm.objects import ComputeNode
 from fluidvm.store.objects import Create, Delete, Update
 from fluidvm.usage import of_node
@@ -36,8 +37,12 @@ NodeOptions = Annotated[
     Struct(f"{', '.join(SERVER_OPTIONS)}, and what the driver takes (see the driver's documentation)"),
 ]
 NodeChanges = Annotated[dict[str, Any], Struct("what is to be another; the rest stays", fields=SERVER_OPTIONS)]
-NodeFilter = Annotated[dict[str, Any], filter_of(ComputeNode.FIELDS)]
+NodeFilter = Annotated[dict[str, Any], filter_of(wire_fields(ComputeNode))]
 MODES = ("active", "cordoned", "maintenance")
+NodeName = Annotated[str, named("the compute node's name")]
+DriverName = Annotated[str, Text("how to speak to it: simulator, kvm...", longest=63)]
+Address = Annotated[str, Text("where it is, as the driver understands it", longest=1024)]
+Mode = Annotated[str, Choice("what it is for", choices=MODES)]
 
 
 def _check(call: Call, name: str, driver: str, address: str, options: dict[str, Any] | None = None) -> None:
@@ -62,9 +67,9 @@ def _check(call: Call, name: str, driver: str, address: str, options: dict[str, 
 @task("compute_node", creates=True, roles=("admin",), early=_check)
 async def add_compute_node(
     job: Job,
-    name: Annotated[str, named("the compute node's name")],
-    driver: Annotated[str, Text("how to speak to it: simulator, kvm...", longest=63)],
-    address: Annotated[str, Text("where it is, as the driver understands it", longest=1024)],
+    name: NodeName,
+    driver: DriverName,
+    address: Address,
     options: NodeOptions = {},  # noqa: B006
 ) -> None:
     """
@@ -98,7 +103,7 @@ async def set_compute_node(job: Job, node: NodeId, options: NodeChanges) -> None
 
 @task("compute_node", roles=("admin",))
 async def set_compute_node_mode(
-    job: Job, node: NodeId, mode: Annotated[str, Choice("what it is for", choices=MODES)]
+    job: Job, node: NodeId, mode: Mode
 ) -> None:  # fmt: skip
     """
     Say what a compute node is for: active; cordoned: nothing new is made there; maintenance: nothing is started either.

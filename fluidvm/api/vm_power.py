@@ -24,6 +24,7 @@ NOBODY = {
     DomainState.CRASHED: "start_vm boots it, stop_vm ends what is left of it",
 }
 """States in which there is no guest to ask, and what can be done instead."""
+ShutdownTimeout = Annotated[int, Int("how long the guest may take", unit="s", low=1, high=3600)]
 
 
 async def settle(job: Job, vm: VM) -> None:
@@ -93,7 +94,7 @@ async def start_vm(job: Job, vm: VmId) -> None:
 async def shutdown_vm(
     job: Job,
     vm: VmId,
-    timeout: Annotated[int, Int("how long the guest may take", unit="s", low=1, high=3600)] = SHUTDOWN_TIMEOUT,
+    timeout: ShutdownTimeout = SHUTDOWN_TIMEOUT,
 ) -> None:
     """Ask the guest to shut down, and wait for it. One that doesn't obey in time runs on, and the task fails saying so."""
     record = job.inventory.get(VM, vm)

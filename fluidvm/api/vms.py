@@ -52,6 +52,7 @@ from fluidvm.kinds import (
     filter_of,
     named,
 )  # fmt: skip
+from fluidvm.object_fields import wire_fields
 from fluidvm.objects import VM, ComputeNode, Disk
 from fluidvm.store.objects import Change, Create, Delete, Update
 from fluidvm.usage import can_get
@@ -128,7 +129,7 @@ DeleteOptions = Annotated[
     dict[str, Any],
     Struct("what to keep", fields={"keep_disks": Bool("detach its disks instead of deleting them")}),
 ]
-VmFilter = Annotated[dict[str, Any], filter_of(VM.FIELDS)]
+VmFilter = Annotated[dict[str, Any], filter_of(wire_fields(VM))]
 
 
 def _check_spec(call: Call, spec: dict[str, Any]) -> None:

@@ -72,7 +72,10 @@ class _Known:
 
 
 def vm(name: str, uuid: str, domain: str = "") -> VM:
-    return VM(1, name, 1, "running", uuid, 1, "kvm", 1, 1, 64, 64, (), "", (), False, {}, 0.0, domain=domain)
+    return VM(
+        id=1, name=name, owner=1, state="running", uuid=uuid, compute_node=1, driver="kvm", vcpus=1, max_vcpus=1, memory=64,
+        max_memory=64, interfaces=(), description="", tags=(), autostart=False, boot={}, created=0.0, domain=domain,
+    )  # fmt: skip
 
 
 class NameTests(SynchronousTestCase):

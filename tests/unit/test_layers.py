@@ -12,6 +12,7 @@ import fluidvm
 ROOT = Path(fluidvm.__file__).parent
 LAYERS = [
     ["faults", "xmlvalue"],
+    ["object_fields"],
     ["kinds", "objects"],
     ["usage", "image_formats"],
     ["driver_values"],
@@ -48,6 +49,7 @@ LAYERS = [
     ["call"],
     ["api"],
     ["wire"],
+    ["option_kinds"],
     ["options", "devcert", "admin", "preflight", "service", "client", "cli", "reference"],
 ]
 RANK = {name: rank for rank, names in enumerate(LAYERS) for name in names}
