@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import weakref
 from typing import Any
 
@@ -82,8 +83,9 @@ class StreamTransport(ConsoleTransport):
         if data == WOULD_BLOCK:
             return
         if not data:
-            # One that stayed would be called again at once, for ever.
-            stream.eventRemoveCallback()
+            # One that stayed would be called again at once, for ever; perhaps it is being let go of just now.
+            with contextlib.suppress(libvirt.libvirtError):
+                stream.eventRemoveCallback()
         self._host.call_in_reactor(self._received, data, words)
 
     # In the reactor's.

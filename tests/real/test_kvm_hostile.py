@@ -231,7 +231,7 @@ class EndlessFileTests(HostCase):
         return await waiting.addTimeout(PATIENCE, reactor)
 
     async def test_nothing_is_held_up(self) -> None:
-        sizes = {}
+        sizes: dict[str, int] = {}
         for path in ("/proc/kmsg", "/dev/kmsg", "/sys/kernel/tracing/trace_pipe", "/dev/zero", "/dev/tty"):
             for format in ("", "raw", "qcow2"):
                 name = f"disk{len(sizes)}"

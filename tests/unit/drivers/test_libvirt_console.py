@@ -58,6 +58,8 @@ class Stream:
         self.callback(self, libvirt.VIR_STREAM_EVENT_READABLE, self.opaque)
 
     def recv(self, length: int) -> bytes | int:
+        if self._o is None:
+            raise libvirt.libvirtError("invalid stream pointer")
         return self.coming.pop(0)
 
     def send(self, data: bytes) -> int:
@@ -268,6 +270,17 @@ class SerialTests(TestCase):
         self.opened[0].on_close(None, 0, None)
         await self.is_over(viewer, self.opened[0])
         await self.open()
+
+    async def test_an_event_that_comes_late(self) -> None:
+        """libvirt's thread was about to tell it when the stream was let go of."""
+        viewer = await self.open()
+        stream = self.opened[0].stream
+        tell = stream.callback
+        viewer.transport.abortConnection()
+        await self.is_over(viewer, self.opened[0])
+        tell(stream, libvirt.VIR_STREAM_EVENT_READABLE, stream.opaque)
+        await deferLater(reactor, POLL, lambda: None)
+        self.assertEqual(viewer.losses, 1)
 
     async def test_it_can_not_be_opened(self) -> None:
         self.failing = True
