@@ -33,6 +33,7 @@ LAYERS = [
     ["audit", "belonging", "disk_room", "image_urls", "image_fetch", "image_files", "patience", "node_host", "reconcile"],
     ["node_storage", "node_snapshots"],
     ["sessions", "engine", "node_watch", "uploads"],
+    ["disk_tags"],
     ["consoles", "transfers"],
     ["call"],
     ["api"],
