@@ -45,6 +45,7 @@ LAYERS = [
     ],
     ["node_storage", "node_snapshots"],
     ["sessions", "engine", "node_watch", "uploads"],
+    ["disk_tags"],
     ["consoles", "transfers"],
     ["call"],
     ["api"],
