@@ -44,7 +44,7 @@ from .vz_dialect import AREA_EXISTS, LOCKED, is_openvz, parse_host, parse_versio
 from .vz_guest import VzGuest
 from .vz_identity import Mark, new_ids, unpaused
 from .vz_migration import VzMigration
-from .vz_node import FIRST_RETRY, LONG, PATIENCE, SYSTEM_ERROR, Container, changed, verb
+from .vz_node import FIRST_RETRY, LONG, PATIENCE, READ, SYSTEM_ERROR, Container, changed, verb
 from .vz_runner import LocalRunner, Runner
 from .vz_saving import VzSaving
 from .vz_shares import VzShares
@@ -246,7 +246,7 @@ class OpenVzConnection(VzSaving, VzSnapshots, VzStats, VzMigration, VzGuest, VzS
             raise WrongState(f"Container {there.info.name} is paused: resume it first.")
         if there.state is not RUNNING:
             return
-        outcome = await self._run(["vzctl", "exec2", there.ctid, HALT])
+        outcome = await self._inside(there, HALT, READ, b"")
         # A guest that goes down takes the command with it.
         if outcome.code in (0, SYSTEM_ERROR) or not 0 < outcome.code < 128:
             return
