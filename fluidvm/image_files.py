@@ -6,7 +6,7 @@ import hashlib
 import os
 import re
 from collections.abc import Callable, Collection
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -17,7 +17,7 @@ from twisted.logger import Logger
 from twisted.python.threadpool import ThreadPool
 
 from fluidvm.disk_room import DiskRoom
-from fluidvm.faults import NotFound
+from fluidvm.faults import Conflict, NotFound
 from fluidvm.image_fetch import Source
 from fluidvm.image_formats import HEAD, disk_size
 from fluidvm.image_urls import ImageUrls
@@ -111,15 +111,29 @@ class ImageFiles:
     def _part(self, id: int) -> Path:
         return self._images / f"{id}.part"
 
-    def length(self, id: int) -> Deferred[int]:
-        """Tell how many bytes an image has. Fails with L{NotFound}."""
-        return self._run(self._do_length, id)
+    def check(self, id: int, format: str, size: int) -> Deferred[int]:
+        """
+        Look at an image's head once more, as whoever makes a disk of it does: an earlier release may have taken it in by
+        other rules, or another hand may have changed its file.
 
-    def _do_length(self, id: int) -> int:
+        Fails with L{NotFound}; and with L{Conflict} where it is none of this format and size, or one that leads to other
+        files.
+
+        @param size: MiB of its disks.
+        @return: fires with its bytes.
+        """
+        return self._run(self._do_check, id, format, size)
+
+    def _do_check(self, id: int, format: str, size: int) -> int:
         try:
-            return self._file(id).stat().st_size
+            with self._file(id).open("rb") as file:
+                length = os.fstat(file.fileno()).st_size
+                found = -(-disk_size(file.read(HEAD), length, format) // MIB)
         except FileNotFoundError:
             raise NotFound(f"Image {id} has no file.") from None
+        if found != size:
+            raise Conflict(f"It is for disks of {found} MiB now, and was for {size} MiB.")
+        return length
 
     def read(self, id: int, offset: int) -> Deferred[bytes]:
         """Read a L{PIECE} of an image; fewer bytes at its end."""
@@ -220,6 +234,20 @@ class ImageFiles:
         elif not self._part(id).exists():
             raise NotFound(f"There is no upload {name} of yours.")
 
+    def look_at_upload(self, user: int, name: str, format: str) -> Deferred[Inspected]:
+        """
+        Tell what image an upload would be; its checksum is empty, for only its head is read.
+
+        Fails with L{Conflict} if it is none of this format, and with L{NotFound} if there is none.
+        """
+        return self._run(self._do_look, user, name, format)
+
+    def _do_look(self, user: int, name: str, format: str) -> Inspected:
+        try:
+            return _look(self._upload(user, name), format)
+        except FileNotFoundError:
+            raise NotFound(f"There is no upload {name} of yours.") from None
+
     def give_back(self, user: int, name: str, id: int) -> Deferred[None]:
         """Undo L{take_upload}. A repetition changes nothing."""
         return self._run(self._do_give_back, user, name, id)
@@ -249,11 +277,16 @@ def _sync(path: Path) -> None:
         os.fsync(file.fileno())
 
 
-def _inspect(path: Path, format: str) -> Inspected:
-    digest = hashlib.sha256()
+def _look(path: Path, format: str) -> Inspected:
     with path.open("rb") as file:
-        size = disk_size(file.read(HEAD), path.stat().st_size, format)
-        file.seek(0)
+        length = path.stat().st_size
+        size = disk_size(file.read(HEAD), length, format)
+    return Inspected(-(-size // MIB), -(-length // MIB), "")
+
+
+def _inspect(path: Path, format: str) -> Inspected:
+    found, digest = _look(path, format), hashlib.sha256()
+    with path.open("rb") as file:
         while data := file.read(PIECE):
             digest.update(data)
-    return Inspected(-(-size // MIB), -(-path.stat().st_size // MIB), digest.hexdigest())
+    return replace(found, sha256=digest.hexdigest())

@@ -10,7 +10,7 @@ import shutil
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, TypeVar, overload
 
 from twisted.internet.defer import CancelledError, Deferred, TimeoutError
 from twisted.internet.interfaces import IDelayedCall, IReactorTime
@@ -27,7 +27,8 @@ from fluidvm.driver import (
     Unreachable,
 )
 from fluidvm.driver_loader import BrokenDriver, DriverLoader, UnknownDriver
-from fluidvm.faults import Unavailable, Unsupported
+from fluidvm.driver_words import Words
+from fluidvm.faults import Unavailable, Unsupported, sentence
 from fluidvm.inventory import Inventory, missing
 from fluidvm.node_host import Host
 from fluidvm.node_snapshots import NodeSnapshots
@@ -38,6 +39,8 @@ from fluidvm.reconcile import Busy, vm_differences
 from fluidvm.store.objects import Change, Update
 
 T = TypeVar("T")
+Ability = TypeVar("Ability")
+"""An interface that a connection provides."""
 CONNECT_TIMEOUT = 30.0
 CLOSE_TIMEOUT = 3.0
 FIRST_RETRY, LONGEST_RETRY = 1.0, 60.0
@@ -94,6 +97,7 @@ class NodeWatch:
         self._since = 0.0
         self.storage = NodeStorage(inventory, node.id, host.clock, busy)
         self._snapshots = NodeSnapshots(inventory, node.id, host.clock, busy)
+        self._words = Words(inventory, node.id)
         self._stopped = False
         self._looks_later = False
 
@@ -141,7 +145,7 @@ class NodeWatch:
             opened = await opening.addTimeout(CONNECT_TIMEOUT, self._host.clock)
             connection = PatientConnection(
                 opened, self._host.clock, self._host.node, self._habits.timeout,
-                lambda reason: self._hangs(connection, reason),
+                lambda reason: self._hangs(connection, reason), self._words.told,
             )  # fmt: skip
             if not self._stopped:
                 await self._welcome(connection)
@@ -219,7 +223,7 @@ class NodeWatch:
             self.start()
         await self.settled()
         if self._connection is None:
-            raise Unavailable(f"Compute node {self._host.node} is offline: {self._node().reason}.")
+            raise offline(self._node())
 
     def _wake(self) -> None:
         waiting, self._waiting = self._waiting, []
@@ -307,6 +311,11 @@ class NodeWatch:
             self._log.failure("Compute node {node}: {what} failed", failure, node=self._host.node, what=what)
 
 
+def offline(node: ComputeNode) -> Unavailable:
+    """The fault for a compute node that can't be asked, with the reason, which may be a sentence."""
+    return Unavailable(f"Compute node {node.name} is offline: {sentence(node.reason or 'connection lost')}")
+
+
 class Nodes:
     """
     All watched nodes.
@@ -371,7 +380,13 @@ class Nodes:
         for watch in watches.values():
             await watch.stop()
 
-    async def connection(self, id: int, ability: type[Interface] = IConnection) -> Any:
+    @overload
+    async def connection(self, id: int) -> IConnection: ...
+
+    @overload
+    async def connection(self, id: int, ability: type[Ability]) -> Ability: ...
+
+    async def connection(self, id: int, ability: Any = IConnection) -> Any:
         """
         Give a node's connection; waits while it is being made.
 
@@ -393,17 +408,18 @@ class Nodes:
             await settling
         return bool(waiting)
 
-    def check(self, id: int, ability: type[Interface]) -> Any:
+    def check(self, id: int, ability: type[Ability]) -> Ability:
         """As L{connection}, for a node as it is now: one that is connecting isn't online."""
         watch = self._watches.get(id)
         if watch is None:
             raise missing("compute_node", id)
         node = self._inventory.get(ComputeNode, id)
         if watch.connection is None:
-            raise Unavailable(f"Compute node {node.name} is offline: {node.reason or 'connection lost'}.")
-        if not ability.providedBy(watch.connection):
-            raise Unsupported(f"Compute node {node.name}: driver {node.driver} can't do that ({ability.__name__[1:]}).")
-        return watch.connection
+            raise offline(node)
+        interface: Any = ability
+        if not interface.providedBy(watch.connection):
+            raise Unsupported(f"Compute node {node.name}: driver {node.driver} can't do that ({interface.__name__[1:]}).")
+        return watch.connection  # type: ignore[no-any-return]
 
     def provides(self, id: int, ability: type[Interface]) -> bool:
         """Tell whether a node is online and its driver can do something."""

@@ -49,6 +49,7 @@ from fluidvm.store.database import Database, DatabaseError
 from fluidvm.store.users import load_known
 from fluidvm.transfers import Transfers
 from fluidvm.uploads import Uploads
+from fluidvm.wire.compression import Compressor
 from fluidvm.wire.dispatch import Dispatcher
 from fluidvm.wire.listening import endpoint
 from fluidvm.wire.proxies import Proxies
@@ -138,13 +139,14 @@ class Server(Service):  # type: ignore[misc]
             Planner(resources, lambda: deferLater(reactor, 0, lambda: None)),
         )  # fmt: skip
         unsent = Unsent(clock)
+        self._compressor = Compressor(reactor, unsent)
         self.dispatcher = Dispatcher(services, unsent)
         self.transfers = Transfers(resources, self._engine.claims, self._audit)
         self._site = make_site(
             self.dispatcher, self.health, reactor=reactor, max_request=settings.max_request,
             connections_per_address=settings.connections_per_address, access_log=settings.access_log,
             proxies=Proxies(settings.trusted_proxies, settings.forwarded_header), hosts=settings.hosts,
-            consoles=consoles, transfers=self.transfers, unsent=unsent,
+            consoles=consoles, transfers=self.transfers, unsent=unsent, compressor=self._compressor,
         )  # fmt: skip
 
     def health(self) -> tuple[bool, dict[str, Any]]:
@@ -172,7 +174,7 @@ class Server(Service):  # type: ignore[misc]
         except PasswordError as error:
             raise self._fail(str(error)) from None
         for description in settings.http:
-            self._listen(endpoint(self._reactor, description), description)
+            self._listen(endpoint(self._reactor, description), "--http", description)
         if settings.https and settings.tls is not None:
             try:
                 self._certificates = Certificates(settings.tls)
@@ -180,19 +182,20 @@ class Server(Service):  # type: ignore[misc]
                 raise self._fail(str(error)) from None
             self._map(self._read_mapping())
             for description in settings.https:
-                self._listen(wrapServerTLS(self._certificates, endpoint(self._reactor, description)), description)
+                place = wrapServerTLS(self._certificates, endpoint(self._reactor, description))
+                self._listen(place, "--https", description)
 
     def _password(self) -> str:
         path = self._settings.admin_password_file
         return "" if path is None else read_password(path)
 
-    def _listen(self, place: Any, description: str) -> None:
+    def _listen(self, place: Any, option: str, description: str) -> None:
         failed: list[Failure] = []
         place.listen(self._site).addCallbacks(self.ports.append, failed.append)
         if failed:
             error = failed[0].value
             why = error.socketError.strerror if isinstance(error, CannotListenError) else error
-            raise self._fail(f"endpoint {description}: can't listen: {why}")
+            raise self._fail(f"{option}: the server can't listen on {description}: {why}")
 
     def startService(self) -> None:
         """Open the store, load what it holds, and go on with it. Fails if the store can't be used."""
@@ -218,6 +221,7 @@ class Server(Service):  # type: ignore[misc]
         except OSError as error:
             raise self._fail(f"images directory {settings.images}: {error.strerror}") from None
         self._logins.start()
+        self._compressor.start()
         self._nodes.start()
         self._engine.start()
         self._forget_contexts()
@@ -308,6 +312,7 @@ class Server(Service):  # type: ignore[misc]
         self.sessions.stop()
         await self._nodes.stop()
         self._logins.stop()
+        self._compressor.stop()
         await self._images.stop()
         await self._dropping
         await self._audit.stop()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Annotated, Any
 
@@ -32,7 +33,8 @@ async def adopt_vm(job: Job, node: NodeId, uuid: GuestUuid, owner: Owner) -> Non
     """
     Take over a guest that FluidVM didn't make, whether it runs or not, with its disks, within its new owner's resource plan.
 
-    The guest isn't touched: it gets no other name on its host and no other definition. Here it is called what the host calls
+    The guest isn't touched: it gets no other name on its host and no other definition. Its compute node's room isn't looked
+    at, for it has it already. Here it is called what the host calls
     it, as far as that makes a name and the name is free; its disks after it.
 
     What would be lost when FluidVM defines it anew one day makes the task fail with fault 501, and says what: disks that are
@@ -40,15 +42,16 @@ async def adopt_vm(job: Job, node: NodeId, uuid: GuestUuid, owner: Owner) -> Non
     and the CPU's model aren't kept then.
     """
     record = job.inventory.get(ComputeNode, node)
-    connection = await job.connection(node, IAdoption)
+    connection, guests = await job.connection(node), await job.connection(node, IAdoption)
     vm = job.inventory.find(VM, job.target)
     if vm is None:
         try:
-            spec: DomainSpec = await connection.get_spec(uuid)
-            info: DomainInfo = await connection.get_domain(uuid)
-            others: list[DomainInfo] = [one for one in await connection.list_domains() if one.uuid != uuid]
-            keeps = job.nodes.provides(node, ISnapshots)
-            kept: list[Snapshot] = await connection.list_snapshots(uuid) if keeps else []
+            spec = await guests.get_spec(uuid)
+            info = await connection.get_domain(uuid)
+            others = [one for one in await connection.list_domains() if one.uuid != uuid]
+            kept: Sequence[Snapshot] = ()
+            if job.nodes.provides(node, ISnapshots):
+                kept = await (await job.connection(node, ISnapshots)).list_snapshots(uuid)
         except NoSuchThing:
             raise NotFound(f"Compute node {record.name} has no guest {uuid}.") from None
         volumes = [await _volume(connection, spec, disk) for disk in spec.disks]
@@ -72,14 +75,14 @@ async def _volume(connection: Any, spec: DomainSpec, disk: DomainDisk) -> Volume
 
 def _plan(
     job: Job, node: ComputeNode, owner: int, spec: DomainSpec, info: DomainInfo, volumes: list[Volume],
-    others: list[DomainInfo], kept: list[Snapshot],
+    others: list[DomainInfo], kept: Sequence[Snapshot],
 ) -> VM:  # fmt: skip
     """Check and note all of it, in one turn of the reactor."""
     inventory = job.inventory
     inventory.get(User, owner)
     there = inventory.vm_of(spec.uuid)
     if there is not None:
-        raise Conflict(f"Guest {spec.uuid} is VM {there.id} already.")
+        raise Conflict(f"Guest {spec.uuid} is VM {there.name} already.")
     check_driver(inventory, owner, node.driver)
     _check_disks(inventory, node, spec, volumes, others)
     sizes = sum(volume.size for volume in volumes)
@@ -128,7 +131,7 @@ def _check_disks(
     for disk, volume in zip(spec.disks, volumes, strict=True):
         known = ours.get((volume.pool, volume.name))
         if known is not None:
-            raise Conflict(f"Domain {spec.name} can't be taken over: its {disk.target} is disk {known.id} already.")
+            raise Conflict(f"Domain {spec.name} can't be taken over: its {disk.target} is disk {known.name} already.")
         if disk.path in theirs:
             raise Conflict(f"Domain {spec.name} can't be taken over: domain {theirs[disk.path]} has its {disk.target}, too.")
 

@@ -12,12 +12,14 @@ from twisted.internet.defer import CancelledError
 
 from fluidvm.api.kept import refuse_kept
 from fluidvm.api.networks import check_networks
+from fluidvm.api.placing import may_force, take_room
 from fluidvm.api.vm_power import mark, settle
-from fluidvm.api.vms import check_boot, domain_spec
+from fluidvm.api.vms import FORCE, check_boot, domain_spec
+from fluidvm.call import Call
 from fluidvm.declare import AfterCrash, task
 from fluidvm.driver import DomainDisk, IDisks, IMigration, NoSuchThing, Progress
 from fluidvm.engine.job import Job
-from fluidvm.faults import Conflict, NotFound, Unavailable
+from fluidvm.faults import Conflict, NotFound, Unavailable, sentence
 from fluidvm.kinds import Bool, NodeId, Struct, VmId
 from fluidvm.objects import VM, ComputeNode, Disk
 from fluidvm.store.objects import Update
@@ -33,15 +35,21 @@ Options = Annotated[
         fields={
             "live": Bool("while it runs; default: a VM that runs isn't moved"),
             "copy_storage": Bool("its disks' bytes, too; default: a VM with disks isn't moved"),
+            "force": FORCE,
         },
     ),
 ]
 
 
-@task("vm", needs=(IMigration,), after_crash=AfterCrash.LOOK)
+def _check(call: Call, vm: int, node: int, options: Mapping[str, Any] = {}) -> None:
+    may_force(call.user, options, "options")
+
+
+@task("vm", needs=(IMigration,), after_crash=AfterCrash.LOOK, early=_check)
 async def migrate_vm(job: Job, vm: VmId, node: NodeId, options: Options = {}) -> None:  # noqa: B006
     """
-    Move a VM to another compute node of the same driver, with its disks: stopped, or live where the driver can.
+    Move a VM to another compute node of the same driver, with its disks: stopped, or live where the driver can. The other
+    node must have room for it, unless an administrator has that left out of account (force).
 
     The names of its new volumes are durable before the hypervisors are asked. If it fails or is cancelled the VM is where it
     was, and nothing is left on the other node; its old volumes are removed when it has moved.
@@ -60,9 +68,9 @@ async def move(job: Job, vm: int, node: int, options: Mapping[str, Any], progres
         if record.compute_node == node:
             return
         await _plan(job, record, node, options)
-    if record.compute_node != node:
-        # Its capacity is set aside; who names a node is taken at its word, as where a VM is made.
+    elif record.compute_node != node:
         job.reserve_on(node, vms=1, **can_get(record))
+    if record.compute_node != node:
         live = job.memo["live"]
         if live:
             await mark(job, record, "migrating")
@@ -110,6 +118,9 @@ async def _plan(job: Job, vm: VM, node: int, options: Mapping[str, Any]) -> None
             raise Conflict(f"Compute node {target.name} has no disks of format {disk.format}, as {disk.name} is.")
     check_networks(job, target, vm.interfaces)
     check_boot(job, target, dict(vm.boot))
+    job.unreserve()  # what was set aside for it when it was placed
+    take_room(job, node, may_force(job.user(), options, "options"), **can_get(vm))
+    job.reserve_on(node, vms=1)
     job.memo["from"] = source.id
     job.memo["live"] = vm.powered
     job.memo["volumes"] = {str(disk.id): f"{disk.name}-{uuid4().hex[:12]}" for disk in disks}
@@ -127,15 +138,16 @@ def _new_disks(job: Job, vm: VM, node: int) -> list[Disk]:
 async def _move(job: Job, vm: VM, node: int, live: bool, progress: Progress) -> None:
     source, target = await job.connection(vm.compute_node, IMigration), await job.connection(node, IMigration)
     disks = _new_disks(job, vm, node)
-    if not await _knows(target, vm):
+    if not await _knows(job, node, vm):
         for disk in disks:
             # Perhaps half copied by a run that was interrupted: what is copied onto has to be new.
-            await target.delete_volume(disk.pool, disk.volume)
+            await (await job.connection(node, IDisks)).delete_volume(disk.pool, disk.volume)
     attached = []
     for disk in disks:
         job.status(f"creating disk {disk.name} on the other compute node")
+        volumes = await job.connection(node, IDisks)
         volume = await job.interruptible(
-            target.create_volume(disk.pool, disk.volume, disk.size, disk.format, lambda percentage: None)
+            volumes.create_volume(disk.pool, disk.volume, disk.size, disk.format, lambda percentage: None)
         )
         attached.append(DomainDisk(volume.path, disk.format, str(disk.target)))
     job.memo["paths"] = {str(disk.id): there.path for disk, there in zip(disks, attached, strict=True)}
@@ -144,9 +156,9 @@ async def _move(job: Job, vm: VM, node: int, live: bool, progress: Progress) -> 
     await job.interruptible(source.migrate(domain_spec(vm, attached), target, live, bool(disks), progress))
 
 
-async def _knows(connection: Any, vm: VM) -> bool:
+async def _knows(job: Job, node: int, vm: VM) -> bool:
     try:
-        await connection.get_domain(vm.uuid)
+        await (await job.connection(node)).get_domain(vm.uuid)
     except NoSuchThing:
         return False
     return True
@@ -155,8 +167,7 @@ async def _knows(connection: Any, vm: VM) -> bool:
 async def _arrived(job: Job, vm: VM, node: int) -> bool:
     """After a failure: whether the other node has it all the same, and its own hasn't."""
     with suppress(Exception):
-        there = await _knows(await job.connection(node), vm)
-        return there and not await _knows(await job.connection(vm.compute_node), vm)
+        return await _knows(job, node, vm) and not await _knows(job, vm.compute_node, vm)
     return False
 
 
@@ -167,17 +178,17 @@ async def _undo(job: Job, vm: VM, node: int, failed: Exception) -> None:
         await settle(job, vm)
     disks = _new_disks(job, vm, node)
     try:
-        target = await job.connection(node)
-        if await _knows(await job.connection(vm.compute_node), vm):
-            await target.undefine_domain(vm.uuid)
+        if await _knows(job, vm.compute_node, vm):
+            await (await job.connection(node)).undefine_domain(vm.uuid)
         for disk in disks:
             with suppress(NoSuchThing):
-                await target.delete_volume(disk.pool, disk.volume)
+                await (await job.connection(node, IDisks)).delete_volume(disk.pool, disk.volume)
     except Exception as error:
         name = job.inventory.get(ComputeNode, node).name
         left = ", ".join(f"{disk.pool}/{disk.volume}" for disk in disks) or vm.domain_name
         raise Unavailable(
-            f"{failed} Cleaning up on compute node {name} failed, where {left} may be left: {error}"
+            f"{sentence(str(failed))} Cleaning up on compute node {name} failed, where {left} may be left: "
+            f"{sentence(str(error))}"
         ) from failed
 
 
@@ -212,5 +223,6 @@ async def _remove_old(job: Job, vm: VM) -> None:
     except Exception as error:
         left = ", ".join(f"{pool}/{name}" for pool, name in old)
         raise Unavailable(
-            f"VM {vm.name} has moved, but of its old volumes on compute node {node.name} ({left}) some may be left: {error}"
+            f"VM {vm.name} has moved, but of its old volumes on compute node {node.name} ({left}) some may be left: "
+            f"{sentence(str(error))}"
         ) from error

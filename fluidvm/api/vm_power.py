@@ -8,9 +8,9 @@ from typing import Annotated, NoReturn
 from twisted.internet.defer import CancelledError
 
 from fluidvm.declare import AfterCrash, task
-from fluidvm.driver import DomainState, DriverError, NotReady
+from fluidvm.driver import DomainState, DriverError, IConnection, NotReady
 from fluidvm.engine.job import Job
-from fluidvm.faults import Conflict
+from fluidvm.faults import Conflict, NotFound
 from fluidvm.kinds import Int, VmId
 from fluidvm.objects import VM, ComputeNode
 from fluidvm.store.objects import Update
@@ -18,11 +18,22 @@ from fluidvm.store.objects import Update
 SHUTDOWN_TIMEOUT = 60
 ASK_SOON, ASK_AGAIN = 2.0, 10.0
 """Seconds until a guest is asked again to shut down: one that couldn't be asked, and one that was but is still up."""
+NOBODY = {
+    DomainState.PAUSED: "resume_vm has it go on",
+    DomainState.SAVED: "restore_vm has it go on, stop_vm throws away what was saved",
+    DomainState.CRASHED: "start_vm boots it, stop_vm ends what is left of it",
+}
+"""States in which there is no guest to ask, and what can be done instead."""
+ShutdownTimeout = Annotated[int, Int("how long the guest may take", unit="s", low=1, high=3600)]
 
 
 async def settle(job: Job, vm: VM) -> None:
-    """Note what the hypervisor says that the VM is now."""
-    info = await job.domain(vm.compute_node, vm.uuid)
+    """Note what the hypervisor says that the VM is now. @raise NotFound: it isn't there any more, which is noted, too."""
+    try:
+        info = await job.domain(vm.compute_node, vm.uuid)
+    except NotFound:
+        job.put(Update("vm", vm.id, {"state": "missing"}))
+        raise
     job.put(Update("vm", vm.id, {"state": str(info.state)}))
 
 
@@ -34,19 +45,27 @@ async def settle_after(job: Job, vm: VM, failed: Exception) -> NoReturn:
     raise failed
 
 
-async def _ask(job: Job, vm: int, verb: str) -> VM:
-    """Have the hypervisor do one thing to a VM, and note what came of it."""
+async def _connection(job: Job, vm: int) -> tuple[VM, IConnection]:
     record = job.inventory.get(VM, vm)
-    connection = await job.connection(record.compute_node)
-    await getattr(connection, verb)(record.uuid)
-    await settle(job, record)
-    return record
+    return record, await job.connection(record.compute_node)
 
 
 async def mark(job: Job, vm: VM, state: str) -> None:
-    """Show that something that takes its time is under way."""
+    """Show that something that takes its time is under way; a server that dies meanwhile knows that the task has begun."""
+    job.memo["marked"] = state
     job.put(Update("vm", vm.id, {"state": state}))
     await job.flush()
+
+
+async def may_start(job: Job, vm: VM) -> None:
+    """
+    Check that something may be started where a VM is. If not, note what the VM is: a run before a crash may have marked it.
+
+    @raise Conflict: its compute node is in mode maintenance.
+    """
+    node = job.inventory.get(ComputeNode, vm.compute_node)
+    if node.mode == "maintenance":
+        await settle_after(job, vm, Conflict(f"Compute node {node.name} is in mode maintenance: nothing is started there."))
 
 
 @task("vm", after_crash=AfterCrash.LOOK)
@@ -58,9 +77,7 @@ async def start_vm(job: Job, vm: VmId) -> None:
         return
     if record.state == "saved":
         raise Conflict(f"VM {record.name} is saved: restore_vm has it go on, stop_vm throws away what was saved.")
-    node = job.inventory.get(ComputeNode, record.compute_node)
-    if node.mode == "maintenance":
-        raise Conflict(f"Compute node {node.name} is in mode maintenance: nothing is started there.")
+    await may_start(job, record)
     if not record.powered:
         job.reserve_for(record.owner, running_vms=1)
     await mark(job, record, "starting")
@@ -107,7 +124,7 @@ class _Asking:
 async def shutdown_vm(
     job: Job,
     vm: VmId,
-    timeout: Annotated[int, Int("how long the guest may take", unit="s", low=1, high=3600)] = SHUTDOWN_TIMEOUT,
+    timeout: ShutdownTimeout = SHUTDOWN_TIMEOUT,
 ) -> None:
     """
     Ask the guest to shut down, and wait for it; while it is up it is asked again, for it may have been booting.
@@ -115,11 +132,15 @@ async def shutdown_vm(
     One that doesn't obey in time runs on, and the task fails saying so.
     """
     record = job.inventory.get(VM, vm)
+    await job.connection(record.compute_node)
+    state = (await job.domain(record.compute_node, record.uuid)).state
+    if state in NOBODY:
+        raise Conflict(f"VM {record.name} is {state}: {NOBODY[state]}.")
     asking = _Asking(job, record)
-    await asking.ask()
-    await mark(job, record, "stopping")
-    job.status(f"waiting for {record.name} to shut down")
     try:
+        await asking.ask()
+        await mark(job, record, "stopping")
+        job.status(f"waiting for {record.name} to shut down")
         await job.until_state(
             record.compute_node, record.uuid, DomainState.STOPPED, timeout,
             f"VM {record.name} didn't shut down within {timeout} s; its guest doesn't obey: stop_vm pulls the plug.",
@@ -134,22 +155,30 @@ async def shutdown_vm(
 @task("vm")
 async def stop_vm(job: Job, vm: VmId) -> None:
     """Pull a VM's plug. One that is stopped is left as it is."""
-    await _ask(job, vm, "stop")
+    record, connection = await _connection(job, vm)
+    await connection.stop(record.uuid)
+    await settle(job, record)
 
 
 @task("vm", after_crash=AfterCrash.REPORT)
 async def reboot_vm(job: Job, vm: VmId) -> None:
     """Ask the guest to reboot; doesn't wait for it to be back."""
-    await _ask(job, vm, "reboot")
+    record, connection = await _connection(job, vm)
+    await connection.reboot(record.uuid)
+    await settle(job, record)
 
 
 @task("vm")
 async def pause_vm(job: Job, vm: VmId) -> None:
     """Freeze a running VM in memory."""
-    await _ask(job, vm, "pause")
+    record, connection = await _connection(job, vm)
+    await connection.pause(record.uuid)
+    await settle(job, record)
 
 
 @task("vm")
 async def resume_vm(job: Job, vm: VmId) -> None:
     """Let a paused VM go on."""
-    await _ask(job, vm, "resume")
+    record, connection = await _connection(job, vm)
+    await connection.resume(record.uuid)
+    await settle(job, record)

@@ -7,8 +7,9 @@ from typing import Annotated, Any
 from twisted.internet.defer import CancelledError, Deferred
 from twisted.internet.task import deferLater
 
-from fluidvm.api.disks import delete_volume, new_disk
+from fluidvm.api.disks import check_idle, delete_volume, new_disk
 from fluidvm.api.kept import refuse_kept
+from fluidvm.api.listing import page
 from fluidvm.api.placing import free_name
 from fluidvm.call import Call
 from fluidvm.declare import query, task
@@ -16,10 +17,10 @@ from fluidvm.driver import DomainDisk, DriverError, IDiskResize, IVolumes, Progr
 from fluidvm.engine.job import Job
 from fluidvm.engine.quota import check_vm
 from fluidvm.faults import ApiFault, Conflict
-from fluidvm.kinds import DiskId, DiskMiB, NodeId, named
+from fluidvm.kinds import DiskId, DiskMiB, NodeId, filter_of, named
 from fluidvm.objects import VM, ComputeNode, Disk
 from fluidvm.store.objects import Create, Delete, Update
-from fluidvm.xmlvalue import INT_HIGH
+from fluidvm.xmlvalue import INT_HIGH, Members
 
 CopyName = Annotated[str, named("the copy's name, unique among its owner's disks")]
 TRIES = 60
@@ -45,14 +46,17 @@ async def resize_disk(job: Job, disk: DiskId, size: DiskMiB) -> None:
         check_vm(job.inventory, record.owner, {"vm_disk": others + size})
     connection = await job.connection(record.compute_node, IVolumes)
     running = vm if vm is not None and vm.powered else None
-    if running is not None and not job.nodes.provides(record.compute_node, IDiskResize):
+    if running is None:
+        check_idle(job, record)
+    elif not job.nodes.provides(record.compute_node, IDiskResize):
         raise Conflict(f"VM {running.name} runs: making its disk {record.name} larger needs a stop.")
     await refuse_kept(job, record, "it would have its old size again when it goes back to them")
     if vm is not None:
         await refuse_kept(job, vm, "its disks would have their old sizes again when it goes back to them")
     await job.reserve(record.owner, disk_space=size - record.size)
     if running is not None:
-        await connection.resize_disk(running.uuid, DomainDisk(record.path, record.format, str(record.target)), size)
+        guests = await job.connection(record.compute_node, IDiskResize)
+        await guests.resize_disk(running.uuid, DomainDisk(record.path, record.format, str(record.target)), size)
     else:
         await connection.resize_volume(record.pool, record.volume, record.format, size)
     job.put(Update("disk", disk, {"size": size}))
@@ -76,10 +80,7 @@ async def clone_disk(job: Job, disk: DiskId, name: CopyName) -> None:
     resumed = copy is not None
     if copy is None:
         free_name(job.inventory, Disk, name, source.owner)
-        if source.vm is not None and job.inventory.get(VM, source.vm).powered:
-            raise Conflict(f"Disk {source.name} is in use by VM {source.vm}, which runs: stop it first.")
-        if source.state != "ready":
-            raise Conflict(f"Disk {source.name} is {source.state}.")
+        check_idle(job, source)
         node = job.inventory.get(ComputeNode, source.compute_node)
         job.reserve_for(source.owner, disks=1, disk_space=source.size)
         spec = {"size": source.size, "format": source.format, "pool": source.pool}
@@ -130,11 +131,15 @@ async def _discard(job: Job, copy: Disk) -> None:
             await waiting
 
 
+PoolFilter = Annotated[dict[str, Any], filter_of({"name": str, "capacity": int, "free": int}, "name")]
+
+
 @query("array", roles=("admin", "auditor"))
-async def list_storage_pools(call: Call, node: NodeId) -> list[dict[str, Any]]:
-    """List a compute node's storage pools: structs of name, capacity and free (MiB)."""
+async def list_storage_pools(call: Call, node: NodeId, filter: PoolFilter = {}) -> Members:  # noqa: B006
+    """List a compute node's storage pools, by name: structs of name, capacity and free (MiB)."""
     connection = await call.services.resources.nodes.connection(node, IVolumes)
-    return [
-        {"name": pool.name, "capacity": min(INT_HIGH, pool.capacity), "free": min(INT_HIGH, pool.free)}
-        for pool in await connection.list_pools()
-    ]
+    pools = await connection.list_pools()
+    wires = (
+        {"name": pool.name, "capacity": min(INT_HIGH, pool.capacity), "free": min(INT_HIGH, pool.free)} for pool in pools
+    )
+    return page("storage pool", wires, filter)

@@ -44,11 +44,36 @@ class OpenVzServerTests(ServerCase):
         self.assertIn('PHYSPAGES="0:65536"', conf)
         self.assertIn('ONBOOT="yes"', conf)
 
+        # The longest name that a VM can have.
+        (long,), errors = await self.do(running, admin, ("create_vm", {**spec, "name": "v" * 63}))
+        self.assertEqual(errors, [""])
+        await self.do(running, admin, ("delete_vm", long))
+
         # A container has no disks: what asks for one is told so.
         _, errors = await self.do(running, admin, ("create_vm", {**spec, "name": "db", "disks": [{"size": 16}]}))
         self.assertIn("Disks", errors[0])
         _, errors = await self.do(running, admin, ("resume_vm", vm), ("shutdown_vm", vm), ("delete_vm", vm))
         self.assertEqual(errors, ["", "", ""])
+        self.assertEqual(node.leftovers(), [])
+
+    async def test_a_saved_container(self) -> None:
+        """It has no guest that could be asked, and its faults call it what its owner does."""
+        running = self.serve()
+        admin = await running.login()
+        node = FakeNode(Path(self.mktemp()))
+        (id,), _ = await self.do(running, admin, ("add_compute_node", "vz1", "openvz", "", node_options(node)))
+        (vm,), _ = await self.do(running, admin, ("create_vm", {"name": "web", "memory": 128, "compute_node": id}))
+        calls = [
+            ("start_vm", vm),
+            ("save_vm", vm),
+            ("shutdown_vm", vm),
+            ("resume_vm", vm),
+            ("stop_vm", vm),
+            ("delete_vm", vm),
+        ]
+        _, errors = await self.do(running, admin, *calls)
+        saved = "VM web is saved: restore_vm has it go on, stop_vm throws away what was saved."
+        self.assertEqual(errors, ["", "", saved, "VM web is saved: only a paused one is resumed.", "", ""])
         self.assertEqual(node.leftovers(), [])
 
     async def test_what_a_container_is_told(self) -> None:

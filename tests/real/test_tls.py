@@ -244,10 +244,10 @@ class ClientCertificateTests(TLSCase):
         bad = self.directory / "bad.toml"
         bad.write_text('"CN=x" = 5\n')
         for words, *options in (
-            ("wants --tls-client-ca", *tls, "--certificate-users", str(self.users)),
-            ("want --https", *self.ca),
+            ("requires --tls-client-ca", *tls, "--certificate-users", str(self.users)),
+            ("require --https", *self.ca),
             ("wants a user's name", *tls, *self.ca, "--certificate-users", str(bad)),
-            ("required or optional", *tls, *self.ca, "--tls-clients", "perhaps"),
+            ("give one of required, optional", *tls, *self.ca, "--tls-clients", "perhaps"),
         ):
             done = self.run_to_end(self.command(*options, http=False))
             self.assertNotEqual(done.returncode, 0)
@@ -315,11 +315,7 @@ class SafetyTests(ProcessCase):
             command = self.command()
             place = command.index("fluidvm")
             command[place:place] = ["--uid", str(nobody.pw_uid), "--gid", str(nobody.pw_gid)]
-            log = (self.directory / "output").open("ab")
-            server = subprocess.Popen(command, stdout=log, stderr=log, cwd=self.directory, env=self.environment)
-            log.close()
-            self.addCleanup(self.end, server)
-            self.wait_until_it_answers(server)
+            server = self.start_command(command)
             status = Path(f"/proc/{server.pid}/status").read_text()
             self.assertIn(f"Uid:\t{nobody.pw_uid}\t{nobody.pw_uid}", status)
             proxy = self.proxy()
