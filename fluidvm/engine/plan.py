@@ -10,7 +10,7 @@ Nobody is answered meanwhile. So nothing waits here and no time passes, and what
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from typing import Any
@@ -242,7 +242,10 @@ class _Rehearsal(Job):
         """What would have to be waited for is taken to come."""
         self.effort.step()
 
-    async def until_state(self, node: int, uuid: str, state: DomainState, timeout: float, otherwise: str) -> None:
+    async def until_state(
+        self, node: int, uuid: str, state: DomainState, timeout: float, otherwise: str,
+        meanwhile: Callable[[], Awaitable[None]] | None = None,
+    ) -> None:  # fmt: skip
         """A guest of the model's does at once what it is asked; so what it isn't now it won't be."""
         if (await self.domain(node, uuid)).state is not state:
             raise Conflict(otherwise)
