@@ -14,10 +14,10 @@ from twisted.internet.task import deferLater
 from fluidvm.audit import AuditLog
 from fluidvm.driver import IImages, NoSuchThing
 from fluidvm.engine.claims import Claims, Watch
+from fluidvm.engine.entitlement import check_object, check_transfer, session_user
 from fluidvm.engine.job import Resources
-from fluidvm.faults import ApiFault, Conflict, Forbidden, InvalidParams, NotFound, NotLoggedIn, Unavailable
+from fluidvm.faults import ApiFault, Conflict, InvalidParams, NotFound, NotLoggedIn, Unavailable
 from fluidvm.image_files import UPLOAD_NAME
-from fluidvm.inventory import missing
 from fluidvm.objects import VM, Disk, User
 from fluidvm.sessions import Session
 from fluidvm.store.objects import ChangeRow
@@ -83,11 +83,8 @@ class Transfers:
         @raise NotLoggedIn: the session has ended, or the user is gone or disabled.
         @raise Forbidden: the user only looks on.
         """
-        user = self.resources.inventory.find(User, session.user)
-        if user is None or not user.enabled or not self.resources.sessions.lives(session):
-            raise NotLoggedIn("You are not logged in: authenticate again.")
-        if user.role == "auditor":
-            raise Forbidden("Bytes are for admins and users, not for auditors.")
+        user = session_user(self.resources.inventory, self.resources.sessions, session)
+        check_transfer(user)
         return user
 
     async def uploaded(self, cookie: str, address: str, name: str) -> int:
@@ -217,6 +214,7 @@ class Transfer:
     @ivar target: the id of the disk that it is of.
     @ivar count: bytes that have been moved.
     @ivar closed: it has ended.
+    @ivar asking: the server itself waits for a compute node.
     @ivar fault: why it may not go on.
     @ivar on_stop: called with the fault when it may not go on any more.
     """
@@ -234,6 +232,7 @@ class Transfer:
         self._transfers = transfers
         self._seen = 0
         self.closed = False
+        self.asking = False
 
     def check(self) -> object:
         """
@@ -246,8 +245,8 @@ class Transfer:
         return self._transfers.rightful(self.session)
 
     def keep_session(self) -> None:
-        """While bytes move the session stays: it counts as a ping."""
-        if self.count != self._seen and self._transfers.resources.sessions.lives(self.session):
+        """While bytes move, or the server waits for those of a compute node, the session stays: it counts as a ping."""
+        if (self.asking or self.count != self._seen) and self._transfers.resources.sessions.lives(self.session):
             self._seen = self.count
             self._transfers.resources.sessions.touch(self.session)
 
@@ -317,8 +316,7 @@ class Fetching(Transfer):
         super().check()
         inventory, user = self._transfers.resources.inventory, self._transfers.rightful(self.session)
         assert self.target is not None
-        if inventory.visible("disk", self.target, user) is None:
-            raise missing("disk", self.target)
+        check_object(inventory, user, "disk", self.target)
         disk = inventory.get(Disk, self.target)
         if disk.state != "ready":
             raise Conflict(f"Disk {disk.name} is {disk.state}.")
@@ -333,13 +331,30 @@ class Fetching(Transfer):
         @raise ApiFault: they can't be had; says why.
         """
         disk = self.check()
-        connection = await self._transfers.resources.nodes.connection(disk.compute_node, IImages)
+        self.asking = True
         try:
+            connection = await self._transfers.resources.nodes.connection(disk.compute_node, IImages)
             length = await connection.measure_volume(disk.pool, disk.volume, disk.format)
         except NoSuchThing:
             raise NotFound(f"Disk {disk.name} is gone from its compute node.") from None
+        finally:
+            self.asking = False
         self.check()
         return Contents(disk, length, connection)
+
+    async def read(self, contents: Contents, offset: int, length: int) -> bytes:
+        """
+        Read some of the disk's bytes.
+
+        @raise ApiFault: it may not go on any more: what was read may be newer than what came before.
+        """
+        self.asking = True
+        try:
+            data = await contents.read(offset, length)
+        finally:
+            self.asking = False
+        self.check()
+        return data
 
     def close(self, fault: ApiFault | None) -> None:
         """As the base class has it."""

@@ -4,17 +4,18 @@ from __future__ import annotations
 
 from typing import Annotated, Any
 
-from fluidvm.api.listing import keep, listed
+from fluidvm.api.listing import page
 from fluidvm.call import Call
 from fluidvm.declare import METHODS, query
 from fluidvm.driver import ABILITIES, Interface
 from fluidvm.driver_loader import DriverDescription, DriverLoader
+from fluidvm.engine.entitlement import reads_all
 from fluidvm.faults import NotFound
 from fluidvm.kinds import NAME_PATTERN, NAME_RULE, Text, filter_of
 from fluidvm.xmlvalue import Members
 
 FIELDS = {"name": str, "distribution": str, "version": str, "summary": str, "abilities": list, "error": str}
-DriverFilter = Annotated[dict[str, Any], filter_of(FIELDS)]
+DriverFilter = Annotated[dict[str, Any], filter_of(FIELDS, "name")]
 
 
 def _wire(found: DriverDescription) -> dict[str, Any]:
@@ -27,7 +28,7 @@ def _wire(found: DriverDescription) -> dict[str, Any]:
 
 def _seen(call: Call, wire: dict[str, Any]) -> dict[str, Any]:
     """Why a driver can't be loaded may tell of the server's files: plain users learn only that it can't."""
-    if "error" in wire and call.user.role == "user":
+    if "error" in wire and not reads_all(call.user):
         wire["error"] = f"Driver {wire['name']} can't be loaded."
     return wire
 
@@ -35,9 +36,7 @@ def _seen(call: Call, wire: dict[str, Any]) -> dict[str, Any]:
 @query("array")
 async def list_drivers(call: Call, filter: DriverFilter = {}) -> Members:  # noqa: B006
     """List the drivers that are installed, by name, with their abilities, or with the error that keeps one out."""
-    found = [_seen(call, _wire(one)) for one in call.services.resources.drivers.describe()]
-    kept = [one for one in found if keep(one, filter)]
-    return listed("driver", kept[: filter.get("limit")], filter)
+    return page("driver", (_seen(call, _wire(one)) for one in call.services.resources.drivers.describe()), filter)
 
 
 @query("struct")

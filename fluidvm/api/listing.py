@@ -10,6 +10,7 @@ from typing import Any
 from twisted.logger import Logger
 
 from fluidvm.call import Call
+from fluidvm.engine.entitlement import reads_all
 from fluidvm.inventory import Entry, missing
 from fluidvm.xmlvalue import INT_HIGH, INT_LOW, Members, Rendered, render
 
@@ -26,7 +27,7 @@ def show(call: Call, type_name: str, id: int) -> Rendered:
 
 
 def _render(call: Call, entry: Entry) -> Rendered:
-    return entry.public(call.inventory) if call.user.role == "user" else entry.full(call.inventory)
+    return entry.full(call.inventory) if reads_all(call.user) else entry.public(call.inventory)
 
 
 def list_objects(call: Call, type_name: str, wanted: dict[str, Any]) -> Members:
@@ -43,23 +44,26 @@ def list_objects(call: Call, type_name: str, wanted: dict[str, Any]) -> Members:
     fields = wanted.get("fields")
     if equal or fields is not None:
         return Members(islice(_select(call, entries, equal, fields), limit))
-    if viewer.role == "user":
-        return Members(entry.public(inventory) for entry in islice(entries, limit))
-    return Members(entry.full(inventory) for entry in islice(entries, limit))
+    if reads_all(viewer):
+        return Members(entry.full(inventory) for entry in islice(entries, limit))
+    return Members(entry.public(inventory) for entry in islice(entries, limit))
 
 
 def _select(call: Call, entries: Any, equal: dict[str, Any], fields: list[str] | None) -> Iterator[bytes]:
-    inventory = call.inventory
+    inventory, everything = call.inventory, reads_all(call.user)
+    hidden: tuple[str, ...] = ()
+    asked: list[str] | None = None
     for entry in entries:
         wire = entry.wire(inventory)
-        hidden = getattr(entry.object, "HIDDEN", ()) if call.user.role == "user" else ()
+        if asked is None:  # the same for all objects of a type
+            hidden = () if everything else getattr(entry.object, "HIDDEN", ())
+            asked = [key for key in dict.fromkeys(fields or ()) if key not in hidden]
         if any(key in hidden or wire.get(key) != value for key, value in equal.items()):
             continue
         if fields is None:
             yield _render(call, entry)
         else:
-            wanted = set(fields).difference(hidden)
-            yield entry.only(inventory, wanted.__contains__)
+            yield entry.only(inventory, asked)
 
 
 @lru_cache(maxsize=1000)
@@ -76,6 +80,25 @@ def listed(kind: str, wires: Iterable[dict[str, Any]], wanted: dict[str, Any]) -
     @param wanted: a checked filter, whose C{fields} are left.
     """
     return Members(shown(kind, wire, wanted) for wire in wires)
+
+
+def page(kind: str, wires: Iterable[dict[str, Any]], wanted: dict[str, Any], key: str = "name") -> Members:
+    """
+    Give what a filter asks for of a list that isn't of the inventory.
+
+    @param kind: what each is called, for the log.
+    @param wanted: a checked filter.
+    @param key: what the list is in the order of; no two have the same.
+    """
+    return listed(kind, selected(wires, wanted, key), wanted)
+
+
+def selected(wires: Iterable[dict[str, Any]], wanted: dict[str, Any], key: str) -> list[dict[str, Any]]:
+    """As L{page}, but give the structs themselves, whole."""
+    after = wanted.get("after")
+    found = [wire for wire in wires if (after is None or wire[key] > after) and keep(wire, wanted)]
+    found.sort(key=lambda wire: wire[key])  # type: ignore[no-any-return]
+    return found[: wanted.get("limit")]
 
 
 def shown(kind: str, wire: dict[str, Any], wanted: dict[str, Any]) -> bytes:

@@ -4,22 +4,23 @@ from __future__ import annotations
 
 from typing import Annotated, Any
 
-from fluidvm.api.listing import cut, keep
+from fluidvm.api.listing import page
 from fluidvm.api.login import CODE, Login
 from fluidvm.audit import LONGEST_STRING
 from fluidvm.call import Call
 from fluidvm.certificates import stands_for
 from fluidvm.declare import WORKERS, query
+from fluidvm.engine.entitlement import reads_all
 from fluidvm.faults import ApiFault, NotFound, TooManyAttempts
 from fluidvm.kinds import Int, Secret, Serial, Text, filter_of
 from fluidvm.objects import User
 from fluidvm.sessions import Session
-from fluidvm.xmlvalue import INT_HIGH, moment
+from fluidvm.xmlvalue import INT_HIGH, Members, moment
 
 SessionFilter = Annotated[dict[str, Any], filter_of(Session.FIELDS)]
 
 
-@query("int", anonymous=True)
+@query("int", anonymous=True, confidential=True)
 async def authenticate(
     call: Call,
     name: Annotated[str, Text("a user's name", longest=1024)],
@@ -72,7 +73,7 @@ def ping(call: Call) -> list[dict[str, object]]:
     """Stay logged in, and learn what changed since the last ping: structs of type, id and change, oldest first."""
     log, session = call.inventory.log, call.session
     call.services.resources.sessions.touch(session)
-    changes = log.since(session.serial, call.user.role != "user", call.user.id)
+    changes = log.since(session.serial, reads_all(call.user), call.user.id)
     session.serial = log.serial
     return changes
 
@@ -89,14 +90,14 @@ def get_changes(call: Call, since: Annotated[int, Serial("a serial that get_chan
     serial = log.serial if log.serial <= INT_HIGH else float(log.serial)
     if since == 0 or not log.remembers(since):
         return {"serial": serial, "reset": since != 0, "changes": []}
-    return {"serial": serial, "reset": False, "changes": log.since(since, call.user.role != "user", call.user.id)}
+    return {"serial": serial, "reset": False, "changes": log.since(since, reads_all(call.user), call.user.id)}
 
 
 @query("struct")
 def get_session(call: Call) -> dict[str, Any]:
     """Tell about the caller's own session: id, user, name, role, address, created, last_ping, expires, pending."""
     session, user = call.session, call.user
-    left = session.expires - call.services.resources.clock.seconds()
+    left = call.services.resources.sessions.left(session)
     return {
         "id": session.id, "user": user.id, "name": user.name, "role": user.role, "address": session.address,
         "created": moment(session.wall_created), "last_ping": moment(session.wall_last_ping),
@@ -105,15 +106,14 @@ def get_session(call: Call) -> dict[str, Any]:
 
 
 @query("array")
-def list_sessions(call: Call, filter: SessionFilter = {}) -> list[dict[str, Any]]:  # noqa: B006
+def list_sessions(call: Call, filter: SessionFilter = {}) -> Members:  # noqa: B006
     """List who is logged in: administrators and auditors see all sessions, others their own."""
     seen = (session for session in call.services.resources.sessions.all() if _may_see(call, session))
-    found = [session.wire() for session in seen if session.id > filter.get("after", 0)]
-    return [cut(wire, filter) for wire in found if keep(wire, filter)][: filter.get("limit")]
+    return page("session", (session.wire() for session in seen), filter, "id")
 
 
 def _may_see(call: Call, session: Session) -> bool:
-    return call.user.role != "user" or session.user == call.user.id
+    return reads_all(call.user) or session.user == call.user.id
 
 
 @query("boolean", roles=WORKERS, audited=True)

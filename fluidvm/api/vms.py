@@ -33,6 +33,7 @@ from fluidvm.driver import (
     NoSuchThing,
     Shares,
 )
+from fluidvm.engine.entitlement import administers
 from fluidvm.engine.job import Job
 from fluidvm.engine.placement import Wanted
 from fluidvm.engine.quota import check_vm, limits_of, one_vm
@@ -149,7 +150,7 @@ def check_kernel(path: str, boot: dict[str, Any]) -> None:
 
 def check_boot(job: Job, node: ComputeNode, boot: dict[str, Any]) -> None:
     """A kernel's bytes reach the guest: what a plain user may name, the administrator has to have allowed."""
-    if job.user().role == "admin":
+    if administers(job.user()):
         return
     allowed = node.options.get("boot_dirs", ())
     for key in ("kernel", "initrd"):
@@ -314,9 +315,10 @@ async def delete_vm(job: Job, vm: VmId, options: DeleteOptions = {}) -> None:  #
             raise Conflict(f"VM {record.name} is {info.state}: stop it first.")
         if options.get("keep_disks") and job.nodes.provides(record.compute_node, ISnapshots):
             # What stays mustn't have in it what nobody knows any more.
-            for snapshot in await connection.list_snapshots(record.uuid):
+            snapshots = await job.connection(record.compute_node, ISnapshots)
+            for snapshot in await snapshots.list_snapshots(record.uuid):
                 job.status(f"deleting snapshot {snapshot.name}")
-                await connection.delete_snapshot(record.uuid, snapshot.name)
+                await snapshots.delete_snapshot(record.uuid, snapshot.name)
                 job.put(Update("vm", vm, {"snapshots": _without(job, vm, snapshot.name)}))
                 await job.flush()
     except NoSuchThing:

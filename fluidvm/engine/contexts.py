@@ -25,7 +25,7 @@ from fluidvm.engine.waiters import Waiters
 from fluidvm.faults import ApiFault, Conflict, Unavailable, Unsupported
 from fluidvm.inventory import Write, missing
 from fluidvm.objects import User
-from fluidvm.sessions import PendingTask
+from fluidvm.sessions import PendingTask, Session
 from fluidvm.store import contexts as stored
 from fluidvm.store.audit import add as write_audit
 from fluidvm.store.contexts import StoredContext, StoredTask
@@ -116,11 +116,11 @@ class Engine:
 
     # committing and reading
 
-    async def commit(self, owner: int, pending: Sequence[PendingTask], on_error: str, address: str) -> int:
+    async def commit(self, session: Session, pending: Sequence[PendingTask], on_error: str, address: str) -> int:
         """
         Make tasks durable as a new context and start it.
 
-        @param owner: the id of the user who commits.
+        @param session: who commits.
         @param address: the client's, for the audit log.
         @return: the context's number.
         @raise OutcomeUnknown: the store went away in the middle; if it turns out that it kept them, they start then.
@@ -128,6 +128,7 @@ class Engine:
         """
         if self._stopping:
             raise Unavailable("The server is stopping: commit again when it is back.")
+        owner = session.user
         now = self._resources.wall_clock()
         rows = [
             StoredTask(
@@ -138,7 +139,7 @@ class Engine:
             for task in pending
         ]  # fmt: skip
         id = self._inventory.next_id("execution_context")
-        context = Context(StoredContext(id, owner, on_error, now, None, None if rows else now, rows))
+        context = Context(StoredContext(id, owner, on_error, now, None, None if rows else now, rows), session)
         line = self._audit.line(
             "commit", user=owner, name=self._name(owner), address=address, method="commit_tasks", execution_context=id,
             arguments=f"{len(rows)} tasks",
@@ -179,13 +180,13 @@ class Engine:
         if context is None:
             (row,) = await self._inventory.commit([], [(stored.load_one, (id,))])
             context = self._contexts.get(id) or (None if row is None else Context(row))
-        if context is None or (viewer.role == "user" and context.row.owner != viewer.id):
+        if context is None or not (entitlement.reads_all(viewer) or context.row.owner == viewer.id):
             raise missing("execution_context", id)
         return context
 
     async def page(self, viewer: User, before: int | None, limit: int) -> list[Context]:
         """Give the contexts that a user may see, newest first: at most C{limit}, from below the id C{before}."""
-        owner = viewer.id if viewer.role == "user" else None
+        owner = None if entitlement.reads_all(viewer) else viewer.id
         (rows,) = await self._inventory.commit([], [(stored.load_page, (owner, before, limit))])
         return [self._contexts.get(row.id) or Context(row) for row in rows]
 
@@ -310,7 +311,7 @@ class Engine:
             try:
                 if not begun:
                     claims = [(type_name, id) for type_name, id in task.row.claims]
-                    entitlement.check(self._inventory, context.row.owner, method, task.row.target, claims)
+                    entitlement.check_task(self._inventory, context.row.owner, method, task.row.target, claims)
                 result = await method.function(job, *task.row.arguments)
                 if result is not None:
                     render(result)  # what can't be told isn't kept: it would end every list that it is in
@@ -353,7 +354,7 @@ class Engine:
         task.progress = max(1, task.progress)
         return Job(
             self._resources, task.row.target, context.row.owner, task.row.memo, save_memo, telling.tell, status, self._slots,
-            (context.row.id, place), holding,
+            (context.row.id, place), holding, context.session,
         )  # fmt: skip
 
     async def _end(self, context: Context, outcomes: Sequence[Outcome], facts: list[Change]) -> None:
@@ -431,6 +432,7 @@ class Engine:
             await deferLater(self._resources.clock, RETRY, lambda: None)
 
     def _retire(self, context: Context) -> None:
+        context.session = None
         self._complete[context.row.id] = None
         if len(self._complete) > REMEMBERED:
             oldest, _ = self._complete.popitem(last=False)

@@ -150,7 +150,7 @@ class _Nodes:
         strangers = self._strangers[id] = []
         with suppress(ApiFault, DriverError):  # the task itself will tell
             connection = await self._real.connection(id, IAdoption)
-            for info in await connection.list_domains():
+            for info in await (await self._real.connection(id)).list_domains():
                 if self._inventory.vm_of(info.uuid) is not None:
                     continue
                 volumes: list[Volume] = []
@@ -196,7 +196,7 @@ class _Images:
     def source(self, clock: object, url: str) -> _Source:
         return _Source()
 
-    def length(self, id: int) -> Deferred[int]:
+    def check(self, id: int, format: str, size: int) -> Deferred[int]:
         return succeed(0)
 
     def __getattr__(self, name: str) -> Any:
@@ -219,7 +219,7 @@ class _Source:
 class _Sessions:
     """Nobody is logged out by a plan."""
 
-    def close_user(self, user: int) -> None:
+    def close_user(self, user: int, but: Session | None = None) -> None:
         pass
 
 
@@ -343,7 +343,7 @@ def _try(planned: Resources, nodes: _Nodes, actor: int, place: int, task: Pendin
 
 async def _run(inventory: Inventory, actor: int, task: PendingTask, job: _Rehearsal) -> None:
     job.effort.step()
-    entitlement.check(inventory, actor, task.method, task.target, task.claims)
+    entitlement.check_task(inventory, actor, task.method, task.target, task.claims)
     await task.method.function(job, *task.arguments)
 
 

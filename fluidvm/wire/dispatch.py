@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterable
 from typing import Any
 
 from twisted.internet.defer import Deferred
@@ -13,12 +13,12 @@ from fluidvm import api
 from fluidvm.audit import shown
 from fluidvm.call import Call, Services
 from fluidvm.declare import METHODS, Method
+from fluidvm.engine.entitlement import check_role, session_user
 from fluidvm.engine.outcome import fault_of
-from fluidvm.faults import ApiFault, Forbidden, InvalidParams, InvalidRequest, NoSuchMethod, NotLoggedIn
+from fluidvm.faults import ApiFault, InvalidParams, InvalidRequest, NoSuchMethod
 from fluidvm.kinds import Int, wire_name
-from fluidvm.objects import User
-from fluidvm.sessions import HeldBack, PendingTask
-from fluidvm.wire.answers import Boxcar, document, when_there_is_room
+from fluidvm.sessions import HeldBack, PendingTask, Session, UnderWay
+from fluidvm.wire.answers import Boxcar, Confidential, document, when_there_is_room
 from fluidvm.wire.peer import Peer
 from fluidvm.wire.unsent import Unsent
 from fluidvm.wire.xmlrpc import parse_call, render_answer, render_fault
@@ -61,31 +61,39 @@ class Dispatcher:
             name, arguments = parse_call(body)
             if name == "system.multicall":
                 return Deferred.fromCoroutine(self._multicall(arguments, peer))
-            value = self._call(name, arguments, peer)
+            callers: list[Session] = []
+            value = self._call(name, arguments, peer, callers.append)
             if inspect.isawaitable(value):
-                return Deferred.fromCoroutine(self._answer_later(name, value, peer))
+                return Deferred.fromCoroutine(self._answer_later(name, value, peer, callers))
             if type(value) is Rendered or not value:  # one object, or nothing
                 return render_answer(value)
             answer = document(value, self._unsent, peer.address)
-            return answer if type(answer) is bytes else Deferred.fromCoroutine(self._wait(name, answer, peer))
+            return answer if type(answer) is bytes else Deferred.fromCoroutine(self._wait(name, answer, peer, callers))
         except Exception as error:
             return _fault(error, "reading a call")
 
-    async def _answer_later(self, name: str, value: Awaitable[Any], peer: Peer) -> bytes:
-        try:
-            answer = document(await value, self._unsent, peer.address)
-        except Exception as error:
-            return _fault(error, name)
-        return answer if type(answer) is bytes else await self._wait(name, answer, peer)
+    async def _answer_later(self, name: str, value: Awaitable[Any], peer: Peer, callers: Iterable[Session]) -> bytes:
+        with UnderWay(self._services.resources.sessions, callers):
+            try:
+                answer = document(await value, self._unsent, peer.address)
+            except Exception as error:
+                return _fault(error, name)
+            return answer if type(answer) is bytes else await self._wait(name, answer, peer, ())
 
-    async def _wait(self, name: str, pieces: Any, peer: Peer) -> bytes:
-        try:
-            return await when_there_is_room(pieces, self._unsent, peer.address)
-        except Exception as error:
-            return _fault(error, name)
+    async def _wait(self, name: str, pieces: Any, peer: Peer, callers: Iterable[Session]) -> bytes:
+        with UnderWay(self._services.resources.sessions, callers):
+            try:
+                return await when_there_is_room(pieces, self._unsent, peer.address)
+            except Exception as error:
+                return _fault(error, name)
 
-    def _call(self, name: str, arguments: list[Any], peer: Peer) -> Any:
-        """Call one method: gives its answer, or something to await for it."""
+    def _call(self, name: str, arguments: list[Any], peer: Peer, begins: Callable[[Session], None]) -> Any:
+        """
+        Call one method.
+
+        @param begins: called with the session, once it is known whose call it is.
+        @return: its answer, or something to await for it.
+        """
         method = METHODS.get(name)
         if method is None:
             system = self._system.get(name)
@@ -100,9 +108,10 @@ class Dispatcher:
                 call = self._admit(method, arguments, peer)
             except HeldBack as fault:
                 return self._refuse_later(fault, peer)
+            begins(call.session)
             if method.audited:
                 return self._audited(call, method, arguments[1:])
-            _allow(method, call.user)
+            check_role(call.user, method.roles, method.name)
             values, references = method.check(arguments[1:])
             call.admit(method, references)
             return method.function(call, *values)
@@ -117,10 +126,7 @@ class Dispatcher:
             raise InvalidParams(f"{method.name}: wants {method.usage()}; got 0 arguments.")
         resources = self._services.resources
         session = resources.sessions.find(arguments[0], peer.address)
-        user = resources.inventory.find(User, session.user)
-        if user is None or not user.enabled:
-            resources.sessions.close(session)
-            raise NotLoggedIn("You are not logged in: authenticate again.")
+        user = session_user(resources.inventory, resources.sessions, session)
         return Call(self._services, peer.address, session, user)
 
     async def _refuse_later(self, fault: HeldBack, peer: Peer) -> None:
@@ -131,7 +137,7 @@ class Dispatcher:
     def _audited(self, call: Call, method: Method, given: list[Any]) -> Any:
         values: list[Any] = []  # what isn't checked may be a secret in the wrong place
         try:
-            _allow(method, call.user)
+            check_role(call.user, method.roles, method.name)
             values, references = method.check(given)
             call.admit(method, references)
             answer = self._queue(call, method, values, references) if method.task else method.function(call, *values)
@@ -215,29 +221,33 @@ class Dispatcher:
                 raise InvalidParams(f"calls: wants an array, not {wire_name(calls)}.")
             Int("calls", high=LONGEST_BOXCAR).check(len(calls), "the number of calls", [])
             boxcar = Boxcar(self._unsent, peer.address, len(calls))
-            try:
-                await self._run(calls, boxcar, peer)
-                return boxcar.document()
-            finally:
-                boxcar.close()
+            with UnderWay(self._services.resources.sessions) as under_way:
+                try:
+                    await self._run(calls, boxcar, peer, under_way.add)
+                    answer = boxcar.document()
+                    return Confidential(answer) if any(map(_confidential, calls)) else answer
+                finally:
+                    boxcar.close()
         except Exception as error:
             return _fault(error, "system.multicall")
 
-    async def _run(self, calls: list[Any], boxcar: Boxcar, peer: Peer) -> None:
+    async def _run(self, calls: list[Any], boxcar: Boxcar, peer: Peer, begins: Callable[[Session], None]) -> None:
         clock = self._services.resources.clock
         turn = clock.seconds()
         fault: ApiFault | None = None
         for call in calls:
             boxcar.next()
             if not isinstance(fault, HeldBack):  # one request may try one cookie too many, not a thousand
-                fault = await self._run_one(call, boxcar, peer)
+                fault = await self._run_one(call, boxcar, peer, begins)
             if fault is not None:
                 boxcar.refuse(fault)
             if clock.seconds() - turn > SLICE:
                 await deferLater(clock, 0)
                 turn = clock.seconds()
 
-    async def _run_one(self, call: Any, boxcar: Boxcar, peer: Peer) -> ApiFault | None:
+    async def _run_one(
+        self, call: Any, boxcar: Boxcar, peer: Peer, begins: Callable[[Session], None]
+    ) -> ApiFault | None:  # fmt: skip
         name = "system.multicall"
         try:
             if type(call) is not dict or set(call) - {"methodName", "params"}:
@@ -247,7 +257,7 @@ class Dispatcher:
                 raise InvalidRequest("A call in a boxcar has a string methodName and an array params.")
             if name == "system.multicall":
                 raise InvalidRequest("A boxcar can't hold another one.")
-            value = self._call(name, arguments, peer)
+            value = self._call(name, arguments, peer, begins)
             if inspect.isawaitable(value):
                 value = await value
             await boxcar.add(value)
@@ -273,10 +283,10 @@ _SYSTEM_SIGNATURES = {
 }
 
 
-def _allow(method: Method, user: User) -> None:
-    """@raise Forbidden: the user's role may not call the method."""
-    if user.role not in method.roles:
-        raise Forbidden(f"{method.name} is for {' and '.join(method.roles)}s, not for {user.role}s.")
+def _confidential(call: Any) -> bool:
+    """Whether the answer to a call of a boxcar is a secret. Those of single calls are too short to be compressed."""
+    method = METHODS.get(call["methodName"]) if type(call) is dict and type(call.get("methodName")) is str else None
+    return method is not None and method.confidential
 
 
 def _count(usage: str, given: Any, wanted: int) -> None:
