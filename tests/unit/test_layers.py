@@ -12,6 +12,7 @@ import fluidvm
 ROOT = Path(fluidvm.__file__).parent
 LAYERS = [
     ["faults", "xmlvalue"],
+    ["object_fields"],
     ["kinds", "objects"],
     ["usage", "image_formats"],
     ["driver_values"],
@@ -30,13 +31,25 @@ LAYERS = [
         "conformance",
         "driver_answers",
     ],
-    ["audit", "belonging", "disk_room", "image_urls", "image_fetch", "image_files", "patience", "node_host", "reconcile"],
+    [
+        "audit",
+        "belonging",
+        "disk_room",
+        "image_urls",
+        "image_fetch",
+        "image_files",
+        "patience",
+        "node_host",
+        "reconcile",
+        "driver_words",
+    ],
     ["node_storage", "node_snapshots"],
     ["sessions", "engine", "node_watch", "uploads"],
     ["consoles", "transfers"],
     ["call"],
     ["api"],
     ["wire"],
+    ["option_kinds"],
     ["options", "devcert", "admin", "preflight", "service", "client", "cli", "reference"],
 ]
 RANK = {name: rank for rank, names in enumerate(LAYERS) for name in names}
