@@ -16,10 +16,12 @@ from twisted.trial.unittest import SynchronousTestCase
 from fluidvm.drivers.simulator import SimulatorDriver
 from fluidvm.engine import plan
 from fluidvm.engine.job import Job
+from fluidvm.image_files import MIB
 from tests.databases import ENGINE
 from tests.inline import InlineServer
-from tests.unit.api.test_images import MIB, WHOLE, ImageCase, qcow2
-from tests.unit.engine.fleet import ACTORS, TASKS, Fleet
+from tests.unit.api.test_images import WHOLE, ImageCase, qcow2
+from tests.unit.engine.fleet import ACTORS
+from tests.unit.engine.random_calls import TASKS, RandomCalls
 
 EXAMPLES = int(os.environ.get("FLUIDVM_PLANS", 20 if ENGINE == "sqlite" else 6))
 BATCHES, LONGEST = 5, 8
@@ -37,7 +39,7 @@ class Rehearsal:
 
     def __init__(self, server: InlineServer, choose: Callable[[int], int]) -> None:
         self._server = server
-        self.fleet = Fleet(server, choose)
+        self.fleet = RandomCalls(server, choose)
         self._asked: dict[Any, int] = {}
 
     def run(self) -> None:
@@ -105,7 +107,7 @@ class RehearsalTests(SynchronousTestCase):
         try_some()
 
     def test_every_task_is_among_them(self) -> None:
-        self.assertEqual([name for name in TASKS if not hasattr(Fleet, f"_{name}")], [])
+        self.assertEqual([name for name in TASKS if not hasattr(RandomCalls, f"_{name}")], [])
 
 
 class KnownTests(ImageCase):
