@@ -70,7 +70,7 @@ class ImageUrls:
         @return: the same in the form that was compared: ask for this one.
         @raise Forbidden: images may not be fetched from there.
         """
-        shown = url if len(url) <= SHOWN else url[:SHOWN] + "..."
+        shown = f'"{(url if len(url) <= SHOWN else url[:SHOWN] + "...").replace(chr(34), "%22")}"'
         try:
             *origin, target = _parts(url)
         except ValueError as error:

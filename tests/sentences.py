@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
@@ -9,6 +11,7 @@ from fluidvm.faults import ApiFault
 
 _log = Logger()
 
+_QUOTED = re.compile(r'"[^"]*"')
 SHORT = ("cancelled",)
 """What the wire contract has word by word, beside C{skipped: task N failed}."""
 
@@ -21,6 +24,7 @@ def is_told(text: str) -> bool:
     """Whether a fault's words are as people are told them."""
     if text in SHORT or text.startswith("skipped: task "):
         return True
+    text = _QUOTED.sub('""', text)
     return text.endswith(".") and not text.endswith("..") and text.strip() == text and ".:" not in text
 
 

@@ -181,7 +181,7 @@ class BoundTests(PlanCase):
             return now[0]
 
         self.planner._spent = spent
-        self.patch(plan, "LONGEST", 0.1)
+        self.patch(plan, "LONGEST", 0.15)
         codes = [code for code, _ in await self.planned()]
         self.assertEqual((codes[0], codes[-1]), (0, 413))
         self.assertEqual([vm["name"] for vm in await self.admin.call("list_vms")], ["web"])
