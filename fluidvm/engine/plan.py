@@ -10,7 +10,7 @@ Nobody is answered meanwhile. So nothing waits here and no time passes, and what
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from typing import Any
@@ -55,6 +55,8 @@ MOST_STEPS = 20_000
 LONGEST = 0.5
 """Seconds of the processor that they may take together."""
 _STATES = {"running": DomainState.RUNNING, "paused": DomainState.PAUSED, "starting": DomainState.RUNNING}
+ModelOf = Callable[..., Any]
+"""Makes the model of a compute node: a connection that works at once, on memory. Called as L{model_of} is."""
 
 
 class _Still:
@@ -116,16 +118,17 @@ class _Nodes:
 
     effort: _Effort
 
-    def __init__(self, resources: Resources) -> None:
+    def __init__(self, resources: Resources, model: ModelOf) -> None:
         self._real = resources.nodes
+        self._model = model
         self._inventory = resources.inventory
-        self._models: dict[int, _Model] = {}
+        self._models: dict[int, Any] = {}
         self._strangers: dict[int, list[tuple[DomainInfo, list[Volume]]]] = {}
         self._refused: dict[int, dict[str, Exception]] = {}
         self._new: set[int] = set()
         self.asked: int | None = None
 
-    async def connection(self, id: int, ability: type[Interface] = IConnection) -> _Model:
+    async def connection(self, id: int, ability: type[Interface] = IConnection) -> Any:
         self.asked = id
         self.effort.step()
         if id not in self._models:
@@ -133,13 +136,9 @@ class _Nodes:
             if id in self._new:
                 raise Unavailable(f"What compute node {node.name} can do is known once it is there.")
             self._real.check(id, ability)
+            strangers, refused = self._strangers.get(id, ()), self._refused.get(id, {})
             formats = self.formats(id) if self.provides(id, IDisks) else ()
-            host = _copy(self._inventory, id, self.effort)
-            for info, volumes in self._strangers.get(id, ()):
-                host.add(info)
-                for volume in volumes:
-                    host.add_volume(volume)
-            model = self._models[id] = _Model(host, formats, self._refused.get(id, {}), self.effort)
+            model = self._models[id] = self._model(self._inventory, id, self.effort, strangers, formats, refused)
             if self.provides(id, IMigration):
                 model.migrates_live = self._real.check(id, IMigration).migrates_live
         self._real.check(id, ability)
@@ -271,18 +270,44 @@ def _kept(thing: VM | Disk) -> list[Snapshot]:
     return [Snapshot(one["name"], one["created"], one["running"]) for one in thing.snapshots]
 
 
+def model_of(
+    inventory: Inventory, node: int, effort: _Effort, strangers: Iterable[tuple[DomainInfo, Sequence[Volume]]],
+    formats: tuple[str, ...], refused: Mapping[str, Exception],
+) -> _Model:  # fmt: skip
+    """
+    Make the model of a compute node, on the simulator.
+
+    @param effort: what the model's work is added to.
+    @param strangers: guests of the node that aren't in the inventory, with their volumes.
+    @param formats: the disk formats that the node's driver has.
+    @param refused: by UUID, why a guest can't be taken over.
+    """
+    host = _copy(inventory, node, effort)
+    for info, volumes in strangers:
+        host.add(info)
+        for volume in volumes:
+            host.add_volume(volume)
+    return _Model(host, formats, refused, effort)
+
+
 class Planner:
     """
     Tries pending tasks, one session's at a time.
 
+    @param model: makes the model of a compute node that the tasks are tried on; see L{model_of}.
     @param turn: fires when the reactor has done whatever else there is to do.
     @param spent: seconds of the processor that this thread has had.
     """
 
     def __init__(
-        self, resources: Resources, turn: Callable[[], Deferred[None]], spent: Callable[[], float] = time.thread_time
+        self,
+        resources: Resources,
+        model: ModelOf,
+        turn: Callable[[], Deferred[None]],
+        spent: Callable[[], float] = time.thread_time,
     ) -> None:
         self._resources = resources
+        self._model = model
         self._turn = turn
         self._spent = spent
         self._lock = DeferredLock()
@@ -293,7 +318,7 @@ class Planner:
 
         @return: per task its place (from 1), C{ok}, C{code}, C{error} and C{node}.
         """
-        nodes = _Nodes(self._resources)
+        nodes = _Nodes(self._resources, self._model)
         adopted: dict[int, set[str]] = {}
         for task in session.pending:
             if IAdoption in task.method.needs:
