@@ -6,12 +6,14 @@ C{python -m fluidvm.rooms docs} writes C{docs/rooms.svg}. A test compares it wit
 
 from __future__ import annotations
 
+import re
 import sys
 import textwrap
 import tomllib
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from html import escape
+from itertools import pairwise
 from pathlib import Path
 
 TABLE = "rooms.toml"
@@ -101,12 +103,12 @@ class Rooms:
 
 
 def _tops(rooms: Rooms) -> Mapping[str, set[str]]:
-    """The rooms that aren't within others, from the lowest up, with those that they import."""
+    """The rooms that aren't within others, from the lowest up, with those that they import; plug-ins left out of these."""
     found: dict[str, set[str]] = {}
     for room in rooms.by_name.values():
         top = room.name.split(".")[0]
-        found.setdefault(top, set()).update(name.split(".")[0] for name in room.imports)
-        found[top].discard(top)
+        imports = {name.split(".")[0] for name in room.imports if not rooms.by_name[name].plug_in}
+        found.setdefault(top, set()).update(imports - {top})
     return found
 
 
@@ -145,12 +147,15 @@ def draw(rooms: Rooms) -> str:
     rows = [[name for name in tops if levels[name] == level] for level in range(max(levels.values()), -1, -1)]
     width = max(len(row) * (WIDTH + GAP) for row in rows) + GAP
     boxes: dict[str, tuple[float, float]] = {}
+    shelves: list[tuple[float, float]] = []
     top = float(GAP)
     for row in rows:
         left = (width - len(row) * (WIDTH + GAP) + GAP) / 2
         for place, name in enumerate(row):
             boxes[name] = (left + place * (WIDTH + GAP), top)
-        top += max(heights[name] for name in row) + AISLE
+        bottom = top + max(heights[name] for name in row)
+        shelves.append((top, bottom))
+        top = bottom + AISLE
     height = top - AISLE + GAP
     parts = [
         f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width:g} {height:g}" font-family="sans-serif">',
@@ -162,10 +167,15 @@ def draw(rooms: Rooms) -> str:
     for name, lower in _direct(tops):
         (left, above), (right, below) = boxes[name], boxes[lower]
         start, end = (left + WIDTH / 2, above + heights[name]), (right + WIDTH / 2, below)
-        bend = min(AISLE, (end[1] - start[1]) / 2)
+        points = [start]
+        for row, (high, low) in zip(rows, shelves, strict=True):
+            if start[1] < high and low < end[1]:  # between two boxes of a row, not behind one
+                edges = [boxes[row[0]][0] - GAP / 2, *(boxes[one][0] + WIDTH + GAP / 2 for one in row)]
+                straight = start[0] + (end[0] - start[0]) * (high - start[1]) / (end[1] - start[1])
+                across = min(edges, key=lambda edge: abs(edge - straight))
+                points += [(across, high), (across, low)]
         parts.append(
-            f'<path d="M{start[0]:g} {start[1]:g}C{start[0]:g} {start[1] + bend:g} {end[0]:g} {end[1] - bend:g} '
-            f'{end[0]:g} {end[1]:g}" fill="none" stroke="#667" stroke-width="1.3" marker-end="url(#end)"/>'
+            f'<path d="{_line([*points, end])}" fill="none" stroke="#667" stroke-width="1.3" marker-end="url(#end)"/>'
         )
     for name, (left, above) in boxes.items():
         fill = "#fdf3e1" if name == "drivers" else "#eaf1fb"
@@ -179,9 +189,19 @@ def draw(rooms: Rooms) -> str:
     return "\n".join([*parts, "</svg>"]) + "\n"
 
 
+def _line(points: Sequence[tuple[float, float]]) -> str:
+    """A way through points from above to below, upright at each of them."""
+    parts = [f"M{points[0][0]:g} {points[0][1]:g}"]
+    for (left, above), (right, below) in pairwise(points):
+        middle = (above + below) / 2
+        parts.append(f"C{left:g} {middle:g} {right:g} {middle:g} {right:g} {below:g}")
+    return "".join(parts)
+
+
 def _words(rooms: Rooms, name: str) -> list[str]:
     """What a box says under its name: the purpose, and the rooms within."""
-    lines = textwrap.wrap(rooms.by_name[name].purpose, LETTERS)
+    purpose = re.sub(r"[A-Z]\{(.*?)\}|`(.*?)`", r"\1\2", rooms.by_name[name].purpose)  # a docstring's marks
+    lines = textwrap.wrap(purpose, LETTERS)
     within = [other.removeprefix(f"{name}.") for other in rooms.by_name if other.startswith(f"{name}.")]
     return lines + textwrap.wrap(f"Within: {', '.join(within)}", LETTERS) if within else lines
 
