@@ -8,11 +8,12 @@ from dataclasses import dataclass
 from fluidvm.audit import AuditLog
 from fluidvm.consoles import Consoles
 from fluidvm.declare import Method
+from fluidvm.engine import entitlement
 from fluidvm.engine.contexts import Engine
 from fluidvm.engine.job import Resources
 from fluidvm.engine.plan import Planner
-from fluidvm.faults import Forbidden, NotLoggedIn
-from fluidvm.inventory import Inventory, missing
+from fluidvm.faults import NotLoggedIn
+from fluidvm.inventory import Inventory
 from fluidvm.kinds import Reference, References
 from fluidvm.logins import Logins
 from fluidvm.objects import User
@@ -92,18 +93,15 @@ class Call:
                 continue  # not kept in the inventory: the engine looks
             if method.task and self._promised(reference):
                 continue
-            entry = self.inventory.visible(reference.type, reference.id, self.user)
-            if entry is None:
-                raise missing(reference.type, reference.id)
-            if reference.type == "image" and method.target != "image":
-                continue  # who may see an image may make something of it
-            owner = entry.object.owner
-            if method.task and owner is not None and owner != self.user.id and self.user.role != "admin":
-                raise Forbidden(f"{method.name}: {reference.path} is another user's.")
+            # Who may see an image may make something of it.
+            change = method.task and (reference.type != "image" or method.target == "image")
+            entitlement.check_object(
+                self.inventory, self.user, reference.type, reference.id, method.name, reference.path, change
+            )
 
     def _promised(self, reference: Reference) -> bool:
         key = (reference.type, reference.id)
         if key in self.session.promised:
             return True
         owner = self.engine.promised_to(key)
-        return owner is not None and (owner == self.user.id or self.user.role == "admin")
+        return owner is not None and entitlement.owns(self.user, owner)

@@ -10,9 +10,9 @@ from twisted.internet.interfaces import IProtocol
 
 from fluidvm.audit import AuditLog
 from fluidvm.driver import Interface, ISerialConsole, IVncConsole, NoSuchThing, WrongState
+from fluidvm.engine.entitlement import check_console, session_user
 from fluidvm.engine.job import Resources
-from fluidvm.faults import Conflict, NotFound, TooLarge
-from fluidvm.inventory import missing
+from fluidvm.faults import ApiFault, Conflict, NotFound, TooLarge
 from fluidvm.objects import VM, User
 from fluidvm.sessions import Session
 
@@ -20,8 +20,6 @@ KINDS: dict[str, tuple[type[Interface], str]] = {
     "serial": (ISerialConsole, "open_serial"), "vnc": (IVncConsole, "open_vnc"),
 }  # fmt: skip
 """Each kind of console, with the ability and its verb."""
-ROLES = ("admin", "user")
-"""Whose consoles they are: who only looks on may not type."""
 LIFE = 30.0
 """Seconds that a ticket may be used in."""
 MOST_TICKETS = 20
@@ -117,13 +115,12 @@ class Console:
 
     def ended(self) -> str:
         """Tell why the console may not be used any more; empty while it may."""
-        if not self._resources.sessions.lives(self._session):
-            return "The session has ended."
-        user = self._resources.inventory.find(User, self._session.user)
-        if user is None or not user.enabled or user.role not in ROLES:
-            return "The user may not use consoles any more."
-        if self._resources.inventory.visible("vm", self._vm, user) is None:
-            return missing("vm", self._vm).faultString
+        inventory = self._resources.inventory
+        try:
+            user = session_user(inventory, self._resources.sessions, self._session)
+            check_console(inventory, user, self._vm)
+        except ApiFault as fault:
+            return fault.faultString
         return ""
 
     def touch(self) -> None:

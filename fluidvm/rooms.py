@@ -1,7 +1,7 @@
 """
 The rooms of the house: the table C{docs/rooms.toml}, and the picture that is drawn from it.
 
-C{python -m fluidvm.rooms docs} writes C{docs/rooms.svg}. A test compares it with the table, and the table with the code.
+C{python -m fluidvm.rooms docs} writes C{docs/rooms.svg}. A test compares both with the code.
 """
 
 from __future__ import annotations
@@ -94,7 +94,7 @@ class Rooms:
         if name == "conformance":
             who = "Imported by drivers' own tests, and by nothing of the server."
         elif not importers:
-            who = "Nothing of FluidVM imports it."
+            who = f"Gathered by {name.rpartition('.')[0]}." if "." in name else "Nothing of FluidVM imports it."
         else:
             who = f"Imported by {', '.join(importers)}."
         if room.plug_in:

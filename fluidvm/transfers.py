@@ -14,10 +14,10 @@ from twisted.internet.task import deferLater
 from fluidvm.audit import AuditLog
 from fluidvm.driver import IImages, NoSuchThing
 from fluidvm.engine.claims import Claims, Watch
+from fluidvm.engine.entitlement import check_object, check_transfer, session_user
 from fluidvm.engine.job import Resources
-from fluidvm.faults import ApiFault, Conflict, Forbidden, InvalidParams, NotFound, NotLoggedIn, Unavailable
+from fluidvm.faults import ApiFault, Conflict, InvalidParams, NotFound, NotLoggedIn, Unavailable
 from fluidvm.image_files import UPLOAD_NAME
-from fluidvm.inventory import missing
 from fluidvm.objects import VM, Disk, User
 from fluidvm.sessions import Session
 from fluidvm.store.objects import ChangeRow
@@ -83,11 +83,8 @@ class Transfers:
         @raise NotLoggedIn: the session has ended, or the user is gone or disabled.
         @raise Forbidden: the user only looks on.
         """
-        user = self.resources.inventory.find(User, session.user)
-        if user is None or not user.enabled or not self.resources.sessions.lives(session):
-            raise NotLoggedIn("You are not logged in: authenticate again.")
-        if user.role == "auditor":
-            raise Forbidden("Bytes are for admins and users, not for auditors.")
+        user = session_user(self.resources.inventory, self.resources.sessions, session)
+        check_transfer(user)
         return user
 
     async def uploaded(self, cookie: str, address: str, name: str) -> int:
@@ -317,8 +314,7 @@ class Fetching(Transfer):
         super().check()
         inventory, user = self._transfers.resources.inventory, self._transfers.rightful(self.session)
         assert self.target is not None
-        if inventory.visible("disk", self.target, user) is None:
-            raise missing("disk", self.target)
+        check_object(inventory, user, "disk", self.target)
         disk = inventory.get(Disk, self.target)
         if disk.state != "ready":
             raise Conflict(f"Disk {disk.name} is {disk.state}.")

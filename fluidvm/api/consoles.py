@@ -5,8 +5,8 @@ from __future__ import annotations
 from typing import Annotated, Any
 
 from fluidvm.call import Call
-from fluidvm.consoles import KINDS, ROLES
-from fluidvm.declare import query
+from fluidvm.consoles import KINDS
+from fluidvm.declare import WORKERS, query
 from fluidvm.kinds import Choice, VmId
 from fluidvm.objects import VM
 from fluidvm.xmlvalue import moment
@@ -14,7 +14,7 @@ from fluidvm.xmlvalue import moment
 ConsoleKind = Annotated[str, Choice("which one; default: serial", choices=tuple(KINDS))]
 
 
-@query("struct", roles=ROLES, audited=True)
+@query("struct", roles=WORKERS, audited=True)
 async def get_vm_console(call: Call, vm: VmId, kind: ConsoleKind = "serial") -> dict[str, Any]:
     """
     Have a running VM's console opened: by a WebSocket (RFC 6455) to a path of this server's, within 30 s and once.

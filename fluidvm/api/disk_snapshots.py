@@ -11,7 +11,6 @@ from fluidvm.declare import query, task
 from fluidvm.driver import IVolumeSnapshots
 from fluidvm.engine.job import Job
 from fluidvm.faults import Conflict
-from fluidvm.inventory import missing
 from fluidvm.kinds import DiskId, Int, filter_of, named
 from fluidvm.objects import VM, Disk
 
@@ -80,7 +79,4 @@ def list_disk_snapshots(call: Call, disk: DiskId, filter: SnapshotFilter = {}) -
 
     Those that its VM keeps are told by list_vm_snapshots.
     """
-    entry = call.inventory.visible("disk", disk, call.user)
-    if entry is None:
-        raise missing("disk", disk)
     return listed(call.inventory.get(Disk, disk), filter)

@@ -16,10 +16,10 @@ from fluidvm.api.placing import free_name, may_own, owner_of, place
 from fluidvm.call import Call
 from fluidvm.declare import query, task
 from fluidvm.driver import IDisks, IImages, IVolumes, NoSuchThing
+from fluidvm.engine.entitlement import check_object
 from fluidvm.engine.job import Job
 from fluidvm.engine.placement import Wanted
 from fluidvm.faults import Conflict, InvalidParams
-from fluidvm.inventory import missing
 from fluidvm.kinds import DiskId, Id, Int, Struct, Text, filter_of, named
 from fluidvm.objects import VM, ComputeNode, Disk, Image
 from fluidvm.store.objects import Create, Delete, Update
@@ -78,9 +78,7 @@ def with_image(job: Job, spec: dict[str, Any]) -> dict[str, Any]:
     """
     if "image" not in spec:
         return spec
-    entry = job.inventory.visible("image", spec["image"], job.user())
-    if entry is None:
-        raise missing("image", spec["image"])
+    check_object(job.inventory, job.user(), "image", spec["image"])
     image = job.inventory.get(Image, spec["image"])
     if image.state != "ready":
         raise Conflict(f"Image {image.name} is {image.state}.")

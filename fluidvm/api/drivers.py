@@ -9,6 +9,7 @@ from fluidvm.call import Call
 from fluidvm.declare import METHODS, query
 from fluidvm.driver import ABILITIES, Interface
 from fluidvm.driver_loader import DriverDescription, DriverLoader
+from fluidvm.engine.entitlement import reads_all
 from fluidvm.faults import NotFound
 from fluidvm.kinds import NAME_PATTERN, NAME_RULE, Text, filter_of
 from fluidvm.xmlvalue import Members
@@ -27,7 +28,7 @@ def _wire(found: DriverDescription) -> dict[str, Any]:
 
 def _seen(call: Call, wire: dict[str, Any]) -> dict[str, Any]:
     """Why a driver can't be loaded may tell of the server's files: plain users learn only that it can't."""
-    if "error" in wire and call.user.role == "user":
+    if "error" in wire and not reads_all(call.user):
         wire["error"] = f"Driver {wire['name']} can't be loaded."
     return wire
 

@@ -12,6 +12,7 @@ from fluidvm.api.placing import free_name, may_own, owner_of
 from fluidvm.call import Call
 from fluidvm.declare import query, task
 from fluidvm.driver import IImages
+from fluidvm.engine.entitlement import administers
 from fluidvm.engine.job import Job
 from fluidvm.faults import Conflict, Forbidden, InvalidParams
 from fluidvm.image_files import UPLOAD_NAME, Inspected
@@ -54,7 +55,7 @@ def _check_import(call: Call, spec: dict[str, Any]) -> None:
         if "sha256" not in spec:
             raise InvalidParams("spec.sha256: is missing.")
         call.services.resources.images.urls.admit(spec["url"])
-    if spec.get("public") and call.user.role != "admin":
+    if spec.get("public") and not administers(call.user):
         raise Forbidden("spec.public: is for administrators.")
     free_name(call.inventory, Image, spec["name"], spec.get("owner", call.user.id))
 

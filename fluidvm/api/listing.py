@@ -10,6 +10,7 @@ from typing import Any
 from twisted.logger import Logger
 
 from fluidvm.call import Call
+from fluidvm.engine.entitlement import reads_all
 from fluidvm.inventory import Entry, missing
 from fluidvm.xmlvalue import INT_HIGH, INT_LOW, Members, Rendered, render
 
@@ -26,7 +27,7 @@ def show(call: Call, type_name: str, id: int) -> Rendered:
 
 
 def _render(call: Call, entry: Entry) -> Rendered:
-    return entry.public(call.inventory) if call.user.role == "user" else entry.full(call.inventory)
+    return entry.full(call.inventory) if reads_all(call.user) else entry.public(call.inventory)
 
 
 def list_objects(call: Call, type_name: str, wanted: dict[str, Any]) -> Members:
@@ -43,16 +44,16 @@ def list_objects(call: Call, type_name: str, wanted: dict[str, Any]) -> Members:
     fields = wanted.get("fields")
     if equal or fields is not None:
         return Members(islice(_select(call, entries, equal, fields), limit))
-    if viewer.role == "user":
-        return Members(entry.public(inventory) for entry in islice(entries, limit))
-    return Members(entry.full(inventory) for entry in islice(entries, limit))
+    if reads_all(viewer):
+        return Members(entry.full(inventory) for entry in islice(entries, limit))
+    return Members(entry.public(inventory) for entry in islice(entries, limit))
 
 
 def _select(call: Call, entries: Any, equal: dict[str, Any], fields: list[str] | None) -> Iterator[bytes]:
-    inventory = call.inventory
+    inventory, everything = call.inventory, reads_all(call.user)
     for entry in entries:
         wire = entry.wire(inventory)
-        hidden = getattr(entry.object, "HIDDEN", ()) if call.user.role == "user" else ()
+        hidden = () if everything else getattr(entry.object, "HIDDEN", ())
         if any(key in hidden or wire.get(key) != value for key, value in equal.items()):
             continue
         if fields is None:

@@ -12,6 +12,7 @@ from fluidvm.api.shares import put_shares
 from fluidvm.call import Call
 from fluidvm.declare import query, task
 from fluidvm.driver import DomainInterface, DriverError, INetworks, Unreachable
+from fluidvm.engine.entitlement import administers, reads_all
 from fluidvm.engine.job import Job
 from fluidvm.faults import Conflict, Forbidden, NotFound
 from fluidvm.kinds import Choice, Int, NodeId, References, Struct, Text, VmId, named, refuse
@@ -82,7 +83,7 @@ def _free_mac(job: Job) -> str:
 def check_networks(job: Job, node: ComputeNode, interfaces: Iterable[Mapping[str, Any]]) -> None:
     """@raise Forbidden: a plain user names a network that the administrator hasn't opened."""
     allowed = node.options.get("user_networks")
-    if allowed is None or job.user().role == "admin":
+    if allowed is None or administers(job.user()):
         return
     for interface in interfaces:
         if interface["network"] not in allowed:
@@ -149,7 +150,7 @@ async def list_networks(call: Call, node: NodeId) -> list[dict[str, Any]]:
     """
     connection = await call.services.resources.nodes.connection(node, INetworks)
     networks = await connection.list_networks()
-    if call.user.role == "user":
+    if not reads_all(call.user):
         allowed = call.inventory.get(ComputeNode, node).options.get("user_networks")
         networks = [network for network in networks if allowed is None or network.name in allowed]
     return [

@@ -8,6 +8,7 @@ from typing import Any
 
 from fluidvm.call import Call
 from fluidvm.driver import Interface
+from fluidvm.engine.entitlement import owns
 from fluidvm.engine.job import Job
 from fluidvm.engine.placement import Load, Wanted, choose
 from fluidvm.engine.quota import allows, check_driver, limits_of
@@ -23,7 +24,7 @@ def may_own(call: Call, spec: dict[str, Any]) -> None:
 
     @raise Forbidden: a plain user makes something for somebody else.
     """
-    if spec.get("owner", call.user.id) != call.user.id and call.user.role != "admin":
+    if not owns(call.user, spec.get("owner", call.user.id)):
         raise Forbidden("spec.owner: only an administrator makes things for others.")
 
 

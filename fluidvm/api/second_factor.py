@@ -9,6 +9,7 @@ import pyotp
 from fluidvm.api.login import CODE, Login
 from fluidvm.call import Call
 from fluidvm.declare import query
+from fluidvm.engine.entitlement import administers
 from fluidvm.faults import Conflict, Forbidden, InvalidParams
 from fluidvm.kinds import Secret, UserId
 from fluidvm.logins import second_factor_step
@@ -57,7 +58,7 @@ async def remove_second_factor(call: Call, user: UserId, code: Annotated[str, CO
     """Have authenticate ask for the password alone: for oneself with a code, or as an administrator for another user."""
     record = call.inventory.get(User, user)
     own = record.id == call.user.id
-    if not own and call.user.role != "admin":
+    if not own and not administers(call.user):
         raise Forbidden("remove_second_factor: only an administrator removes another user's.")
     if not record.second_factor:
         raise Conflict(f"User {record.name} has no second factor.")

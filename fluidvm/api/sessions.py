@@ -10,6 +10,7 @@ from fluidvm.audit import LONGEST_STRING
 from fluidvm.call import Call
 from fluidvm.certificates import stands_for
 from fluidvm.declare import WORKERS, query
+from fluidvm.engine.entitlement import reads_all
 from fluidvm.faults import ApiFault, NotFound, TooManyAttempts
 from fluidvm.kinds import Int, Secret, Serial, Text, filter_of
 from fluidvm.objects import User
@@ -72,7 +73,7 @@ def ping(call: Call) -> list[dict[str, object]]:
     """Stay logged in, and learn what changed since the last ping: structs of type, id and change, oldest first."""
     log, session = call.inventory.log, call.session
     call.services.resources.sessions.touch(session)
-    changes = log.since(session.serial, call.user.role != "user", call.user.id)
+    changes = log.since(session.serial, reads_all(call.user), call.user.id)
     session.serial = log.serial
     return changes
 
@@ -89,7 +90,7 @@ def get_changes(call: Call, since: Annotated[int, Serial("a serial that get_chan
     serial = log.serial if log.serial <= INT_HIGH else float(log.serial)
     if since == 0 or not log.remembers(since):
         return {"serial": serial, "reset": since != 0, "changes": []}
-    return {"serial": serial, "reset": False, "changes": log.since(since, call.user.role != "user", call.user.id)}
+    return {"serial": serial, "reset": False, "changes": log.since(since, reads_all(call.user), call.user.id)}
 
 
 @query("struct")
@@ -113,7 +114,7 @@ def list_sessions(call: Call, filter: SessionFilter = {}) -> list[dict[str, Any]
 
 
 def _may_see(call: Call, session: Session) -> bool:
-    return call.user.role != "user" or session.user == call.user.id
+    return reads_all(call.user) or session.user == call.user.id
 
 
 @query("boolean", roles=WORKERS, audited=True)

@@ -15,7 +15,6 @@ from fluidvm.declare import AfterCrash, query, task
 from fluidvm.driver import DomainState, IShares, ISnapshots, Shares
 from fluidvm.engine.job import Job
 from fluidvm.faults import Conflict, Unavailable
-from fluidvm.inventory import missing
 from fluidvm.kinds import Int, VmId, filter_of, named
 from fluidvm.objects import VM, ComputeNode
 from fluidvm.store.objects import Update
@@ -126,7 +125,4 @@ def list_vm_snapshots(call: Call, vm: VmId, filter: SnapshotFilter = {}) -> list
     running tells whether a snapshot has the VM's memory, so that it runs when it has gone back to it. Those that others made
     on the compute node are among them, from its next reconnect or refresh on.
     """
-    entry = call.inventory.visible("vm", vm, call.user)
-    if entry is None:
-        raise missing("vm", vm)
     return listed(call.inventory.get(VM, vm), filter)

@@ -9,7 +9,6 @@ from fluidvm.call import Call
 from fluidvm.declare import query
 from fluidvm.driver import IStats, NoSuchThing
 from fluidvm.faults import NotFound
-from fluidvm.inventory import missing
 from fluidvm.kinds import NodeId, VmId
 from fluidvm.objects import VM, ComputeNode
 from fluidvm.xmlvalue import total
@@ -23,9 +22,6 @@ async def get_vm_stats(call: Call, vm: VmId) -> dict[str, Any]:
     Keys, absent where the node can't tell or the VM doesn't run: cpu_time (seconds of CPU, double), memory (MiB of the
     node's, int), disk_read, disk_written, network_received and network_sent (bytes, double).
     """
-    entry = call.inventory.visible("vm", vm, call.user)
-    if entry is None:
-        raise missing("vm", vm)
     record = call.inventory.get(VM, vm)
     connection = await call.services.resources.nodes.connection(record.compute_node, IStats)
     try:

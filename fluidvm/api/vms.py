@@ -33,6 +33,7 @@ from fluidvm.driver import (
     NoSuchThing,
     Shares,
 )
+from fluidvm.engine.entitlement import administers
 from fluidvm.engine.job import Job
 from fluidvm.engine.placement import Wanted
 from fluidvm.engine.quota import check_vm, limits_of, one_vm
@@ -149,7 +150,7 @@ def check_kernel(path: str, boot: dict[str, Any]) -> None:
 
 def check_boot(job: Job, node: ComputeNode, boot: dict[str, Any]) -> None:
     """A kernel's bytes reach the guest: what a plain user may name, the administrator has to have allowed."""
-    if job.user().role == "admin":
+    if administers(job.user()):
         return
     allowed = node.options.get("boot_dirs", ())
     for key in ("kernel", "initrd"):

@@ -56,7 +56,7 @@ LONGEST = 0.5
 """Seconds of the processor that they may take together."""
 _STATES = {"running": DomainState.RUNNING, "paused": DomainState.PAUSED, "starting": DomainState.RUNNING}
 ModelOf = Callable[..., Any]
-"""Makes the model of a compute node: a connection that works at once, on memory. Called as L{model_of} is."""
+"""Makes the model of a compute node, a connection that works at once, on memory. Its arguments: L{model_of}."""
 
 
 class _Still:
@@ -368,7 +368,7 @@ def _try(planned: Resources, nodes: _Nodes, actor: int, place: int, task: Pendin
 
 async def _run(inventory: Inventory, actor: int, task: PendingTask, job: _Rehearsal) -> None:
     job.effort.step()
-    entitlement.check(inventory, actor, task.method, task.target, task.claims)
+    entitlement.check_task(inventory, actor, task.method, task.target, task.claims)
     await task.method.function(job, *task.arguments)
 
 

@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from threading import Timer
+from time import monotonic, sleep
 from typing import Any
 
 from alembic import command
@@ -27,6 +28,8 @@ LIMIT = 20.0
 """Seconds that the store may take for one thing."""
 CONNECTING = 5
 """Seconds that it may take to connect to one of a URL's hosts."""
+PAUSE = 0.05
+"""Seconds between two tries to take the database's lock."""
 MIGRATING = 3600.0
 """Seconds that bringing the schema up to date may take."""
 _HOSTS = re.compile(r"(postgres[a-z+0-9]*://(?:[^/?#]*@)?)([^/?#@]*,[^/?#@]*)((?:[/?#].*)?)")
@@ -116,8 +119,7 @@ def connect(url: URL, limit: float = LIMIT) -> tuple[Engine, Connection]:
         try:
             if url.drivername != "sqlite":
                 with bounded(connection, limit):
-                    if not claim(connection, limit):
-                        raise DatabaseError(f"database {shown}: another server uses it")
+                    _claim_soon(connection, shown, limit)
             _migrate(connection, shown, limit)
         except BaseException:
             close(connection)
@@ -170,6 +172,15 @@ def claim(connection: Connection, limit: float) -> bool:
                 text("SELECT set_config(:name, :value, false)"), {"name": name, "value": f"{int(seconds * 1000)}ms"}
             )
     return True
+
+
+def _claim_soon(connection: Connection, shown: str, limit: float) -> None:
+    """Take the lock; the server before may have ended just now, and PostgreSQL frees its lock a little later."""
+    deadline = monotonic() + limit / 4
+    while not claim(connection, limit):
+        if monotonic() > deadline:
+            raise DatabaseError(f"database {shown}: another server uses it")
+        sleep(PAUSE)
 
 
 def _engine(url: URL, limit: float) -> Engine:

@@ -10,11 +10,9 @@ from sqlalchemy.engine import URL
 from sqlalchemy.exc import SQLAlchemyError
 
 from fluidvm.store import standing
-from fluidvm.store.connecting import DatabaseError, bounded, claim, close, connect, sentence
+from fluidvm.store.connecting import PAUSE, DatabaseError, bounded, claim, close, connect, sentence
 from fluidvm.store.sqlite_files import SqliteFiles
 
-PAUSE = 0.05
-"""Seconds between two tries to take the database's lock."""
 _END = text("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE pid = :pid AND backend_start::text = :begun")
 
 

@@ -13,10 +13,10 @@ from fluidvm import api
 from fluidvm.audit import shown
 from fluidvm.call import Call, Services
 from fluidvm.declare import METHODS, Method
+from fluidvm.engine.entitlement import check_role, session_user
 from fluidvm.engine.outcome import fault_of
-from fluidvm.faults import ApiFault, Forbidden, InvalidParams, InvalidRequest, NoSuchMethod, NotLoggedIn
+from fluidvm.faults import ApiFault, InvalidParams, InvalidRequest, NoSuchMethod
 from fluidvm.kinds import Int, wire_name
-from fluidvm.objects import User
 from fluidvm.sessions import HeldBack, PendingTask
 from fluidvm.wire.answers import Boxcar, document, when_there_is_room
 from fluidvm.wire.peer import Peer
@@ -102,7 +102,7 @@ class Dispatcher:
                 return self._refuse_later(fault, peer)
             if method.audited:
                 return self._audited(call, method, arguments[1:])
-            _allow(method, call.user)
+            check_role(call.user, method.roles, method.name)
             values, references = method.check(arguments[1:])
             call.admit(method, references)
             return method.function(call, *values)
@@ -117,10 +117,7 @@ class Dispatcher:
             raise InvalidParams(f"{method.name}: wants {method.usage()}; got 0 arguments.")
         resources = self._services.resources
         session = resources.sessions.find(arguments[0], peer.address)
-        user = resources.inventory.find(User, session.user)
-        if user is None or not user.enabled:
-            resources.sessions.close(session)
-            raise NotLoggedIn("You are not logged in: authenticate again.")
+        user = session_user(resources.inventory, resources.sessions, session)
         return Call(self._services, peer.address, session, user)
 
     async def _refuse_later(self, fault: HeldBack, peer: Peer) -> None:
@@ -131,7 +128,7 @@ class Dispatcher:
     def _audited(self, call: Call, method: Method, given: list[Any]) -> Any:
         values: list[Any] = []  # what isn't checked may be a secret in the wrong place
         try:
-            _allow(method, call.user)
+            check_role(call.user, method.roles, method.name)
             values, references = method.check(given)
             call.admit(method, references)
             answer = self._queue(call, method, values, references) if method.task else method.function(call, *values)
@@ -271,12 +268,6 @@ _SYSTEM_SIGNATURES = {
     "system.methodSignature": [["array", "string"]],
     "system.multicall": [["array", "array"]],
 }
-
-
-def _allow(method: Method, user: User) -> None:
-    """@raise Forbidden: the user's role may not call the method."""
-    if user.role not in method.roles:
-        raise Forbidden(f"{method.name} is for {' and '.join(method.roles)}s, not for {user.role}s.")
 
 
 def _count(usage: str, given: Any, wanted: int) -> None:

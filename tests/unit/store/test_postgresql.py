@@ -5,7 +5,7 @@ from __future__ import annotations
 from sqlalchemy import BigInteger, Connection, text
 from twisted.trial.unittest import TestCase
 
-from fluidvm.store import schema
+from fluidvm.store import connecting, schema
 from fluidvm.store.database import DatabaseError
 from tests.databases import only
 from tests.postgres import Cluster
@@ -22,6 +22,20 @@ class ClaimTests(DatabaseCase):
         await self.database.close()
         self.database = self.make()
         self.database.open()
+
+    def test_a_lock_that_is_freed_a_little_later(self) -> None:
+        """PostgreSQL frees the lock of a server that has ended when it has noticed that."""
+        pauses: list[float] = []
+
+        def pause(seconds: float) -> None:
+            pauses.append(seconds)
+            self.database.close()
+
+        self.patch(connecting, "sleep", pause)
+        after = self.make()
+        self.addCleanup(after.close)
+        after.open()
+        self.assertTrue(pauses)
 
 
 class TypeTests(DatabaseCase):
