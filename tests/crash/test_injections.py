@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import subprocess
 import time
 import xmlrpc.client
 from pathlib import Path
@@ -70,17 +69,6 @@ class InjectionTests(ProcessCase):
             self.assertTrue(proxy.wait_for_tasks(cookie, context["id"], 25), context)
             self.assertEqual(set(context["errors"]) - {""}, set())
         self.assertEqual(len(proxy.list_users(cookie)), attempt + 2)
-
-    def start_command(self, command: list[str]) -> subprocess.Popen[bytes]:
-        with (self.directory / "output").open("ab") as log:
-            server = subprocess.Popen(command, stdout=log, stderr=log, cwd=self.directory, env=self.environment)
-        self.addCleanup(self.end, server)
-        deadline = time.monotonic() + PATIENCE
-        while "FluidVM answers" not in self.output():
-            self.assertIsNone(server.poll(), self.output())
-            self.assertLess(time.monotonic(), deadline, self.output())
-            time.sleep(0.05)
-        return server
 
     def test_a_hypervisor_that_hangs(self) -> None:
         server = self.start()

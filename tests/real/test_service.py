@@ -55,22 +55,24 @@ class ProcessCase(SynchronousTestCase):
         )
 
     def start(self, *options: str, scheme: str = "http", http: bool = True) -> subprocess.Popen[bytes]:
-        log = (self.directory / "output").open("ab")
-        server = subprocess.Popen(
-            self.command(*options, http=http), stdout=log, stderr=log, cwd=self.directory, env=self.environment
-        )
-        log.close()
+        return self.start_command(self.command(*options, http=http))
+
+    def start_command(self, command: list[str]) -> subprocess.Popen[bytes]:
+        with (self.directory / "output").open("ab") as log:
+            said = log.tell()
+            server = subprocess.Popen(command, stdout=log, stderr=log, cwd=self.directory, env=self.environment)
         self.addCleanup(self.end, server)
-        self.wait_until_it_answers(server)
+        self.wait_until_it_answers(server, said)
         return server
 
-    def wait_until_it_answers(self, server: subprocess.Popen[bytes]) -> None:
+    def wait_until_it_answers(self, server: subprocess.Popen[bytes], said: int = 0) -> None:
+        """@param said: bytes of output from before this server, which may be one's that had the port before."""
         deadline = time.monotonic() + PATIENCE
         while time.monotonic() < deadline:
             self.assertIsNone(server.poll(), self.output())
             try:
                 socket.create_connection(("127.0.0.1", self.port), 1).close()
-                if b"FluidVM answers" in (self.directory / "output").read_bytes():
+                if b"FluidVM answers" in (self.directory / "output").read_bytes()[said:]:
                     return
             except OSError:
                 pass
@@ -171,11 +173,7 @@ class StartTests(ProcessCase):
         config.write_text(f'http = ["tcp:{self.port}:interface=127.0.0.1"]\nstate = "{self.state}"\nsession-timeout = 7\n')
         command = self.command("--config", str(config), http=False)
         del command[command.index("--state") : command.index("--state") + 2]
-        log = (self.directory / "output").open("ab")
-        server = subprocess.Popen(command, stdout=log, stderr=log, cwd=self.directory, env=self.environment)
-        log.close()
-        self.addCleanup(self.end, server)
-        self.wait_until_it_answers(server)
+        self.start_command(command)
         proxy = self.proxy()
         session = proxy.get_session(proxy.authenticate("admin", self.password()))
         self.assertEqual((session["expires"] - session["created"]).total_seconds(), 7)

@@ -315,11 +315,7 @@ class SafetyTests(ProcessCase):
             command = self.command()
             place = command.index("fluidvm")
             command[place:place] = ["--uid", str(nobody.pw_uid), "--gid", str(nobody.pw_gid)]
-            log = (self.directory / "output").open("ab")
-            server = subprocess.Popen(command, stdout=log, stderr=log, cwd=self.directory, env=self.environment)
-            log.close()
-            self.addCleanup(self.end, server)
-            self.wait_until_it_answers(server)
+            server = self.start_command(command)
             status = Path(f"/proc/{server.pid}/status").read_text()
             self.assertIn(f"Uid:\t{nobody.pw_uid}\t{nobody.pw_uid}", status)
             proxy = self.proxy()
