@@ -56,7 +56,7 @@ LONGEST = 0.5
 """Seconds of the processor that they may take together."""
 _STATES = {"running": DomainState.RUNNING, "paused": DomainState.PAUSED, "starting": DomainState.RUNNING}
 ModelOf = Callable[..., Any]
-"""Makes the model of a compute node, a connection that works at once, on memory. Its arguments: L{model_of}."""
+"""Makes the model of a compute node: a connection that works on memory. Its arguments: L{model_of}."""
 
 
 class _Still:
