@@ -10,7 +10,7 @@ import libvirt
 from twisted.internet.defer import CancelledError, Deferred, DeferredLock
 from zope.interface import implementer
 
-from fluidvm.driver import NAME_PATTERN, Choice, DriverError, DriverHost, IDriver, Struct, Text, Unreachable
+from fluidvm.driver import NAME_PATTERN, Bool, Choice, DriverError, DriverHost, IDriver, Struct, Text, Unreachable
 
 from .domain_xml import PROBE_PREFIX, Platform, parse_domain_kinds, probe_xml, unlink_xml
 from .libvirt_adoption import LibvirtAdoption
@@ -72,6 +72,8 @@ class KvmConnection(
 
     def __init__(self, connection: Any, uri: str, options: Mapping[str, Any], host: DriverHost) -> None:
         super().__init__(connection, uri, options, host)
+        if not options.get("raw_disks", True):
+            self.formats = tuple(format for format in self.formats if format != "raw")
         self._accelerator: tuple[str, str] | None = None
         self._probing = DeferredLock()
 
@@ -219,6 +221,10 @@ class KvmDriver:
                 rule="letters, digits, dots, dashes and underscores",
             ),
             "pool_path": _path("a directory to be a storage pool, made if it isn't there"),
+            "raw_disks": Bool(
+                "whether new disks may be raw, true if not given; what a guest writes onto one can make libvirt open files "
+                "of the host's"
+            ),
             "console_log_dir": _path("a directory that gets what each guest's serial console says, in UUID.log"),
             "migration_uri": Text(
                 "where other hosts send the guests that come here live; its host's own name if not given", longest=1024,

@@ -30,6 +30,9 @@ P = ParamSpec("P")
 T = TypeVar("T")
 C = TypeVar("C")
 
+LogIn = Callable[[], tuple[str, str]]
+"""Gives a user's name and password for a host that asks for them (SASL); it may block."""
+
 KEEPALIVE = (5, 3)
 """Seconds between keep-alive messages, and how many may stay unanswered: a dead host is found within 20 s."""
 
@@ -108,11 +111,29 @@ def check_uri(address: str, default: str, drivers: Sequence[str]) -> str:
     return address
 
 
-async def open_connection(uri: str, host: DriverHost, log_in: Callable[[], tuple[str, str]] | None = None) -> Any:
+def do_open(uri: str, log_in: LogIn | None, keepalive: tuple[int, int] = KEEPALIVE) -> Any:
+    """
+    Open a libvirt connection, kept alive; blocks.
+
+    @param keepalive: as L{KEEPALIVE}.
+    @return: C{libvirt.virConnect}.
+    @raise libvirt.libvirtError: it can't be had.
+    @raise DriverError: C{log_in} fails.
+    """
+    ensure_loop()
+    connection = libvirt.open(uri) if log_in is None else libvirt.openAuth(uri, _authentication(*log_in()), 0)
+    try:
+        connection.setKeepAlive(*keepalive)
+    except libvirt.libvirtError:
+        connection.close()
+        raise
+    return connection
+
+
+async def open_connection(uri: str, host: DriverHost, log_in: LogIn | None = None) -> Any:
     """
     Open a libvirt connection, kept alive.
 
-    @param log_in: gives a user's name and password for a host that asks for them (SASL); it may block.
     @return: C{libvirt.virConnect}. When the waiting is cancelled the connection is closed as soon as it is there.
     @raise Unreachable: the host doesn't answer.
     @raise DriverError: it refuses.
@@ -120,14 +141,9 @@ async def open_connection(uri: str, host: DriverHost, log_in: Callable[[], tuple
     abandoned = threading.Event()
 
     def opening() -> Any:
-        ensure_loop()
-        connection = None
         try:
-            connection = libvirt.open(uri) if log_in is None else libvirt.openAuth(uri, _authentication(*log_in()), 0)
-            connection.setKeepAlive(*KEEPALIVE)
+            connection = do_open(uri, log_in)
         except libvirt.libvirtError as error:
-            if connection is not None:
-                connection.close()
             raise translate_open(error, uri) from error
         if abandoned.is_set():
             connection.close()
@@ -161,15 +177,19 @@ class LibvirtConnection:
     @param connection: from L{open_connection}.
     @param uri: what it was opened with.
     @param options: the node's.
+    @param log_in: how further connections are opened, as this one was.
     """
 
     _log = Logger()
 
-    def __init__(self, connection: Any, uri: str, options: Mapping[str, Any], host: DriverHost) -> None:
+    def __init__(
+        self, connection: Any, uri: str, options: Mapping[str, Any], host: DriverHost, log_in: LogIn | None = None
+    ) -> None:
         self._connection = connection
         self._uri = uri
         self._options = options
         self._host = host
+        self._log_in = log_in
         self._local = not urlsplit(uri).hostname
         self._closed = False
         self._lost_reason: str | None = None

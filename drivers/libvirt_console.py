@@ -1,4 +1,8 @@
-"""Domains' consoles, through libvirt: serial ones by streams, VNC by a socket that libvirtd hands over."""
+"""
+Domains' consoles, through libvirt: serial ones by streams, VNC by a socket that libvirtd hands over.
+
+A stream whose bytes the guest doesn't take holds up all that goes over its connection, so that each has one of its own.
+"""
 
 from __future__ import annotations
 
@@ -10,16 +14,33 @@ from weakref import WeakSet
 from xml.etree import ElementTree
 
 import libvirt
-from twisted.internet.defer import CancelledError
+from twisted.internet.defer import CancelledError, TimeoutError
 from twisted.internet.interfaces import IProtocol
 from twisted.internet.protocol import Factory
 from zope.interface import implementer
 
-from fluidvm.driver import DomainState, ISerialConsole, IVncConsole, Unreachable, Unsupported, WrongState
+from fluidvm.driver import DomainState, DriverError, ISerialConsole, IVncConsole, Unreachable, Unsupported, WrongState
 
 from .libvirt_connection import verb
 from .libvirt_domains import LibvirtDomains
+from .libvirt_errors import translate
+from .libvirt_side_connection import SideConnection
 from .libvirt_stream import StreamTransport
+
+MOST_SERIAL = 100
+"""
+Serial consoles of one node at a time. Each has a connection to its libvirtd (which takes 5,000 by default, C{max_clients})
+and a thread here; over SSH, a process on either side.
+"""
+OPEN_SECONDS = 30.0
+"""Seconds that a console's connection may take to be there: a libvirtd that has too many keeps the next ones waiting."""
+KEEPALIVE = (30, 5)
+"""
+As L{fluidvm.drivers.libvirt_connection.KEEPALIVE}, of a console's connection. libvirtd answers nothing there while its guest
+takes nothing: the server ends such a console after 120 s, and the connection ends after 180 s. That the host is gone is
+noticed by the node's own connection.
+"""
+LOST = "The console's connection to its host has ended."
 
 
 class LibvirtConsoles(LibvirtDomains):
@@ -32,37 +53,26 @@ class LibvirtConsoles(LibvirtDomains):
 
     def _end_consoles(self) -> None:
         for transport in list(self._consoles):
-            transport.loseConnection()
+            # What a guest doesn't take mustn't keep them.
+            transport.abortConnection()
 
     @verb
     async def close(self) -> None:
         self._end_consoles()
         await super().close()
 
-    async def _open(self, subject: str, uuid: str, opening: Any) -> Any:
+    def _do_look(self, uuid: str) -> tuple[Any, ElementTree.Element]:
         """
-        Open something of a domain that runs, in the node's thread.
+        Give a domain that runs, and its definition; blocks.
 
-        @param opening: makes it of the domain and its definition; what it makes has C{close}, for when nobody waits.
+        @raise WrongState: it doesn't run.
         """
-        abandoned = threading.Event()
-
-        def do_open() -> Any:
-            domain = self._do_find(uuid)
-            state = self._do_state(domain)
-            if state not in (DomainState.RUNNING, DomainState.PAUSED) or not domain.isActive():
-                raise WrongState(f"Domain {domain.name()} is {state}; it has a console when it runs.")
-            # libvirtd is trusted: it is root on that host.
-            made = opening(domain, ElementTree.fromstring(domain.XMLDesc(0)))  # noqa: S314
-            if abandoned.is_set():
-                made.close()
-            return made
-
-        try:
-            return await self._call(f"{subject} of domain {uuid}", do_open)
-        except CancelledError:
-            abandoned.set()
-            raise
+        domain = self._do_find(uuid)
+        state = self._do_state(domain)
+        if state not in (DomainState.RUNNING, DomainState.PAUSED) or not domain.isActive():
+            raise WrongState(f"Domain {domain.name()} is {state}; it has a console when it runs.")
+        # libvirtd is trusted: it is root on that host.
+        return domain, ElementTree.fromstring(domain.XMLDesc(0))  # noqa: S314
 
     def _check_open(self) -> None:
         """@raise Unreachable: the connection has ended meanwhile, and nobody would end a console that is opened now."""
@@ -74,25 +84,64 @@ class LibvirtConsoles(LibvirtDomains):
 class LibvirtSerial(LibvirtConsoles):
     """A host whose domains have serial consoles."""
 
+    def __init__(self, *args: Any) -> None:
+        super().__init__(*args)
+        self._sides: set[SideConnection] = set()
+
     @verb
     async def open_serial(self, uuid: str, viewer: IProtocol) -> None:
-        transport = await self._open("serial console", uuid, self._do_open_serial)
+        subject = f"serial console of domain {uuid}"
+        await self._call(subject, self._do_check_serial, uuid)
+        side = self._new_side()
         try:
+            opening = side.run(self._do_open_serial, side, subject, uuid)
+            transport = await opening.addTimeout(OPEN_SECONDS, self._host.clock)
             self._check_open()
-        except Unreachable:
-            await self._host.run_long(transport.close)
+        except TimeoutError:
+            side.end()
+            raise DriverError(
+                f"Compute node {self._host.node} gave no connection for the {subject} within {OPEN_SECONDS:g} s: "
+                "close other consoles, or raise max_clients in its libvirtd.conf."
+            ) from None
+        except (DriverError, CancelledError):
+            side.end()
             raise
         self._consoles.add(transport)
         transport.connect(viewer)
 
-    def _do_open_serial(self, domain: Any, description: ElementTree.Element) -> StreamTransport:
+    def _do_check_serial(self, uuid: str) -> None:
+        domain, description = self._do_look(uuid)
         if description.find("devices/serial") is None and description.find("devices/console") is None:
             raise Unsupported(f"Domain {domain.name()} has no serial console.")
-        stream = self._connection.newStream(libvirt.VIR_STREAM_NONBLOCK)
-        # Who comes later takes it, as by "virsh console --force": the former may be a window that nobody looks at.
-        domain.openConsole(None, stream, libvirt.VIR_DOMAIN_CONSOLE_FORCE)
-        transport = StreamTransport(stream, self._host)
-        transport.follow()
+
+    def _new_side(self) -> SideConnection:
+        """@raise DriverError: there are too many."""
+        if len(self._sides) >= MOST_SERIAL:
+            raise DriverError(
+                f"Compute node {self._host.node} has {MOST_SERIAL} serial consoles open already: close one of them."
+            )
+        side = SideConnection(self._uri, self._log_in, self._host, "a serial console", keepalive=KEEPALIVE)
+        self._sides.add(side)
+        # Until then it may hold a thread and a connection, though nobody looks at the console any more.
+        side.over.addCallback(lambda _: self._sides.discard(side))
+        return side
+
+    def _do_open_serial(self, side: SideConnection, subject: str, uuid: str) -> StreamTransport:
+        """In the connection's own thread, where what is left is undone by L{SideConnection.end}."""
+        connection = side.do_connection()
+        try:
+            domain = connection.lookupByUUIDString(uuid)
+            stream = connection.newStream(libvirt.VIR_STREAM_NONBLOCK)
+            transport = StreamTransport(stream, side, self._host)
+            connection.registerCloseCallback(lambda *_: self._host.call_in_reactor(transport.end, LOST), None)
+            side.before_close.append(connection.unregisterCloseCallback)
+            # Who comes later takes it, as by "virsh console --force": the former may be a window that nobody looks at.
+            domain.openConsole(None, stream, libvirt.VIR_DOMAIN_CONSOLE_FORCE)
+            transport.follow()
+        except libvirt.libvirtError as error:
+            told = translate(error, subject, True)
+            # The node's own connection is another one: this one's loss says nothing about it.
+            raise DriverError(str(told)) if isinstance(told, Unreachable) else told from None
         return transport
 
 
@@ -112,7 +161,12 @@ class LibvirtVnc(LibvirtConsoles):
 
     @verb
     async def open_vnc(self, uuid: str, viewer: Any) -> None:
-        descriptor = await self._open("screen", uuid, self._do_open_vnc)
+        abandoned = threading.Event()
+        try:
+            descriptor = await self._call(f"screen of domain {uuid}", self._do_open_vnc, uuid, abandoned)
+        except CancelledError:
+            abandoned.set()
+            raise
         try:
             self._check_open()
             factory = Factory.forProtocol(lambda: viewer)
@@ -122,7 +176,8 @@ class LibvirtVnc(LibvirtConsoles):
             descriptor.close()
         self._consoles.add(viewer.transport)
 
-    def _do_open_vnc(self, domain: Any, description: ElementTree.Element) -> _Descriptor:
+    def _do_open_vnc(self, uuid: str, abandoned: threading.Event) -> _Descriptor:
+        domain, description = self._do_look(uuid)
         kinds = [graphics.get("type") for graphics in description.iterfind("devices/graphics")]
         if "vnc" not in kinds:
             raise Unsupported(f"Domain {domain.name()} has no screen for VNC; made anew, it has.")
@@ -130,4 +185,7 @@ class LibvirtVnc(LibvirtConsoles):
             raise Unsupported("A screen's connection can be had from a libvirtd on the server's own machine alone.")
         # Whoever comes here has been let in by the server.
         flags = libvirt.VIR_DOMAIN_OPEN_GRAPHICS_SKIPAUTH
-        return _Descriptor(domain.openGraphicsFD(kinds.index("vnc"), flags))
+        descriptor = _Descriptor(domain.openGraphicsFD(kinds.index("vnc"), flags))
+        if abandoned.is_set():
+            descriptor.close()
+        return descriptor

@@ -42,7 +42,7 @@ _INACTIVE = libvirt.VIR_DOMAIN_XML_INACTIVE
 class LibvirtDisks(LibvirtDomains):
     """A host with storage pools."""
 
-    formats = ("qcow2", "raw")
+    formats: tuple[str, ...] = ("qcow2", "raw")
 
     def _disk_xml(self, disk: DomainDisk) -> str:
         """A disk's definition, for here."""

@@ -9,9 +9,7 @@ from __future__ import annotations
 
 import base64
 import json
-import threading
 from collections.abc import Callable, Sequence
-from contextlib import suppress
 from typing import Any, TypeVar
 
 import libvirt
@@ -22,9 +20,10 @@ from zope.interface import implementer
 from fluidvm.driver import DomainState, DriverError, GuestOutput, IGuest, NoSuchThing, Unreachable, Unsupported, WrongState
 
 from .guest_lines import one_line
-from .libvirt_connection import KEEPALIVE, verb
+from .libvirt_connection import verb
 from .libvirt_domains import LibvirtDomains
 from .libvirt_errors import AGENT_SILENT, code_of
+from .libvirt_side_connection import SideConnection
 
 T = TypeVar("T")
 
@@ -33,8 +32,8 @@ AGENT_SECONDS = 10
 
 AT_ONCE = 2
 """
-Calls to agents at one time. Those that hang hold as many of the node's threads, and of the five requests that a libvirtd
-serves a client at a time (C{max_client_requests} in its libvirtd.conf).
+Calls to agents at one time. Those that hang hold as many of the five requests that a libvirtd serves a client at a time
+(C{max_client_requests} in its libvirtd.conf).
 """
 
 QUEUE_SECONDS = 10.0
@@ -88,38 +87,14 @@ class LibvirtGuest(LibvirtDomains):
     def __init__(self, *args: Any) -> None:
         super().__init__(*args)
         self._agents = DeferredSemaphore(AT_ONCE)
-        # A connection of its own: with libvirt 9 other calls on one can wait for an agent's answer, too.
-        self._to_agents: Any = None
-        self._opening = threading.Lock()
+        # With libvirt 9 other calls on one connection can wait for an agent's answer, too.
+        self._to_agents = SideConnection(self._uri, self._log_in, self._host, "guest agents", AT_ONCE)
 
     @verb
     async def close(self) -> None:
         await super().close()
-        if self._to_agents is not None:
-            # Not awaited: it may wait for an agent.
-            self._host.run_long(self._do_close_agents)
-
-    def _do_close_agents(self) -> None:
-        with self._opening, suppress(libvirt.libvirtError):
-            connection, self._to_agents = self._to_agents, None
-            if connection is not None:
-                connection.close()
-
-    def _do_connection(self) -> Any:
-        """@raise DriverError: there is none to be had; that the host is gone is noticed by others."""
-        with self._opening:
-            if self._to_agents is not None and self._to_agents.isAlive() == 1:
-                return self._to_agents
-            try:
-                connection = libvirt.open(self._uri)
-                connection.setKeepAlive(*KEEPALIVE)
-            except libvirt.libvirtError as error:
-                raise DriverError(f"{self._uri}, for guest agents: {error.get_error_message() or error}.") from None
-            if self._closed:
-                connection.close()
-                raise Unreachable(f"{self._uri}: the connection is closed.")
-            self._to_agents = connection
-            return connection
+        # Not awaited: it may wait for an agent.
+        self._to_agents.end()
 
     @verb
     async def run_in_guest(self, uuid: str, argv: Sequence[str], stdin: bytes, timeout: float) -> GuestOutput:
@@ -215,14 +190,14 @@ class LibvirtGuest(LibvirtDomains):
                 # The turn ends with the call, which goes on where nobody waits for it any more.
                 self._host.call_in_reactor(self._agents.release)
 
-        return await self._host.run_long(call)
+        return await self._to_agents.run(call)
 
     def _do_agent(self, subject: str, uuid: str, ask: Callable[[Any], T]) -> T:
         domain = self._do_find(uuid)
         state = self._do_state(domain)
         if state is not DomainState.RUNNING or not domain.isActive():
             raise WrongState(f"Domain {domain.name()} is {state}; its guest can be told something when it runs.")
-        connection = self._do_connection()
+        connection = self._to_agents.do_connection()
         try:
             domain = connection.lookupByUUIDString(uuid)
             # libvirt would wait for ever for answers to its own calls.

@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import Any
 
 import libvirt
-from twisted.internet.defer import Deferred
 from twisted.internet.error import ConnectionDone, ConnectionLost
 from twisted.internet.interfaces import IProtocol
 from twisted.logger import Logger
@@ -14,6 +13,7 @@ from twisted.python.failure import Failure
 from fluidvm.driver import DriverHost
 
 from .console_transport import ConsoleTransport
+from .libvirt_side_connection import SideConnection
 
 PIECE = 64 * 1024
 """Bytes that are read or written at once."""
@@ -29,13 +29,16 @@ class StreamTransport(ConsoleTransport):
     An open stream that doesn't block (C{VIR_STREAM_NONBLOCK}), as a protocol's transport.
 
     libvirt tells in its event loop's thread that there is something to read, where reading only empties what has come in.
-    Writing and ending may wait for the host, so that they run in the node's threads for long calls, one after the other.
+    Writing and ending may wait for the guest, so that they run in the thread of the connection that the stream goes over.
+
+    @param side: that connection, which is the stream's alone: it ends with it.
     """
 
     _log = Logger()
 
-    def __init__(self, stream: Any, host: DriverHost) -> None:
+    def __init__(self, stream: Any, side: SideConnection, host: DriverHost) -> None:
         self._stream = stream
+        self._side = side
         self._host = host
         self._viewer: IProtocol | None = None
         self._coming = bytearray()
@@ -48,8 +51,14 @@ class StreamTransport(ConsoleTransport):
         self._events = libvirt.VIR_STREAM_EVENT_READABLE | libvirt.VIR_STREAM_EVENT_ERROR
 
     def follow(self) -> None:
-        """Have what comes in told. Called in the node's thread, as it takes libvirt's locks."""
+        """Have what comes in told. Called in the connection's thread, as it takes libvirt's locks."""
+        self._side.before_close += [self._do_abort, self._stream.eventRemoveCallback]
         self._stream.eventAddCallback(self._events, self._happened, None)
+
+    def _do_abort(self) -> None:
+        # Whoever holds the stream holds its connection open.
+        stream, self._stream = self._stream, None
+        stream.abort()
 
     def connect(self, viewer: IProtocol) -> None:
         """Give the stream its protocol."""
@@ -88,42 +97,24 @@ class StreamTransport(ConsoleTransport):
 
     def _deliver(self) -> None:
         viewer = self._viewer
-        if viewer is None:
+        if viewer is None or self._gone:
             return
         if self._coming and not self._paused:
             data, self._coming = bytes(self._coming), bytearray()
             viewer.dataReceived(data)
-        if self._ended is not None and not self._gone and (not self._coming or self._closing):
+        if self._ended is not None and (not self._coming or self._closing):
             self._gone = True
-            self._release()
+            self._producer = None
+            self._going.clear()
+            self._side.end()
             viewer.connectionLost(self._ended)
 
     def end(self, words: str) -> None:
         """Break the connection, now."""
+        self._closing = True
         if self._ended is None:
             self._ended = Failure(ConnectionLost(words))
-            self._closing = True
-            self._deliver()
-
-    def _release(self) -> None:
-        self._producer = None
-        self._going.clear()
-        if not self._writing:
-            self._in_thread(self.close)
-
-    def _in_thread(self, function: Any, *args: Any) -> Deferred[Any]:
-        running = self._host.run_long(function, *args)
-        running.addErrback(lambda failure: self._log.failure("A libvirt stream failed", failure))
-        return running
-
-    def close(self) -> None:
-        """Let go of the stream. Called in a thread; a repetition does nothing."""
-        for undo in (self._stream.eventRemoveCallback, self._stream.abort):
-            try:
-                undo()
-            except libvirt.libvirtError:
-                # It has ended already, or its connection has.
-                continue
+        self._deliver()
 
     # What a protocol may ask of its transport.
 
@@ -138,7 +129,9 @@ class StreamTransport(ConsoleTransport):
     def _send(self) -> None:
         if self._going and not self._writing:
             self._writing = True
-            self._in_thread(self._do_send, bytes(self._going[:PIECE])).addCallback(self._sent)
+            sending = self._side.run(self._do_send, bytes(self._going[:PIECE]))
+            sending.addErrback(lambda failure: self._log.failure("A libvirt stream failed", failure))
+            sending.addCallback(self._sent)
 
     def _do_send(self, data: bytes) -> int:
         try:
@@ -150,8 +143,8 @@ class StreamTransport(ConsoleTransport):
     def _sent(self, count: int | None) -> None:
         self._writing = False
         if self._gone:
-            self._in_thread(self.close)
-        elif count == WOULD_BLOCK:
+            return
+        if count == WOULD_BLOCK:
             self._writing = True
             self._host.clock.callLater(AGAIN, self._sent, 0)
         else:
@@ -176,5 +169,6 @@ class StreamTransport(ConsoleTransport):
     def _finish(self) -> None:
         if self._ended is None:
             self._ended = Failure(ConnectionDone())
-            # Not while the viewer is still in the call that asked for it.
-            self._host.clock.callLater(0, self._deliver)
+        # One that has ended by itself may hold what the viewer hasn't taken, and doesn't want any more.
+        # Not while the viewer is still in the call that asked for it.
+        self._host.clock.callLater(0, self._deliver)

@@ -32,6 +32,7 @@ from fluidvm.driver import (
     Int,
     IPatience,
     NoSuchThing,
+    NotReady,
     Struct,
     Text,
     Unreachable,
@@ -39,11 +40,11 @@ from fluidvm.driver import (
     WrongState,
 )
 
-from .vz_dialect import AREA_EXISTS, LOCKED, parse_host, parse_version
+from .vz_dialect import AREA_EXISTS, LOCKED, is_openvz, parse_host, parse_version
 from .vz_guest import VzGuest
 from .vz_identity import Mark, new_ids, unpaused
 from .vz_migration import VzMigration
-from .vz_node import FIRST_RETRY, LONG, PATIENCE, Container, changed, verb
+from .vz_node import FIRST_RETRY, LONG, PATIENCE, SYSTEM_ERROR, Container, changed, verb
 from .vz_runner import LocalRunner, Runner
 from .vz_saving import VzSaving
 from .vz_shares import VzShares
@@ -53,6 +54,12 @@ from .vz_stats import VzStats
 
 RUNNING, PAUSED, STOPPED, SAVED = DomainState.RUNNING, DomainState.PAUSED, DomainState.STOPPED, DomainState.SAVED
 ON = (RUNNING, PAUSED)
+HALT = "halt || init 0 || exit 93"
+"""Has a guest go down. Exit code 3 is vzctl's, for a command that died by a signal; a guest that refuses has another."""
+LOOKS = 4
+"""How often a guest that didn't take C{halt} is looked at, half a second apart: whether it is down."""
+PROBE = "vzctl --version || exit; cat /proc/stat /proc/meminfo; ls -d /proc/vz"
+"""A shell's line that tells all that has to be known of a node at first."""
 STOP_TIMEOUT = 60
 """Seconds that a guest has to go down when it is rebooted, before it is killed. vzctl's own 120 are more than a verb has."""
 
@@ -171,19 +178,19 @@ class OpenVzConnection(VzSaving, VzSnapshots, VzStats, VzMigration, VzGuest, VzS
             return
         subject = f"definition of container {spec.name}"
         words = [
-            "--ram", f"{spec.memory}M", "--cpus", str(spec.vcpus),
+            *self._memory_words(spec.memory), "--cpus", str(spec.vcpus),
             "--onboot", yes(spec.autostart), "--description", str(mark), "--stop-timeout", str(STOP_TIMEOUT),
         ]  # fmt: skip
         if fresh:
             # Later it is what set_limits says.
-            words += ["--swap", f"{self._options.get('swap', 0)}M"]
+            words += self._swap_words(self._options.get("swap", 0))
         if "disk_size" in self._options and fresh:
             words += ["--diskspace", f"{self._options['disk_size']}M"]
         if there.identity.name != spec.name:
             words += ["--name", spec.name]
         before = there.info
         back = [
-            "--ram", f"{before.memory}M", "--cpus", str(there.listed.cpus), "--onboot", yes(before.autostart),
+            *self._old_memory_words(there), "--cpus", str(there.listed.cpus), "--onboot", yes(before.autostart),
             "--name", there.identity.name, "--description", there.identity.description,
         ]  # fmt: skip
         await self._set(subject, there.ctid, words, back)
@@ -223,6 +230,7 @@ class OpenVzConnection(VzSaving, VzSnapshots, VzStats, VzMigration, VzGuest, VzS
         subject = f"start of container {there.info.name}"
         if there.identity.mark and there.identity.mark.paused is not None:
             await self._write_mark(subject, there, unpaused(there.identity.mark))
+        await self._fit(subject, there)
         outcome = await self._vz(subject, "start", there.ctid)
         if (await self._container(uuid)).state is not RUNNING:
             raise self._explain(subject, outcome)
@@ -238,10 +246,16 @@ class OpenVzConnection(VzSaving, VzSnapshots, VzStats, VzMigration, VzGuest, VzS
             raise WrongState(f"Container {there.info.name} is paused: resume it first.")
         if there.state is not RUNNING:
             return
-        outcome = await self._run(["vzctl", "exec2", there.ctid, "halt || init 0"])
+        outcome = await self._run(["vzctl", "exec2", there.ctid, HALT])
         # A guest that goes down takes the command with it.
-        if 0 < outcome.code < 128 and (await self._container(uuid)).state is RUNNING:
-            raise DriverError(f"Container {there.info.name}: the guest couldn't be asked to halt ({outcome.code}).")
+        if outcome.code in (0, SYSTEM_ERROR) or not 0 < outcome.code < 128:
+            return
+        # One that was going down already can't be entered any more, and is told as running for a moment longer.
+        for _ in range(LOOKS):
+            if (await self._container(uuid)).state is not RUNNING:
+                return
+            await self._wait(FIRST_RETRY)
+        raise NotReady(f"Container {there.info.name}: the guest doesn't take halt (exit code {outcome.code}).")
 
     @verb
     async def stop(self, uuid: str) -> None:
@@ -318,7 +332,7 @@ class OpenVzConnection(VzSaving, VzSnapshots, VzStats, VzMigration, VzGuest, VzS
             return
         subject = f"resizing of container {info.name}"
         if memory:
-            new, old = ["--ram", f"{memory}M"], ["--ram", "unlimited" if there.listed.memory is None else f"{info.memory}M"]
+            new, old = self._memory_words(memory), self._old_memory_words(there)
         else:
             new, old = ["--cpus", str(vcpus)], ["--cpus", str(there.listed.cpus)]
         mark = there.identity.mark
@@ -327,6 +341,9 @@ class OpenVzConnection(VzSaving, VzSnapshots, VzStats, VzMigration, VzGuest, VzS
             if grown != mark:
                 new, old = [*new, "--description", str(grown)], [*old, "--description", str(mark)]
         await self._set(subject, there.ctid, new, old)
+        if memory and not stopped and not await self._check_memory(there, memory):
+            await self._set(subject, there.ctid, old, [])
+            raise DriverError(f"{subject}: the kernel doesn't hold it to {memory} MiB; more may be in use.")
         is_now = (await self._container(uuid)).info
         changed(subject, (wanted.memory, wanted.vcpus), (is_now.memory, is_now.vcpus))
 
@@ -376,6 +393,7 @@ class OpenVzDriver:
             "bin_dir": _path("where vzctl is, if commands' usual directories don't have it"),
             "conf_dir": _path("where containers' configurations are; default: /etc/vz/conf"),
             "freezer_dir": _path("off OpenVZ's kernels, where freezers are; default: /sys/fs/cgroup/freezer"),
+            "memory_dir": _path("off OpenVZ's kernels, where bounds of memory are; default: /sys/fs/cgroup/memory"),
         },
     )  # fmt: skip
 
@@ -386,15 +404,16 @@ class OpenVzDriver:
     async def connect(self, address: str, options: Mapping[str, Any], host: DriverHost) -> OpenVzConnection:
         runner = await self._reach(address, options, host)
         try:
-            told = await runner.run(["sh", "-c", "vzctl --version || exit; cat /proc/stat /proc/meminfo"], 20.0)
+            told = await runner.run(["sh", "-c", PROBE], 20.0)
             if told.code == 127:
                 raise Unsupported(f"{runner.where}: there is no vzctl.")
             dialect = parse_version(told.stdout)
             cpus, memory = parse_host(told.stdout)
+            openvz = is_openvz(dialect, told.stdout)
         except (DriverError, CancelledError):
             await runner.close()
             raise
-        return OpenVzConnection(runner, dialect, options, host, cpus, memory)
+        return OpenVzConnection(runner, dialect, options, host, cpus, memory, openvz)
 
     async def _reach(self, address: str, options: Mapping[str, Any], host: DriverHost) -> Runner:
         try:

@@ -108,6 +108,7 @@ class Listed:
     @ivar ctid: its id, a number or a UUID.
     @ivar state: vzlist's own word.
     @ivar memory: MiB; C{None}: unlimited.
+    @ivar bound: MiB of memory's barrier, which is what counts off OpenVZ's kernels; C{None}: none, nothing bounds it there.
     @ivar swap: MiB; C{None}: unlimited.
     @ivar used_memory: MiB.
     @ivar cpus: 0: all of the host's.
@@ -121,6 +122,7 @@ class Listed:
     ctid: str
     state: str
     memory: int | None
+    bound: int | None
     swap: int | None
     used_memory: int
     cpus: int
@@ -157,6 +159,7 @@ def _listed(one: Mapping[str, Any]) -> Listed:
         ctid=str(one["ctid"]),
         state=str(one["status"]),
         memory=_mib(one["physpages"]["limit"]),
+        bound=_mib(one["physpages"]["barrier"]) or None,
         swap=_mib(one["swappages"]["limit"]),
         used_memory=int(one["physpages"]["held"]) * PAGE // MIB,
         cpus=int(one.get("cpus") or 0),
@@ -284,6 +287,15 @@ def parse_host(told: str) -> tuple[int, int]:
     if not cpus or memory is None:
         raise DriverError("The node doesn't tell its CPUs and its memory.")
     return cpus, int(memory[1]) // 1024
+
+
+def is_openvz(dialect: Dialect, told: str) -> bool:
+    """
+    Whether a node's kernel is OpenVZ's: dialect 7 runs on no other, dialect 4 takes any.
+
+    @param told: what C{ls -d /proc/vz} said, among other things. It is what vzctl looks at.
+    """
+    return dialect.number == 7 or re.search("^/proc/vz$", told, re.MULTILINE) is not None
 
 
 @dataclass(frozen=True)

@@ -14,11 +14,17 @@ from .guest_lines import one_line
 from .vz_node import READ, Container, VzNode, verb
 from .vz_runner import Late, Outcome
 
+# Where sshd looks: vzctl's HOME is / whatever root's home is.
 KEY_SCRIPT = """\
 set -e
 umask 077
-mkdir -p "${{HOME:-/root}}/.ssh"
-cd "${{HOME:-/root}}/.ssh"
+home=
+while IFS=: read -r _ _ uid _ _ dir _ || [ -n "$uid" ]; do
+    if [ "$uid" = 0 ]; then home=$dir; break; fi
+done </etc/passwd
+[ -n "$home" ]
+mkdir -p "$home/.ssh"
+cd "$home/.ssh"
 touch authorized_keys
 while read -r line || [ -n "$line" ]; do [ "$line" = {key} ] && exit 0; done <authorized_keys
 if [ -n "$(tail -c 1 authorized_keys)" ]; then echo >>authorized_keys; fi
@@ -44,7 +50,8 @@ class VzGuest(VzNode):
         """
         self._check_open()
         try:
-            return await self._runner.run(["vzctl", "exec2", there.ctid, line], timeout, stdin)
+            # Quiet, or vzctl says something among the command's lines. A failure is the guest's, and explained by the guest.
+            return await self._runner.run(["vzctl", "--quiet", "exec2", there.ctid, line], timeout, stdin)
         except Late:
             raise DriverError(f"Container {there.info.name}: the command didn't end within {timeout:g} s.") from None
         except Unreachable as error:

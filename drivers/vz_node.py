@@ -92,17 +92,20 @@ class VzNode:
     @param options: the node's.
     @param cpus: the node's CPUs.
     @param memory: the node's MiB.
+    @param openvz: whether its kernel is OpenVZ's.
     """
 
     def __init__(
-        self, runner: Runner, dialect: Dialect, options: Mapping[str, Any], host: DriverHost, cpus: int, memory: int
-    ) -> None:
+        self, runner: Runner, dialect: Dialect, options: Mapping[str, Any], host: DriverHost, cpus: int, memory: int,
+        openvz: bool,
+    ) -> None:  # fmt: skip
         self._runner = runner
         self._dialect = dialect
         self._options = options
         self._host = host
         self._cpus = cpus
         self._memory = memory
+        self._openvz = openvz
         self._conf_dir = str(options.get("conf_dir", CONF_DIR)).rstrip("/")
         self._freezer_dir = str(options.get("freezer_dir", FREEZER_DIR)).rstrip("/")
         self._closed = False
@@ -198,17 +201,10 @@ class VzNode:
         @param old: what is to be again if that fails: dialect 7 saves what it couldn't apply.
         """
         outcome = await self._vz(subject, "set", ctid, *new, "--save")
-        if outcome.code == SYSTEM_ERROR and "--ram" in new and not await self._counts_beans():
-            # Off OpenVZ's kernels vzctl wants to be forced: there, memory is bounded by control groups.
-            outcome = await self._vz(subject, "set", ctid, "--force", *new, "--save")
         if outcome.code != 0:
             if old:
                 await self._vz(subject, "set", ctid, *old, "--save")
             raise self._explain(subject, outcome)
-
-    async def _counts_beans(self) -> bool:
-        """Whether this is a kernel of OpenVZ's, with beancounters; if it has no vswap, it can't bound memory by --ram."""
-        return (await self._run(["test", "-e", "/proc/user_beancounters"])).code == 0
 
     async def _status(self, ctid: str) -> Status:
         outcome = await self._run(["vzctl", "status", ctid])
@@ -325,7 +321,8 @@ class VzNode:
             if low <= mark.paused <= high:
                 state = DomainState.PAUSED
         vcpus = listed.cpus or self._cpus
-        memory = self._memory if listed.memory is None else listed.memory
+        bound = listed.memory if self._openvz else listed.bound
+        memory = self._memory if bound is None else bound
         info = DomainInfo(
             identity.uuid, identity.name or identity.ctid, state, vcpus, max(vcpus, mark.max_vcpus if mark else 0), memory,
             max(memory, mark.max_memory if mark else 0), (), listed.onboot,

@@ -11,7 +11,8 @@ from zope.interface import implementer
 from fluidvm.driver import DriverError, GuestNetwork, IGuestNetwork, ILimits, ITemplates, Limits
 
 from .vz_dialect import parse_conf, parse_templates
-from .vz_node import VzNode, changed, verb
+from .vz_kernel import VzKernel
+from .vz_node import changed, verb
 
 
 def address(text: str) -> str:
@@ -33,7 +34,7 @@ def host_name(text: str) -> str:
 
 
 @implementer(IGuestNetwork, ILimits, ITemplates)
-class VzSettings(VzNode):
+class VzSettings(VzKernel):
     """By C{vzctl set}."""
 
     async def _conf(self, ctid: str) -> dict[str, str]:
@@ -96,15 +97,27 @@ class VzSettings(VzNode):
             there = await self._container(uuid)
             before = Limits(there.listed.swap, there.listed.disk, there.listed.inodes or None, there.listed.cpulimit)
             subject = f"limits of container {there.info.name}"
-            await self._set(subject, there.ctid, _words(limits), _words(before, limits))
+            await self._set(subject, there.ctid, self._words(limits), self._words(before, limits))
             told = await self.get_limits(uuid)
             for name in ("swap", "disk_space", "cpu_limit"):
                 wanted = getattr(limits, name)
                 if wanted is not None:
                     changed(f"{name} of container {there.info.name}", wanted, getattr(told, name))
 
-        if _words(limits):
+        if self._words(limits):
             await self._alone(uuid, give)
+
+    def _words(self, values: Limits, asked: Limits | None = None) -> list[str]:
+        """What C{vzctl set} is told. @param asked: only what is asked for there."""
+        words = []
+        for name, told in (
+            ("swap", self._swap_words), ("disk_space", lambda value: ["--diskspace", f"{value}M"]),
+            ("inodes", lambda value: ["--diskinodes", str(value)]), ("cpu_limit", lambda value: ["--cpulimit", str(value)]),
+        ):  # fmt: skip
+            value = getattr(values, name)
+            if value is not None and (asked is None or getattr(asked, name) is not None):
+                words += told(value)
+        return words
 
     @verb
     async def list_templates(self) -> Sequence[str]:
@@ -112,16 +125,3 @@ class VzSettings(VzNode):
         place = parse_conf(outcome.stdout).get("TEMPLATE", "/vz/template")
         listing = await self._run(["ls", f"{place}/cache"])
         return parse_templates(listing.stdout)
-
-
-def _words(values: Limits, asked: Limits | None = None) -> list[str]:
-    """What C{vzctl set} is told. @param asked: only what is asked for there."""
-    words = []
-    for word, name, unit in (
-        ("--swap", "swap", "M"), ("--diskspace", "disk_space", "M"), ("--diskinodes", "inodes", ""),
-        ("--cpulimit", "cpu_limit", ""),
-    ):  # fmt: skip
-        value = getattr(values, name)
-        if value is not None and (asked is None or getattr(asked, name) is not None):
-            words += [word, f"{value}{unit}"]
-    return words

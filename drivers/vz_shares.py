@@ -35,16 +35,18 @@ class VzShares(VzSettings):
     @verb
     async def shareable(self) -> Sequence[str]:
         await self._containers()
-        return ("cpu_shares", "disk_iops", "disk_mbps")
+        return ("cpu_shares", *self._rates())
 
     @verb
     async def get_shares(self, uuid: str) -> Shares:
-        return _shares(await self._container(uuid))
+        return self._shares(await self._container(uuid))
 
     @verb
     async def set_shares(self, uuid: str, shares: Shares) -> None:
         if shares.network_mbps is not None:
             raise Unsupported(f"Container {uuid}: vzctl holds interfaces to no rate.")
+        if not self._openvz and (shares.disk_iops, shares.disk_mbps) != (None, None):
+            raise Unsupported(f"Container {uuid}: the node's kernel isn't OpenVZ's, and holds file systems to no rate.")
 
         async def put() -> None:
             await self._put_shares(await self._container(uuid), shares)
@@ -53,19 +55,26 @@ class VzShares(VzSettings):
 
     async def _put_shares(self, there: Container, shares: Shares) -> None:
         """Give a container shares, as far as there is something to change. What it can't have is left out."""
-        wanted = Shares(from_units(to_units(shares.cpu_shares)), shares.disk_iops, shares.disk_mbps)
-        before = _shares(there)
+        rates = {name: getattr(shares, name) for name in self._rates()}
+        wanted = Shares(from_units(to_units(shares.cpu_shares)), **rates)
+        before = self._shares(there)
+        subject = f"shares of container {there.info.name}"
+        if not self._openvz:
+            await self._drop_rates(subject, there)
         if before == wanted:
             return
-        subject = f"shares of container {there.info.name}"
         await self._set(subject, there.ctid, _words(wanted, before), _words(before, wanted))
-        changed(subject, wanted, _shares(await self._container(there.identity.uuid)))
+        changed(subject, wanted, self._shares(await self._container(there.identity.uuid)))
 
+    def _rates(self) -> tuple[str, ...]:
+        """The rates that the node's kernel can hold a file system to."""
+        return ("disk_iops", "disk_mbps") if self._openvz else ()
 
-def _shares(there: Container) -> Shares:
-    conf = there.identity.conf
-    iops, rate = int(conf.get("IOPSLIMIT") or 0), int(conf.get("IOLIMIT") or 0)
-    return Shares(from_units(int(conf.get("CPUUNITS") or UNITS)), iops or None, rate // MIB or None)
+    def _shares(self, there: Container) -> Shares:
+        conf = there.identity.conf
+        told = {"disk_iops": int(conf.get("IOPSLIMIT") or 0), "disk_mbps": int(conf.get("IOLIMIT") or 0) // MIB}
+        rates = {name: told[name] or None for name in self._rates()}
+        return Shares(from_units(int(conf.get("CPUUNITS") or UNITS)), **rates)
 
 
 def _words(new: Shares, old: Shares) -> list[str]:

@@ -35,7 +35,7 @@ from fluidvm.driver import (
 )
 
 from .domain_xml import parse_domain
-from .libvirt_connection import check_uri, open_connection, verb
+from .libvirt_connection import LogIn, check_uri, open_connection, verb
 from .libvirt_console import LibvirtSerial
 from .libvirt_images import LibvirtImages
 from .libvirt_networks import LibvirtNetworks
@@ -71,8 +71,10 @@ class XenConnection(
     undefine_flags = libvirt.VIR_DOMAIN_UNDEFINE_MANAGED_SAVE
     save_flags = 0
 
-    def __init__(self, connection: Any, uri: str, options: Mapping[str, Any], host: DriverHost) -> None:
-        super().__init__(connection, uri, options, host)
+    def __init__(
+        self, connection: Any, uri: str, options: Mapping[str, Any], host: DriverHost, log_in: LogIn | None = None
+    ) -> None:
+        super().__init__(connection, uri, options, host, log_in)
         self._newest: dict[str, int] = {}
 
     # dom0.
@@ -345,9 +347,8 @@ class XenDriver:
             file = options.get("password_file", "")
             return options["username"], _read_password(file) if file else ""
 
-        connection = XenConnection(
-            await open_connection(uri, host, log_in if "username" in options else None), uri, options, host
-        )  # fmt: skip
+        how = log_in if "username" in options else None
+        connection = XenConnection(await open_connection(uri, host, how), uri, options, host, how)
         try:
             await connection.prepare()
             if "pool_path" in options:

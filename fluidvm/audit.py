@@ -131,8 +131,12 @@ class AuditLog:
     async def page(self, wanted: Mapping[str, Any], limit: int) -> list[Line]:
         """Read lines as they go over the wire. C{wanted}: a checked filter."""
         await self.flush()
-        equal = {key: _seconds(value) for key, value in wanted.items() if key in FIELDS}
+        equal = {key: value for key, value in wanted.items() if key in FIELDS}
         since, until = (_seconds(wanted.get(key)) for key in ("since", "until"))
+        if "time" in equal:  # whole seconds are told, and fractions stored
+            second = equal.pop("time").timestamp()
+            since = second if since is None else max(since, second)
+            until = second + 1 if until is None else min(until, second + 1)
         rows = await self._database.run(stored.page, equal, since, until, wanted.get("after", 0), limit)
         return [_wire(row) for row in rows]
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import secrets
 from dataclasses import dataclass
-from typing import Any
 
 from twisted.internet.interfaces import IProtocol
 
@@ -12,18 +11,18 @@ from fluidvm.audit import AuditLog
 from fluidvm.driver import Interface, ISerialConsole, IVncConsole, NoSuchThing, WrongState
 from fluidvm.engine.entitlement import check_console, session_user
 from fluidvm.engine.job import Resources
-from fluidvm.faults import ApiFault, Conflict, NotFound, TooLarge
+from fluidvm.faults import ApiFault, Conflict, NotFound, TooLarge, Unavailable
 from fluidvm.objects import VM, User
 from fluidvm.sessions import Session
 
-KINDS: dict[str, tuple[type[Interface], str]] = {
-    "serial": (ISerialConsole, "open_serial"), "vnc": (IVncConsole, "open_vnc"),
-}  # fmt: skip
-"""Each kind of console, with the ability and its verb."""
+KINDS: dict[str, type[Interface]] = {"serial": ISerialConsole, "vnc": IVncConsole}
+"""Each kind of console, with its ability."""
 LIFE = 30.0
 """Seconds that a ticket may be used in."""
 MOST_TICKETS = 20
 """How many unused tickets a session may have."""
+MOST_OPEN = 20
+"""How many consoles a user may have open, in all sessions together."""
 ON = ("running", "paused")
 
 
@@ -46,6 +45,7 @@ class Consoles:
         self._resources = resources
         self._audit = audit
         self._tickets: dict[str, _Ticket] = {}
+        self._open: set[Console] = set()
 
     def issue(self, session: Session, vm: int, kind: str) -> tuple[str, float]:
         """
@@ -75,43 +75,63 @@ class Consoles:
         """
         ticket = self._tickets.pop(text, None)
         if ticket is not None and ticket.expires > self._resources.clock.seconds():
-            console = Console(self._resources, self._audit, ticket.session, ticket.vm, ticket.kind)
+            console = Console(self._resources, self._audit, self._open, ticket.session, ticket.vm, ticket.kind)
             if not console.ended():
                 return console
         raise NotFound("There is no such console, or not any more: ask get_vm_console for another.")
 
 
 class Console:
-    """A console that a ticket was given for."""
+    """
+    A console that a ticket was given for.
 
-    def __init__(self, resources: Resources, audit: AuditLog, session: Session, vm: int, kind: str) -> None:
+    @param under_way: all that are open; it is among them until L{left}.
+    """
+
+    def __init__(
+        self, resources: Resources, audit: AuditLog, under_way: set[Console], session: Session, vm: int, kind: str
+    ) -> None:
         self._resources = resources
         self._audit = audit
+        self._open = under_way
         self._session = session
         self._vm = vm
         self._kind = kind
 
     async def open(self, viewer: IProtocol, address: str) -> None:
         """
-        Connect a viewer, as the driver's verbs do.
+        Connect a viewer, as the driver's verbs do. It calls L{left} when it has lost its connection.
 
         @param address: where the viewer is.
+        @raise Unavailable: the user has too many consoles open.
         @raise ApiFault: it can't be had now, and why.
         """
         inventory, session = self._resources.inventory, self._session
         record = inventory.get(VM, self._vm)
-        ability, verb = KINDS[self._kind]
-        connection: Any = await self._resources.nodes.connection(record.compute_node, ability)
+        if sum(other._session.user == session.user for other in self._open) >= MOST_OPEN:
+            raise Unavailable(f"{MOST_OPEN} consoles of yours are open already: close one of them.")
+        self._open.add(self)
         try:
-            await getattr(connection, verb)(record.uuid, viewer)
-        except NoSuchThing:
-            raise NotFound(f"VM {record.name} is gone from its compute node.") from None
-        except WrongState as error:
-            raise Conflict(str(error)) from None
+            await self._connect(record, viewer)
+        except BaseException:
+            self.left()
+            raise
         self._audit.note(
             "console", user=session.user, name=inventory.get(User, session.user).name, address=address, target_type="vm",
             target=self._vm, arguments=self._kind,
         )  # fmt: skip
+
+    async def _connect(self, record: VM, viewer: IProtocol) -> None:
+        nodes, node = self._resources.nodes, record.compute_node
+        try:
+            if self._kind == "serial":
+                await (await nodes.connection(node, ISerialConsole)).open_serial(record.uuid, viewer)
+            else:
+                await (await nodes.connection(node, IVncConsole)).open_vnc(record.uuid, viewer)
+        except NoSuchThing:
+            raise NotFound(f"VM {record.name} is gone from its compute node.") from None
+        except WrongState as error:
+            raise Conflict(str(error)) from None
 
     def ended(self) -> str:
         """Tell why the console may not be used any more; empty while it may."""
@@ -122,6 +142,10 @@ class Console:
         except ApiFault as fault:
             return fault.faultString
         return ""
+
+    def left(self) -> None:
+        """The viewer isn't connected any more: the user can open another console. A repetition does nothing."""
+        self._open.discard(self)
 
     def touch(self) -> None:
         """Someone is there: it counts as the session's ping."""

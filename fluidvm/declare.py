@@ -33,6 +33,10 @@ class AfterCrash(Enum):
     RUN_AGAIN = "it runs again; a repetition does no harm"
     LOOK = "the hypervisor is asked what is so, then it is completed or run"
     REPORT = "it ends with an error that says that it was interrupted"
+    LOOK_AND_REPORT = (
+        "if the hypervisor was asked, what came of it is noted, and it ends with an error that says that it was "
+        "interrupted; else it runs"
+    )
 
 
 @dataclass(frozen=True)
@@ -54,6 +58,7 @@ class Method:
     @ivar anonymous: whether it can be called without a cookie.
     @ivar target: the type of object that the task acts on: its first argument, or what it creates.
     @ivar creates: whether the task makes its target.
+    @ivar confidential: whether its answer is a secret, which must not be compressed together with what others may choose.
     @ivar audited: whether calls of a method that isn't a task are in the audit log as those of tasks are.
     @ivar alone: a word; tasks of the same word never run at the same time.
     @ivar needs: the abilities that a driver must have for it.
@@ -75,6 +80,7 @@ class Method:
     early: Early | None = None
     alone: str = ""
     audited: bool = False
+    confidential: bool = False
     needs: tuple[type[Interface], ...] = ()
     better: tuple[tuple[type[Interface], str], ...] = ()
 
@@ -132,18 +138,26 @@ METHODS: dict[str, Method] = {}
 
 
 def query(
-    returns: str, *, roles: tuple[str, ...] = ROLES, anonymous: bool = False, audited: bool = False
+    returns: str,
+    *,
+    roles: tuple[str, ...] = ROLES,
+    anonymous: bool = False,
+    audited: bool = False,
+    confidential: bool = False,
 ) -> Callable[[F], F]:
     """
     Declare a method that answers at once.
 
     The function takes an L{fluidvm.call.Call}, then the arguments; it may be a coroutine function.
 
-    @param returns: the XML-RPC type of the answer.
+    @param returns: the XML-RPC type of the answer. The other parameters are L{Method}'s attributes.
     """
 
     def declare(function: F) -> F:
-        _add(function, returns=returns, roles=roles, task=False, anonymous=anonymous, audited=audited)
+        _add(
+            function, returns=returns, roles=roles, task=False, anonymous=anonymous, audited=audited,
+            confidential=confidential,
+        )  # fmt: skip
         return function
 
     return declare

@@ -7,7 +7,7 @@ C{NotImplementedError}, and what isn't provided is answered with fault 501 by th
 
 Verbs return Deferreds (C{async def} does, through C{Deferred.fromCoroutine}); they must never block the reactor, and can be
 repeated: each says what is so after success, what after failure, and what a repetition does. Memory and disk sizes are MiB.
-Errors are the five below L{DriverError}; anything else that a verb raises is taken for a bug in the driver.
+Errors are the six below L{DriverError}; anything else that a verb raises is taken for a bug in the driver.
 """
 
 from __future__ import annotations
@@ -57,6 +57,7 @@ from fluidvm.driver_values import (
     Limits,
     Network,
     NoSuchThing,
+    NotReady,
     Pool,
     Progress,
     Shares,
@@ -119,6 +120,7 @@ __all__ = [
     "Limits",
     "Network",
     "NoSuchThing",
+    "NotReady",
     "Pool",
     "Progress",
     "Shares",
@@ -277,6 +279,7 @@ class IConnection(Interface):
 
         @raise NoSuchThing: no such domain.
         @raise WrongState: it is paused.
+        @raise NotReady: the guest can't be asked yet, for it boots: it is asked again within the time that it has.
         """
 
     def stop(uuid: str) -> Deferred[None]:

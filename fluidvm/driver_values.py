@@ -26,6 +26,10 @@ class WrongState(DriverError):
     """The thing's state doesn't allow it; the sentence says which state does."""
 
 
+class NotReady(WrongState):
+    """It can't be asked yet, a guest that boots for example: asking again later may help."""
+
+
 class Unsupported(DriverError):
     """This host's hypervisor can't do it, though the driver can elsewhere."""
 

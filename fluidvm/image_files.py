@@ -17,7 +17,7 @@ from twisted.logger import Logger
 from twisted.python.threadpool import ThreadPool
 
 from fluidvm.disk_room import DiskRoom
-from fluidvm.faults import NotFound
+from fluidvm.faults import Conflict, NotFound
 from fluidvm.image_fetch import Source
 from fluidvm.image_formats import HEAD, disk_size
 from fluidvm.image_urls import ImageUrls
@@ -111,15 +111,29 @@ class ImageFiles:
     def _part(self, id: int) -> Path:
         return self._images / f"{id}.part"
 
-    def length(self, id: int) -> Deferred[int]:
-        """Tell how many bytes an image has. Fails with L{NotFound}."""
-        return self._run(self._do_length, id)
+    def check(self, id: int, format: str, size: int) -> Deferred[int]:
+        """
+        Look at an image's head once more, as whoever makes a disk of it does: an earlier release may have taken it in by
+        other rules, or another hand may have changed its file.
 
-    def _do_length(self, id: int) -> int:
+        Fails with L{NotFound}; and with L{Conflict} where it is none of this format and size, or one that leads to other
+        files.
+
+        @param size: MiB of its disks.
+        @return: fires with its bytes.
+        """
+        return self._run(self._do_check, id, format, size)
+
+    def _do_check(self, id: int, format: str, size: int) -> int:
         try:
-            return self._file(id).stat().st_size
+            with self._file(id).open("rb") as file:
+                length = os.fstat(file.fileno()).st_size
+                found = -(-disk_size(file.read(HEAD), length, format) // MIB)
         except FileNotFoundError:
             raise NotFound(f"Image {id} has no file.") from None
+        if found != size:
+            raise Conflict(f"It is for disks of {found} MiB now, and was for {size} MiB.")
+        return length
 
     def read(self, id: int, offset: int) -> Deferred[bytes]:
         """Read a L{PIECE} of an image; fewer bytes at its end."""

@@ -77,17 +77,18 @@ class Entry:
             self._log.failure("{type} {id} can't be shown", type=WORDS[thing.TYPE], id=thing.id)
         return {"id": thing.id, "name": str(thing.name), "broken": True}
 
-    def only(self, inventory: Inventory, shown: Callable[[str], bool]) -> Rendered:
-        """The wire form as bytes, without the keys that C{shown} isn't true for."""
+    def only(self, inventory: Inventory, keys: Iterable[str]) -> Rendered:
+        """The wire form as bytes, of these keys alone."""
         try:
-            return Rendered(render({key: value for key, value in self.wire(inventory).items() if shown(key)}))
+            wire = self.wire(inventory)
+            return Rendered(render({key: wire[key] for key in keys if key in wire}))
         except Exception:
             return Rendered(render(self._tell()))
 
     def full(self, inventory: Inventory) -> Rendered:
         """The wire form as bytes."""
         if self._full is None:
-            self._full = self.only(inventory, lambda key: True)
+            self._full = self.only(inventory, self.wire(inventory))
         return self._full
 
     def public(self, inventory: Inventory) -> Rendered:
@@ -96,7 +97,7 @@ class Entry:
         if hidden is None:
             return self.full(inventory)
         if self._public is None:
-            self._public = self.only(inventory, lambda key: key not in hidden)
+            self._public = self.only(inventory, [key for key in self.wire(inventory) if key not in hidden])
         return self._public
 
 

@@ -39,6 +39,11 @@ def wire_name(value: object) -> str:
     return _WIRE_NAMES.get(type(value), type(value).__name__)
 
 
+def struct_of(value: Any) -> Any:
+    """Take an empty array for an empty struct: PHP has one value for both, and sends it as an array."""
+    return {} if type(value) is list and not value else value
+
+
 def refuse(path: str, why: str) -> NoReturn:
     """Raise the fault for a value that isn't what its declaration says."""
     raise InvalidParams(f"{path}: {why}.")
@@ -293,6 +298,9 @@ class Struct(Kind):
     wire = "struct"
     python = dict
 
+    def check(self, value: Any, path: str, found: References) -> Any:
+        return super().check(struct_of(value), path, found)
+
     def accept(self, value: dict[str, Any], path: str, found: References) -> dict[str, Any]:
         if self.fields is None:
             return value
@@ -349,6 +357,8 @@ class Plain(Kind):
     type: type = str
 
     def check(self, value: Any, path: str, found: References) -> Any:
+        if self.type is dict:
+            value = struct_of(value)
         if type(value) is not self.type:
             refuse(path, f"wants {_WIRE_NAMES[self.type]}, not {wire_name(value)}")
         return value
@@ -357,19 +367,20 @@ class Plain(Kind):
     python = object
 
 
-def filter_of(fields: Mapping[str, type]) -> Struct:
+def filter_of(fields: Mapping[str, type], key: str = "id") -> Struct:
     """
     The filter of a list method.
 
     @param fields: the keys of what it lists, and their types.
+    @param key: the one that the list is in the order of, and that tells its members apart: an int or a string.
     """
     return Struct(
-        "which objects: equality on any returned field; `fields`: only these; `limit` and `after` (the last id of the page "
-        "before): a page",
+        f"which objects: equality on any returned field; `fields`: only these; `limit` and `after` (the last {key} of the "
+        "page before): a page",
         fields={name: Plain("equal to this", type=kind) for name, kind in fields.items()}
         | {
             "fields": Array("only these fields", of=Choice("a field", choices=tuple(fields)), longest=len(fields)),
             "limit": Int("at most so many", low=0),
-            "after": Int("only what follows this id"),
+            "after": Int(f"only what follows this {key}") if fields[key] is int else Text(f"only what follows this {key}"),
         },
     )

@@ -10,7 +10,7 @@ import shutil
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, TypeVar, overload
 
 from twisted.internet.defer import CancelledError, Deferred, TimeoutError
 from twisted.internet.interfaces import IDelayedCall, IReactorTime
@@ -38,6 +38,8 @@ from fluidvm.reconcile import Busy, vm_differences
 from fluidvm.store.objects import Change, Update
 
 T = TypeVar("T")
+Ability = TypeVar("Ability")
+"""An interface that a connection provides."""
 CONNECT_TIMEOUT = 30.0
 CLOSE_TIMEOUT = 3.0
 FIRST_RETRY, LONGEST_RETRY = 1.0, 60.0
@@ -371,7 +373,13 @@ class Nodes:
         for watch in watches.values():
             await watch.stop()
 
-    async def connection(self, id: int, ability: type[Interface] = IConnection) -> Any:
+    @overload
+    async def connection(self, id: int) -> IConnection: ...
+
+    @overload
+    async def connection(self, id: int, ability: type[Ability]) -> Ability: ...
+
+    async def connection(self, id: int, ability: Any = IConnection) -> Any:
         """
         Give a node's connection; waits while it is being made.
 
@@ -393,7 +401,7 @@ class Nodes:
             await settling
         return bool(waiting)
 
-    def check(self, id: int, ability: type[Interface]) -> Any:
+    def check(self, id: int, ability: type[Ability]) -> Ability:
         """As L{connection}, for a node as it is now: one that is connecting isn't online."""
         watch = self._watches.get(id)
         if watch is None:
@@ -401,9 +409,10 @@ class Nodes:
         node = self._inventory.get(ComputeNode, id)
         if watch.connection is None:
             raise Unavailable(f"Compute node {node.name} is offline: {node.reason or 'connection lost'}.")
-        if not ability.providedBy(watch.connection):
-            raise Unsupported(f"Compute node {node.name}: driver {node.driver} can't do that ({ability.__name__[1:]}).")
-        return watch.connection
+        interface: Any = ability
+        if not interface.providedBy(watch.connection):
+            raise Unsupported(f"Compute node {node.name}: driver {node.driver} can't do that ({interface.__name__[1:]}).")
+        return watch.connection  # type: ignore[no-any-return]
 
     def provides(self, id: int, ability: type[Interface]) -> bool:
         """Tell whether a node is online and its driver can do something."""

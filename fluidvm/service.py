@@ -49,6 +49,7 @@ from fluidvm.store.database import Database, DatabaseError
 from fluidvm.store.users import load_known
 from fluidvm.transfers import Transfers
 from fluidvm.uploads import Uploads
+from fluidvm.wire.compression import Compressor
 from fluidvm.wire.dispatch import Dispatcher
 from fluidvm.wire.listening import endpoint
 from fluidvm.wire.proxies import Proxies
@@ -138,13 +139,14 @@ class Server(Service):  # type: ignore[misc]
             Planner(resources, model_of, lambda: deferLater(reactor, 0, lambda: None)),
         )  # fmt: skip
         unsent = Unsent(clock)
+        self._compressor = Compressor(reactor, unsent)
         self.dispatcher = Dispatcher(services, unsent)
         self.transfers = Transfers(resources, self._engine.claims, self._audit)
         self._site = make_site(
             self.dispatcher, self.health, reactor=reactor, max_request=settings.max_request,
             connections_per_address=settings.connections_per_address, access_log=settings.access_log,
             proxies=Proxies(settings.trusted_proxies, settings.forwarded_header), hosts=settings.hosts,
-            consoles=consoles, transfers=self.transfers, unsent=unsent,
+            consoles=consoles, transfers=self.transfers, unsent=unsent, compressor=self._compressor,
         )  # fmt: skip
 
     def health(self) -> tuple[bool, dict[str, Any]]:
@@ -218,6 +220,7 @@ class Server(Service):  # type: ignore[misc]
         except OSError as error:
             raise self._fail(f"images directory {settings.images}: {error.strerror}") from None
         self._logins.start()
+        self._compressor.start()
         self._nodes.start()
         self._engine.start()
         self._forget_contexts()
@@ -308,6 +311,7 @@ class Server(Service):  # type: ignore[misc]
         self.sessions.stop()
         await self._nodes.stop()
         self._logins.stop()
+        self._compressor.stop()
         await self._images.stop()
         await self._dropping
         await self._audit.stop()

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import secrets
 from collections import Counter, OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from datetime import datetime
 from math import ceil
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Self
 
 from twisted.internet.interfaces import IDelayedCall, IReactorTime
 
@@ -28,6 +28,8 @@ MOST_HELD = 64 * 2**20
 """Characters that the arguments of one user's pending tasks may have together, in all of its sessions."""
 MOST_SESSIONS = 1000
 """How many sessions one user may have."""
+LONGEST_CALL = 600.0
+"""Seconds by which calls under way can keep a session beyond its time."""
 
 
 class HeldBack(TooManyAttempts):
@@ -60,7 +62,10 @@ class Session:
     @ivar holding: characters of arguments that each user's pending tasks have: the same for all sessions.
     @ivar ended: nobody can use it any more.
     @ivar held: this session's share of it.
-    @ivar wall_created: seconds since the epoch; the other times are the clock's.
+    @ivar wall_created: seconds since the epoch, as C{wall_last_ping}; the other times are the clock's.
+    @ivar renewed: when it had its full time last.
+    @ivar expires: when it ends, if no call of it is under way then.
+    @ivar calls: requests with calls of it that are under way.
     """
 
     FIELDS: ClassVar[Fields] = {
@@ -74,7 +79,9 @@ class Session:
     serial: int
     wall_created: float
     wall_last_ping: float
+    renewed: float
     expires: float
+    calls: int = 0
     pending: list[PendingTask] = field(default_factory=list)
     promised: set[tuple[str, int]] = field(default_factory=set)
     offered_secret: str = ""
@@ -138,6 +145,9 @@ class Sessions:
     """
     All sessions of this server.
 
+    A session without a ping ends. It doesn't end in the middle of its own call, for its client can't ping then: see
+    L{UnderWay}.
+
     @param clock: the time that sessions expire by.
     @param timeout: seconds without a ping after which a session ends.
     @param any_call: every call counts as a ping.
@@ -149,8 +159,10 @@ class Sessions:
         self._clock = clock
         self._any_call = any_call
         self._wall_clock = wall_clock
-        # The one that expires first comes first: every session lives equally long after its last ping.
-        self._by_cookie: OrderedDict[bytes, Session] = OrderedDict()
+        self._by_cookie: dict[bytes, Session] = {}
+        # Those that have no call under way, the one that expires first first: every session lives equally long after its
+        # last ping. One whose call has ended may come too late by less than the timeout; until then it only takes memory.
+        self._idle: OrderedDict[bytes, Session] = OrderedDict()
         self._holding: Counter[int] = Counter()
         self._by_user: Counter[int] = Counter()
         self._wrong = Throttle(clock, FREE_COOKIES)
@@ -174,12 +186,11 @@ class Sessions:
         while cookie == 0 or _key(cookie) in self._by_cookie:
             cookie = secrets.randbits(32) - 2**31
         self._last_id += 1
-        now = self._wall_clock()
+        wall, now = self._wall_clock(), self._clock.seconds()
         session = Session(
-            self._last_id, cookie, user, address, serial, now, now, self._clock.seconds() + self.timeout,
-            holding=self._holding,
+            self._last_id, cookie, user, address, serial, wall, wall, now, now + self.timeout, holding=self._holding
         )  # fmt: skip
-        self._by_cookie[_key(cookie)] = session
+        self._by_cookie[_key(cookie)] = self._idle[_key(cookie)] = session
         self._by_user[user] += 1
         self._schedule()
         return session
@@ -198,7 +209,7 @@ class Sessions:
         if not INT_LOW <= cookie <= INT_HIGH:
             raise self._refuse(address, InvalidParams("cookie: is out of range: a cookie has 32 bits."))
         session = self._by_cookie.get(_key(cookie))
-        if session is None or session.address != address or session.expires <= self._clock.seconds():
+        if session is None or session.address != address or self._over(session):
             raise self._refuse(address, NotLoggedIn("You are not logged in: authenticate again."))
         if self._any_call:
             self.touch(session)
@@ -219,31 +230,72 @@ class Sessions:
 
     def all(self) -> list[Session]:
         """Give the sessions that haven't expired, in the order of their ids."""
-        now = self._clock.seconds()
-        return sorted((one for one in self._by_cookie.values() if one.expires > now), key=lambda session: session.id)
+        return sorted((one for one in self._by_cookie.values() if not self._over(one)), key=lambda session: session.id)
 
     def lives(self, session: Session) -> bool:
         """Tell whether a session hasn't ended."""
-        return self._by_cookie.get(_key(session.cookie)) is session and session.expires > self._clock.seconds()
+        return self._by_cookie.get(_key(session.cookie)) is session and not self._over(session)
+
+    def left(self, session: Session) -> float:
+        """Tell how many seconds a session has left, if all its calls ended now."""
+        return max(0.0, session.expires - self._clock.seconds())
 
     def touch(self, session: Session) -> None:
         """The session's client is alive."""
-        session.expires = self._clock.seconds() + self.timeout
+        session.renewed = self._clock.seconds()
+        session.expires = session.renewed + self.timeout
         session.wall_last_ping = self._wall_clock()
-        self._by_cookie.move_to_end(_key(session.cookie))
+        if not session.calls:
+            self._idle.move_to_end(_key(session.cookie))
+
+    def _over(self, session: Session) -> bool:
+        """Whether a session's time is over. With a call under way it has more, but not any amount."""
+        now = self._clock.seconds()
+        return session.expires <= now and (not session.calls or self._latest(session) <= now)
+
+    def _latest(self, session: Session) -> float:
+        """The latest point in time to which calls keep a session."""
+        return session.renewed + self.timeout + LONGEST_CALL
+
+    def begin(self, session: Session) -> float:
+        """A call that takes its time has begun. @return: when; to be given to L{end}."""
+        if not session.calls:
+            self._idle.pop(_key(session.cookie), None)
+        session.calls += 1
+        return self._clock.seconds()
+
+    def end(self, session: Session, began: float) -> None:
+        """A call is about to be answered: where calls count, the session has its full time again."""
+        alive, now = self.lives(session), self._clock.seconds()
+        session.calls -= 1
+        if not alive:
+            self.close(session)
+            return
+        if not session.calls:
+            self._idle[_key(session.cookie)] = session
+        if self._any_call:
+            self.touch(session)
+        else:
+            # As much as the call took: who was on time before it is on time after it.
+            grace = now + min(self.timeout, now - began)
+            session.expires = max(session.expires, min(grace, self._latest(session)))
+        self._schedule()
 
     def close(self, session: Session) -> None:
         """End a session; its pending tasks are dropped."""
         session.take()
         session.ended = True
-        if self._by_cookie.pop(_key(session.cookie), None) is not None:
+        key = _key(session.cookie)
+        if self._by_cookie.get(key) is session:
+            del self._by_cookie[key]
+            self._idle.pop(key, None)
             self._by_user[session.user] -= 1
             if not self._by_user[session.user]:
                 del self._by_user[session.user]
 
-    def close_user(self, user: int) -> None:
-        """End every session of a user."""
-        for session in [session for session in self._by_cookie.values() if session.user == user]:
+    def close_user(self, user: int, but: Session | None = None) -> None:
+        """End every session of a user. @param but: one that goes on."""
+        for session in [one for one in self._by_cookie.values() if one.user == user and one is not but]:
             self.close(session)
 
     def stop(self) -> None:
@@ -251,20 +303,51 @@ class Sessions:
         if self._sweep is not None and self._sweep.active():
             self._sweep.cancel()
         self._by_cookie.clear()
+        self._idle.clear()
 
     def _schedule(self) -> None:
-        if self._by_cookie and (self._sweep is None or not self._sweep.active()):
-            first = next(iter(self._by_cookie.values()))
+        if self._idle and (self._sweep is None or not self._sweep.active()):
+            first = next(iter(self._idle.values()))
             self._sweep = self._clock.callLater(max(0.0, first.expires - self._clock.seconds()), self._expire)
 
     def _expire(self) -> None:
         now = self._clock.seconds()
-        while self._by_cookie:
-            first = next(iter(self._by_cookie.values()))
+        while self._idle:
+            first = next(iter(self._idle.values()))
             if first.expires > now:
                 break
             self.close(first)
         self._schedule()
+
+
+class UnderWay:
+    """
+    The calls of one request, from their beginnings until it is answered. Their sessions don't end meanwhile.
+
+    Used as a context.
+
+    @param callers: sessions whose calls have begun already.
+    """
+
+    __slots__ = ("_began", "_sessions")
+
+    def __init__(self, sessions: Sessions, callers: Iterable[Session] = ()) -> None:
+        self._sessions = sessions
+        self._began: dict[int, tuple[Session, float]] = {}
+        for session in callers:
+            self.add(session)
+
+    def add(self, session: Session) -> None:
+        """A call of a session begins. Further ones of the same session change nothing."""
+        if session.id not in self._began:
+            self._began[session.id] = session, self._sessions.begin(session)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        for session, began in self._began.values():
+            self._sessions.end(session, began)
 
 
 def _key(cookie: int) -> bytes:

@@ -214,6 +214,7 @@ class Transfer:
     @ivar target: the id of the disk that it is of.
     @ivar count: bytes that have been moved.
     @ivar closed: it has ended.
+    @ivar asking: the server itself waits for a compute node.
     @ivar fault: why it may not go on.
     @ivar on_stop: called with the fault when it may not go on any more.
     """
@@ -231,6 +232,7 @@ class Transfer:
         self._transfers = transfers
         self._seen = 0
         self.closed = False
+        self.asking = False
 
     def check(self) -> object:
         """
@@ -243,8 +245,8 @@ class Transfer:
         return self._transfers.rightful(self.session)
 
     def keep_session(self) -> None:
-        """While bytes move the session stays: it counts as a ping."""
-        if self.count != self._seen and self._transfers.resources.sessions.lives(self.session):
+        """While bytes move, or the server waits for those of a compute node, the session stays: it counts as a ping."""
+        if (self.asking or self.count != self._seen) and self._transfers.resources.sessions.lives(self.session):
             self._seen = self.count
             self._transfers.resources.sessions.touch(self.session)
 
@@ -329,13 +331,30 @@ class Fetching(Transfer):
         @raise ApiFault: they can't be had; says why.
         """
         disk = self.check()
-        connection = await self._transfers.resources.nodes.connection(disk.compute_node, IImages)
+        self.asking = True
         try:
+            connection = await self._transfers.resources.nodes.connection(disk.compute_node, IImages)
             length = await connection.measure_volume(disk.pool, disk.volume, disk.format)
         except NoSuchThing:
             raise NotFound(f"Disk {disk.name} is gone from its compute node.") from None
+        finally:
+            self.asking = False
         self.check()
         return Contents(disk, length, connection)
+
+    async def read(self, contents: Contents, offset: int, length: int) -> bytes:
+        """
+        Read some of the disk's bytes.
+
+        @raise ApiFault: it may not go on any more: what was read may be newer than what came before.
+        """
+        self.asking = True
+        try:
+            data = await contents.read(offset, length)
+        finally:
+            self.asking = False
+        self.check()
+        return data
 
     def close(self, fault: ApiFault | None) -> None:
         """As the base class has it."""

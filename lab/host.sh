@@ -128,12 +128,15 @@ max_clients = 500
 log_outputs = "3:file:$dir/libvirtd.log"
 C
 
+# Hidden as on a host whose libvirtd has the drop-in.
+hidden=$(sed -n 's/^InaccessiblePaths=//p' "$(dirname "$0")/../systemd/libvirtd.service.d/files.conf" | tr '\n' ' ')
+
 # Each process of the chain is killed with the one before it: the caller, this one, the namespace's first, all the others.
 # shellcheck disable=SC2016
 exec setpriv --pdeathsig KILL unshare "${user[@]}" --mount --uts --ipc --pid $net --fork --kill-child \
     --mount-proc --propagation private /bin/bash -c '
 set -euo pipefail
-dir=$1 kvm=$2 net=$3 tcp=$4 number=$5 group=$6 own=$1/private
+dir=$1 kvm=$2 net=$3 tcp=$4 number=$5 group=$6 hidden=$7 own=$1/private
 trap "exit 0" INT TERM
 mount -t tmpfs -o mode=700 fluidvm-lab "$own"
 # In a user namespace, what the real root owns is writable only where an upper directory holds it from the beginning.
@@ -155,6 +158,14 @@ if [ -z "$kvm" ]; then
     ln -s pts/ptmx "$own/dev/ptmx"
     mount --rbind "$own/dev" /dev
 fi
+for path in $hidden; do
+    path=${path#-}
+    if [ -d "$path" ]; then
+        mount -t tmpfs -o ro,mode=0 fluidvm-lab "$path"
+    elif [ -e "$path" ]; then
+        mount --bind /dev/null "$path"
+    fi
+done
 # libvirt takes what it finds mounted of version 2 for controllers as well, and then fails to start guests.
 if [ -n "$group" ]; then
     mount --bind "$group" "${group%/*}"
@@ -190,4 +201,4 @@ while [ "$failures" -lt 3 ]; do
 done
 echo "host.sh: libvirtd does not stay up; see $dir/libvirtd.log" >&2
 exit 1
-' _ "$dir" "$kvm" "$net" "$tcp" "$number" "$group"
+' _ "$dir" "$kvm" "$net" "$tcp" "$number" "$group" "$hidden"

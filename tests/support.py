@@ -14,6 +14,7 @@ from twisted.internet.defer import Deferred
 from twisted.internet.task import Clock, deferLater
 from twisted.trial.unittest import TestCase
 
+from fluidvm.drivers.simulated_host import SimulatedHost
 from fluidvm.options import Options, Settings
 from fluidvm.service import Server
 from fluidvm.wire.peer import Peer
@@ -80,6 +81,13 @@ class Running:
     async def login(self, name: str = "admin", password: str = PASSWORD, address: str = "192.0.2.1") -> Client:
         """Log in."""
         return Client(self, await self.call("authenticate", name, password, address=address), address)
+
+
+async def simulated(running: Running, node: int) -> SimulatedHost:
+    """What a simulated compute node has."""
+    connection: Any = await running.server._nodes.connection(node)
+    host: SimulatedHost = connection.simulated
+    return host
 
 
 class Client:

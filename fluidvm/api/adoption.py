@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Annotated, Any
 
@@ -40,15 +41,16 @@ async def adopt_vm(job: Job, node: NodeId, uuid: GuestUuid, owner: Owner) -> Non
     and the CPU's model aren't kept then.
     """
     record = job.inventory.get(ComputeNode, node)
-    connection = await job.connection(node, IAdoption)
+    connection, guests = await job.connection(node), await job.connection(node, IAdoption)
     vm = job.inventory.find(VM, job.target)
     if vm is None:
         try:
-            spec: DomainSpec = await connection.get_spec(uuid)
-            info: DomainInfo = await connection.get_domain(uuid)
-            others: list[DomainInfo] = [one for one in await connection.list_domains() if one.uuid != uuid]
-            keeps = job.nodes.provides(node, ISnapshots)
-            kept: list[Snapshot] = await connection.list_snapshots(uuid) if keeps else []
+            spec = await guests.get_spec(uuid)
+            info = await connection.get_domain(uuid)
+            others = [one for one in await connection.list_domains() if one.uuid != uuid]
+            kept: Sequence[Snapshot] = ()
+            if job.nodes.provides(node, ISnapshots):
+                kept = await (await job.connection(node, ISnapshots)).list_snapshots(uuid)
         except NoSuchThing:
             raise NotFound(f"Compute node {record.name} has no guest {uuid}.") from None
         volumes = [await _volume(connection, spec, disk) for disk in spec.disks]
@@ -72,7 +74,7 @@ async def _volume(connection: Any, spec: DomainSpec, disk: DomainDisk) -> Volume
 
 def _plan(
     job: Job, node: ComputeNode, owner: int, spec: DomainSpec, info: DomainInfo, volumes: list[Volume],
-    others: list[DomainInfo], kept: list[Snapshot],
+    others: list[DomainInfo], kept: Sequence[Snapshot],
 ) -> VM:  # fmt: skip
     """Check and note all of it, in one turn of the reactor."""
     inventory = job.inventory

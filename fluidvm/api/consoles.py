@@ -14,7 +14,7 @@ from fluidvm.xmlvalue import moment
 ConsoleKind = Annotated[str, Choice("which one; default: serial", choices=tuple(KINDS))]
 
 
-@query("struct", roles=WORKERS, audited=True)
+@query("struct", roles=WORKERS, audited=True, confidential=True)
 async def get_vm_console(call: Call, vm: VmId, kind: ConsoleKind = "serial") -> dict[str, Any]:
     """
     Have a running VM's console opened: by a WebSocket (RFC 6455) to a path of this server's, within 30 s and once.
@@ -24,7 +24,7 @@ async def get_vm_console(call: Call, vm: VmId, kind: ConsoleKind = "serial") -> 
     that asked for it, which it keeps alive.
     """
     record = call.inventory.get(VM, vm)
-    ability, _ = KINDS[kind]
+    ability = KINDS[kind]
     await call.services.resources.nodes.connection(record.compute_node, ability)
     ticket, expires = call.services.consoles.issue(call.session, vm, kind)
     return {"kind": kind, "path": f"/console?ticket={ticket}", "expires": moment(expires)}

@@ -13,6 +13,7 @@ from fluidvm.engine.job import Job
 from fluidvm.faults import Conflict
 from fluidvm.kinds import DiskId, Int, filter_of, named
 from fluidvm.objects import VM, Disk
+from fluidvm.xmlvalue import Members
 
 SnapshotName = Annotated[str, named("its name, unique among the disk's own snapshots")]
 SnapshotId = Annotated[int, Int("id of one of the disk's own snapshots", low=1)]
@@ -43,7 +44,7 @@ async def create_disk_snapshot(job: Job, disk: DiskId, name: SnapshotName) -> in
     meanwhile, the task fails and it stays listed until the node is back and tells whether it was made.
     """
     record = job.inventory.get(Disk, disk)
-    connection: Any = await job.connection(record.compute_node, IVolumeSnapshots)
+    connection = await job.connection(record.compute_node, IVolumeSnapshots)
     _check_idle(job, record)
     at = record.pool, record.volume, record.format
     return await make(job, record, name, False, lambda: connection.create_volume_snapshot(*at, name))
@@ -54,7 +55,7 @@ async def revert_disk_snapshot(job: Job, disk: DiskId, snapshot: SnapshotId) -> 
     """Make a disk what it was; it is detached, or its VM is stopped. What is on it is lost, unless a snapshot has it."""
     record = job.inventory.get(Disk, disk)
     kept = snapshot_of(record, snapshot)
-    connection: Any = await job.connection(record.compute_node, IVolumeSnapshots)
+    connection = await job.connection(record.compute_node, IVolumeSnapshots)
     _check_idle(job, record)
     job.status(f"disk {record.name} goes back to snapshot {kept['name']}")
     await connection.revert_volume(record.pool, record.volume, record.format, kept["name"])
@@ -65,7 +66,7 @@ async def delete_disk_snapshot(job: Job, disk: DiskId, snapshot: SnapshotId) -> 
     """Delete a disk's snapshot, and free what it takes; the disk is detached, or its VM is stopped."""
     record = job.inventory.get(Disk, disk)
     kept = snapshot_of(record, snapshot)
-    connection: Any = await job.connection(record.compute_node, IVolumeSnapshots)
+    connection = await job.connection(record.compute_node, IVolumeSnapshots)
     _check_idle(job, record)
     job.status(f"deleting snapshot {kept['name']} of disk {record.name}")
     await connection.delete_volume_snapshot(record.pool, record.volume, record.format, kept["name"])
@@ -73,7 +74,7 @@ async def delete_disk_snapshot(job: Job, disk: DiskId, snapshot: SnapshotId) -> 
 
 
 @query("array")
-def list_disk_snapshots(call: Call, disk: DiskId, filter: SnapshotFilter = {}) -> list[dict[str, Any]]:  # noqa: B006
+def list_disk_snapshots(call: Call, disk: DiskId, filter: SnapshotFilter = {}) -> Members:  # noqa: B006
     """
     List a disk's own snapshots: structs of id, disk, name, running (always false) and created.
 

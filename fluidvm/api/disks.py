@@ -108,7 +108,8 @@ async def filled_volume(job: Job, disk: Disk, progress: Callable[[int], None]) -
         image = job.inventory.get(Image, disk.image)
         if disk.format != "raw" and disk.size > image.size:
             # With the image's bytes it has got the image's size.
-            await connection.resize_volume(disk.pool, disk.volume, disk.format, disk.size)
+            volumes = await job.connection(disk.compute_node, IVolumes)
+            await volumes.resize_volume(disk.pool, disk.volume, disk.format, disk.size)
     return {"state": "ready", "path": volume.path}
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Any
 
-from fluidvm.api.listing import keep, listed
+from fluidvm.api.listing import page
 from fluidvm.call import Call
 from fluidvm.declare import METHODS, query
 from fluidvm.driver import ABILITIES, Interface
@@ -15,7 +15,7 @@ from fluidvm.kinds import NAME_PATTERN, NAME_RULE, Text, filter_of
 from fluidvm.xmlvalue import Members
 
 FIELDS = {"name": str, "distribution": str, "version": str, "summary": str, "abilities": list, "error": str}
-DriverFilter = Annotated[dict[str, Any], filter_of(FIELDS)]
+DriverFilter = Annotated[dict[str, Any], filter_of(FIELDS, "name")]
 
 
 def _wire(found: DriverDescription) -> dict[str, Any]:
@@ -36,9 +36,7 @@ def _seen(call: Call, wire: dict[str, Any]) -> dict[str, Any]:
 @query("array")
 async def list_drivers(call: Call, filter: DriverFilter = {}) -> Members:  # noqa: B006
     """List the drivers that are installed, by name, with their abilities, or with the error that keeps one out."""
-    found = [_seen(call, _wire(one)) for one in call.services.resources.drivers.describe()]
-    kept = [one for one in found if keep(one, filter)]
-    return listed("driver", kept[: filter.get("limit")], filter)
+    return page("driver", (_seen(call, _wire(one)) for one in call.services.resources.drivers.describe()), filter)
 
 
 @query("struct")

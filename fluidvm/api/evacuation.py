@@ -33,16 +33,19 @@ async def evacuate_compute_node(job: Job, node: NodeId) -> int:
     An active node is cordoned first, so that nothing new comes there, and stays so. Each VM is placed as a new one would be;
     its owner's resource plan isn't looked at, for nothing grows. VMs are moved one after the other, each when the tasks
     before have let go of it. What can't be moved stays as it is: when all the others have moved, the task fails and says
-    what stayed and why. Cancelled, it leaves the VM under way where it was, and those that have moved where they are.
-    Detached disks stay.
+    what stayed and why. A task that makes the node active again between two VMs ends it: it fails, and says how many have
+    moved. Cancelled, it leaves the VM under way where it was, and those that have moved where they are. Detached disks stay.
     """
     record = job.inventory.get(ComputeNode, node)
-    if record.mode == "active":
-        job.put(Update("compute_node", node, {"mode": "cordoned"}))
-        await job.flush()
-    await job.connection(node, IMigration)
+    if "moved" not in job.memo:  # a run that goes on after an interruption cordons nothing: others may have their reasons
+        job.memo.update(moved=[], stayed={})
+        if record.mode == "active":
+            job.put(Update("compute_node", node, {"mode": "cordoned"}))
+            await job.flush()
+    if "from" not in job.memo:  # else what was begun has to be ended first, or told
+        await job.connection(node, IMigration)
     job.leavable()
-    moved, stayed = job.memo.setdefault("moved", []), job.memo.setdefault("stayed", {})
+    moved, stayed = job.memo["moved"], job.memo["stayed"]
     while True:
         waiting = [vm.id for vm in job.inventory.vms_on(node) if str(vm.id) not in stayed]
         # What a run that was interrupted had begun may be on the other node already.
@@ -57,6 +60,8 @@ async def evacuate_compute_node(job: Job, node: NodeId) -> int:
             await job.hold(("vm", id))
         if job.cancelled:
             raise Conflict("cancelled")
+        if under_way is None:
+            _check_mode(job, node)
 
         def progress(percentage: int, before: int = before, total: int = total) -> None:
             job.progress((100 * before + percentage) // total)
@@ -65,6 +70,20 @@ async def evacuate_compute_node(job: Job, node: NodeId) -> int:
     if stayed:
         raise Conflict(_words(job, record))
     return len(moved)
+
+
+def _check_mode(job: Job, node: int) -> None:
+    """
+    Check that the node takes nothing new. Others may have had it while the next VM was waited for.
+
+    @raise Conflict: it is active. Its own VMs would fit there best, and be moved to where they are for ever.
+    """
+    record = job.inventory.find(ComputeNode, node)
+    if record is not None and record.mode == "active":
+        raise Conflict(
+            f"Compute node {record.name} was made active again while it was evacuated: evacuate it once more to move its "
+            f"other VMs (moved so far: {len(job.memo['moved'])})."
+        )
 
 
 async def _move(job: Job, node: int, id: int, progress: Progress) -> None:

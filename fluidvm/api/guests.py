@@ -3,19 +3,24 @@
 from __future__ import annotations
 
 import ipaddress
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
-from typing import Annotated, Any
+from typing import Annotated, Any, TypeVar
 
+from twisted.internet.defer import Deferred
+
+from fluidvm.api.listing import selected
 from fluidvm.api.networks import Address
 from fluidvm.call import Call
 from fluidvm.declare import AfterCrash, query, task
-from fluidvm.driver import IGuest, IGuestNetwork, ILimits, Interface, IScreenshot, ITemplates, Limits, NoSuchThing
+from fluidvm.driver import IGuest, IGuestNetwork, ILimits, IScreenshot, ITemplates, Limits, NoSuchThing
 from fluidvm.engine.job import Job
 from fluidvm.faults import NotFound
-from fluidvm.kinds import Array, Int, NodeId, References, Secret, Struct, Text, VmId, refuse
+from fluidvm.kinds import Array, Int, NodeId, References, Secret, Struct, Text, VmId, filter_of, refuse
+from fluidvm.node_watch import Ability
 from fluidvm.objects import VM
 
+T = TypeVar("T")
 OUTPUT = 64 * 1024
 """Characters of what a command says that are kept, of its output and its errors each."""
 ADDRESS = r"[0-9A-Fa-f:.]+(/[0-9]{1,3})?"
@@ -83,18 +88,27 @@ LimitValues = Annotated[
 ]
 
 
+TemplateFilter = Annotated[dict[str, Any], filter_of({"name": str}, "name")]
+
+
 @query("array")
-async def list_templates(call: Call, node: NodeId) -> list[str]:
-    """List the OS templates of a compute node, which create_vm can be told to make a VM of."""
+async def list_templates(call: Call, node: NodeId, filter: TemplateFilter = {}) -> list[str]:  # noqa: B006
+    """
+    List the OS templates of a compute node, which create_vm can be told to make a VM of: their names, as strings.
+
+    A filter takes them for structs that have a name alone.
+    """
     connection = await call.services.resources.nodes.connection(node, ITemplates)
-    return sorted(await connection.list_templates())
+    found = selected(({"name": name} for name in await connection.list_templates()), filter, "name")
+    return [one["name"] for one in found]
 
 
-async def _ask(call: Call, vm: int, ability: type[Interface], verb: str, *arguments: Any) -> Any:
+async def _ask(call: Call, vm: int, ability: type[Ability], ask: Callable[[Ability, str], Deferred[T]]) -> T:
+    """Ask a VM's compute node. @param ask: called with its connection and the domain's UUID."""
     record = call.inventory.get(VM, vm)
     connection = await call.services.resources.nodes.connection(record.compute_node, ability)
     try:
-        return await getattr(connection, verb)(record.uuid, *arguments)
+        return await ask(connection, record.uuid)
     except NoSuchThing:
         raise NotFound(f"VM {record.name} is gone from its compute node.") from None
 
@@ -110,19 +124,19 @@ async def get_vm_settings(call: Call, vm: VmId) -> dict[str, Any]:
     nodes, told = call.services.resources.nodes, {}
     node = call.inventory.get(VM, vm).compute_node
     if not nodes.provides(node, ILimits) or nodes.provides(node, IGuestNetwork):
-        network = asdict(await _ask(call, vm, IGuestNetwork, "guest_network"))
-        told = {name: list(value) if isinstance(value, tuple) else value for name, value in network.items() if value}
+        network = await _ask(call, vm, IGuestNetwork, lambda node, uuid: node.guest_network(uuid))
+        values = asdict(network).items()
+        told = {name: list(value) if isinstance(value, tuple) else value for name, value in values if value}
     if nodes.provides(node, ILimits):
-        bounds = asdict(await _ask(call, vm, ILimits, "get_limits"))
-        told |= {name: value for name, value in bounds.items() if value is not None}
+        limits = await _ask(call, vm, ILimits, lambda node, uuid: node.get_limits(uuid))
+        told |= {name: value for name, value in asdict(limits).items() if value is not None}
     return told
 
 
 @query("base64")
 async def get_vm_screenshot(call: Call, vm: VmId) -> bytes:
     """Take a picture of what a running or paused VM shows on its screen: a PNG file."""
-    picture: bytes = await _ask(call, vm, IScreenshot, "screenshot")
-    return picture
+    return await _ask(call, vm, IScreenshot, lambda node, uuid: node.screenshot(uuid))
 
 
 @query("boolean", roles=("admin", "user"), audited=True)
@@ -132,14 +146,14 @@ async def set_vm_password(call: Call, vm: VmId, user: GuestUser, password: Guest
 
     Returns true.
     """
-    await _ask(call, vm, IGuest, "set_password", user, password)
+    await _ask(call, vm, IGuest, lambda node, uuid: node.set_password(uuid, user, password))
     return True
 
 
-async def _tell(job: Job, vm: int, ability: type[Interface], verb: str, *arguments: Any) -> Any:
+async def _guest(job: Job, vm: int, ability: type[Ability]) -> tuple[str, Ability]:
+    """The UUID of a VM's domain, and its compute node's connection."""
     record = job.inventory.get(VM, vm)
-    connection = await job.connection(record.compute_node, ability)
-    return await getattr(connection, verb)(record.uuid, *arguments)
+    return record.uuid, await job.connection(record.compute_node, ability)
 
 
 @task("vm", roles=("admin",), after_crash=AfterCrash.REPORT, needs=(IGuest,))
@@ -151,38 +165,44 @@ async def run_in_vm(job: Job, vm: VmId, argv: Argv, timeout: Seconds = 10) -> di
     characters of each. The command is in the audit log, and its result is kept with the execution context: it is no place
     for secrets.
     """
-    done = await _tell(job, vm, IGuest, "run_in_guest", argv, b"", float(timeout))
+    uuid, node = await _guest(job, vm, IGuest)
+    done = await node.run_in_guest(uuid, argv, b"", float(timeout))
     return {"code": done.code, "stdout": done.stdout[:OUTPUT], "stderr": done.stderr[:OUTPUT]}
 
 
 @task("vm", needs=(IGuest,))
 async def add_vm_ssh_key(job: Job, vm: VmId, key: SshKey) -> None:
     """Let an SSH key log in as the superuser of a running guest."""
-    await _tell(job, vm, IGuest, "add_ssh_key", key)
+    uuid, node = await _guest(job, vm, IGuest)
+    await node.add_ssh_key(uuid, key)
 
 
 @task("vm", roles=("admin",), needs=(IGuestNetwork,))
 async def add_vm_address(job: Job, vm: VmId, address: IpAddress) -> None:
     """Give a VM an IP address: at once if it runs, and for its next starts."""
-    await _tell(job, vm, IGuestNetwork, "add_address", address)
+    uuid, node = await _guest(job, vm, IGuestNetwork)
+    await node.add_address(uuid, address)
 
 
 @task("vm", roles=("admin",), needs=(IGuestNetwork,))
 async def remove_vm_address(job: Job, vm: VmId, address: IpAddress) -> None:
     """Take an IP address from a VM: at once if it runs, and for its next starts."""
-    await _tell(job, vm, IGuestNetwork, "remove_address", address)
+    uuid, node = await _guest(job, vm, IGuestNetwork)
+    await node.remove_address(uuid, address)
 
 
 @task("vm", needs=(IGuestNetwork,))
 async def set_vm_hostname(job: Job, vm: VmId, name: HostName) -> None:
     """Give a VM's guest a host's name: at once if it runs, and for its next starts."""
-    await _tell(job, vm, IGuestNetwork, "set_hostname", name)
+    uuid, node = await _guest(job, vm, IGuestNetwork)
+    await node.set_hostname(uuid, name)
 
 
 @task("vm", needs=(IGuestNetwork,))
 async def set_vm_nameservers(job: Job, vm: VmId, servers: Servers, search_domains: Domains = []) -> None:  # noqa: B006
     """Give a VM's guest other name servers: at once if it runs, and for its next starts."""
-    await _tell(job, vm, IGuestNetwork, "set_nameservers", servers, search_domains)
+    uuid, node = await _guest(job, vm, IGuestNetwork)
+    await node.set_nameservers(uuid, servers, search_domains)
 
 
 @task("vm", roles=("admin",), needs=(ILimits,))
@@ -193,4 +213,5 @@ async def set_vm_limits(job: Job, vm: VmId, limits: LimitValues) -> None:
     A file system of its own counts in no resource plan: this is for administrators.
     """
     values: Mapping[str, Any] = limits
-    await _tell(job, vm, ILimits, "set_limits", Limits(**values))
+    uuid, node = await _guest(job, vm, ILimits)
+    await node.set_limits(uuid, Limits(**values))

@@ -10,9 +10,17 @@ from fluidvm.objects import Disk, Image
 
 
 async def fill(job: Job, image: int, disk: Disk, volume: str, progress: Progress) -> None:
-    """Write an image's bytes into a new volume."""
+    """
+    Write an image's bytes into a new volume.
+
+    @raise Conflict: the image isn't what it was taken for.
+    """
     connection = await job.connection(disk.compute_node, IImages)
-    length = await job.images.length(image)
+    record = job.inventory.get(Image, image)
+    try:
+        length = await job.images.check(image, record.format, record.size)
+    except Conflict as fault:
+        raise Conflict(f"Image {record.name} can't be used, import it anew: {fault.faultString}") from None
     for offset in range(0, length, PIECE):
         data = await job.interruptible(job.images.read(image, offset))
         # A new raw volume is zeros already; one of another format ends where its last byte was written.

@@ -8,14 +8,14 @@ from typing import Any, TypeVar
 
 from twisted.internet.defer import Deferred
 
-from fluidvm.api.listing import cut, keep
+from fluidvm.api.listing import page
 from fluidvm.driver import DriverError, ISnapshots, IVolumeSnapshots, NoSuchThing, Unreachable
 from fluidvm.engine.job import Job
 from fluidvm.faults import Conflict, NotFound
 from fluidvm.objects import VM, Disk
 from fluidvm.reconcile import kept_of
 from fluidvm.store.objects import Update
-from fluidvm.xmlvalue import INT_HIGH, moment
+from fluidvm.xmlvalue import Members, moment
 
 T = TypeVar("T", bound=VM | Disk)
 
@@ -33,7 +33,7 @@ def snapshot_of(thing: VM | Disk, snapshot: int) -> Mapping[str, Any]:
     raise NotFound(f"{name_of(thing)} has no snapshot {snapshot}.")
 
 
-def listed(thing: VM | Disk, wanted: dict[str, Any]) -> list[dict[str, Any]]:
+def listed(thing: VM | Disk, wanted: dict[str, Any]) -> Members:
     """
     Give a VM's or disk's snapshots as they are told.
 
@@ -44,10 +44,9 @@ def listed(thing: VM | Disk, wanted: dict[str, Any]) -> list[dict[str, Any]]:
             "id": one["id"], thing.TYPE: thing.id, "name": one["name"], "running": one["running"],
             "created": moment(one["created"]),
         }
-        for one in sorted(thing.snapshots, key=lambda one: int(one["id"]))
-        if one["id"] > wanted.get("after", 0)
+        for one in thing.snapshots
     ]  # fmt: skip
-    return [cut(one, wanted) for one in shown if keep(one, wanted)][: wanted.get("limit", INT_HIGH)]
+    return page("snapshot", shown, wanted, "id")
 
 
 async def look(job: Job, thing: T) -> T:
@@ -55,12 +54,12 @@ async def look(job: Job, thing: T) -> T:
     ability = ISnapshots if isinstance(thing, VM) else IVolumeSnapshots
     if not job.nodes.provides(thing.compute_node, ability):
         return thing
-    connection = await job.connection(thing.compute_node, ability)
+    node = thing.compute_node
     try:
         if isinstance(thing, VM):
-            told = await connection.list_snapshots(thing.uuid)
+            told = await (await job.connection(node, ISnapshots)).list_snapshots(thing.uuid)
         else:
-            told = await connection.list_volume_snapshots(thing.pool, thing.volume)
+            told = await (await job.connection(node, IVolumeSnapshots)).list_volume_snapshots(thing.pool, thing.volume)
     except NoSuchThing:
         return thing  # gone from its node: what is to be done to it will tell
     kept = kept_of(job.inventory, thing, told)

@@ -51,16 +51,19 @@ def list_objects(call: Call, type_name: str, wanted: dict[str, Any]) -> Members:
 
 def _select(call: Call, entries: Any, equal: dict[str, Any], fields: list[str] | None) -> Iterator[bytes]:
     inventory, everything = call.inventory, reads_all(call.user)
+    hidden: tuple[str, ...] = ()
+    asked: list[str] | None = None
     for entry in entries:
         wire = entry.wire(inventory)
-        hidden = () if everything else getattr(entry.object, "HIDDEN", ())
+        if asked is None:  # the same for all objects of a type
+            hidden = () if everything else getattr(entry.object, "HIDDEN", ())
+            asked = [key for key in dict.fromkeys(fields or ()) if key not in hidden]
         if any(key in hidden or wire.get(key) != value for key, value in equal.items()):
             continue
         if fields is None:
             yield _render(call, entry)
         else:
-            wanted = set(fields).difference(hidden)
-            yield entry.only(inventory, wanted.__contains__)
+            yield entry.only(inventory, asked)
 
 
 @lru_cache(maxsize=1000)
@@ -77,6 +80,25 @@ def listed(kind: str, wires: Iterable[dict[str, Any]], wanted: dict[str, Any]) -
     @param wanted: a checked filter, whose C{fields} are left.
     """
     return Members(shown(kind, wire, wanted) for wire in wires)
+
+
+def page(kind: str, wires: Iterable[dict[str, Any]], wanted: dict[str, Any], key: str = "name") -> Members:
+    """
+    Give what a filter asks for of a list that isn't of the inventory.
+
+    @param kind: what each is called, for the log.
+    @param wanted: a checked filter.
+    @param key: what the list is in the order of; no two have the same.
+    """
+    return listed(kind, selected(wires, wanted, key), wanted)
+
+
+def selected(wires: Iterable[dict[str, Any]], wanted: dict[str, Any], key: str) -> list[dict[str, Any]]:
+    """As L{page}, but give the structs themselves, whole."""
+    after = wanted.get("after")
+    found = [wire for wire in wires if (after is None or wire[key] > after) and keep(wire, wanted)]
+    found.sort(key=lambda wire: wire[key])  # type: ignore[no-any-return]
+    return found[: wanted.get("limit")]
 
 
 def shown(kind: str, wire: dict[str, Any], wanted: dict[str, Any]) -> bytes:

@@ -127,15 +127,16 @@ def _new_disks(job: Job, vm: VM, node: int) -> list[Disk]:
 async def _move(job: Job, vm: VM, node: int, live: bool, progress: Progress) -> None:
     source, target = await job.connection(vm.compute_node, IMigration), await job.connection(node, IMigration)
     disks = _new_disks(job, vm, node)
-    if not await _knows(target, vm):
+    if not await _knows(job, node, vm):
         for disk in disks:
             # Perhaps half copied by a run that was interrupted: what is copied onto has to be new.
-            await target.delete_volume(disk.pool, disk.volume)
+            await (await job.connection(node, IDisks)).delete_volume(disk.pool, disk.volume)
     attached = []
     for disk in disks:
         job.status(f"creating disk {disk.name} on the other compute node")
+        volumes = await job.connection(node, IDisks)
         volume = await job.interruptible(
-            target.create_volume(disk.pool, disk.volume, disk.size, disk.format, lambda percentage: None)
+            volumes.create_volume(disk.pool, disk.volume, disk.size, disk.format, lambda percentage: None)
         )
         attached.append(DomainDisk(volume.path, disk.format, str(disk.target)))
     job.memo["paths"] = {str(disk.id): there.path for disk, there in zip(disks, attached, strict=True)}
@@ -144,9 +145,9 @@ async def _move(job: Job, vm: VM, node: int, live: bool, progress: Progress) -> 
     await job.interruptible(source.migrate(domain_spec(vm, attached), target, live, bool(disks), progress))
 
 
-async def _knows(connection: Any, vm: VM) -> bool:
+async def _knows(job: Job, node: int, vm: VM) -> bool:
     try:
-        await connection.get_domain(vm.uuid)
+        await (await job.connection(node)).get_domain(vm.uuid)
     except NoSuchThing:
         return False
     return True
@@ -155,8 +156,7 @@ async def _knows(connection: Any, vm: VM) -> bool:
 async def _arrived(job: Job, vm: VM, node: int) -> bool:
     """After a failure: whether the other node has it all the same, and its own hasn't."""
     with suppress(Exception):
-        there = await _knows(await job.connection(node), vm)
-        return there and not await _knows(await job.connection(vm.compute_node), vm)
+        return await _knows(job, node, vm) and not await _knows(job, vm.compute_node, vm)
     return False
 
 
@@ -167,12 +167,11 @@ async def _undo(job: Job, vm: VM, node: int, failed: Exception) -> None:
         await settle(job, vm)
     disks = _new_disks(job, vm, node)
     try:
-        target = await job.connection(node)
-        if await _knows(await job.connection(vm.compute_node), vm):
-            await target.undefine_domain(vm.uuid)
+        if await _knows(job, vm.compute_node, vm):
+            await (await job.connection(node)).undefine_domain(vm.uuid)
         for disk in disks:
             with suppress(NoSuchThing):
-                await target.delete_volume(disk.pool, disk.volume)
+                await (await job.connection(node, IDisks)).delete_volume(disk.pool, disk.volume)
     except Exception as error:
         name = job.inventory.get(ComputeNode, node).name
         left = ", ".join(f"{disk.pool}/{disk.volume}" for disk in disks) or vm.domain_name

@@ -8,6 +8,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Annotated, Any
 
+from fluidvm.api.listing import page
 from fluidvm.api.shares import put_shares
 from fluidvm.call import Call
 from fluidvm.declare import query, task
@@ -15,9 +16,10 @@ from fluidvm.driver import DomainInterface, DriverError, INetworks, Unreachable
 from fluidvm.engine.entitlement import administers, reads_all
 from fluidvm.engine.job import Job
 from fluidvm.faults import Conflict, Forbidden, NotFound
-from fluidvm.kinds import Choice, Int, NodeId, References, Struct, Text, VmId, named, refuse
+from fluidvm.kinds import Choice, Int, NodeId, References, Struct, Text, VmId, filter_of, named, refuse
 from fluidvm.objects import VM, ComputeNode
 from fluidvm.store.objects import Update
+from fluidvm.xmlvalue import Members
 
 PREFIX = "52:54:00"
 """What generated addresses begin with: locally administered, and QEMU's by custom."""
@@ -141,10 +143,13 @@ async def detach_interface(job: Job, vm: VmId, interface: InterfaceId) -> None:
     job.put(Update("vm", vm, {"interfaces": _without(job, vm, interface)}))
 
 
+NetworkFilter = Annotated[dict[str, Any], filter_of({"name": str, "active": bool, "bridge": str}, "name")]
+
+
 @query("array")
-async def list_networks(call: Call, node: NodeId) -> list[dict[str, Any]]:
+async def list_networks(call: Call, node: NodeId, filter: NetworkFilter = {}) -> Members:  # noqa: B006
     """
-    List a compute node's networks: structs of name, active and, where the host has one for it, bridge.
+    List a compute node's networks, by name: structs of name, active and, where the host has one for it, bridge.
 
     Plain users see those that they may use.
     """
@@ -153,7 +158,8 @@ async def list_networks(call: Call, node: NodeId) -> list[dict[str, Any]]:
     if not reads_all(call.user):
         allowed = call.inventory.get(ComputeNode, node).options.get("user_networks")
         networks = [network for network in networks if allowed is None or network.name in allowed]
-    return [
+    wires = (
         {"name": network.name, "active": network.active} | ({"bridge": network.bridge} if network.bridge else {})
         for network in networks
-    ]
+    )
+    return page("network", wires, filter)

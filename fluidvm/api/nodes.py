@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Annotated, Any
 
-from fluidvm.api.listing import list_objects, show
+from fluidvm.api.listing import list_objects, page, show
 from fluidvm.call import Call
 from fluidvm.declare import query, task
 from fluidvm.driver_loader import BrokenDriver, UnknownDriver
@@ -147,15 +147,21 @@ def list_compute_nodes(call: Call, filter: NodeFilter = {}) -> Members:  # noqa:
     return list_objects(call, "compute_node", filter)
 
 
+ForeignFilter = Annotated[
+    dict[str, Any], filter_of({"uuid": str, "name": str, "state": str, "vcpus": int, "memory": int}, "uuid")
+]
+
+
 @query("array", roles=("admin", "auditor"))
-async def list_foreign_vms(call: Call, node: NodeId) -> list[dict[str, Any]]:
+async def list_foreign_vms(call: Call, node: NodeId, filter: ForeignFilter = {}) -> Members:  # noqa: B006
     """
-    List the guests of a compute node that FluidVM didn't make: structs of uuid, name, state, vcpus, memory.
+    List the guests of a compute node that FluidVM didn't make, by UUID: structs of uuid, name, state, vcpus, memory.
 
     They aren't touched; adopt_vm takes one over.
     """
     connection = await call.services.resources.nodes.connection(node)
-    return [
+    domains = await connection.list_domains()
+    wires = (
         {
             "uuid": domain.uuid,
             "name": domain.name,
@@ -163,6 +169,7 @@ async def list_foreign_vms(call: Call, node: NodeId) -> list[dict[str, Any]]:
             "vcpus": domain.vcpus,
             "memory": domain.memory,
         }
-        for domain in await connection.list_domains()
+        for domain in domains
         if call.inventory.vm_of(domain.uuid) is None
-    ]
+    )
+    return page("foreign VM", wires, filter, "uuid")

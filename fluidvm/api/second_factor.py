@@ -17,7 +17,7 @@ from fluidvm.objects import User
 from fluidvm.store.objects import Update
 
 
-@query("struct", audited=True)
+@query("struct", audited=True, confidential=True)
 async def begin_second_factor(
     call: Call, password: Annotated[str, Secret("the caller's password", longest=1024)]
 ) -> dict[str, str]:  # fmt: skip

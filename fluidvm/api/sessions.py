@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Any
 
-from fluidvm.api.listing import cut, keep
+from fluidvm.api.listing import page
 from fluidvm.api.login import CODE, Login
 from fluidvm.audit import LONGEST_STRING
 from fluidvm.call import Call
@@ -15,12 +15,12 @@ from fluidvm.faults import ApiFault, NotFound, TooManyAttempts
 from fluidvm.kinds import Int, Secret, Serial, Text, filter_of
 from fluidvm.objects import User
 from fluidvm.sessions import Session
-from fluidvm.xmlvalue import INT_HIGH, moment
+from fluidvm.xmlvalue import INT_HIGH, Members, moment
 
 SessionFilter = Annotated[dict[str, Any], filter_of(Session.FIELDS)]
 
 
-@query("int", anonymous=True)
+@query("int", anonymous=True, confidential=True)
 async def authenticate(
     call: Call,
     name: Annotated[str, Text("a user's name", longest=1024)],
@@ -97,7 +97,7 @@ def get_changes(call: Call, since: Annotated[int, Serial("a serial that get_chan
 def get_session(call: Call) -> dict[str, Any]:
     """Tell about the caller's own session: id, user, name, role, address, created, last_ping, expires, pending."""
     session, user = call.session, call.user
-    left = session.expires - call.services.resources.clock.seconds()
+    left = call.services.resources.sessions.left(session)
     return {
         "id": session.id, "user": user.id, "name": user.name, "role": user.role, "address": session.address,
         "created": moment(session.wall_created), "last_ping": moment(session.wall_last_ping),
@@ -106,11 +106,10 @@ def get_session(call: Call) -> dict[str, Any]:
 
 
 @query("array")
-def list_sessions(call: Call, filter: SessionFilter = {}) -> list[dict[str, Any]]:  # noqa: B006
+def list_sessions(call: Call, filter: SessionFilter = {}) -> Members:  # noqa: B006
     """List who is logged in: administrators and auditors see all sessions, others their own."""
     seen = (session for session in call.services.resources.sessions.all() if _may_see(call, session))
-    found = [session.wire() for session in seen if session.id > filter.get("after", 0)]
-    return [cut(wire, filter) for wire in found if keep(wire, filter)][: filter.get("limit")]
+    return page("session", (session.wire() for session in seen), filter, "id")
 
 
 def _may_see(call: Call, session: Session) -> bool:

@@ -18,6 +18,7 @@ from fluidvm.faults import Conflict, Unavailable
 from fluidvm.kinds import Int, VmId, filter_of, named
 from fluidvm.objects import VM, ComputeNode
 from fluidvm.store.objects import Update
+from fluidvm.xmlvalue import Members
 
 FIELDS: dict[str, type] = {"id": int, "vm": int, "name": str, "running": bool, "created": datetime}
 SnapshotName = Annotated[str, named("its name, unique among the VM's snapshots")]
@@ -37,11 +38,11 @@ async def create_vm_snapshot(job: Job, vm: VmId, name: SnapshotName) -> int:
     meanwhile, the task fails and it stays listed until the node is back and tells whether it was made.
     """
     record = job.inventory.get(VM, vm)
-    connection: Any = await job.connection(record.compute_node, ISnapshots)
+    connection = await job.connection(record.compute_node, ISnapshots)
     return await make(job, record, name, record.state == "running", lambda: connection.create_snapshot(record.uuid, name))
 
 
-@task("vm", needs=(ISnapshots,), after_crash=AfterCrash.LOOK)
+@task("vm", needs=(ISnapshots,), after_crash=AfterCrash.LOOK_AND_REPORT)
 async def revert_vm_snapshot(job: Job, vm: VmId, snapshot: SnapshotId) -> None:
     """
     Make a stopped or running VM's disks and memory what they were. What it is now is lost, unless another snapshot has it.
@@ -52,7 +53,7 @@ async def revert_vm_snapshot(job: Job, vm: VmId, snapshot: SnapshotId) -> None:
     """
     record = job.inventory.get(VM, vm)
     kept = snapshot_of(record, snapshot)
-    connection: Any = await job.connection(record.compute_node, ISnapshots)
+    connection = await job.connection(record.compute_node, ISnapshots)
     state = (await job.domain(record.compute_node, record.uuid)).state
     if job.memo.get("asked"):
         await _interrupted(job, record, kept, state)
@@ -111,14 +112,14 @@ async def delete_vm_snapshot(job: Job, vm: VmId, snapshot: SnapshotId) -> None:
     """Delete a VM's snapshot, and free what it takes. The VM goes on as it is, and its other snapshots stay."""
     record = job.inventory.get(VM, vm)
     kept = snapshot_of(record, snapshot)
-    connection: Any = await job.connection(record.compute_node, ISnapshots)
+    connection = await job.connection(record.compute_node, ISnapshots)
     job.status(f"deleting snapshot {kept['name']} of {record.name}")
     await connection.delete_snapshot(record.uuid, kept["name"])
     await look(job, record)
 
 
 @query("array")
-def list_vm_snapshots(call: Call, vm: VmId, filter: SnapshotFilter = {}) -> list[dict[str, Any]]:  # noqa: B006
+def list_vm_snapshots(call: Call, vm: VmId, filter: SnapshotFilter = {}) -> Members:  # noqa: B006
     """
     List a VM's snapshots: structs of id, vm, name, running and created.
 

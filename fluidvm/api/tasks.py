@@ -37,7 +37,7 @@ async def commit_tasks(call: Call, options: CommitOptions = {}) -> int:  # noqa:
     """
     taken = call.session.take()
     try:
-        return await call.engine.commit(call.user.id, taken, options.get("on_error", "continue"), call.address)
+        return await call.engine.commit(call.session, taken, options.get("on_error", "continue"), call.address)
     except OutcomeUnknown as unknown:
         unknown.outcome.addErrback(_put_back, call.session, taken)
         raise Unavailable(

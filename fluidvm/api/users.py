@@ -85,11 +85,15 @@ def _check_change(call: Call, user: int, password: str) -> None:
 
 @task("user", roles=ROLES, early=_check_change)
 async def set_user_password(job: Job, user: UserId, password: Password) -> None:
-    """Give a user another password: one's own, or as an administrator anyone's. The user's sessions end."""
+    """
+    Give a user another password: one's own, or as an administrator anyone's.
+
+    The user's sessions end, but not the one that committed this.
+    """
     job.inventory.get(User, user)
     job.put(Update("user", user, {}, {"password_hash": password}))
     await job.flush()
-    job.sessions.close_user(user)
+    job.sessions.close_user(user, job.session)
 
 
 @task("user", roles=("admin",), alone=ADMINISTRATORS)

@@ -48,7 +48,9 @@ async def clone_vm(job: Job, vm: VmId, name: CloneName) -> None:
     if clone is None:
         clone = await _plan(job, source, name)
     try:
-        connection = await job.connection(clone.compute_node, IVolumes if job.memo["copies"] else IConnection)
+        connection = await job.connection(clone.compute_node)
+        if job.memo["copies"]:
+            await job.connection(clone.compute_node, IVolumes)
         disks = job.inventory.disks_of(clone.id)
         for number, disk in enumerate(disks):
             if disk.state != "creating":

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from collections.abc import Callable
+from typing import Annotated, Any, Protocol
+
+from twisted.internet.defer import Deferred
 
 from fluidvm.api.disks import check_attachable
 from fluidvm.api.kept import refuse_kept
 from fluidvm.api.shares import put_shares
 from fluidvm.declare import task
-from fluidvm.driver import DomainDisk, DomainState, IDisks, ILiveResize
+from fluidvm.driver import DomainDisk, DomainState, IConnection, IDisks, ILiveResize
 from fluidvm.engine.job import Job
 from fluidvm.engine.quota import check_vm
 from fluidvm.faults import Conflict
@@ -27,19 +30,32 @@ AttachOptions = Annotated[
 TARGETS = tuple(f"vd{letter}" for letter in "abcdefghijklmnopqrstuvwx")
 
 
-async def _resize(job: Job, vm: int, what: str, stopped: str, live: str, amount: int) -> None:
+class _Resize(Protocol):
+    """One of a connection's verbs that give a domain another amount of something."""
+
+    def __call__(self, uuid: str, amount: int, /) -> Deferred[None]: ...
+
+
+async def _resize(
+    job: Job,
+    vm: int,
+    what: str,
+    stopped: Callable[[IConnection], _Resize],
+    live: Callable[[ILiveResize], _Resize],
+    amount: int,
+) -> None:
     record = job.inventory.get(VM, vm)
     # Up to its maximum it has been counted from the beginning.
     growth = amount - can_get(record)[what]
     if growth > 0:
         check_vm(job.inventory, record.owner, {f"vm_{what}": amount})
         await job.reserve(record.owner, **{what: growth})
-    connection: Any = await job.connection(record.compute_node)
+    connection = await job.connection(record.compute_node)
     state = (await job.domain(record.compute_node, record.uuid)).state
     if state in (DomainState.STOPPED, DomainState.CRASHED):
-        await getattr(connection, stopped)(record.uuid, amount)
+        await stopped(connection)(record.uuid, amount)
     elif state is DomainState.RUNNING and job.nodes.provides(record.compute_node, ILiveResize):
-        await getattr(connection, live)(record.uuid, amount)
+        await live(await job.connection(record.compute_node, ILiveResize))(record.uuid, amount)
     else:
         raise Conflict(f"VM {record.name} is {state}: this needs a stop.")
     info = await job.domain(record.compute_node, record.uuid)
@@ -62,7 +78,7 @@ async def set_vm_memory(job: Job, vm: VmId, memory: MiB) -> None:
     A running one has it at once, up to its max_memory and where its driver and guest can; else the task fails and says that
     it needs a stop.
     """
-    await _resize(job, vm, "memory", "set_memory", "resize_memory", memory)
+    await _resize(job, vm, "memory", lambda node: node.set_memory, lambda node: node.resize_memory, memory)
 
 
 @task("vm", better=LIVE)
@@ -73,7 +89,7 @@ async def set_vm_vcpus(job: Job, vm: VmId, vcpus: Vcpus) -> None:
     A running one has them at once, up to its max_vcpus and where its driver and guest can; else the task fails and says that
     it needs a stop.
     """
-    await _resize(job, vm, "vcpus", "set_vcpus", "resize_vcpus", vcpus)
+    await _resize(job, vm, "vcpus", lambda node: node.set_vcpus, lambda node: node.resize_vcpus, vcpus)
 
 
 @task("vm", needs=(IDisks,))

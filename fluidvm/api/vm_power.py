@@ -8,7 +8,7 @@ from typing import Annotated, NoReturn
 from twisted.internet.defer import CancelledError
 
 from fluidvm.declare import AfterCrash, task
-from fluidvm.driver import DomainState
+from fluidvm.driver import DomainState, IConnection, NotReady
 from fluidvm.engine.job import Job
 from fluidvm.faults import Conflict
 from fluidvm.kinds import Int, VmId
@@ -16,6 +16,8 @@ from fluidvm.objects import VM, ComputeNode
 from fluidvm.store.objects import Update
 
 SHUTDOWN_TIMEOUT = 60
+ASK_AGAIN = 2.0
+"""Seconds until a guest that couldn't be asked to shut down, for it boots, is asked again."""
 
 
 async def settle(job: Job, vm: VM) -> None:
@@ -32,19 +34,27 @@ async def settle_after(job: Job, vm: VM, failed: Exception) -> NoReturn:
     raise failed
 
 
-async def _ask(job: Job, vm: int, verb: str) -> VM:
-    """Have the hypervisor do one thing to a VM, and note what came of it."""
+async def _connection(job: Job, vm: int) -> tuple[VM, IConnection]:
     record = job.inventory.get(VM, vm)
-    connection = await job.connection(record.compute_node)
-    await getattr(connection, verb)(record.uuid)
-    await settle(job, record)
-    return record
+    return record, await job.connection(record.compute_node)
 
 
 async def mark(job: Job, vm: VM, state: str) -> None:
-    """Show that something that takes its time is under way."""
+    """Show that something that takes its time is under way; a server that dies meanwhile knows that the task has begun."""
+    job.memo["marked"] = state
     job.put(Update("vm", vm.id, {"state": state}))
     await job.flush()
+
+
+async def may_start(job: Job, vm: VM) -> None:
+    """
+    Check that something may be started where a VM is. If not, note what the VM is: a run before a crash may have marked it.
+
+    @raise Conflict: its compute node is in mode maintenance.
+    """
+    node = job.inventory.get(ComputeNode, vm.compute_node)
+    if node.mode == "maintenance":
+        await settle_after(job, vm, Conflict(f"Compute node {node.name} is in mode maintenance: nothing is started there."))
 
 
 @task("vm", after_crash=AfterCrash.LOOK)
@@ -56,9 +66,7 @@ async def start_vm(job: Job, vm: VmId) -> None:
         return
     if record.state == "saved":
         raise Conflict(f"VM {record.name} is saved: restore_vm has it go on, stop_vm throws away what was saved.")
-    node = job.inventory.get(ComputeNode, record.compute_node)
-    if node.mode == "maintenance":
-        raise Conflict(f"Compute node {node.name} is in mode maintenance: nothing is started there.")
+    await may_start(job, record)
     if not record.powered:
         job.reserve_for(record.owner, running_vms=1)
     await mark(job, record, "starting")
@@ -79,13 +87,12 @@ async def shutdown_vm(
 ) -> None:
     """Ask the guest to shut down, and wait for it. One that doesn't obey in time runs on, and the task fails saying so."""
     record = job.inventory.get(VM, vm)
-    connection = await job.connection(record.compute_node)
-    await connection.shutdown(record.uuid)
-    await mark(job, record, "stopping")
-    job.status(f"waiting for {record.name} to shut down")
     try:
+        left = await _ask_to_shut_down(job, record, timeout)
+        await mark(job, record, "stopping")
+        job.status(f"waiting for {record.name} to shut down")
         await job.until_state(
-            record.compute_node, record.uuid, DomainState.STOPPED, timeout,
+            record.compute_node, record.uuid, DomainState.STOPPED, left,
             f"VM {record.name} didn't shut down within {timeout} s; its guest doesn't obey: stop_vm pulls the plug.",
         )  # fmt: skip
     except Exception as failed:
@@ -93,25 +100,56 @@ async def shutdown_vm(
     await settle(job, record)
 
 
+async def _ask_to_shut_down(job: Job, vm: VM, timeout: float) -> float:
+    """
+    Ask a guest to shut down, as soon as it can be asked.
+
+    @param timeout: seconds.
+    @return: how many of them are left.
+    @raise NotReady: it couldn't be asked in time.
+    """
+    deadline = job.clock.seconds() + timeout
+    while True:
+        connection = await job.connection(vm.compute_node)
+        try:
+            await connection.shutdown(vm.uuid)
+        except NotReady:
+            left = deadline - job.clock.seconds()
+            if left <= 0:
+                raise
+            job.status(f"waiting for the guest of {vm.name} to boot")
+            await job.pause(min(ASK_AGAIN, left))
+        else:
+            return max(0.0, deadline - job.clock.seconds())
+
+
 @task("vm")
 async def stop_vm(job: Job, vm: VmId) -> None:
     """Pull a VM's plug. One that is stopped is left as it is."""
-    await _ask(job, vm, "stop")
+    record, connection = await _connection(job, vm)
+    await connection.stop(record.uuid)
+    await settle(job, record)
 
 
 @task("vm", after_crash=AfterCrash.REPORT)
 async def reboot_vm(job: Job, vm: VmId) -> None:
     """Ask the guest to reboot; doesn't wait for it to be back."""
-    await _ask(job, vm, "reboot")
+    record, connection = await _connection(job, vm)
+    await connection.reboot(record.uuid)
+    await settle(job, record)
 
 
 @task("vm")
 async def pause_vm(job: Job, vm: VmId) -> None:
     """Freeze a running VM in memory."""
-    await _ask(job, vm, "pause")
+    record, connection = await _connection(job, vm)
+    await connection.pause(record.uuid)
+    await settle(job, record)
 
 
 @task("vm")
 async def resume_vm(job: Job, vm: VmId) -> None:
     """Let a paused VM go on."""
-    await _ask(job, vm, "resume")
+    record, connection = await _connection(job, vm)
+    await connection.resume(record.uuid)
+    await settle(job, record)

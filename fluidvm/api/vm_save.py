@@ -2,21 +2,20 @@
 
 from __future__ import annotations
 
-from typing import Any
+from twisted.internet.defer import Deferred
 
-from fluidvm.api.vm_power import mark, settle, settle_after
+from fluidvm.api.vm_power import mark, may_start, settle, settle_after
 from fluidvm.declare import AfterCrash, task
 from fluidvm.driver import IReset, ISave
 from fluidvm.engine.job import Job
-from fluidvm.faults import Conflict
 from fluidvm.kinds import VmId
-from fluidvm.objects import VM, ComputeNode
+from fluidvm.objects import VM
 
 
-async def _do(job: Job, record: VM, verb: str) -> None:
-    connection: Any = await job.connection(record.compute_node, ISave)
+async def _finish(job: Job, record: VM, work: Deferred[None]) -> None:
+    """Wait until a driver has done its work, and note what the VM is then."""
     try:
-        await job.interruptible(getattr(connection, verb)(record.uuid, job.progress))
+        await job.interruptible(work)
     except Exception as failed:
         await settle_after(job, record, failed)
     await settle(job, record)
@@ -31,29 +30,28 @@ async def save_vm(job: Job, vm: VmId) -> None:
     """
     record = job.inventory.get(VM, vm)
     job.status(f"saving {record.name}")
-    await _do(job, record, "save")
+    connection = await job.connection(record.compute_node, ISave)
+    await _finish(job, record, connection.save(record.uuid, job.progress))
 
 
 @task("vm", needs=(ISave,))
 async def restore_vm(job: Job, vm: VmId) -> None:
     """Have a saved VM go on where it was saved."""
     record = job.inventory.get(VM, vm)
-    await job.connection(record.compute_node, ISave)
-    node = job.inventory.get(ComputeNode, record.compute_node)
-    if node.mode == "maintenance":
-        raise Conflict(f"Compute node {node.name} is in mode maintenance: nothing is started there.")
+    connection = await job.connection(record.compute_node, ISave)
+    await may_start(job, record)
     if not record.powered:
         job.reserve_for(record.owner, running_vms=1)
         await mark(job, record, "starting")
         job.unreserve()
     job.status(f"restoring {record.name}")
-    await _do(job, record, "restore")
+    await _finish(job, record, connection.restore(record.uuid, job.progress))
 
 
 @task("vm", needs=(IReset,), after_crash=AfterCrash.REPORT)
 async def reset_vm(job: Job, vm: VmId) -> None:
     """Reset a running VM, as by its machine's button: its guest isn't asked."""
     record = job.inventory.get(VM, vm)
-    connection: Any = await job.connection(record.compute_node, IReset)
+    connection = await job.connection(record.compute_node, IReset)
     await connection.reset(record.uuid)
     await settle(job, record)

@@ -315,9 +315,10 @@ async def delete_vm(job: Job, vm: VmId, options: DeleteOptions = {}) -> None:  #
             raise Conflict(f"VM {record.name} is {info.state}: stop it first.")
         if options.get("keep_disks") and job.nodes.provides(record.compute_node, ISnapshots):
             # What stays mustn't have in it what nobody knows any more.
-            for snapshot in await connection.list_snapshots(record.uuid):
+            snapshots = await job.connection(record.compute_node, ISnapshots)
+            for snapshot in await snapshots.list_snapshots(record.uuid):
                 job.status(f"deleting snapshot {snapshot.name}")
-                await connection.delete_snapshot(record.uuid, snapshot.name)
+                await snapshots.delete_snapshot(record.uuid, snapshot.name)
                 job.put(Update("vm", vm, {"snapshots": _without(job, vm, snapshot.name)}))
                 await job.flush()
     except NoSuchThing:

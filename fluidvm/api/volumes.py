@@ -9,6 +9,7 @@ from twisted.internet.task import deferLater
 
 from fluidvm.api.disks import delete_volume, new_disk
 from fluidvm.api.kept import refuse_kept
+from fluidvm.api.listing import page
 from fluidvm.api.placing import free_name
 from fluidvm.call import Call
 from fluidvm.declare import query, task
@@ -16,10 +17,10 @@ from fluidvm.driver import DomainDisk, DriverError, IDiskResize, IVolumes, Progr
 from fluidvm.engine.job import Job
 from fluidvm.engine.quota import check_vm
 from fluidvm.faults import ApiFault, Conflict
-from fluidvm.kinds import DiskId, DiskMiB, NodeId, named
+from fluidvm.kinds import DiskId, DiskMiB, NodeId, filter_of, named
 from fluidvm.objects import VM, ComputeNode, Disk
 from fluidvm.store.objects import Create, Delete, Update
-from fluidvm.xmlvalue import INT_HIGH
+from fluidvm.xmlvalue import INT_HIGH, Members
 
 CopyName = Annotated[str, named("the copy's name, unique among its owner's disks")]
 TRIES = 60
@@ -52,7 +53,8 @@ async def resize_disk(job: Job, disk: DiskId, size: DiskMiB) -> None:
         await refuse_kept(job, vm, "its disks would have their old sizes again when it goes back to them")
     await job.reserve(record.owner, disk_space=size - record.size)
     if running is not None:
-        await connection.resize_disk(running.uuid, DomainDisk(record.path, record.format, str(record.target)), size)
+        guests = await job.connection(record.compute_node, IDiskResize)
+        await guests.resize_disk(running.uuid, DomainDisk(record.path, record.format, str(record.target)), size)
     else:
         await connection.resize_volume(record.pool, record.volume, record.format, size)
     job.put(Update("disk", disk, {"size": size}))
@@ -130,11 +132,15 @@ async def _discard(job: Job, copy: Disk) -> None:
             await waiting
 
 
+PoolFilter = Annotated[dict[str, Any], filter_of({"name": str, "capacity": int, "free": int}, "name")]
+
+
 @query("array", roles=("admin", "auditor"))
-async def list_storage_pools(call: Call, node: NodeId) -> list[dict[str, Any]]:
-    """List a compute node's storage pools: structs of name, capacity and free (MiB)."""
+async def list_storage_pools(call: Call, node: NodeId, filter: PoolFilter = {}) -> Members:  # noqa: B006
+    """List a compute node's storage pools, by name: structs of name, capacity and free (MiB)."""
     connection = await call.services.resources.nodes.connection(node, IVolumes)
-    return [
-        {"name": pool.name, "capacity": min(INT_HIGH, pool.capacity), "free": min(INT_HIGH, pool.free)}
-        for pool in await connection.list_pools()
-    ]
+    pools = await connection.list_pools()
+    wires = (
+        {"name": pool.name, "capacity": min(INT_HIGH, pool.capacity), "free": min(INT_HIGH, pool.free)} for pool in pools
+    )
+    return page("storage pool", wires, filter)

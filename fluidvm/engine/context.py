@@ -10,6 +10,7 @@ from twisted.internet.defer import DeferredLock
 from fluidvm.engine.claims import Holding
 from fluidvm.engine.job import Job
 from fluidvm.objects import Fields
+from fluidvm.sessions import Session
 from fluidvm.store.contexts import StoredContext, StoredTask
 from fluidvm.xmlvalue import moment
 
@@ -34,15 +35,20 @@ class Task:
 
 
 class Context:
-    """An execution context in memory."""
+    """
+    An execution context in memory.
+
+    @ivar session: the one that committed it, as long as the context runs; C{None}: the server was started anew since.
+    """
 
     FIELDS: ClassVar[Fields] = {
         "id": int, "owner": int, "state": list, "progress": list, "status": str, "errors": list, "results": list,
         "on_error": str, "created": datetime, "started": datetime, "finished": datetime, "tasks": list,
     }  # fmt: skip
 
-    def __init__(self, row: StoredContext) -> None:
+    def __init__(self, row: StoredContext, session: Session | None = None) -> None:
         self.row = row
+        self.session = session
         self.tasks = [Task(task) for task in row.tasks]
         self.status = ""
         self.lock = DeferredLock()

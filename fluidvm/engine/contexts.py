@@ -25,7 +25,7 @@ from fluidvm.engine.waiters import Waiters
 from fluidvm.faults import ApiFault, Conflict, Unavailable, Unsupported
 from fluidvm.inventory import Write, missing
 from fluidvm.objects import User
-from fluidvm.sessions import PendingTask
+from fluidvm.sessions import PendingTask, Session
 from fluidvm.store import contexts as stored
 from fluidvm.store.audit import add as write_audit
 from fluidvm.store.contexts import StoredContext, StoredTask
@@ -116,11 +116,11 @@ class Engine:
 
     # committing and reading
 
-    async def commit(self, owner: int, pending: Sequence[PendingTask], on_error: str, address: str) -> int:
+    async def commit(self, session: Session, pending: Sequence[PendingTask], on_error: str, address: str) -> int:
         """
         Make tasks durable as a new context and start it.
 
-        @param owner: the id of the user who commits.
+        @param session: who commits.
         @param address: the client's, for the audit log.
         @return: the context's number.
         @raise OutcomeUnknown: the store went away in the middle; if it turns out that it kept them, they start then.
@@ -128,6 +128,7 @@ class Engine:
         """
         if self._stopping:
             raise Unavailable("The server is stopping: commit again when it is back.")
+        owner = session.user
         now = self._resources.wall_clock()
         rows = [
             StoredTask(
@@ -138,7 +139,7 @@ class Engine:
             for task in pending
         ]  # fmt: skip
         id = self._inventory.next_id("execution_context")
-        context = Context(StoredContext(id, owner, on_error, now, None, None if rows else now, rows))
+        context = Context(StoredContext(id, owner, on_error, now, None, None if rows else now, rows), session)
         line = self._audit.line(
             "commit", user=owner, name=self._name(owner), address=address, method="commit_tasks", execution_context=id,
             arguments=f"{len(rows)} tasks",
@@ -353,7 +354,7 @@ class Engine:
         task.progress = max(1, task.progress)
         return Job(
             self._resources, task.row.target, context.row.owner, task.row.memo, save_memo, telling.tell, status, self._slots,
-            (context.row.id, place), holding,
+            (context.row.id, place), holding, context.session,
         )  # fmt: skip
 
     async def _end(self, context: Context, outcomes: Sequence[Outcome], facts: list[Change]) -> None:
@@ -431,6 +432,7 @@ class Engine:
             await deferLater(self._resources.clock, RETRY, lambda: None)
 
     def _retire(self, context: Context) -> None:
+        context.session = None
         self._complete[context.row.id] = None
         if len(self._complete) > REMEMBERED:
             oldest, _ = self._complete.popitem(last=False)

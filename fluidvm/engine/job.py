@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Hashable
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import Any, TypeVar, overload
 
 from twisted.internet.defer import CancelledError, Deferred
 from twisted.internet.interfaces import IReactorTime
 from twisted.internet.task import deferLater
 
-from fluidvm.driver import DomainInfo, DomainState, IConnection, Interface, NoSuchThing
+from fluidvm.driver import DomainInfo, DomainState, IConnection, NoSuchThing
 from fluidvm.driver_loader import DriverLoader
 from fluidvm.engine.claims import Holding, Key
 from fluidvm.engine.quota import check_total, plan_of
@@ -18,9 +18,9 @@ from fluidvm.engine.slots import Slots
 from fluidvm.faults import Conflict, NotFound
 from fluidvm.image_files import ImageFiles
 from fluidvm.inventory import Inventory, Write
-from fluidvm.node_watch import Nodes
+from fluidvm.node_watch import Ability, Nodes
 from fluidvm.objects import User
-from fluidvm.sessions import Sessions
+from fluidvm.sessions import Session, Sessions
 from fluidvm.store.objects import Change
 from fluidvm.uploads import Uploads
 from fluidvm.usage import of_mac, of_node, of_user
@@ -51,6 +51,7 @@ class Job:
 
     @ivar target: the id of the object that the task acts on.
     @ivar actor: the id of the user who committed it.
+    @ivar session: the session that committed it; C{None} once the server was started anew: sessions end with it.
     @ivar memo: what the body remembers durably, for its recovery.
     """
 
@@ -66,9 +67,11 @@ class Job:
         slots: Slots,
         key: Hashable,
         holding: Holding | None = None,
+        session: Session | None = None,
     ) -> None:
         self.target = target
         self.actor = actor
+        self.session = session
         self.memo = memo
         self.clock = resources.clock
         self.wall_clock = resources.wall_clock
@@ -156,7 +159,13 @@ class Job:
         """
         return self.inventory.get(User, self.actor)
 
-    async def connection(self, node: int, ability: type[Interface] = IConnection) -> Any:
+    @overload
+    async def connection(self, node: int) -> IConnection: ...
+
+    @overload
+    async def connection(self, node: int, ability: type[Ability]) -> Ability: ...
+
+    async def connection(self, node: int, ability: Any = IConnection) -> Any:
         """
         Give a compute node's connection; waits while it is being made.
 

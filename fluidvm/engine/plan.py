@@ -149,7 +149,7 @@ class _Nodes:
         strangers = self._strangers[id] = []
         with suppress(ApiFault, DriverError):  # the task itself will tell
             connection = await self._real.connection(id, IAdoption)
-            for info in await connection.list_domains():
+            for info in await (await self._real.connection(id)).list_domains():
                 if self._inventory.vm_of(info.uuid) is not None:
                     continue
                 volumes: list[Volume] = []
@@ -195,7 +195,7 @@ class _Images:
     def source(self, clock: object, url: str) -> _Source:
         return _Source()
 
-    def length(self, id: int) -> Deferred[int]:
+    def check(self, id: int, format: str, size: int) -> Deferred[int]:
         return succeed(0)
 
     def __getattr__(self, name: str) -> Any:
@@ -218,7 +218,7 @@ class _Source:
 class _Sessions:
     """Nobody is logged out by a plan."""
 
-    def close_user(self, user: int) -> None:
+    def close_user(self, user: int, but: Session | None = None) -> None:
         pass
 
 

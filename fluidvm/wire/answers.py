@@ -19,6 +19,12 @@ _NO_ROOM = (
 )
 
 
+class Confidential(bytes):
+    """An answer with a secret in it: its length mustn't tell how much it has in common with what somebody else chose."""
+
+    __slots__ = ()
+
+
 def document(value: Any, unsent: Unsent, address: str) -> bytes | Pieces:
     """
     Write a method's answer.

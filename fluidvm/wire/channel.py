@@ -11,85 +11,54 @@ begins with one of them is a call; everything else, and each head's first time, 
 
 from __future__ import annotations
 
-from http import HTTPStatus
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from twisted.internet.abstract import FileDescriptor
-from twisted.internet.interfaces import ISSLTransport
+from twisted.internet.defer import Deferred
+from twisted.internet.interfaces import IHalfCloseableProtocol, ISSLTransport
 from twisted.internet.protocol import connectionDone
 from twisted.web import http
+from zope.interface import implementer
 
 from fluidvm.wire import bounds
+from fluidvm.wire.compression import GZIP, Gzipped
+from fluidvm.wire.forms import Form
+from fluidvm.wire.heads import origin_form, refusal
 from fluidvm.wire.hosts import is_loopback
-from fluidvm.wire.peer import Peer
-from fluidvm.wire.request import PLAIN, XML, Front, Request
+from fluidvm.wire.request import PLAIN, XML, Heads, Request
+from fluidvm.wire.sending import Sender
 from fluidvm.wire.websocket import Relay
 
 if TYPE_CHECKING:
     from twisted.python.failure import Failure
 
-LARGE = 2**17
-"""Bytes of an answer that is worth a system call to save a copy of it."""
-
 NEVER = float("inf")
 GOING_AWAY = 1001
 """WebSocket's status of an end that a server stopping causes (RFC 6455, section 7.4.1)."""
 
-_STATUS = {status.value: b"HTTP/1.1 %d %s\r\n" % (status.value, status.phrase.encode()) for status in HTTPStatus}
 
-
-class Channel(http.HTTPChannel):  # type: ignore[misc]
+@implementer(IHalfCloseableProtocol)
+class Channel(Sender):
     """
     One connection.
 
-    @ivar site: what it belongs to.
     @ivar deadline: when L{expire} is due, in the site's time.
     @ivar loopback: the client has reached the server by an address that is this machine's own to itself.
     @ivar discarding: what still comes in is thrown away: an answer that ends the connection is on its way.
     """
 
-    site: Front
-    transport: Any
     deadline = NEVER
     discarding = False
     _refused = False
     _closing = False
     _begun = False
+    _sent_all = False
     _head = b""
     _held: list[bytes] | None = None
     _missing = 0
-    _peer: Peer | None = None
-    _proxy = False
-    _secure = False
     _relay: Relay | None = None
     _coming = 0
-    _unsent = 0
-    _unsent_as = ""
     loopback = False
-    _heads: dict[bytes, int]
-
-    @property
-    def address(self) -> str:
-        """The client's address: how connections are counted."""
-        # On a port of both families a client with IPv4 has an IPv6 address (RFC 4291, section 2.5.5.2): the same client.
-        host: str = getattr(self.transport.getPeer(), "host", "local")
-        return host.removeprefix("::ffff:") if "." in host else host
-
-    @property
-    def peer(self) -> Peer:
-        """The client, as known once it has sent something (its certificate comes with the TLS handshake)."""
-        if self._peer is None:
-            tls = ISSLTransport.providedBy(self.transport)
-            self._peer = Peer(self.address, tls, self.transport.getPeerCertificate() if tls else None)
-        return self._peer
-
-    def peer_of(self, request: Request) -> Peer:
-        """The client of a request: the connection's, or whom a trusted proxy speaks for."""
-        if not self._proxy:
-            return self.peer
-        proxies = self.site.proxies
-        values = request.requestHeaders.getRawHeaders(proxies.header, ())
-        return Peer(proxies.client(self.peer.address, values), self.peer.tls)
+    _heads: Heads
 
     def connectionMade(self) -> None:
         self._counted_as = self.address
@@ -148,12 +117,12 @@ class Channel(http.HTTPChannel):  # type: ignore[misc]
             self._begun = True
             end = data.find(b"\r\n\r\n") + 4
             head = data[:end]
-            length = None if self._proxy else self._heads.get(head)
-            if length is None:
+            known = None if self._proxy else self._heads.get(head)
+            if known is None:
                 self._head = head if end <= bounds.LONGEST_HEAD and head.startswith(b"POST ") else b""
                 self.deadline = self.site.seconds() + self.site.bounds.header_time
                 break
-            size = end + length
+            size = end + known[0]
             if len(data) < size:
                 self._held = [data]
                 self._missing = size - len(data)
@@ -161,7 +130,7 @@ class Channel(http.HTTPChannel):  # type: ignore[misc]
                 if not self.coming(len(data)):
                     self._held = None
                 return
-            self._called(data[end:size])
+            self._called(data[end:size], known[1])
             if len(data) == size:
                 return
             data = data[size:]
@@ -190,12 +159,12 @@ class Channel(http.HTTPChannel):  # type: ignore[misc]
             size, self._coming = self._coming, 0
             self.site.unfinished.give(self._counted_as, size)
 
-    def _called(self, body: bytes) -> None:
+    def _called(self, body: bytes, form: Form) -> None:
         """Answer a call whose head is known; leaves all as twisted.web's parser does."""
         site = self.site
-        answer = site.calls.call(body, self.peer)
-        if type(answer) is bytes:
-            self.send(200, XML, answer)
+        answer = site.calls.call(body, self.peer, form)
+        if not isinstance(answer, Deferred):
+            self.send(200, XML, answer, GZIP if isinstance(answer, Gzipped) else b"")
             site.served(self.peer, b"POST", b"/RPC2", 200, len(answer))
             self._begun = False
             self.deadline = site.seconds() + (site.bounds.send_time if self._waitingForTransport else site.bounds.idle_time)
@@ -209,14 +178,14 @@ class Channel(http.HTTPChannel):  # type: ignore[misc]
         self.deadline = NEVER
         request.answer_later(answer)
 
-    def remember(self, request: Request) -> None:
+    def remember(self, request: Request, form: Form) -> None:
         """Learn the head of a request that is a call like all others."""
         headers = request.requestHeaders
         length = headers.getRawHeaders(b"Content-Length")
         if self._proxy:
             self._head = b""  # each request of a proxy's may be another client's
         if self._head and length is not None and self.persistent and not headers.hasHeader(b"Expect"):
-            self.site.remember(self._heads, self._head, int(length[0]))
+            self.site.remember(self._heads, self._head, int(length[0]), form)
         self._head = b""
 
     def _begin(self) -> None:
@@ -242,6 +211,16 @@ class Channel(http.HTTPChannel):  # type: ignore[misc]
 
     def allHeadersReceived(self) -> None:
         request = self.requests[-1]
+        headers = request.requestHeaders
+        self._path, named = origin_form(self._path)
+        refused = refusal(
+            self._command, self._version, headers.getRawHeaders(b"Host", ()), named, self._transferDecoder is not None
+        )  # fmt: skip
+        if refused is not None:
+            self.end(*refused)
+            return
+        if named is not None:
+            headers.setRawHeaders(b"Host", [named])  # what the target names goes before what the header does
         self.persistent = self.checkPersistence(request, self._version)
         request.gotLength(self.length)
         self.deadline = self.site.seconds() + self.site.bounds.body_time
@@ -278,6 +257,8 @@ class Channel(http.HTTPChannel):  # type: ignore[misc]
         super().requestDone(request)
         if self._buffer and not self._begun and self.persistent and not self.paused:
             self._begin()
+        if self._sent_all:
+            self.readConnectionLost()
 
     def _respondToBadRequestAndDisconnect(self) -> None:
         # twisted.web's own closes while the client may still be sending, which can destroy the answer (RFC 9112, 9.6).
@@ -291,47 +272,7 @@ class Channel(http.HTTPChannel):  # type: ignore[misc]
             self.send(code, PLAIN, body)
             self.deadline = self.site.seconds() + bounds.LINGER
 
-    # What goes out.
-
-    def head(self, code: int, kind: bytes, length: int, headers: bytes = b"") -> bytes:
-        """What stands before a body of C{length} bytes."""
-        return b"%s%sContent-Type: %s\r\nContent-Length: %d\r\n%s%s\r\n" % (
-            _STATUS[code], self.site.tls_headers if self._secure else self.site.headers, kind, length, headers,
-            b"" if self.persistent else b"Connection: close\r\n",
-        )  # fmt: skip
-
-    def send(self, code: int, kind: bytes, body: bytes, headers: bytes = b"", head_only: bool = False) -> None:
-        """
-        Write one answer.
-
-        @param headers: more header lines, each with its line end.
-        @param head_only: leave out the body (the answer to HEAD).
-        """
-        head = self.head(code, kind, len(body), headers)
-        if head_only:
-            self.transport.write(head)
-            return
-        if len(body) > bounds.SMALL:
-            self._unsent = len(body)
-            self._unsent_as = (self.peer_of(self.requests[0]) if self.requests else self.peer).address
-            self.site.unsent.take(self._unsent_as, self._unsent)
-        if len(body) < LARGE:
-            self.transport.writeSequence((head, body))
-        else:
-            # What the transport finds alone in its buffer it sends from there; two pieces it would first join into a third.
-            # An error shows again with the body, where the reactor deals with it.
-            self.transport.write(head)
-            if isinstance(self.transport, FileDescriptor):
-                self.transport.doWrite()
-            self.transport.write(body)
-        if not self._waitingForTransport:
-            self._sent()
-
-    def _sent(self) -> None:
-        """What was written is with the transport, or with the client, or never will be."""
-        if self._unsent:
-            size, self._unsent = self._unsent, 0
-            self.site.unsent.give(self._unsent_as, size)
+    # What goes out: see also the base class.
 
     def pauseProducing(self) -> None:
         """
@@ -362,8 +303,27 @@ class Channel(http.HTTPChannel):  # type: ignore[misc]
                 self._begin()
                 http.HTTPChannel.dataReceived(self, b"")
         self._networkProducer.resumeProducing()
+        if self._sent_all:
+            self.readConnectionLost()
 
     # How it ends.
+
+    def readConnectionLost(self) -> None:
+        """
+        The client has sent its last byte, and may still read: whole requests are answered, then the connection ends.
+
+        Over TLS there is no such thing: what ends one direction ends both.
+        """
+        self._sent_all = True
+        if self._refused:
+            return  # it is ending
+        if self._relay is not None:
+            self.transport.abortConnection()
+        elif not (self._handlingRequest or self.paused or self._busyReceiving) or self.discarding:
+            self.loseConnection()
+
+    def writeConnectionLost(self) -> None:
+        """Called where only the sending direction was ended: that is never done here."""
 
     def loseConnection(self) -> None:
         if not self._closing:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterable
 from typing import Any
 
 from twisted.internet.defer import Deferred
@@ -17,8 +17,8 @@ from fluidvm.engine.entitlement import check_role, session_user
 from fluidvm.engine.outcome import fault_of
 from fluidvm.faults import ApiFault, InvalidParams, InvalidRequest, NoSuchMethod
 from fluidvm.kinds import Int, wire_name
-from fluidvm.sessions import HeldBack, PendingTask
-from fluidvm.wire.answers import Boxcar, document, when_there_is_room
+from fluidvm.sessions import HeldBack, PendingTask, Session, UnderWay
+from fluidvm.wire.answers import Boxcar, Confidential, document, when_there_is_room
 from fluidvm.wire.peer import Peer
 from fluidvm.wire.unsent import Unsent
 from fluidvm.wire.xmlrpc import parse_call, render_answer, render_fault
@@ -61,31 +61,39 @@ class Dispatcher:
             name, arguments = parse_call(body)
             if name == "system.multicall":
                 return Deferred.fromCoroutine(self._multicall(arguments, peer))
-            value = self._call(name, arguments, peer)
+            callers: list[Session] = []
+            value = self._call(name, arguments, peer, callers.append)
             if inspect.isawaitable(value):
-                return Deferred.fromCoroutine(self._answer_later(name, value, peer))
+                return Deferred.fromCoroutine(self._answer_later(name, value, peer, callers))
             if type(value) is Rendered or not value:  # one object, or nothing
                 return render_answer(value)
             answer = document(value, self._unsent, peer.address)
-            return answer if type(answer) is bytes else Deferred.fromCoroutine(self._wait(name, answer, peer))
+            return answer if type(answer) is bytes else Deferred.fromCoroutine(self._wait(name, answer, peer, callers))
         except Exception as error:
             return _fault(error, "reading a call")
 
-    async def _answer_later(self, name: str, value: Awaitable[Any], peer: Peer) -> bytes:
-        try:
-            answer = document(await value, self._unsent, peer.address)
-        except Exception as error:
-            return _fault(error, name)
-        return answer if type(answer) is bytes else await self._wait(name, answer, peer)
+    async def _answer_later(self, name: str, value: Awaitable[Any], peer: Peer, callers: Iterable[Session]) -> bytes:
+        with UnderWay(self._services.resources.sessions, callers):
+            try:
+                answer = document(await value, self._unsent, peer.address)
+            except Exception as error:
+                return _fault(error, name)
+            return answer if type(answer) is bytes else await self._wait(name, answer, peer, ())
 
-    async def _wait(self, name: str, pieces: Any, peer: Peer) -> bytes:
-        try:
-            return await when_there_is_room(pieces, self._unsent, peer.address)
-        except Exception as error:
-            return _fault(error, name)
+    async def _wait(self, name: str, pieces: Any, peer: Peer, callers: Iterable[Session]) -> bytes:
+        with UnderWay(self._services.resources.sessions, callers):
+            try:
+                return await when_there_is_room(pieces, self._unsent, peer.address)
+            except Exception as error:
+                return _fault(error, name)
 
-    def _call(self, name: str, arguments: list[Any], peer: Peer) -> Any:
-        """Call one method: gives its answer, or something to await for it."""
+    def _call(self, name: str, arguments: list[Any], peer: Peer, begins: Callable[[Session], None]) -> Any:
+        """
+        Call one method.
+
+        @param begins: called with the session, once it is known whose call it is.
+        @return: its answer, or something to await for it.
+        """
         method = METHODS.get(name)
         if method is None:
             system = self._system.get(name)
@@ -100,6 +108,7 @@ class Dispatcher:
                 call = self._admit(method, arguments, peer)
             except HeldBack as fault:
                 return self._refuse_later(fault, peer)
+            begins(call.session)
             if method.audited:
                 return self._audited(call, method, arguments[1:])
             check_role(call.user, method.roles, method.name)
@@ -212,29 +221,33 @@ class Dispatcher:
                 raise InvalidParams(f"calls: wants an array, not {wire_name(calls)}.")
             Int("calls", high=LONGEST_BOXCAR).check(len(calls), "the number of calls", [])
             boxcar = Boxcar(self._unsent, peer.address, len(calls))
-            try:
-                await self._run(calls, boxcar, peer)
-                return boxcar.document()
-            finally:
-                boxcar.close()
+            with UnderWay(self._services.resources.sessions) as under_way:
+                try:
+                    await self._run(calls, boxcar, peer, under_way.add)
+                    answer = boxcar.document()
+                    return Confidential(answer) if any(map(_confidential, calls)) else answer
+                finally:
+                    boxcar.close()
         except Exception as error:
             return _fault(error, "system.multicall")
 
-    async def _run(self, calls: list[Any], boxcar: Boxcar, peer: Peer) -> None:
+    async def _run(self, calls: list[Any], boxcar: Boxcar, peer: Peer, begins: Callable[[Session], None]) -> None:
         clock = self._services.resources.clock
         turn = clock.seconds()
         fault: ApiFault | None = None
         for call in calls:
             boxcar.next()
             if not isinstance(fault, HeldBack):  # one request may try one cookie too many, not a thousand
-                fault = await self._run_one(call, boxcar, peer)
+                fault = await self._run_one(call, boxcar, peer, begins)
             if fault is not None:
                 boxcar.refuse(fault)
             if clock.seconds() - turn > SLICE:
                 await deferLater(clock, 0)
                 turn = clock.seconds()
 
-    async def _run_one(self, call: Any, boxcar: Boxcar, peer: Peer) -> ApiFault | None:
+    async def _run_one(
+        self, call: Any, boxcar: Boxcar, peer: Peer, begins: Callable[[Session], None]
+    ) -> ApiFault | None:  # fmt: skip
         name = "system.multicall"
         try:
             if type(call) is not dict or set(call) - {"methodName", "params"}:
@@ -244,7 +257,7 @@ class Dispatcher:
                 raise InvalidRequest("A call in a boxcar has a string methodName and an array params.")
             if name == "system.multicall":
                 raise InvalidRequest("A boxcar can't hold another one.")
-            value = self._call(name, arguments, peer)
+            value = self._call(name, arguments, peer, begins)
             if inspect.isawaitable(value):
                 value = await value
             await boxcar.add(value)
@@ -268,6 +281,12 @@ _SYSTEM_SIGNATURES = {
     "system.methodSignature": [["array", "string"]],
     "system.multicall": [["array", "array"]],
 }
+
+
+def _confidential(call: Any) -> bool:
+    """Whether the answer to a call of a boxcar is a secret. Those of single calls are too short to be compressed."""
+    method = METHODS.get(call["methodName"]) if type(call) is dict and type(call.get("methodName")) is str else None
+    return method is not None and method.confidential
 
 
 def _count(usage: str, given: Any, wanted: int) -> None:

@@ -158,11 +158,9 @@ async def _send(
         request.registerProducer(gate, True)
         offset = start
         while offset < end:
-            data = await contents.read(offset, min(PIECE, end - offset))
+            data = await fetching.read(contents, offset, min(PIECE, end - offset))
             if gate.ended:
                 return
-            # If a task has begun with the disk meanwhile, these bytes may be newer than those before.
-            fetching.check()
             if not data:
                 raise Unavailable(f"Disk {contents.name} has ended at byte {offset}.")
             channel.transport.write(data)

@@ -9,11 +9,14 @@ from twisted.internet.defer import Deferred
 from twisted.web import server
 
 from fluidvm.wire.bounds import MOST_DISCARDED, Bounds
+from fluidvm.wire.compression import GZIP, Gzipped
+from fluidvm.wire.forms import Form
 from fluidvm.wire.hosts import Hosts
 from fluidvm.wire.peer import Peer
 from fluidvm.wire.proxies import Proxies
 from fluidvm.wire.unsent import Room, Unsent
 
+Heads = dict[bytes, tuple[int, Form]]
 XML = b"text/xml"
 PLAIN = b"text/plain; charset=utf-8"
 
@@ -21,8 +24,8 @@ PLAIN = b"text/plain; charset=utf-8"
 class Answers(Protocol):
     """What answers the bodies of calls."""
 
-    def call(self, body: bytes, peer: Peer) -> bytes | Deferred[bytes]:
-        """Answer one call. @return: the document; the Deferred never fails."""
+    def call(self, body: bytes, peer: Peer, form: Form) -> bytes | Deferred[bytes]:
+        """Answer one call. @return: the document, perhaps L{Gzipped}; the Deferred never fails."""
 
 
 class Front(Protocol):
@@ -31,7 +34,7 @@ class Front(Protocol):
 
     @ivar bounds: for all of them.
     @ivar calls: what answers calls.
-    @ivar heads: what L{remember} has learnt: how many bytes of body follow a head.
+    @ivar heads: what L{remember} has learnt: how many bytes of body follow a head, and in which form it and its answer are.
     @ivar loopback_heads: the same on loopback, where heads have to pass C{hosts}.
     @ivar tls_headers: as C{headers}, over TLS.
     @ivar takers: what takes bodies of any length, by method and path.
@@ -44,8 +47,8 @@ class Front(Protocol):
 
     bounds: Bounds
     calls: Answers
-    heads: dict[bytes, int]
-    loopback_heads: dict[bytes, int]
+    heads: Heads
+    loopback_heads: Heads
     hosts: Hosts
     headers: bytes
     tls_headers: bytes
@@ -69,7 +72,7 @@ class Front(Protocol):
     def forget(self, channel: Any, address: str) -> None:
         """Count a connection out."""
 
-    def remember(self, heads: dict[bytes, int], head: bytes, length: int) -> None:
+    def remember(self, heads: Heads, head: bytes, length: int, form: Form) -> None:
         """Learn that a head is that of a call like all others. @param length: of the body that follows it."""
 
     def served(self, peer: Peer, method: bytes, path: bytes, code: int, size: int) -> None:
@@ -193,10 +196,14 @@ class Request(server.Request):  # type: ignore[misc]
         @param document: must not fail.
         """
         if isinstance(document, Deferred):
-            document.addCallback(lambda answer: self.answer(200, XML, answer))
+            document.addCallback(self.answer_call)
             document.addErrback(lambda failure: self._log.failure("An answer was lost", failure))
         else:
-            self.answer(200, XML, document)
+            self.answer_call(document)
+
+    def answer_call(self, document: bytes) -> None:
+        """Answer a call with a document, perhaps a compressed one."""
+        self.answer(200, XML, document, GZIP if isinstance(document, Gzipped) else b"")
 
 
 def text(request: Request, header: bytes) -> str:

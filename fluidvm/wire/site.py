@@ -20,11 +20,13 @@ from fluidvm.faults import TooLarge
 from fluidvm.transfers import Transfers
 from fluidvm.wire.bounds import Bounds
 from fluidvm.wire.channel import Channel
+from fluidvm.wire.compression import Compressor
 from fluidvm.wire.downloads import DISK_PATH, DiskDoor
+from fluidvm.wire.forms import PLAIN_FORM, Form, form_of, to_utf8
 from fluidvm.wire.hosts import Hosts
 from fluidvm.wire.peer import Peer
 from fluidvm.wire.proxies import Proxies
-from fluidvm.wire.request import PLAIN, XML, Request, text
+from fluidvm.wire.request import PLAIN, XML, Heads, Request, text
 from fluidvm.wire.unsent import Room, Unsent
 from fluidvm.wire.uploads import UPLOADS, UploadDoor
 from fluidvm.wire.websocket import ConsoleDoor
@@ -57,11 +59,13 @@ class Calls(xmlrpc.XMLRPC):  # type: ignore[misc]
     XML-RPC calls. They are parsed, checked and answered by the dispatcher, none by the base class.
 
     @param dispatcher: answers the bodies.
+    @param compressor: for clients that ask for it; C{None}: nothing is compressed.
     """
 
-    def __init__(self, dispatcher: IDispatch, bounds: Bounds) -> None:
+    def __init__(self, dispatcher: IDispatch, bounds: Bounds, compressor: Compressor | None) -> None:
         super().__init__()
         self._dispatcher = dispatcher
+        self._compressor = compressor
         self._too_large = TooLarge(
             f"The request is over the limit of {bounds.max_request} bytes: send fewer or smaller calls."
         )
@@ -73,27 +77,36 @@ class Calls(xmlrpc.XMLRPC):  # type: ignore[misc]
         # is not asked by its browser whether it may call (Fetch, "CORS-safelisted request-header"), but named in Origin.
         elif (kind := text(request, b"Content-Type")) not in XML_TYPES and (kind or _from_page(request)):
             request.answer(415, PLAIN, b"A call's Content-Type is text/xml.\n")
+        elif (form := form_of(request.requestHeaders)) is None:
+            request.answer(415, PLAIN, b"This charset isn't known here: send UTF-8.\n")
         elif text(request, b"Content-Encoding") not in ("", "identity"):
             request.answer(415, PLAIN, b"A call has no Content-Encoding.\n", b"Accept-Encoding: identity\r\n")
         elif request.too_large:
             request.answer(200, XML, _document(self._too_large))
         else:
-            request.channel.remember(request)
+            request.channel.remember(request, form)
             body, request.body = bytes(request.body), b""
-            request.answer_later(self.call(body, request.channel.peer_of(request)))
+            request.answer_later(self.call(body, request.channel.peer_of(request), form))
         return server.NOT_DONE_YET
 
-    def call(self, body: bytes, peer: Peer) -> bytes | Deferred[bytes]:
+    def call(self, body: bytes, peer: Peer, form: Form = PLAIN_FORM) -> bytes | Deferred[bytes]:
         """
         Answer one call.
 
-        @return: the document; the Deferred never fails.
+        @return: the document, perhaps L{Gzipped}; the Deferred never fails.
         """
         try:
-            answer = self._dispatcher.dispatch(body, peer)
+            answer = self._dispatcher.dispatch(to_utf8(body, form.charset) if form.charset else body, peer)
         except Exception as error:
             return _document(error)
-        return answer.addErrback(_failed) if isinstance(answer, Deferred) else answer
+        compressor = self._compressor
+        if isinstance(answer, Deferred):
+            answer.addErrback(_failed)
+            if form.gzip and compressor is not None:
+                answer.addCallback(compressor.compress, peer.address)
+        elif form.gzip and compressor is not None:
+            return compressor.compress(answer, peer.address)
+        return answer
 
 
 def _from_page(request: Request) -> bool:
@@ -166,8 +179,8 @@ class Site(server.Site):  # type: ignore[misc]
             uploads = UploadDoor(transfers)
             self.resources[UPLOADS] = self.takers[b"PUT", UPLOADS] = uploads
             self._disks = DiskDoor(transfers)
-        self.heads: dict[bytes, int] = {}
-        self.loopback_heads: dict[bytes, int] = {}
+        self.heads: Heads = {}
+        self.loopback_heads: Heads = {}
         self.bounds = bounds
         self.proxies = proxies
         self.hosts = hosts
@@ -222,12 +235,12 @@ class Site(server.Site):  # type: ignore[misc]
                 address=peer.address, method=method.decode("latin-1"), path=path.decode("latin-1"), code=code, size=size,
             )  # fmt: skip
 
-    def remember(self, heads: dict[bytes, int], head: bytes, length: int) -> None:
+    def remember(self, heads: Heads, head: bytes, length: int, form: Form) -> None:
         """Learn that a head is that of a call like all others. @param length: of the body that follows it."""
         if not self.stopped:
             if len(heads) >= MOST_HEADS:
                 heads.clear()
-            heads[head] = length
+            heads[head] = length, form
 
     @property
     def connections(self) -> int:
@@ -296,6 +309,7 @@ def make_site(
     consoles: Consoles | None = None,
     transfers: Transfers | None = None,
     unsent: Unsent | None = None,
+    compressor: Compressor | None = None,
 ) -> Site:
     """
     Make the factory to listen with.
@@ -309,6 +323,7 @@ def make_site(
     @param consoles: what opens consoles; default: there are none.
     @param transfers: who may send and fetch images' and disks' bytes; default: nobody.
     @param unsent: what counts the answers that clients haven't taken, the dispatcher's; default: one of its own.
+    @param compressor: compresses answers for clients that ask for it; default: none are.
 
     The other parameters are those of L{Bounds}.
     """
@@ -317,6 +332,6 @@ def make_site(
     )  # fmt: skip
     proxies = proxies or Proxies((), "forwarded")
     return Site(
-        Calls(dispatcher, bounds), HealthReport(health), bounds, proxies, Hosts(hosts), reactor, access_log, consoles,
-        transfers, unsent,
+        Calls(dispatcher, bounds, compressor), HealthReport(health), bounds, proxies, Hosts(hosts), reactor, access_log,
+        consoles, transfers, unsent,
     )  # fmt: skip

@@ -160,6 +160,7 @@ class Relay(Protocol):
 
     def connectionLost(self, reason: Failure = connectionDone) -> None:
         self._connected = False
+        self._console.left()
         if self._abandoning is not None and self._abandoning.active():
             self._abandoning.cancel()
         if self._channel is not None:

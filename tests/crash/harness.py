@@ -15,6 +15,7 @@ import http.client
 import os
 import random
 import shutil
+import signal
 import socket
 import subprocess
 import sys
@@ -30,6 +31,8 @@ from fluidvm.drivers.domain_xml import KEEPER_PREFIX, parse_domain
 from fluidvm.drivers.simulated_host import SimulatedHost
 from tests import PATIENCE
 
+from .told import END, told
+
 PASSWORD = "killed at random instants"
 USERS = 4
 LIMITS = {"vms": 12, "running_vms": 4, "vcpus": 18, "memory": 1000, "disks": 14, "disk_space": 18, "snapshots": 8}
@@ -37,6 +40,10 @@ CHEAP = ("--password-memory", "8", "--password-rounds", "1", "--password-lanes",
 """Every kill makes all users log in again: with the least work that argon2id allows."""
 AT_ONCE = 0.15
 """How many of the kills come before the server that has just started has been given any work."""
+TWISTD = Path(__file__).with_name("told.py")
+"""The program, which tells what it waits for."""
+MOST_TOLD = 20_000
+"""Characters of that."""
 GONE = (OSError, xmlrpc.client.ProtocolError, http.client.HTTPException)
 """What a client sees of a server that was killed."""
 
@@ -79,7 +86,7 @@ class Program:
     def start(self) -> None:
         """Start it, and wait until it answers."""
         command = [
-            str(Path(sys.executable).with_name("twistd")), "--nodaemon", "--pidfile=", "fluidvm", "--state",
+            sys.executable, str(TWISTD), "--nodaemon", "--pidfile=", "fluidvm", "--state",
             str(self.directory / "state"), "--http", f"tcp:{self.port}:interface=127.0.0.1", "--keepalive", "any-call",
             *CHEAP,
         ]  # fmt: skip
@@ -112,6 +119,17 @@ class Program:
     def proxy(self) -> Any:
         """A client."""
         return xmlrpc.client.ServerProxy(f"http://127.0.0.1:{self.port}/RPC2", use_builtin_types=True)
+
+    def waits(self) -> str:
+        """What everything in it waits for, now; empty: it can't tell."""
+        if self._process is None or self._process.poll() is not None:
+            return ""
+        before = self.log().count(END)
+        self._process.send_signal(signal.SIGUSR1)
+        deadline = time.monotonic() + PATIENCE / 10
+        while self.log().count(END) == before and time.monotonic() < deadline:
+            time.sleep(0.05)
+        return told(self.log())[:MOST_TOLD]
 
     def log(self) -> str:
         """All that the server has logged."""
@@ -320,6 +338,8 @@ def _look(program: Program, committed: dict[int, Committed], findings: Findings,
                 wrong.append(f"context {context['id']} doesn't end: {proxy.get_execution_context(cookie, context['id'])}")
                 break
     if wrong:
+        # Twice: what goes round for ever is elsewhere then.
+        wrong += [f"what waits for what: {program.waits()}" for _ in range(2)]
         return
     listed = proxy.list_execution_contexts(cookie)
     for number in sorted(set(committed) - {context["id"] for context in listed}):

@@ -2,15 +2,27 @@
 
 from __future__ import annotations
 
+import shutil
+import struct
+import tempfile
+from collections.abc import Awaitable
 from dataclasses import replace
 from pathlib import Path
+from typing import TypeVar
+
+from twisted.internet import reactor
+from twisted.internet.defer import Deferred
+from twisted.internet.threads import deferToThread
 
 from fluidvm.conformance.heads import heads
 from fluidvm.driver import DomainDisk, NoSuchThing, Unsupported, WrongState
 from fluidvm.drivers.kvm import KvmConnection
+from lab.host import LibvirtHost
+from tests import PATIENCE
 from tests.real.hostile import MIB, WORDS, hidden
 from tests.real.real_host import HostCase, other_host
 
+T = TypeVar("T")
 SIZE, LARGER, LARGEST = 12, 16, 20
 POOL = "default"
 
@@ -156,6 +168,16 @@ class HostileDiskTests(HostCase):
         for what in ("qcow", "qcow2", "qcow2 with a data file", "qed", "qed, any backing", "vdi", "vmdk", "vpc"):
             self.assertIn(what, believed)
 
+    async def test_a_node_without_raw_disks(self) -> None:
+        connection = await self.connect(raw_disks=False)
+        with self.assertRaises(Unsupported):
+            await connection.create_volume(POOL, "mine", SIZE, "raw", ignore)
+        self.assertEqual(list(await connection.list_volumes(POOL)), [])
+        await connection.create_volume(POOL, "mine", SIZE, "qcow2", ignore)
+        # Those that are there stay usable.
+        await self.volume("raw", SIZE)
+        await connection.resize_volume(POOL, "raw", "raw", LARGER)
+
     async def test_a_qcow2_volume_that_leads_to_another_file(self) -> None:
         """It can't come about; if it does, by an administrator's hand, nothing goes along."""
         await self.volume("mine", SIZE, "qcow2")
@@ -174,3 +196,57 @@ class HostileDiskTests(HostCase):
         self.assertEqual([one.name for one in path.parent.iterdir()], ["mine"])
         self.assertEqual(self.secret.state(), self.before)
         self.assertFalse(WORDS in path.read_bytes())
+
+
+def qcow2(backing: str, format: str) -> bytes:
+    """A head that names a backing file. @param format: the backing file's; empty: libvirt looks what it is."""
+    name, kind = backing.encode(), format.encode()
+    head = b"QFI\xfb" + struct.pack(">IQIIQ", 3, 512, len(name), 16, SIZE * MIB)
+    head = head.ljust(96, b"\0") + struct.pack(">II", 4, 104)
+    if kind:
+        head += struct.pack(">II", 0xE2792ACA, len(kind)) + kind.ljust(8, b"\0")
+    return head.ljust(512, b"\0") + name
+
+
+class EndlessFileTests(HostCase):
+    """What a guest can name as its disk's backing file, on a host that hides what systemd's drop-in does."""
+
+    timeout = 900
+
+    async def setUp(self) -> None:
+        await super().setUp()
+        # One of its own, which is gone with whatever hangs.
+        directory = Path(tempfile.mkdtemp(prefix="fluidvm-"))
+        self.addCleanup(shutil.rmtree, directory)
+        self.own = LibvirtHost(directory, number=3)
+        self.addCleanup(self.own.stop)
+        self.own.start()
+        (directory / "console").mkdir()
+        self.there = await self.connect_to(self.own)
+        self.addCleanup(self.own.stop)
+
+    async def soon(self, work: Awaitable[T]) -> T:
+        """Wait, but not for ever."""
+        waiting = work if isinstance(work, Deferred) else Deferred.fromCoroutine(work)  # type: ignore[arg-type]
+        return await waiting.addTimeout(PATIENCE, reactor)
+
+    async def test_nothing_is_held_up(self) -> None:
+        sizes: dict[str, int] = {}
+        for path in ("/proc/kmsg", "/dev/kmsg", "/sys/kernel/tracing/trace_pipe", "/dev/zero", "/dev/tty"):
+            for format in ("", "raw", "qcow2"):
+                name = f"disk{len(sizes)}"
+                made = await self.soon(self.there.create_volume(POOL, name, SIZE, "raw", ignore))
+                with Path(made.path).open("r+b") as file:
+                    file.write(qcow2(path, format))
+                # libvirt looks at the pool when it is asked for its volumes; after bytes were written it does so by itself.
+                await self.soon(self.there.list_volumes(POOL))
+                await self.soon(self.there.resize_volume(POOL, name, "raw", LARGER))
+                sizes[name] = LARGER
+                told = await self.soon(self.there.list_volumes(POOL))
+                self.assertEqual({one.name: one.size for one in told}, sizes, path)
+        # And when it starts.
+        self.own.signal_daemon()
+        await self.soon(deferToThread(self.own.wait_ready))
+        self.there = await self.soon(self.connect_to(self.own))
+        told = await self.soon(self.there.list_volumes(POOL))
+        self.assertEqual({one.name: one.size for one in told}, sizes)

@@ -153,6 +153,12 @@ class OpenVzAbilitiesTests(VzCase):
         outcome = await run(spec.uuid, ["sh", "-c", 'for word; do echo "<$word>"; done', "sh", *words], b"", 10.0)
         self.assertEqual(outcome.stdout.splitlines(), [f"<{word}>" for word in words])
 
+    async def test_vzctls_own_lines_are_not_a_commands(self) -> None:
+        self.node.set(NOTICE=1)
+        spec = await self.started()
+        outcome = await self.connection.run_in_guest(spec.uuid, ["sh", "-c", "echo out; echo err >&2; exit 7"], b"", 10.0)
+        self.assertEqual((outcome.code, outcome.stdout, outcome.stderr), (7, "out\n", "err\n"))
+
     async def test_passwords(self) -> None:
         spec = await self.started()
         secret = "it's $HOME `secret` \\n"
@@ -175,16 +181,30 @@ class OpenVzAbilitiesTests(VzCase):
         self.assertEqual(self.guest_file(spec, "root/.ssh/authorized_keys").read_text(), f"{KEY}\n")
         await self.assertFailure(self.connection.add_ssh_key(spec.uuid, "two\nlines"), DriverError)
 
+    async def test_keys_lie_in_roots_home(self) -> None:
+        """Not in C{HOME}, which vzctl sets to C{/}."""
+        spec = await self.started()
+        users = self.guest_file(spec, "etc/passwd")
+        users.write_text("daemon:*:1:1::/:\nroot:x:0:0::/var/super user:/bin/sh")
+        await self.connection.add_ssh_key(spec.uuid, KEY)
+        keys = self.guest_file(spec, "var/super user/.ssh/authorized_keys")
+        self.assertEqual(keys.read_text(), f"{KEY}\n")
+        self.assertEqual((keys.stat().st_mode & 0o777, keys.parent.stat().st_mode & 0o777), (0o600, 0o700))
+        users.write_text("daemon:*:1:1::/:\n")
+        error = await self.assertFailure(self.connection.add_ssh_key(spec.uuid, "ssh-ed25519 AAAA"), DriverError)
+        self.assertIn("SSH key", str(error))
+        self.assertFalse(self.guest_file(spec, ".ssh").exists())
+
     async def test_a_key_after_an_unfinished_line(self) -> None:
         home = Path(self.mktemp()).absolute()
         (home / ".ssh").mkdir(parents=True)
         keys = home / ".ssh/authorized_keys"
         keys.write_text("ssh-ed25519 AAAAold you")
-        script = KEY_SCRIPT.format(key=shlex.quote("ssh-ed25519 AAAAnew me")).encode()
+        users = Path(self.mktemp()).absolute()
+        users.write_text(f"root:x:0:0:root:{home}:/bin/sh\n")
+        script = KEY_SCRIPT.format(key=shlex.quote("ssh-ed25519 AAAAnew me")).replace("/etc/passwd", str(users)).encode()
         for _ in range(2):
-            subprocess.run(
-                ["sh"], input=script, env={"HOME": str(home), "PATH": "/usr/bin:/bin"}, timeout=PATIENCE, check=True
-            )
+            subprocess.run(["sh"], input=script, env={"HOME": "/", "PATH": "/usr/bin:/bin"}, timeout=PATIENCE, check=True)
             self.assertEqual(keys.read_text().splitlines(), ["ssh-ed25519 AAAAold you", "ssh-ed25519 AAAAnew me"])
 
     # settings

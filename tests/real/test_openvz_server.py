@@ -10,7 +10,7 @@ from twisted.internet.defer import Deferred
 from twisted.internet.task import deferLater
 
 from tests.fakes.vz.node import FakeNode
-from tests.real.vz_factory import node_options
+from tests.real.vz_factory import node_options, upstream_options
 from tests.support import Client, Running, ServerCase
 
 
@@ -80,6 +80,46 @@ class OpenVzServerTests(ServerCase):
         _, errors = await self.do(running, admin, ("stop_vm", vm), ("clone_vm", vm, "copy"), ("delete_vm", vm))
         self.assertEqual((errors[0], "can't copy" in errors[1], errors[2]), ("", True, ""))
         self.assertEqual(node.leftovers(), [])
+
+    async def test_a_guest_that_boots_is_shut_down_when_it_can_be(self) -> None:
+        running = self.serve()
+        admin = await running.login()
+        node = FakeNode(Path(self.mktemp()))
+        (id,), _ = await self.do(running, admin, ("add_compute_node", "vz1", "openvz", "", node_options(node)))
+        (vm,), _ = await self.do(running, admin, ("create_vm", {"name": "web", "memory": 128, "compute_node": id}))
+        await self.do(running, admin, ("start_vm", vm))
+        ctid = node.ctid((await admin.call("get_vm", vm))["uuid"])
+        node.have(ctid, "booting")
+
+        def boot() -> None:
+            (node.root / "run" / ctid / "booting").unlink()
+            node.have(ctid, "fast")
+
+        running.clock.callLater(3.0, boot)
+        _, errors = await self.do(running, admin, ("shutdown_vm", vm, 3600))
+        self.assertEqual(errors, [""])
+        self.assertEqual((await admin.call("get_vm", vm))["state"], "stopped")
+
+    async def test_a_plan_with_rates_on_a_kernel_that_has_none(self) -> None:
+        running = self.serve()
+        admin = await running.login()
+        node = FakeNode(Path(self.mktemp()))
+        node.upstream()
+        options = node_options(node) | upstream_options(node)
+        (id, plan), _ = await self.do(
+            running, admin, ("add_compute_node", "vz1", "openvz", "", options),
+            ("create_resource_plan", "small", {"disk_iops": 100, "disk_mbps": 10, "cpu_shares": 512}),
+        )  # fmt: skip
+        (user,), _ = await self.do(running, admin, ("create_user", "bob", "a long password", {"resource_plan": plan}))
+        (vm,), errors = await self.do(
+            running, admin, ("create_vm", {"name": "web", "memory": 128, "compute_node": id, "owner": user})
+        )  # fmt: skip
+        self.assertEqual(errors, [""])
+        _, errors = await self.do(running, admin, ("start_vm", vm))
+        self.assertEqual(errors, [""])
+        ctid = node.ctid((await admin.call("get_vm", vm))["uuid"])
+        self.assertEqual(node.bound(ctid), 128)
+        self.assertIn('CPUUNITS="500"', node.conf(ctid))
 
     async def answer(self, running: Running, client: Client, *call: Any) -> Any:
         """Call a method that asks the node."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import subprocess
@@ -49,6 +50,12 @@ async def until(condition: Callable[[], Any]) -> None:
         await deferLater(reactor, 0.01, lambda: None)
 
 
+def kill_group(group: int) -> None:
+    """End all processes of a group, if there are any: a shell's command outlives it."""
+    with contextlib.suppress(ProcessLookupError):
+        os.killpg(group, signal.SIGKILL)
+
+
 class RunnerTests(TestCase):
     """Both ways; each test's time is a clock that it turns."""
 
@@ -61,6 +68,11 @@ class RunnerTests(TestCase):
         self.ssh = await self.opened(self.sshd)
         self.local = LocalRunner(self.host, "")
         self.both = (self.local, self.ssh)
+
+    async def pid_in(self, path: Path) -> int:
+        """The number that a command writes into a file, when it is there."""
+        await until(lambda: path.exists() and path.read_text().endswith("\n"))
+        return int(path.read_text())
 
     async def opened(self, sshd: Sshd, **changes: str) -> SshRunner:
         address = parse_address(sshd.address)
@@ -138,14 +150,14 @@ class RunnerTests(TestCase):
             pid_file = Path(self.mktemp()).absolute()
             # vzctl, too, takes no notice of a mild signal.
             hanging = runner.run(["sh", "-c", f"trap '' TERM HUP; echo $$ >{pid_file}; sleep 600"], 30.0)
-            await until(lambda path=pid_file: path.exists() and path.read_text())  # type: ignore[misc]
+            pid = await self.pid_in(pid_file)
+            group = os.getpgid(pid)
             self.clock.advance(31.0)
             self.assertIn("30 s", str(await self.assertFailure(hanging, Unreachable)))
-            pid = int(pid_file.read_text())
             if number == 0:
                 await until(lambda pid=pid: not Path(f"/proc/{pid}").exists())  # type: ignore[misc]
             else:
-                os.kill(pid, signal.SIGKILL)  # this sshd may or may not have
+                kill_group(group)  # this sshd may or may not have
             self.assertEqual((await runner.run(["echo", "on"], 10.0)).stdout, "on\n")
 
     async def test_what_a_command_leaves_behind_is_not_waited_for(self) -> None:
@@ -227,8 +239,10 @@ class RunnerTests(TestCase):
     async def test_a_connection_that_breaks(self) -> None:
         lost: list[str] = []
         self.ssh.on_lost(lost.append)
-        hanging = self.ssh.run(["sleep", "600"], 30.0)
-        await self.ssh.run(["true"], 10.0)
+        pid_file = Path(self.mktemp()).absolute()
+        hanging = self.ssh.run(["sh", "-c", f"echo $$ >{pid_file}; exec sleep 600"], 30.0)
+        # sshd leaves it running.
+        self.addCleanup(kill_group, os.getpgid(await self.pid_in(pid_file)))
         self.sshd.cut()
         await self.assertFailure(hanging, Unreachable)
         await until(lambda: lost)

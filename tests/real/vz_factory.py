@@ -47,14 +47,16 @@ class VzFactory:
     The contract's host: one node in a directory, kept until the tests end.
 
     @param ssh: whether it is reached through sshd.
+    @param upstream: whether its kernel isn't OpenVZ's.
     """
 
     driver = OpenVzDriver()
     pool = "none"
     patience = 60.0
 
-    def __init__(self, dialect: int, ssh: bool) -> None:
+    def __init__(self, dialect: int, ssh: bool, upstream: bool = False) -> None:
         self._dialect = dialect
+        self._upstream = upstream
         self._ssh = ssh
         self._node: FakeNode | None = None
         self._other: FakeNode | None = None
@@ -65,11 +67,14 @@ class VzFactory:
             directory = Path(tempfile.mkdtemp(prefix="fluidvm-vz-"))
             atexit.register(shutil.rmtree, directory, ignore_errors=True)
             self._node = FakeNode(directory, self._dialect)
+            if self._upstream:
+                self._node.upstream()
         self.address, self.options = self._way(shared_sshd() if self._ssh else None)
 
     def _way(self, sshd: Sshd | None) -> tuple[str, dict[str, Any]]:
         # A simfs container has no snapshots.
-        options = node_options(self.node) | {"layout": "ploop"}
+        kind = upstream_options(self.node) if self._upstream else {"layout": "ploop"}
+        options = node_options(self.node) | kind
         return ("", options) if sshd is None else (sshd.address, options | sshd.options)
 
     @property
@@ -126,6 +131,11 @@ class VzFactory:
 def node_options(node: FakeNode) -> dict[str, Any]:
     """The driver's options for a node."""
     return {"template": "debian-12-x86_64", "bin_dir": str(node.bin), "conf_dir": str(node.conf_dir)}
+
+
+def upstream_options(node: FakeNode) -> dict[str, Any]:
+    """What else the driver is told of a node whose kernel isn't OpenVZ's: where its control groups are."""
+    return {"memory_dir": str(node.root / "cgroup"), "freezer_dir": str(node.root / "freezer")}
 
 
 def container_spec(name: str, **changes: Any) -> DomainSpec:

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import secrets
+from math import ceil
 
 from hypothesis import given
 from hypothesis import strategies as st
@@ -10,7 +11,7 @@ from twisted.trial.unittest import SynchronousTestCase
 from fluidvm import api, sessions
 from fluidvm.declare import METHODS
 from fluidvm.faults import InvalidParams, NotLoggedIn, TooLarge
-from fluidvm.sessions import FREE_COOKIES, HeldBack, PendingTask, Session, Sessions
+from fluidvm.sessions import FREE_COOKIES, LONGEST_CALL, HeldBack, PendingTask, Session, Sessions, UnderWay
 
 assert api  # importing it declares the methods
 
@@ -47,6 +48,94 @@ class SessionsTests(SynchronousTestCase):
             clock.advance(20)
             self.assertEqual(len(found), int(any_call))
             found.stop()
+
+    def test_a_call_under_way_keeps_it(self) -> None:
+        """It had 5 s left when the call began. Afterwards it has as long as the call took, at most its full time."""
+        for any_call, took, left in (
+            (False, 0, 5), (False, 3, 3), (False, 20, 20), (False, 100, 30), (True, 0, 30), (True, 3, 30), (True, 100, 30),
+        ):  # fmt: skip
+            clock, found = self.make()
+            found._any_call = any_call
+            session = found.open(1, "a", 0)
+            clock.advance(25)
+            with UnderWay(found, [session]):
+                for _ in range(took):
+                    clock.advance(1)
+                    self.assertTrue(found.lives(session))
+                    self.assertEqual(found.all(), [session])
+            self.assertEqual(found.left(session), left, (any_call, took))
+            clock.advance(left - 0.1)
+            self.assertTrue(found.lives(session))
+            clock.advance(0.1)
+            self.assertFalse(found.lives(session))
+            self.assertEqual((len(found), clock.getDelayedCalls()), (0, []))
+
+    def test_one_that_is_on_time_before_a_call_is_on_time_after_it(self) -> None:
+        clock, found = self.make()
+        session, other = found.open(1, "a", 0), found.open(1, "a", 0)
+        for _ in range(5):
+            found.touch(session)
+            clock.advance(10)
+            with UnderWay(found, [session]):
+                clock.advance(25)
+            clock.advance(20)
+        self.assertTrue(found.lives(session))
+        self.assertFalse(found.lives(other))
+        found.stop()
+
+    def test_a_call_does_not_shorten_it(self) -> None:
+        clock, found = self.make()
+        session = found.open(1, "a", 0)
+        with UnderWay(found, [session]):
+            clock.advance(2)
+            found.touch(session)  # by another connection
+        self.assertEqual(found.left(session), 30)
+        found.stop()
+
+    def test_calls_at_the_same_time(self) -> None:
+        clock, found = self.make()
+        session = found.open(1, "a", 0)
+        with UnderWay(found, [session, session]) as long:
+            long.add(session)
+            with UnderWay(found, [session]):
+                clock.advance(20)
+            clock.advance(40)
+            self.assertTrue(found.lives(session))
+        self.assertEqual((found.left(session), session.calls), (30, 0))
+        found.stop()
+
+    def test_an_endless_call_does_not_keep_it_for_ever(self) -> None:
+        for any_call in (False, True):
+            clock, found = self.make(any_call)
+            session = found.open(1, "a", 0)
+            with UnderWay(found, [session]):
+                clock.advance(30 + LONGEST_CALL - 1)
+                self.assertTrue(found.lives(session))
+                clock.advance(1)
+                self.assertFalse(found.lives(session))
+                self.assertRaises(NotLoggedIn, found.find, session.cookie, "a")
+            self.assertEqual((len(found), session.ended, clock.getDelayedCalls()), (0, True, []))
+
+    def test_nor_do_many_long_calls_without_a_ping(self) -> None:
+        clock, found = self.make()
+        session = found.open(1, "a", 0)
+        calls = 0
+        while found.lives(session):
+            calls += 1
+            with UnderWay(found, [session]):
+                clock.advance(25)
+        self.assertEqual(calls, ceil((30 + LONGEST_CALL) / 25))
+
+    def test_one_that_ends_in_the_middle_of_its_call_stays_ended(self) -> None:
+        for end in ("close", "stop"):
+            for any_call in (False, True):
+                clock, found = self.make(any_call)
+                session = found.open(1, "a", 0)
+                with UnderWay(found, [session]):
+                    found.close(session) if end == "close" else found.stop()
+                    clock.advance(30)
+                self.assertEqual((len(found), found.lives(session), clock.getDelayedCalls()), (0, False, []))
+                self.assertEqual(found._by_user[1] if end == "close" else 0, 0)
 
     def test_how_many_a_user_may_have(self) -> None:
         self.patch(sessions, "MOST_SESSIONS", 3)

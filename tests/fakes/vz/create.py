@@ -8,7 +8,20 @@ from .host import Conf, Fail, Host, unknown
 
 FAILED = "Creation of container private area failed"
 ARCHIVES = (".tar", ".tar.gz", ".tar.bz2", ".tar.xz")
-HALT = '#!/bin/sh\n[ -e "$CT_RUN/deaf" ] || rm -f "$CT_RUN/running"\n'
+HALT = """\
+#!/bin/sh
+if [ -e "$CT_RUN/booting" ]; then
+    echo "Failed to talk to init daemon." >&2
+    exit 1
+fi
+[ ! -e "$CT_RUN/deaf" ] || exit 0
+if [ -e "$CT_RUN/fast" ]; then
+    : >"$CT_RUN/dying"
+else
+    rm -f "$CT_RUN/running"
+fi
+"""
+PASSWD = "root:x:0:0:root:/root:/bin/sh\nnobody:x:65534:65534:nobody:/:/bin/false\n"
 CHPASSWD = '#!/bin/sh\nwhile read -r line; do printf "%s\\n" "$line" >>"$CT_FS/etc/passwords"; done\n'
 HOSTNAME = "#!/bin/sh\necho tpl\n"
 
@@ -86,7 +99,7 @@ def unpack(host: Host, ctid: str, archive: str) -> None:
         path = host.path("vz/private", ctid, "fs/bin", name)
         host.write(text, "vz/private", ctid, "fs/bin", name)
         os.chmod(path, 0o755)
-    os.makedirs(host.path("vz/private", ctid, "fs/etc"), exist_ok=True)
+    host.write(PASSWD, "vz/private", ctid, "fs/etc/passwd")
     os.makedirs(host.path("vz/private", ctid, "fs/root"), exist_ok=True)
 
 

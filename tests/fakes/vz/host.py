@@ -9,6 +9,8 @@ import time
 NO_SUCH_CASE = 250
 """What a command line ends with that the stand-in doesn't know, so that tests notice."""
 MAX = 9223372036854775807
+DYING = 0.5
+"""Seconds that a guest which is dying is told as running."""
 SUFFIXES = {"T": 1 << 40, "G": 1 << 30, "M": 1 << 20, "K": 1 << 10, "P": 4096, "B": 1}
 UUID_CHARS = "0123456789abcdef"
 
@@ -79,7 +81,9 @@ class Host:
     Its settings, in the file C{settings} of the directory, one C{KEY=VALUE} a line: DIALECT (4 or 7), VERSION, VSWAP, PLOOP,
     NOTICE and WARN_DIST and VZQUOTA (lines that vzctl prints off OpenVZ's kernel), VEINFO (whether vzlist sees what runs),
     PROC (whether it sees anything), SHORT (paths are told without the directory), ZERO_UPTIME, NPROC, STOP_TIMEOUT,
-    LOCK_WAIT.
+    LOCK_WAIT; UPSTREAM (a kernel that isn't OpenVZ's: memory is bounded by PHYSPAGES' barrier, by a control group, and file
+    systems can't be held to rates), MEMORY_IN_USE (bytes, below which that kernel takes no bound), FAST
+    (guests die at once when they are told to halt).
 
     @ivar pid: the process that others know as the command's.
     """
@@ -199,6 +203,10 @@ class Host:
         return self.has_conf(ctid) and os.path.isdir(self.private(ctid))
 
     def running(self, ctid: str) -> bool:
+        """A guest that dies fast takes the commands in it along, and is told as running for a moment longer."""
+        dying = self.path("run", ctid, "dying")
+        if os.path.exists(dying) and time.time() - os.path.getmtime(dying) > DYING:
+            self.unmark(ctid, "running", "dying")
         return self.exists("run", ctid, "running")
 
     def mounted(self, ctid: str) -> bool:

@@ -29,6 +29,18 @@ GUEST_TOOLS = ("cat", "rm", "sleep", "mkdir", "chmod", "touch", "tee", "id", "sh
 TEMPLATES = {"debian-12-x86_64.tar.gz": "chpasswd", "busybox-1-x86_64.tar": ""}
 
 
+LS = """\
+#!/bin/sh
+# /proc/vz is that of the node's kernel, not of this machine's.
+[ "$*" = "-d /proc/vz" ] || exec /bin/ls "$@"
+if grep -qx UPSTREAM=1 {settings}; then
+    echo "ls: cannot access '/proc/vz': No such file or directory" >&2
+    exit 2
+fi
+echo /proc/vz
+"""
+
+
 class FakeNode:
     """
     One node in a directory.
@@ -62,6 +74,8 @@ class FakeNode:
         for tool in TOOLS:
             self.bin.joinpath(tool).write_text(f"#!{tool_server().launcher}\n")
             self.bin.joinpath(tool).chmod(0o755)
+        (self.bin / "ls").write_text(LS.format(settings=self.root / "settings"))
+        (self.bin / "ls").chmod(0o755)
         for tool in GUEST_TOOLS:
             link = self.root / "guest-bin" / tool
             if not link.exists():
@@ -71,6 +85,14 @@ class FakeNode:
         """Change settings."""
         self.settings |= settings
         (self.root / "settings").write_text("".join(f"{key}={value}\n" for key, value in self.settings.items()))
+
+    def upstream(self) -> None:
+        """Have it run a kernel that isn't OpenVZ's, as vzctl 4.11.1 shows it."""
+        self.set(UPSTREAM=1, NOTICE=1, VSWAP=0, VEINFO=0, PROC=0, PLOOP=0, FREEZER=1, NO_CPT=1, FAST=1)
+
+    def bound(self, ctid: str) -> int:
+        """The MiB that such a kernel bounds a running container's memory to."""
+        return int((self.root / "cgroup" / f"vz-{ctid}" / "memory.limit_in_bytes").read_text()) // 2**20
 
     def fault(self, verb: str, **what: object) -> None:
         """Have the next run of a verb go wrong: C{times}, C{rc}, C{stdout}, C{stderr}, C{delay}, C{hang}."""
@@ -96,10 +118,14 @@ class FakeNode:
         """As the guest does."""
         (self.root / "run" / ctid / "running").unlink()
 
+    def have(self, ctid: str, what: str) -> None:
+        """Make a guest C{deaf} (it doesn't obey), C{fast} (it dies at once when it is told to halt) or C{booting}."""
+        (self.root / "run" / ctid).mkdir(parents=True, exist_ok=True)
+        (self.root / "run" / ctid / what).touch()
+
     def deafen(self, ctid: str) -> None:
         """Make a guest that doesn't obey."""
-        (self.root / "run" / ctid).mkdir(parents=True, exist_ok=True)
-        (self.root / "run" / ctid / "deaf").touch()
+        self.have(ctid, "deaf")
 
     def leftovers(self) -> list[str]:
         """What is there of containers: configurations, private areas, names, locks, dumps."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 
-from . import guest
+from . import guest, kernel
 from .create import link_name
 from .host import MAX, Conf, Fail, Host, scaled, unknown
 
@@ -18,7 +18,7 @@ SET = (
     "--ram", "--memory", "--swap", "--cpus", "--cpulimit", "--cpuunits", "--diskspace", "--diskinodes", "--ipadd", "--ipdel",
     "--hostname", "--nameserver", "--searchdomain", "--userpasswd", "--onboot", "--bootorder", "--disabled", "--name",
     "--description", "--stop-timeout", "--netif_add", "--netif_del", "--ioprio", "--iolimit", "--iopslimit", "--features",
-    "--applyconfig", "--setmode",
+    "--applyconfig", "--setmode", "--physpages", "--swappages",
 )  # fmt: skip
 NOT_MODELLED = ("--private", "--root", "--local_uid", "--local_gid", "--uuid", "--no-hdd")
 LISTS = ("--ipadd", "--nameserver", "--searchdomain")
@@ -81,6 +81,8 @@ def check(host: Host, option: str, value: str) -> None:
     good = True
     if option in ("--ram", "--swap", "--iolimit"):
         good = value == "unlimited" or number(value) is not None
+    elif option in ("--physpages", "--swappages"):
+        good = all(part == "unlimited" or number(part) is not None for part in value.split(":"))
     elif option in ("--onboot", "--disabled"):
         good = value in ("yes", "no")
     elif option == "--cpuunits":
@@ -128,6 +130,10 @@ def stored(host: Host, conf: Conf, option: str, value: str) -> tuple[str, str] |
         return "PHYSPAGES", f"0:{pages(value)}"
     if option == "--swap":
         return "SWAPPAGES", f"0:{pages(value)}" if pages(value) else "0"
+    if option in ("--physpages", "--swappages"):
+        barrier, _, limit = value.partition(":")
+        low, high = (kernel.pages(part) for part in (barrier, limit or barrier))
+        return key, str(low) if low == high else f"{low}:{high}"
     if option == "--cpulimit" and value.endswith("%"):
         return key, str(int(value[:-1]) * int(host.settings.get("CPUS", "2")))
     if option in ("--diskspace", "--diskinodes"):
@@ -232,6 +238,12 @@ def apply(host: Host, ctid: str, conf: Conf, options: dict[str, str], running: b
     if "--diskspace" in options and host.on("VZQUOTA"):
         return Fail(62, "File /usr/sbin/vzquota not found", "Error: Unable to apply new quota values: quota not running")
     host.meet_fault("set-live")
+    if host.on("UPSTREAM") and ("--iolimit" in options or "--iopslimit" in options):
+        return Fail(*kernel.NO_RATES)
+    for option in ("--ram", "--physpages"):
+        if option in options:
+            entry = stored(host, conf, option, options[option])
+            kernel.bound_memory(host, ctid, entry[1] if entry else "")
     if "--cpulimit" in options:
         host.say(f"Setting CPU limit: {options['--cpulimit']}")
     left, gone, come = addresses(conf, options)

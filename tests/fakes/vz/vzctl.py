@@ -6,7 +6,7 @@ import os
 import time
 from typing import Any
 
-from . import checkpoint, create, guest, parameters, snapshots
+from . import checkpoint, create, guest, kernel, parameters, snapshots
 from .host import Fail, Host, is_uuid, run, unknown
 
 UNLOCKED = ("status", "exec", "exec2", "exec3", "enter", "console")
@@ -145,15 +145,21 @@ def start(host: Host, ctid: str, argv: list[str]) -> None:
         host.say(f"Adding IP address(es): {' '.join(addresses)}")
         if host.on("UPSTREAM"):
             host.err(*["vps-net_add WARNING: Device list is empty"] * 2)
+    if host.on("UPSTREAM") and (conf.has("IOLIMIT") or conf.has("IOPSLIMIT")):
+        host.unmark(ctid, "mounted")
+        raise Fail(*kernel.NO_RATES, "Container is unmounted")
     run_guest(host, ctid, addresses)
     host.say("Container start in progress...")
 
 
 def run_guest(host: Host, ctid: str, addresses: list[str]) -> None:
     host.mark(ctid, "addresses", " ".join(addresses))
-    host.unmark(ctid, "frozen")
+    host.unmark(ctid, "frozen", "dying")
+    if host.on("FAST"):
+        host.mark(ctid, "fast")
     if host.on("FREEZER"):
         host.write("THAWED\n", "freezer", f"vz-{ctid}", "freezer.state")
+    kernel.bound_memory(host, ctid, host.conf(ctid).get("PHYSPAGES"))
     host.mark(ctid, "running", repr(time.time()))
 
 

@@ -6,6 +6,7 @@ import time
 from fnmatch import fnmatchcase
 
 from .host import MAX, Conf, Fail, Host, run, scaled, unknown
+from .kernel import pages
 
 BEANCOUNTERS = (
     "kmemsize", "lockedpages", "privvmpages", "shmpages", "numproc", "physpages", "vmguarpages", "oomguarpages",
@@ -176,11 +177,6 @@ def beancounter(host: Host, conf: Conf, counter: str, running: bool) -> dict[str
     if running and counter == "physpages":
         return {"held": held, "maxheld": 8192, "barrier": barrier, "limit": limit, "failcnt": 3}
     return {"held": 0, "maxheld": 0, "barrier": barrier, "limit": limit, "failcnt": 0}
-
-
-def pages(value: str) -> int:
-    """An amount as configurations have it: pages, if there is no suffix."""
-    return int(value) if value.isdigit() else int(scaled(value, 4096)) // 4096
 
 
 def quota(value: str, unit: int) -> dict[str, int] | None:

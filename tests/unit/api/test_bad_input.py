@@ -11,7 +11,7 @@ from fluidvm.declare import METHODS, Method
 from fluidvm.kinds import Array, Bool, Choice, Double, Id, Int, Kind, Plain, Serial, Struct, Text
 from tests.support import PASSWORD, Client, ServerCase
 
-WRONG = {int: "1", str: 1, bool: 1, float: "1", dict: [], list: {}}
+WRONG = {int: "1", str: 1, bool: 1, float: "1", dict: [1], list: {}}
 
 
 def sample(kind: Kind) -> Any:

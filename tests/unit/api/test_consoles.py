@@ -10,6 +10,7 @@ from twisted.internet import reactor
 from twisted.internet.task import deferLater
 from wsproto.events import CloseConnection, TextMessage
 
+from fluidvm import consoles
 from fluidvm.consoles import LIFE, MOST_TICKETS
 from fluidvm.driver import ISerialConsole
 from tests.support import Client, ServerCase, port_of
@@ -177,6 +178,38 @@ class TicketTests(ConsoleCase):
         everything = str(await self.admin.call("list_audit"))
         self.assertIn("get_vm_console", everything)
         self.assertNotIn(told["path"].partition("=")[2], everything)
+
+
+class BoundTests(ConsoleCase):
+    async def test_not_too_many_of_a_user(self) -> None:
+        self.patch(consoles, "MOST_OPEN", 2)
+        again = await self.there.login()
+        first = await self.look(None, "vnc")
+        await self.look(again, "vnc")
+        path = (await again.call("get_vm_console", self.vm, "vnc"))["path"]
+        self.assertIn("2 consoles of yours are open already", await self.is_refused(503, path))
+        ann = await self.admin.user("ann", "admin")
+        await self.look(ann, "vnc")
+        first.send(CloseConnection(1000))
+        await self.ends(first, 1000, "")
+        under_way = self.there.server.dispatcher._services.consoles._open
+        await self.turn(lambda: len(under_way) == 2)
+        await self.look(again, "vnc")
+
+    async def test_what_could_not_be_opened_does_not_count(self) -> None:
+        self.patch(consoles, "MOST_OPEN", 1)
+        ours, self.vm = (
+            self.vm,
+            await self.admin.do(
+                "create_vm", {"name": "web2", "compute_node": await self.admin.node("node2", fail=["open_vnc"])}
+            ),
+        )
+        await self.admin.do("start_vm", self.vm)
+        for _ in range(2):
+            path = (await self.admin.call("get_vm_console", self.vm, "vnc"))["path"]
+            self.assertIn("told to fail", await self.is_refused(503, path))
+        self.vm = ours
+        await self.look(None, "vnc")
 
 
 class EndTests(ConsoleCase):

@@ -4,9 +4,11 @@ from typing import Any
 
 from twisted.internet.defer import Deferred, fail
 
-from fluidvm.driver import DriverError
-from fluidvm.drivers.simulator import SimulatedConnection
-from tests.support import Client, Running, ServerCase
+from fluidvm.driver import DriverError, Unreachable
+from fluidvm.drivers.simulator import SimulatedConnection, SimulatorDriver
+from fluidvm.inventory import Inventory
+from fluidvm.objects import VM
+from tests.support import Client, Running, ServerCase, simulated
 
 
 class EvacuationTests(ServerCase):
@@ -20,7 +22,7 @@ class EvacuationTests(ServerCase):
 
     async def held(self, running: Running, node: int) -> tuple[int, int]:
         """How many domains and volumes a node has."""
-        host = (await running.server._nodes.connection(node)).simulated
+        host = await simulated(running, node)
         return len(host.domains()), len(host.all_volumes())
 
     async def test_all_move(self) -> None:
@@ -143,6 +145,112 @@ class EvacuationTests(ServerCase):
             self.assertEqual(await admin.call("get_errors", context), [""])
         self.assertEqual(await self.where(admin), {"a": (two, "stopped"), "b": (two, "running"), "c": (two, "stopped")})
         self.assertEqual((await self.held(running, one), await self.held(running, two)), ((0, 0), (3, 3)))
+
+    async def active_between(self, running: Running) -> tuple[Client, int, int, int]:
+        """
+        A node with two VMs, of which one is being started, is evacuated, and made active while that is waited for.
+
+        @return: the administrator, the node, and the contexts of the start and of the evacuation.
+        """
+        admin, one, _ = await self.two(running, delay=10.0)
+        for name in ("a", "b"):
+            await admin.do("create_vm", {"name": name, "compute_node": one})
+        await admin.call("start_vm", 1)
+        start = await admin.call("commit_tasks")
+        other = await running.login()
+        await admin.call("evacuate_compute_node", one)
+        await other.call("set_compute_node_mode", one, "active")
+        # In one go, so that it waits for the node already when the evacuation lets go of it to wait for the VM as well.
+        both = [Deferred.fromCoroutine(client.call("commit_tasks")) for client in (admin, other)]
+        evacuation, activation = [await committed for committed in both]
+        while any(await admin.call("get_task_state", activation)):
+            await running.pass_time(0.0)
+        self.assertEqual(await admin.call("get_task_state", start), [1], "the evacuation waits for it still")
+        return admin, one, start, evacuation
+
+    async def test_active_again_meanwhile(self) -> None:
+        """Its own VMs would fit on the node best: it isn't asked to take them."""
+        running = self.serve()
+        admin, one, start, evacuation = await self.active_between(running)
+        await admin.finish(start)
+        for _ in range(100):  # not for as long as it takes: it took for ever
+            await running.pass_time(1.0)
+        self.assertEqual(
+            await admin.call("get_errors", evacuation),
+            ["Compute node one was made active again while it was evacuated: evacuate it once more to move its other VMs "
+             "(moved so far: 0)."],
+        )  # fmt: skip
+        self.assertEqual(await self.where(admin), {"a": (one, "running"), "b": (one, "stopped")})
+        self.assertEqual((await admin.call("get_compute_node", one))["mode"], "active")
+
+    async def test_active_again_before_a_restart(self) -> None:
+        """What goes on after it doesn't cordon the node again behind its administrator's back, and ends."""
+        running = self.serve()
+        admin, one, start, evacuation = await self.active_between(running)
+        running = await self.restart(running)
+        admin = await running.login()
+        await admin.finish(start)
+        for _ in range(100):
+            await running.pass_time(1.0)
+        self.assertIn("made active again", (await admin.call("get_errors", evacuation))[0])
+        self.assertEqual((await admin.call("get_compute_node", one))["mode"], "active")
+
+    async def test_the_one_under_way_is_gone_after_a_restart(self) -> None:
+        running, admin, evacuation = await self.interrupted()
+        self.execute("DELETE FROM disks WHERE vm = 1")
+        self.execute("DELETE FROM vms WHERE id = 1")
+        looks = 0
+        look = Inventory.vms_on
+
+        def bounded(inventory: Inventory, node: int) -> list[VM]:
+            nonlocal looks
+            looks += 1
+            if looks > 1000:
+                raise AssertionError("it looks for ever, and nobody else has a turn")
+            return look(inventory, node)
+
+        self.patch(Inventory, "vms_on", bounded)
+        running = self.serve()
+        admin = await running.login()
+        await admin.finish(evacuation)
+        self.assertEqual(await admin.call("get_errors", evacuation), [""])
+        self.assertEqual(await admin.call("get_results", evacuation), [1])
+
+    async def test_a_node_that_is_away_after_a_restart(self) -> None:
+        """What was begun on the other node is told, as it can't be removed now."""
+        running, admin, evacuation = await self.interrupted()
+        connect = SimulatorDriver.connect
+
+        def away(driver: SimulatorDriver, address: str, options: Any, host: Any) -> Deferred[SimulatedConnection]:
+            if host.state_dir.name == "node-1":
+                return fail(Unreachable("no route"))
+            return connect(driver, address, options, host)
+
+        self.patch(SimulatorDriver, "connect", away)
+        running = self.serve()
+        admin = await running.login()
+        await admin.finish(evacuation)
+        (words,) = await admin.call("get_errors", evacuation)
+        self.assertIn("2 of 2 VMs stayed on compute node one. a (1): Compute node one is offline", words)
+        self.assertIn("Cleaning up on compute node two failed, where default/a-vda-", words)
+
+    async def interrupted(self) -> tuple[Running, Client, int]:
+        """
+        An evacuation of a node with two VMs, each with a disk, that was interrupted while the first one was moved.
+
+        @return: the server, which is stopped, its administrator, and the context.
+        """
+        running = self.serve()
+        admin, one, two = await self.two(running, delay=10.0)
+        for name in ("a", "b"):
+            await admin.do("create_vm", {"name": name, "compute_node": one, "disks": [{"size": 1}]})
+        await admin.call("evacuate_compute_node", one)
+        evacuation = await admin.call("commit_tasks")
+        while await self.held(running, two) != (0, 1):
+            await running.pass_time(1)
+        await running.stop()
+        self.running.remove(running)
+        return running, admin, evacuation
 
     async def test_who_may(self) -> None:
         running = self.serve()

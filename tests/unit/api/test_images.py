@@ -12,7 +12,7 @@ from twisted.web.resource import Resource
 from twisted.web.server import NOT_DONE_YET, Site
 
 from fluidvm import image_fetch
-from fluidvm.driver import IImages
+from fluidvm.driver import IDisks, IImages
 from fluidvm.faults import Conflict, QuotaExceeded
 from fluidvm.image_files import MIB, PIECE
 from fluidvm.uploads import MOST_UPLOADS
@@ -66,7 +66,8 @@ class ImageCase(ServerCase):
         record = await self.admin.call("get_disk", disk)
         resources = (running or self.there).server.dispatcher._services.resources
         connection = await resources.nodes.connection(record["compute_node"], IImages)
-        (volume,) = [one for one in await connection.list_volumes(record["pool"]) if one.path == record["path"]]
+        disks = await resources.nodes.connection(record["compute_node"], IDisks)
+        (volume,) = [one for one in await disks.list_volumes(record["pool"]) if one.path == record["path"]]
         found = b""
         while piece := await connection.read_volume(record["pool"], volume.name, record["format"], len(found), PIECE):
             found += piece
@@ -92,6 +93,21 @@ class UploadTests(ImageCase):
         record = await self.admin.call("get_disk", disk)
         self.assertEqual((record["size"], record["format"], record["backing_image"]), (7, "raw", image))
         self.assertEqual(await self.contents(disk), WHOLE.ljust(7 * MIB, b"\0"))
+
+    async def test_an_image_is_looked_at_before_each_use(self) -> None:
+        """One that an earlier release took in, by rules of its own."""
+        raw = await self.imported()
+        await self.upload(qcow2())
+        image = await self.admin.do("import_image", {"name": "q", "format": "qcow2", "upload": "up"})
+        for number, data, words in (
+            (image, qcow2(backing=0x100), "leads to another file"),
+            (image, qcow2(size=64 * MIB), "for disks of 64 MiB now, and was for 8 MiB"),
+            (raw, qcow2().ljust(len(WHOLE), b"\0"), "begins as a qcow2 one"),
+        ):
+            (self.directory / "state" / "images" / f"{number}.img").write_bytes(data)
+            code, said = await self.admin.fail("create_disk", {"name": "d", "image": number, "compute_node": self.node})
+            self.assertEqual((code, "import it anew" in said, words in said), (409, True, True), said)
+            self.assertEqual(await self.admin.call("list_disks"), [])
 
     async def test_larger_disks(self) -> None:
         raw = await self.imported()

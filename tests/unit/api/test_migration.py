@@ -2,7 +2,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from tests.support import Client, Running, ServerCase
+from tests.support import Client, Running, ServerCase, simulated
 
 COPY = {"copy_storage": True}
 
@@ -14,8 +14,7 @@ class MigrationTests(ServerCase):
 
     async def held(self, running: Running, node: int) -> tuple[list[str], list[str]]:
         """The UUIDs of a node's domains, and its volumes' names."""
-        connection = await running.server._nodes.connection(node)
-        host = connection.simulated
+        host = await simulated(running, node)
         return [domain.uuid for domain in host.domains()], [volume.name for volume in host.all_volumes()]
 
     async def assert_on(self, running: Running, admin: Client, vm: int, node: int, other: int) -> None:
@@ -91,8 +90,8 @@ class MigrationTests(ServerCase):
         await admin.do("start_vm", vm)
         await admin.call("migrate_vm", vm, two, {**COPY, "live": True})
         ec = await admin.call("commit_tasks")
-        connection = await running.server._nodes.connection(two)
-        while not connection.simulated.all_volumes():
+        host = await simulated(running, two)
+        while not host.all_volumes():
             await running.pass_time(0.1)
         await running.pass_time(0.1)
         self.assertEqual((await admin.call("get_vm", vm))["state"], "migrating")
@@ -112,10 +111,10 @@ class MigrationTests(ServerCase):
             vm = await admin.do("create_vm", {"name": f"web{moved}", "compute_node": one, "disks": [{"size": 8}]})
             await admin.call("migrate_vm", vm, two, COPY)
             ec = await admin.call("commit_tasks")
-            connection = await running.server._nodes.connection(two)
-            while not connection.simulated.all_volumes():
+            host = await simulated(running, two)
+            while not host.all_volumes():
                 await running.pass_time(0.25)
-            while moved and not connection.simulated.domains():
+            while moved and not host.domains():
                 await running.pass_time(0.25)
             running = await self.restart(running)
             admin = await running.login()

@@ -1,8 +1,11 @@
 from __future__ import annotations
 
+from typing import Any
+
 from twisted.internet.defer import Deferred, gatherResults
 
-from tests.support import PASSWORD, ServerCase
+from fluidvm.wire import answers
+from tests.support import PASSWORD, Client, Running, ServerCase
 
 
 class SessionTests(ServerCase):
@@ -69,6 +72,70 @@ class SessionTests(ServerCase):
             running.clock.advance(29)
             await client.call("get_session")
 
+    async def test_a_long_wait_counts_until_it_is_answered(self) -> None:
+        for keepalive, left in (("any-call", 30), ("ping", 25)):
+            running = self.serve("--keepalive", keepalive, "--session-timeout", "30", "--node-timeout", "3600")
+            client = await running.login()
+            await client.node(hang=["define_domain"])
+            await client.call("create_vm", {"name": "slow"})
+            ec = await client.call("commit_tasks")
+            await client.call("ping")
+            running.clock.advance(20)
+            waiting = Deferred.fromCoroutine(client.call("wait_for_tasks", ec, 25.0))
+            for _ in range(25):
+                self.assertFalse(waiting.called)
+                await running.pass_time(1)
+            self.assertIs(await waiting, False)
+            await self.stays(client, left)
+            await running.stop()
+            self.running.remove(running)
+            self.forget()
+
+    async def test_a_node_that_hangs_costs_no_session(self) -> None:
+        for keepalive in ("any-call", "ping"):
+            running = self.serve("--keepalive", keepalive, "--session-timeout", "30", "--node-timeout", "120")
+            client = await running.login()
+            node = await client.node()
+            await client.do("start_vm", await client.do("create_vm", {"name": "web"}))
+            connection: Any = running.server._nodes._watches[node].connection
+            connection._connection._faults._hang = frozenset(["domain_stats"])
+            await client.call("ping")
+            asked = Deferred.fromCoroutine(self.refused(503, client.call("get_vm_stats", 1)))
+            boxcar = Deferred.fromCoroutine(
+                running.call("system.multicall", [{"methodName": "get_vm_stats", "params": [client.cookie, 1]}])
+            )
+            while not (asked.called and boxcar.called):
+                await running.pass_time(5)
+            self.assertIn("no answer", await asked)
+            self.assertEqual((await boxcar)[0]["faultCode"], 503)
+            await self.stays(client, 30)
+            await running.stop()
+            self.running.remove(running)
+            self.forget()
+
+    async def test_an_answer_that_waits_for_room_costs_no_session(self) -> None:
+        running = self.serve("--session-timeout", "10")
+        client = await running.login()
+        for count in range(3):
+            await client.do("set_user_details", 1, {"full_name": str(count)})
+        await client.call("ping")
+        self.patch(answers, "SMALL", 10)
+        unsent = running.server.dispatcher._unsent
+        unsent.take("192.0.2.1", 2**27)
+        listing = Deferred.fromCoroutine(client.call("list_users"))
+        for _ in range(20):
+            running.clock.advance(1)
+        unsent.give("192.0.2.1", 2**27)
+        self.assertEqual(len(await listing), 1)
+        await self.stays(client, 10)
+
+    async def stays(self, client: Client, seconds: int) -> None:
+        """Check that the only session there is is this client's, and has so many seconds left."""
+        sessions = client.running.server.sessions
+        (found,) = sessions.all()
+        self.assertEqual((found.cookie, round(sessions.left(found))), (client.cookie, seconds))
+        await client.call("ping")
+
     async def test_get_session(self) -> None:
         running = self.serve("--session-timeout", "30")
         client = await running.login()
@@ -78,18 +145,43 @@ class SessionTests(ServerCase):
         self.assertEqual((session["expires"] - session["created"]).total_seconds(), 30)
         self.assertNotIn(client.cookie, session.values())
 
-    async def test_password_change_ends_sessions(self) -> None:
+    async def test_ones_own_password_ends_ones_other_sessions(self) -> None:
         running = self.serve()
         admin = await running.login()
         user = await admin.user("alice")
         second = await running.login("alice")
-        await user.call("set_user_password", 2, "another one")
-        await user.call("commit_tasks")
-        await self.until(lambda: len(running.server.sessions) == 1)
-        for ended in (user, second):
-            await self.refused(401, ended.call("get_session"))
+        await user.do("set_user_password", 2, "another one")
+        await self.refused(401, second.call("get_session"))
+        await user.do("set_user_details", 2, {"full_name": "Alice"})
         await self.refused(402, running.call("authenticate", "alice", PASSWORD))
-        await running.login("alice", "another one")
+        third = await running.login("alice", "another one")
+        await admin.do("set_user_password", 2, PASSWORD)
+        for ended in (user, third):
+            await self.refused(401, ended.call("get_session"))
+        await admin.call("get_session")
+
+    async def test_only_the_session_that_committed_it_goes_on(self) -> None:
+        """Not one that has only asked for it, nor the one of the same number after a restart."""
+        running = self.serve()
+        first, second = await running.login(), await running.login()
+        node = await first.node(delay=20.0)
+        await first.call("set_user_password", 1, "another one")
+        await second.call("create_vm", {"name": "slow", "compute_node": node})
+        await second.call("set_user_password", 1, "a third one")
+        ec = await second.call("commit_tasks")
+        running = await self.restart(running)
+        sessions = [await running.login() for _ in range(3)]
+        self.assertEqual([(await one.call("get_session"))["id"] for one in sessions], [1, 2, 3])
+        await self.finished(running, ec)
+        for ended in sessions:
+            await self.refused(401, ended.call("get_session"))
+        errors = await (await running.login(password="a third one")).call("get_errors", ec)
+        self.assertEqual(errors, ["", ""])
+
+    async def finished(self, running: Running, ec: int) -> None:
+        """Turn the clock until an execution context that nobody can ask for is complete."""
+        while not running.server._engine._contexts[ec].complete:
+            await running.pass_time(1)
 
 
 class PingTests(ServerCase):

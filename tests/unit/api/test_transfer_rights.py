@@ -264,6 +264,29 @@ class SessionTests(RightsCase):
             await self.there.pass_time(1)
         await self.until(lambda: b"HTTP/1.1 401" in raw.seen)
 
+    async def test_a_node_that_takes_its_time_costs_none(self) -> None:
+        disk = await self.disk()
+        held: list[tuple[Any, Deferred[Any]]] = []
+        read = Contents.read
+
+        def later(contents: Contents, offset: int, length: int) -> Deferred[Any]:
+            waiting: Deferred[Any] = Deferred()
+            waiting.addCallback(lambda nothing: read(contents, offset, length))
+            held.append((contents, waiting))
+            return waiting
+
+        self.patch(Contents, "read", later)
+        asked = Deferred.fromCoroutine(self.ask("GET", f"/disks/{disk}/content"))
+        while not asked.called:
+            await self.until(lambda: held or asked.called)
+            for _, waiting in held[:]:
+                for _ in range(100):
+                    await self.there.pass_time(1)
+                held.clear()
+                waiting.callback(None)
+        self.assertEqual((await asked)[2], WHOLE.ljust(7 * MIB, b"\0"))
+        await self.admin.call("get_session")
+
 
 class PlaceTests(RightsCase):
     """Places are few, and each is free again however its transfer ends."""

@@ -1,5 +1,9 @@
 from __future__ import annotations
 
+from twisted.internet.defer import Deferred, fail
+
+from fluidvm.driver import NotReady
+from fluidvm.drivers.simulator import SimulatedConnection
 from tests.support import PASSWORD, Client, ServerCase
 
 
@@ -162,6 +166,39 @@ class VmTests(ServerCase):
             await admin.running.pass_time(0.5)
         self.assertIn("didn't shut down within 5 s", (await admin.call("get_errors", ec))[0])
         self.assertEqual(states, {"stopping"} | (states & {"running"}))
+        self.assertEqual((await admin.call("get_vm", vm))["state"], "running")
+
+    def boot_slowly(self, admin: Client, seconds: float) -> list[float]:
+        """Have guests that can't be asked to shut down at first. Gives when they were asked."""
+        asked: list[float] = []
+        shutdown = SimulatedConnection.shutdown
+
+        def ask(connection: SimulatedConnection, uuid: str) -> Deferred[None]:
+            asked.append(admin.running.clock.seconds())
+            if asked[-1] < asked[0] + seconds:
+                return fail(NotReady("The guest boots."))
+            return shutdown(connection, uuid)
+
+        self.patch(SimulatedConnection, "shutdown", ask)
+        return asked
+
+    async def test_a_guest_that_boots_is_asked_to_shut_down_until_it_obeys(self) -> None:
+        admin = await self.admin()
+        vm = await admin.do("create_vm", {"name": "web"})
+        await admin.do("start_vm", vm)
+        asked = self.boot_slowly(admin, 7.0)
+        await admin.do("shutdown_vm", vm, 10)
+        self.assertEqual((await admin.call("get_vm", vm))["state"], "stopped")
+        self.assertEqual(len(asked), 5, "not all the time")
+
+    async def test_a_guest_that_boots_for_too_long(self) -> None:
+        admin = await self.admin()
+        vm = await admin.do("create_vm", {"name": "web"})
+        await admin.do("start_vm", vm)
+        asked = self.boot_slowly(admin, 60.0)
+        code, words = await admin.fail("shutdown_vm", vm, 5)
+        self.assertEqual((code, words), (409, "The guest boots."))
+        self.assertEqual(asked[-1] - asked[0], 5.0, "the whole of its time is waited for")
         self.assertEqual((await admin.call("get_vm", vm))["state"], "running")
 
     async def test_lists(self) -> None:

@@ -40,6 +40,7 @@ class Host(LibvirtGuest):
 
     def __init__(self) -> None:
         self._domain: Any = Domain()
+        self._to_agents: Any = self
 
     def _do_find(self, uuid: str) -> Any:
         return self._domain
@@ -47,7 +48,7 @@ class Host(LibvirtGuest):
     def _do_state(self, domain: Any) -> DomainState:
         return DomainState.RUNNING
 
-    def _do_connection(self) -> Any:
+    def do_connection(self) -> Any:
         return self
 
     def lookupByUUIDString(self, uuid: str) -> Any:

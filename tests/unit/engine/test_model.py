@@ -13,19 +13,17 @@ from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
-from unittest.mock import patch
 
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import Bundle, RuleBasedStateMachine, consumes, initialize, invariant, precondition, rule
-from twisted.internet.defer import Deferred, execute, succeed
+from twisted.internet.defer import Deferred, succeed
 from twisted.trial.unittest import SynchronousTestCase
 
-from fluidvm import logins
 from fluidvm.drivers.simulated_host import SimulatedHost
-from fluidvm.store.database import Database, connect, write_later
 from fluidvm.wire.peer import Peer
 from tests.databases import ENGINE, new_database
+from tests.inline import without_threads
 from tests.support import PASSWORD, Running, ServerCase
 
 VERBS = ("start_vm", "stop_vm", "pause_vm", "resume_vm", "shutdown_vm")
@@ -34,34 +32,6 @@ TASKS = st.lists(st.tuples(st.sampled_from(VERBS), st.integers(0, VMS - 1)), min
 TIMEOUT = 30.0
 EXAMPLES = 40 if ENGINE == "sqlite" else 10
 """What is looked for is in the engine above the store; PostgreSQL takes three times as long for each."""
-
-
-class InlineDatabase(Database):
-    """The real store, without its thread."""
-
-    def open(self) -> Any:
-        self._engine, self._connection = connect(self._url)
-        return self._connection
-
-    @property
-    def identity(self) -> str:
-        return "the model's"
-
-    def run(self, function: Any, *args: Any) -> Any:
-        return execute(self._call, function, args)
-
-    def _call(self, function: Any, args: Any) -> Any:
-        assert self._connection is not None
-        with self._connection.begin():
-            result = function(self._connection, *args)
-            write_later(self._connection)
-            return result
-
-    def close(self) -> Any:
-        assert self._connection is not None and self._engine is not None
-        self._connection.close()
-        self._engine.dispose()
-        return succeed(None)
 
 
 @dataclass
@@ -93,8 +63,7 @@ class ServerMachine(RuleBasedStateMachine):
         super().__init__()
         self.directory = Path(tempfile.mkdtemp())
         self.kept = ExitStack()
-        self.kept.enter_context(patch.object(logins.Logins, "_run", lambda self, function, *args: execute(function, *args)))
-        self.kept.enter_context(patch("fluidvm.service.Database", InlineDatabase))
+        without_threads(self.kept)
         case = ServerCase()
         case.directory = self.directory
         database = self.kept.enter_context(new_database(None))

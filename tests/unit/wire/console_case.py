@@ -42,6 +42,7 @@ class Console:
         self.words = ""
         self.error: Exception | None = None
         self.touched = 0
+        self.left_times = 0
         self.address = ""
 
     def take(self, text: str) -> Console:
@@ -60,6 +61,9 @@ class Console:
 
     def touch(self) -> None:
         self.touched += 1
+
+    def left(self) -> None:
+        self.left_times += 1
 
 
 class ConsoleCase(SiteTests):

@@ -33,7 +33,7 @@ class SizeTests(SiteTests):
         self.assertEqual(xmlrpc.client.loads(found[1][2])[0][0], 1)
 
     def test_chunks(self) -> None:
-        head = b"POST /RPC2 HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\n"
+        head = b"POST /RPC2 HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n"
         self.assertEqual(xmlrpc.client.loads(self.one(head + b"2\r\nab\r\n" * 500 + b"0\r\n\r\n")[2])[0][0], 1000)
         self.assertEqual(self.dispatcher.bodies, [b"ab" * 500])
         answer = self.one(head + b"2\r\nab\r\n" * 501 + b"0\r\n\r\n", max_request=1000)
@@ -41,19 +41,19 @@ class SizeTests(SiteTests):
 
     def test_expect(self) -> None:
         channel, transport = self.connect(self.site(max_request=1000))
-        channel.dataReceived(b"POST /RPC2 HTTP/1.1\r\nExpect: 100-continue\r\nContent-Length: 1000\r\n\r\n")
+        channel.dataReceived(b"POST /RPC2 HTTP/1.1\r\nHost: x\r\nExpect: 100-continue\r\nContent-Length: 1000\r\n\r\n")
         self.assertEqual(transport.value(), b"HTTP/1.1 100 Continue\r\n\r\n")
         transport.clear()
         channel.dataReceived(b"x" * 1000)
         self.assertEqual(answers(transport.value())[0][0], 200)
         transport.clear()
-        channel.dataReceived(b"POST /RPC2 HTTP/1.1\r\nExpect: 100-continue\r\nContent-Length: 1001\r\n\r\n")
+        channel.dataReceived(b"POST /RPC2 HTTP/1.1\r\nHost: x\r\nExpect: 100-continue\r\nContent-Length: 1001\r\n\r\n")
         (answer,) = answers(transport.value())
         self.assertEqual((self.fault(answer), answer[1]["connection"]), (413, "close"))
 
     def test_far_too_large(self) -> None:
         channel, transport = self.connect(self.site())
-        channel.dataReceived(b"POST /RPC2 HTTP/1.1\r\nContent-Length: %d\r\n\r\n" % (MOST_DISCARDED + 1))
+        channel.dataReceived(b"POST /RPC2 HTTP/1.1\r\nHost: x\r\nContent-Length: %d\r\n\r\n" % (MOST_DISCARDED + 1))
         (answer,) = answers(transport.value())
         self.assertEqual((self.fault(answer), answer[1]["connection"]), (413, "close"))
         for _ in range(10):
@@ -65,7 +65,7 @@ class SizeTests(SiteTests):
 
     def test_far_too_many_chunks(self) -> None:
         channel, transport = self.connect(self.site())
-        channel.dataReceived(b"POST /RPC2 HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\n")
+        channel.dataReceived(b"POST /RPC2 HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n")
         chunk = b"100000\r\n" + b"x" * 2**20 + b"\r\n"
         for _ in range(MOST_DISCARDED // 2**20):
             channel.dataReceived(chunk)

@@ -169,7 +169,9 @@ class LoopbackTests(TestCase):
         def leave() -> None:
             with socket.create_connection(("127.0.0.1", port)) as connection:
                 body = xmlrpc.client.dumps((0.1,), "wait").encode()
-                connection.sendall(b"POST /RPC2 HTTP/1.1\r\nContent-Length: %d\r\n\r\n%s" % (len(body), body))
+                connection.sendall(
+                    b"POST /RPC2 HTTP/1.1\r\nHost: localhost\r\nContent-Length: %d\r\n\r\n%s" % (len(body), body)
+                )
 
         await self.client(leave)
         await deferLater(reactor, 0.2)  # type: ignore[arg-type]
@@ -188,7 +190,7 @@ class LoopbackTests(TestCase):
                 return found
 
         self.assertEqual(await self.client(talk, b""), b"")
-        self.assertIn(b" 200 ", await self.client(talk, b"GET /health HTTP/1.1\r\n\r\n"))
+        self.assertIn(b" 200 ", await self.client(talk, b"GET /health HTTP/1.1\r\nHost: localhost\r\n\r\n"))
         # It must be able to read the answer although it has sent nothing that ends.
         self.patch(bounds, "LINGER", 0.1)
         self.assertIn(b" 408 ", await self.client(talk, b"POST /RP"))

@@ -11,6 +11,7 @@ from twisted.internet.error import ConnectionDone
 from twisted.logger import capturedLogs, formatEvent
 from twisted.python.failure import Failure
 
+from fluidvm.wire.forms import PLAIN_FORM
 from fluidvm.wire.peer import Peer
 from fluidvm.wire.site import MOST_HEADS
 from fluidvm.wire.xmlrpc import render_answer
@@ -49,13 +50,15 @@ class AnswerTests(SiteTests):
         requests = [
             post(), post(b"other"), post(headers=b""), post(b""), post(headers=b"Connection: keep-alive\r\n"),
             post(headers=b"Content-Type: text/plain\r\n"), post(path=b"/RPC2?a"), post(path=b"/x"), b"\r\n" + post(),
-            post(headers=b"X: " + b"y" * 1000 + b"\r\n"), b"\r\n\r\n" + post(), b"GET /health HTTP/1.1\r\n\r\n",
-            b"POST /RPC2 HTTP/1.1\r\n\r\n", b"POST /RPC2 HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n",
+            post(headers=b"X: " + b"y" * 1000 + b"\r\n"), b"\r\n\r\n" + post(), b"GET /health HTTP/1.1\r\nHost: x\r\n\r\n",
+            b"POST /RPC2 HTTP/1.1\r\nHost: x\r\n\r\n",
+            b"POST /RPC2 HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n",
+            post(path=b"http://x/RPC2"), post(headers=b"Content-Type: text/xml; charset=utf-16\r\n"),
             post(b"z" * 3000), post(headers=b"Expect: 100-continue\r\n"), post(headers=b"Content-Encoding: gzip\r\n"),
             post(headers=b"Connection: close\r\n"), post().replace(b"HTTP/1.1", b"HTTP/1.0"), b"POST nothing\r\n\r\n",
         ]  # fmt: skip
         learning, forgetting = self.site(max_request=2000), self.site(max_request=2000)
-        self.patch(forgetting, "remember", lambda heads, head, length: None)
+        self.patch(forgetting, "remember", lambda heads, head, length, form: None)
         self.patch(learning, "_date", lambda: None)
         learning.headers = forgetting.headers
         for first in requests:
@@ -82,7 +85,7 @@ class AnswerTests(SiteTests):
             self.assertEqual(transport.value(), b"")
             waiting.callback(render_answer(1))
             self.assertEqual(len(answers(transport.value())), 3)
-        self.assertEqual(list(site.heads.values()), [len(CALL)])
+        self.assertEqual(list(site.heads.values()), [(len(CALL), PLAIN_FORM)])
 
     def test_remembers_a_bounded_number_of_heads(self) -> None:
         site = self.site()
@@ -110,34 +113,37 @@ class AnswerTests(SiteTests):
 
     def test_methods(self) -> None:
         for method in (b"GET", b"PUT", b"DELETE", b"OPTIONS", b"BREW"):
-            code, headers, _ = self.one(method + b" /RPC2 HTTP/1.1\r\n\r\n")
+            code, headers, _ = self.one(method + b" /RPC2 HTTP/1.1\r\nHost: x\r\nContent-Length: 0\r\n\r\n")
             self.assertEqual((code, headers["allow"]), (405, "POST"))
 
     def test_nothing_elsewhere(self) -> None:
-        for path in (b"/", b"/RPC2/", b"/RPC2/foo", b"/rpc2", b"//RPC2", b"*", b"/health/x", b"http://x/RPC2", b"/%52PC2"):
+        for path in (
+            b"/", b"/RPC2/", b"/RPC2/foo", b"/rpc2", b"//RPC2", b"*", b"/health/x", b"http://x/rpc2", b"ftp://x/RPC2",
+            b"/%52PC2",
+        ):  # fmt: skip
             code, headers, body = self.one(post(path=path))
             self.assertEqual((code, headers["content-type"]), (404, "text/plain; charset=utf-8"), path)
             self.assertLess(len(body), 100)
         self.assertEqual(self.one(post(path=b"/RPC2?x=y"))[0], 200)
 
     def test_health(self) -> None:
-        code, headers, body = self.one(b"GET /health HTTP/1.1\r\n\r\n")
+        code, headers, body = self.one(b"GET /health HTTP/1.1\r\nHost: x\r\n\r\n")
         self.assertEqual((code, headers["content-type"]), (200, "application/json"))
         self.assertEqual(json.loads(body), {"status": "ok", "reasons": []})
         self.health = (False, {"status": "failing", "reasons": ["the store fails"]})
-        code, _, body = self.one(b"GET /health HTTP/1.1\r\n\r\n")
+        code, _, body = self.one(b"GET /health HTTP/1.1\r\nHost: x\r\n\r\n")
         self.assertEqual((code, json.loads(body)["reasons"]), (503, ["the store fails"]))
         self.assertEqual(self.one(post(path=b"/health"))[0], 405)
 
     def test_health_fails(self) -> None:
         self.health = RuntimeError("internals")
-        code, _, body = self.one(b"GET /health HTTP/1.1\r\n\r\n")
+        code, _, body = self.one(b"GET /health HTTP/1.1\r\nHost: x\r\n\r\n")
         self.assertEqual((code, b"internals" in body), (503, False))
         self.assertEqual(len(self.flushLoggedErrors(RuntimeError)), 1)
 
     def test_head(self) -> None:
         channel, transport = self.connect(self.site())
-        channel.dataReceived(b"HEAD /health HTTP/1.1\r\n\r\n")
+        channel.dataReceived(b"HEAD /health HTTP/1.1\r\nHost: x\r\n\r\n")
         self.assertTrue(transport.value().startswith(b"HTTP/1.1 200 OK\r\n"))
         self.assertTrue(transport.value().endswith(b"\r\n\r\n"))
         self.assertIn(b"Content-Length: 32\r\n", transport.value())
@@ -167,7 +173,7 @@ class AnswerTests(SiteTests):
         site = self.site()
         channel, transport = self.connect(site)
         self.patch(site.resources[b"/health"], "render", lambda request: 1 // 0)
-        channel.dataReceived(b"GET /health HTTP/1.1\r\n\r\n" + post())
+        channel.dataReceived(b"GET /health HTTP/1.1\r\nHost: x\r\n\r\n" + post())
         found = answers(transport.value())
         self.assertEqual([answer[0] for answer in found], [500, 200])
         self.assertNotIn(b"Zero", found[0][2])
@@ -176,7 +182,7 @@ class AnswerTests(SiteTests):
     def test_access_log(self) -> None:
         for wanted, lines in ((False, 0), (True, 3)):
             with capturedLogs() as logs:
-                self.ask(post() + post() + b"GET /x?secret HTTP/1.1\r\n\r\n", access_log=wanted)
+                self.ask(post() + post() + b"GET /x?secret HTTP/1.1\r\nHost: x\r\n\r\n", access_log=wanted)
             found = [formatEvent(event) for event in logs]
             self.assertEqual(len(found), lines)
         self.assertTrue(found[0].startswith("10.0.0.1 POST /RPC2 200 "), found[0])
@@ -187,8 +193,9 @@ class AnswerTests(SiteTests):
             b"\x16\x03\x01\x02\x00\x01\r\n\r\n", b"POST /RPC2\r\n\r\n", b"POST /RPC2 HTTP/2.0\r\n\r\n", b"A" * 40000,
             post(headers=b"Content-Length: 3\r\n"), post(headers=b"Transfer-Encoding: chunked\r\n"),
             post(headers=b"X: y\r\n" * 600), post(headers=b"X: " + b"y" * 20000 + b"\r\n"), post(headers=b"Bad\r\n"),
-            b"POST /RPC2 HTTP/1.1\r\nContent-Length: -1\r\n\r\n", b"POST /RPC2 HTTP/1.1\r\nContent-Length: +5\r\n\r\n12345",
-            b"POST /RPC2 HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\nzz\r\n",
+            b"POST /RPC2 HTTP/1.1\r\nHost: x\r\nContent-Length: -1\r\n\r\n",
+            b"POST /RPC2 HTTP/1.1\r\nHost: x\r\nContent-Length: +5\r\n\r\n12345",
+            b"POST /RPC2 HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\nzz\r\n",
         ):  # fmt: skip
             for pieces in (1, 3):
                 answer = self.one(data, pieces=pieces)

@@ -1,0 +1,97 @@
+"""In which form a call comes and its answer goes: the charset and the compression that HTTP's headers tell."""
+
+from __future__ import annotations
+
+import re
+from encodings.aliases import aliases
+from typing import Any, NamedTuple
+
+from fluidvm.faults import ParseError
+
+# Python's own list has codecs that aren't charsets, and some that are slow or hold surprises; and looking an unknown name up
+# takes memory for good.
+_CODECS = (
+    "utf_8", "utf_16", "utf_16_be", "utf_16_le", "utf_32", "utf_32_be", "utf_32_le", "ascii", "latin_1", "koi8_r", "koi8_u",
+    "shift_jis", "euc_jp", "euc_kr", "gb2312", "gbk", "gb18030", "big5",
+    *(f"iso8859_{part}" for part in (2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 13, 14, 15, 16)),
+    *(f"cp125{page}" for page in range(9)),
+)  # fmt: skip
+_CHARSETS = {name: name for name in _CODECS} | {alias: codec for alias, codec in aliases.items() if codec in _CODECS}
+_PARAMETER = re.compile(r";[ \t]*charset[ \t]*=[ \t]*(\"[^\"]*\"|[^;\"]*)", re.IGNORECASE)
+# The encoding that an XML declaration names, and what is before it.
+_DECLARED = re.compile(r"(<\?xml[ \t\r\n][^>]{0,100}?)[ \t\r\n]+encoding[ \t\r\n]*=[ \t\r\n]*(?:\"[^\">]*\"|'[^'>]*')")
+_UTF8 = re.compile(rb"<\?xml[^>]{0,100}?encoding[ \t\r\n]*=[ \t\r\n]*[\"'](?i:utf-8)[\"']")
+_LONGEST_DECLARATION = 300
+_WEIGHT = re.compile(r"[qQ][ \t]*=[ \t]*(0(?:\.[0-9]{0,3})?|1(?:\.0{0,3})?)")
+
+
+class Form(NamedTuple):
+    """
+    The form of a call and of its answer.
+
+    @ivar charset: the body's, as Python calls it; empty: the document tells it itself.
+    @ivar gzip: whether the answer may be compressed.
+    """
+
+    charset: str = ""
+    gzip: bool = False
+
+
+PLAIN_FORM = Form()
+
+
+def form_of(headers: Any) -> Form | None:
+    """
+    Read a request's headers.
+
+    @param headers: twisted.web's.
+    @return: C{None}: the charset isn't known.
+    """
+    kinds = headers.getRawHeaders(b"Content-Type", ())
+    found = _PARAMETER.search(kinds[0].decode("latin-1")) if kinds else None
+    charset = ""
+    if found is not None:
+        word = re.sub("[^a-z0-9]+", "_", found[1].strip(' \t"').lower())
+        if word not in _CHARSETS:
+            return None
+        charset = _CHARSETS[word]
+    accepted = b",".join(headers.getRawHeaders(b"Accept-Encoding", ()))
+    return Form(charset, bool(accepted) and takes_gzip(accepted.decode("latin-1")))
+
+
+def takes_gzip(accepted: str) -> bool:
+    """
+    Tell whether an answer may be compressed, and isn't wanted uncompressed rather.
+
+    @param accepted: a header C{Accept-Encoding} (RFC 9110, section 12.5.3).
+    """
+    weights: dict[str, float] = {}
+    for element in accepted.split(","):
+        coding, _, parameter = element.partition(";")
+        weight = _WEIGHT.fullmatch(parameter.strip())
+        if weight is not None or not parameter.strip():
+            weights[coding.strip().lower().removeprefix("x-")] = 1.0 if weight is None else float(weight[1])
+    gzip = weights.get("gzip", weights.get("*", 0.0))
+    return gzip > 0 and gzip >= weights.get("identity", 0.0)
+
+
+def to_utf8(body: bytes, charset: str) -> bytes:
+    """
+    Give a document in UTF-8. What HTTP says of its charset is so, whatever the document says (RFC 7303, section 3.2).
+
+    @param charset: as Python calls it.
+    @raise ParseError: it isn't in that charset.
+    """
+    head = body[:_LONGEST_DECLARATION]
+    if charset == "utf_8" and (b"encoding" not in head or _UTF8.match(head)):
+        return body  # the parser tells what isn't
+    try:
+        text = body.decode(charset).removeprefix("\ufeff")
+    except UnicodeDecodeError as error:
+        raise ParseError(
+            f"The request isn't in the charset that its Content-Type names: byte {error.start + 1} doesn't fit."
+        ) from None
+    declared = _DECLARED.match(text[:_LONGEST_DECLARATION])
+    if declared is not None:
+        text = declared[1] + text[declared.end() :]
+    return text.encode("utf-8", "surrogatepass")

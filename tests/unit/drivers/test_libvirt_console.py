@@ -1,0 +1,313 @@
+"""Serial consoles through libvirt: each has a connection to its host of its own, which ends with it."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from typing import Any
+
+import libvirt
+from twisted.internet import reactor as _reactor
+from twisted.internet.defer import Deferred, maybeDeferred
+from twisted.internet.task import Clock, deferLater
+from twisted.trial.unittest import TestCase
+
+from fluidvm.conformance.console import Viewer
+from fluidvm.driver import DriverError, Unreachable
+from fluidvm.drivers import libvirt_console, libvirt_side_connection
+from fluidvm.drivers.libvirt_console import OPEN_SECONDS, LibvirtSerial
+from fluidvm.drivers.libvirt_stream import MOST_HELD, PIECE
+from tests import PATIENCE
+
+reactor: Any = _reactor
+UUID = "12345678-1234-1234-1234-123456789abc"
+TEXT = "<domain><name>web1</name><devices><serial type='pty'/></devices></domain>"
+POLL = 0.005
+
+
+class Stream:
+    """
+    A stream of libvirt's.
+
+    @ivar takes: set: what is sent is taken; else sending blocks, as libvirt's does when libvirtd reads nothing any more.
+    """
+
+    def __init__(self) -> None:
+        self.takes = threading.Event()
+        self.takes.set()
+        self.sent = b""
+        self.coming: list[bytes | int] = []
+        self.aborted = 0
+        self.callback: Any = None
+
+    def eventAddCallback(self, events: int, callback: Any, opaque: Any) -> None:
+        self.callback = callback
+
+    def eventRemoveCallback(self) -> None:
+        if self.callback is None:
+            raise libvirt.libvirtError("no callback")
+        self.callback = None
+
+    def say(self, data: bytes) -> None:
+        """What libvirt does in its event loop's thread."""
+        self.coming.append(data)
+        self.callback(self, libvirt.VIR_STREAM_EVENT_READABLE, None)
+
+    def recv(self, length: int) -> bytes | int:
+        return self.coming.pop(0)
+
+    def send(self, data: bytes) -> int:
+        self.takes.wait(PATIENCE)
+        self.sent += data
+        return len(data)
+
+    def abort(self) -> None:
+        self.aborted += 1
+
+
+class Domain:
+    """A domain that runs."""
+
+    def __init__(self, connection: Connection) -> None:
+        self._connection = connection
+
+    def name(self) -> str:
+        return "web1"
+
+    def state(self) -> list[int]:
+        return [libvirt.VIR_DOMAIN_RUNNING, 0]
+
+    def isActive(self) -> bool:
+        return True
+
+    def XMLDesc(self, flags: int) -> str:
+        return TEXT
+
+    def openConsole(self, name: None, stream: Stream, flags: int) -> None:
+        if self._connection.failing:
+            raise libvirt.libvirtError("not today")
+        self._connection.taken = True
+
+
+class Connection:
+    """
+    A connection to a host.
+
+    @ivar taken: the console was opened through it, and so taken from others.
+    """
+
+    def __init__(self, failing: bool = False) -> None:
+        self.stream = Stream()
+        self.open = True
+        self.on_close: Any = None
+        self.failing = failing
+        self.taken = False
+
+    def isAlive(self) -> int:
+        return int(self.open)
+
+    def lookupByUUIDString(self, uuid: str) -> Domain:
+        return Domain(self)
+
+    def newStream(self, flags: int) -> Stream:
+        return self.stream
+
+    def registerCloseCallback(self, callback: Any, opaque: Any) -> None:
+        self.on_close = callback
+
+    def unregisterCloseCallback(self) -> None:
+        self.on_close = None
+
+    def close(self) -> None:
+        self.open = False
+
+
+class Host:
+    """What the server lends the driver; the node's own thread is the caller's."""
+
+    node = "node1"
+    reactor = reactor
+
+    def __init__(self) -> None:
+        self.clock = Clock()
+
+    def run(self, function: Callable[..., Any], *args: Any) -> Deferred[Any]:
+        return maybeDeferred(function, *args)
+
+    def call_in_reactor(self, function: Callable[..., Any], *args: Any) -> None:
+        reactor.callFromThread(function, *args)
+
+
+def log_in() -> tuple[str, str]:
+    """Never asked by what stands in for libvirt."""
+    raise AssertionError
+
+
+class SerialTests(TestCase):
+    def setUp(self) -> None:
+        self.host: Any = Host()
+        self.connection = LibvirtSerial(Connection(), "xen://host/system", {}, self.host, log_in)
+        self.opened: list[Connection] = []
+        self.asked: list[Any] = []
+        self.answers = threading.Event()
+        self.answers.set()
+        self.failing = False
+
+        def do_open(uri: str, how: Any, keepalive: Any) -> Connection:
+            self.asked.append((uri, how))
+            self.answers.wait(PATIENCE)
+            self.opened.append(Connection(self.failing))
+            return self.opened[-1]
+
+        self.patch(libvirt_side_connection, "do_open", do_open)
+        self.addCleanup(self.end)
+
+    async def end(self) -> None:
+        """Nothing is left: no connection, and no thread."""
+        self.answers.set()
+        for other in self.opened:
+            other.stream.takes.set()
+        await self.connection.close()
+        await self.until(lambda: not self.connection._sides)
+        self.assertEqual([other for other in self.opened if other.open or other.on_close], [])
+        name = "a serial console of node node1"
+        await self.until(lambda: not [one for one in threading.enumerate() if one.name.startswith(f"PoolThread-{name}")])
+
+    async def until(self, look: Callable[[], Any]) -> None:
+        passed = 0.0
+        while not look():
+            self.assertLess(passed, PATIENCE)
+            await deferLater(reactor, POLL, lambda: None)
+            self.host.clock.advance(0)
+            passed += POLL
+
+    async def open(self) -> Any:
+        viewer: Any = Viewer()
+        await self.connection.open_serial(UUID, viewer)
+        self.assertEqual(viewer.connections, 1)
+        return viewer
+
+    async def is_over(self, viewer: Any, side: Connection) -> None:
+        """Check that a console has ended, and all that it had with it."""
+        await self.until(lambda: not side.open)
+        self.assertEqual((viewer.losses, side.stream.aborted, side.stream.callback, side.on_close), (1, 1, None, None))
+
+    async def test_each_has_its_own_connection(self) -> None:
+        one, other = await self.open(), await self.open()
+        self.assertEqual(self.asked, [("xen://host/system", log_in)] * 2)
+        self.assertEqual(len(self.opened), 2)
+        one.transport.write(b"one")
+        other.transport.write(b"other")
+        await self.until(lambda: [side.stream.sent for side in self.opened] == [b"one", b"other"])
+        one.transport.loseConnection()
+        await self.is_over(one, self.opened[0])
+        self.assertEqual((other.losses, self.opened[1].open), (0, True))
+
+    async def test_a_guest_that_takes_nothing(self) -> None:
+        """It holds up no thread of the node's (for long calls there are none here), nor other consoles."""
+        quiet = await self.open()
+        self.opened[0].stream.takes.clear()
+        quiet.transport.write(b"x" * 3 * PIECE)
+        other = await self.open()
+        other.transport.write(b"y")
+        await self.until(lambda: self.opened[1].stream.sent == b"y")
+        quiet.transport.loseConnection()
+        self.assertEqual(quiet.losses, 0)
+        quiet.transport.abortConnection()
+        self.assertEqual(quiet.losses, 1)
+        self.opened[0].stream.takes.set()
+        await self.is_over(quiet, self.opened[0])
+
+    async def test_the_node_is_closed_or_lost(self) -> None:
+        for end in (lambda: self.connection._lose("gone"), lambda: self.connection.close()):
+            self.setUp()
+            viewer = await self.open()
+            side = self.opened[0]
+            side.stream.takes.clear()
+            viewer.transport.write(b"x" * PIECE)
+            await maybeDeferred(end)
+            self.assertEqual(viewer.losses, 1)
+            side.stream.takes.set()
+            await self.is_over(viewer, side)
+
+    async def test_the_domain_stops(self) -> None:
+        viewer = await self.open()
+        self.opened[0].stream.say(b"bye")
+        self.opened[0].stream.say(b"")
+        await self.is_over(viewer, self.opened[0])
+        self.assertEqual(viewer.seen, b"bye")
+
+    async def test_the_domain_stops_while_nobody_reads(self) -> None:
+        viewer = await self.open()
+        viewer.transport.pauseProducing()
+        self.opened[0].stream.say(b"bye")
+        self.opened[0].stream.say(b"")
+        await deferLater(reactor, POLL, lambda: None)
+        self.assertEqual(viewer.losses, 0)
+        viewer.transport.loseConnection()
+        await self.is_over(viewer, self.opened[0])
+        viewer.transport.resumeProducing()
+        self.assertEqual(viewer.seen, b"")
+
+    async def test_a_viewer_that_does_not_keep_up(self) -> None:
+        viewer = await self.open()
+        viewer.transport.pauseProducing()
+        self.opened[0].stream.say(b"x" * (MOST_HELD + 1))
+        await self.is_over(viewer, self.opened[0])
+
+    async def test_its_connection_is_lost(self) -> None:
+        """The node's own is another one."""
+        viewer = await self.open()
+        self.opened[0].on_close(None, 0, None)
+        await self.is_over(viewer, self.opened[0])
+        await self.open()
+
+    async def test_it_can_not_be_opened(self) -> None:
+        self.failing = True
+        failure = await self.assertFailure(self.connection.open_serial(UUID, Viewer()), DriverError)
+        self.assertIn("not today", str(failure))
+        await self.until(lambda: not self.opened[0].open)
+        self.failing = False
+        await self.open()
+
+    async def test_no_connection_is_to_be_had(self) -> None:
+        def do_open(uri: str, how: Any, keepalive: Any) -> Connection:
+            raise Unreachable("nobody there")
+
+        self.patch(libvirt_side_connection, "do_open", do_open)
+        failure = await self.assertFailure(self.connection.open_serial(UUID, Viewer()), DriverError)
+        self.assertNotIsInstance(failure, Unreachable)  # which would tell that the node is lost
+
+    async def test_the_host_gives_no_connection(self) -> None:
+        self.answers.clear()
+        opening = self.connection.open_serial(UUID, Viewer())
+        await self.until(lambda: self.asked)
+        self.host.clock.advance(OPEN_SECONDS)
+        failure = await self.assertFailure(opening, DriverError)
+        self.assertIn("node1", str(failure))
+        self.assertIn("max_clients", str(failure))
+        self.assertEqual(len(self.connection._sides), 1, "it still holds a thread")
+        self.answers.set()
+        await self.until(lambda: not self.connection._sides)
+        self.assertEqual([(side.open, side.taken) for side in self.opened], [(False, False)])
+
+    async def test_nobody_waits_for_it_any_more(self) -> None:
+        self.answers.clear()
+        viewer = Viewer()
+        opening = self.connection.open_serial(UUID, viewer)
+        await self.until(lambda: self.asked)
+        opening.cancel()
+        opening.addErrback(lambda failure: None)
+        self.answers.set()
+        await self.until(lambda: self.opened and not self.opened[0].open)
+        self.assertEqual((viewer.connections, self.opened[0].taken), (0, False))
+
+    async def test_too_many(self) -> None:
+        self.patch(libvirt_console, "MOST_SERIAL", 2)
+        viewers = [await self.open(), await self.open()]
+        failure = await self.assertFailure(self.connection.open_serial(UUID, Viewer()), DriverError)
+        self.assertEqual(str(failure), "Compute node node1 has 2 serial consoles open already: close one of them.")
+        viewers[0].transport.loseConnection()
+        await self.is_over(viewers[0], self.opened[0])
+        await self.until(lambda: len(self.connection._sides) == 1)
+        await self.open()
