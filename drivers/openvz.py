@@ -17,7 +17,6 @@ from twisted.internet.defer import CancelledError
 from zope.interface import implementer
 
 from fluidvm.driver import (
-    NAME_PATTERN,
     AlreadyThere,
     Choice,
     DomainInfo,
@@ -31,7 +30,6 @@ from fluidvm.driver import (
     ILiveResize,
     Int,
     IPatience,
-    NoSuchThing,
     NotReady,
     Struct,
     Text,
@@ -40,11 +38,12 @@ from fluidvm.driver import (
     WrongState,
 )
 
-from .vz_dialect import AREA_EXISTS, LOCKED, is_openvz, parse_host, parse_version
+from .vz_creation import VzCreation
+from .vz_dialect import is_openvz, parse_host, parse_version
 from .vz_guest import VzGuest
-from .vz_identity import Mark, new_ids, unpaused
+from .vz_identity import unpaused
 from .vz_migration import VzMigration
-from .vz_node import FIRST_RETRY, LONG, PATIENCE, SYSTEM_ERROR, Container, changed, verb
+from .vz_node import FIRST_RETRY, LONG, ON, PATIENCE, READ, SYSTEM_ERROR, Container, changed, verb
 from .vz_runner import LocalRunner, Runner
 from .vz_saving import VzSaving
 from .vz_shares import VzShares
@@ -53,19 +52,20 @@ from .vz_ssh import SshRunner, parse_address, read_credentials
 from .vz_stats import VzStats
 
 RUNNING, PAUSED, STOPPED, SAVED = DomainState.RUNNING, DomainState.PAUSED, DomainState.STOPPED, DomainState.SAVED
-ON = (RUNNING, PAUSED)
 HALT = "halt || init 0 || exit 93"
 """Has a guest go down. Exit code 3 is vzctl's, for a command that died by a signal; a guest that refuses has another."""
 LOOKS = 4
 """How often a guest that didn't take C{halt} is looked at, half a second apart: whether it is down."""
 PROBE = "vzctl --version || exit; cat /proc/stat /proc/meminfo; ls -d /proc/vz"
 """A shell's line that tells all that has to be known of a node at first."""
+NAME = r"[A-Za-z0-9][A-Za-z0-9._-]{0,254}"
+"""What a new container may be called: vzctl makes a file of the name."""
 STOP_TIMEOUT = 60
 """Seconds that a guest has to go down when it is rebooted, before it is killed. vzctl's own 120 are more than a verb has."""
 
 
 @implementer(IConnection, ILiveResize, IPatience)
-class OpenVzConnection(VzSaving, VzSnapshots, VzStats, VzMigration, VzGuest, VzShares):
+class OpenVzConnection(VzSaving, VzSnapshots, VzStats, VzMigration, VzGuest, VzCreation, VzShares):
     """An OpenVZ node. Each command has its own time; what copies a file system or a memory has as much as it takes."""
 
     patience = dict.fromkeys(
@@ -80,7 +80,7 @@ class OpenVzConnection(VzSaving, VzSnapshots, VzStats, VzMigration, VzGuest, VzS
             "migrate",
         ),
         LONG + PATIENCE,
-    )
+    ) | dict.fromkeys(("run_in_guest", "set_password", "add_ssh_key"), 4 * READ)  # to look, for a place, and in the guest
 
     # Reading.
 
@@ -106,8 +106,6 @@ class OpenVzConnection(VzSaving, VzSnapshots, VzStats, VzMigration, VzGuest, VzS
             raise Unsupported(f"Container {spec.name}: a container has no disks but its own file system.")
         if spec.boot.kernel or spec.boot.initrd:
             raise Unsupported(f"Container {spec.name}: a container boots no kernel of its own.")
-        if not re.fullmatch(NAME_PATTERN, spec.name):
-            raise DriverError(f"Container {spec.name!r}: this can't be a container's name.")
         await self._alone(spec.uuid, lambda: self._define(spec))
 
     async def _define(self, spec: DomainSpec) -> None:
@@ -115,8 +113,14 @@ class OpenVzConnection(VzSaving, VzSnapshots, VzStats, VzMigration, VzGuest, VzS
         for other in identities.values():
             if other.name == spec.name and other.uuid != spec.uuid:
                 raise AlreadyThere(f"There is another container {spec.name} on the node.")
-        if there is None:
-            there = await self._create(spec, {identity.ctid for identity in identities.values()})
+        # One that is taken over may be called otherwise, and keeps its name.
+        if (there is None or there.info.name != spec.name) and not re.fullmatch(NAME, spec.name):
+            raise DriverError(f"Container {spec.name!r}: this can't be a container's name.")
+        if there is not None and there.state not in (STOPPED, DomainState.CRASHED):
+            raise WrongState(f"Container {spec.name} is {there.state}: stop it first.")
+        if there is None or (there.identity.mark and there.identity.mark.new):
+            # New ones are those of which it was the last that was done.
+            there = there or await self._create(spec, identities)
             try:
                 await self._redefine(spec, there, fresh=True)
                 await self._put_shares(there, spec.shares)
@@ -124,48 +128,8 @@ class OpenVzConnection(VzSaving, VzSnapshots, VzStats, VzMigration, VzGuest, VzS
                 await self._remove(spec.uuid)
                 raise
         else:
-            if there.state not in (STOPPED, DomainState.CRASHED):
-                raise WrongState(f"Container {spec.name} is {there.state}: stop it first.")
             await self._redefine(spec, there, fresh=False)
             await self._put_shares(there, spec.shares)
-
-    async def _create(self, spec: DomainSpec, taken: set[str]) -> Container:
-        """Make the container, findable by its UUID from the first moment."""
-        if spec.template and spec.template not in await self.list_templates():
-            raise NoSuchThing(f"Container {spec.name}: the node has no OS template {spec.template}.")
-        template = spec.template or self._options.get("template", "")
-        if not template:
-            raise DriverError(f"Container {spec.name}: no OS template is named, and the node's options have none.")
-        candidates = iter([spec.uuid] if self._dialect.uuids else new_ids(spec.uuid, taken))
-        ctid, waited = next(candidates), 0.0
-        subject = f"creation of container {spec.name}"
-        while True:
-            mark = Mark(spec.uuid, ctid, spec.max_vcpus, spec.max_memory)
-            words = [
-                "create", ctid, "--ostemplate", template, "--name", spec.name, "--description", str(mark),
-                "--hostname", re.sub(r"[^A-Za-z0-9-]", "-", spec.name),
-            ]  # fmt: skip
-            if "layout" in self._options:
-                words += ["--layout", self._options["layout"]]
-            if "sample" in self._options:
-                words += ["--config", self._options["sample"]]
-            outcome = await self._run(["vzctl", *words], LONG)
-            if outcome.code == 127:
-                raise self._vanished()
-            there = await self._find(spec.uuid)
-            if outcome.code == LOCKED and there is None and waited < PATIENCE:
-                # Perhaps by an earlier attempt of our own that goes on.
-                await self._wait(FIRST_RETRY)
-                waited += FIRST_RETRY
-            elif outcome.code in (LOCKED, AREA_EXISTS) and there is None and (another := next(candidates, None)):
-                ctid = another
-            elif outcome.code not in (0, LOCKED, AREA_EXISTS):
-                await self._remove(spec.uuid)
-                raise self._explain(subject, outcome)
-            elif there is None:
-                raise self._explain(subject, outcome)
-            else:
-                return there
 
     async def _redefine(self, spec: DomainSpec, there: Container, *, fresh: bool) -> None:
         """Give a stopped container what the spec says, and check that it has it."""
@@ -186,26 +150,16 @@ class OpenVzConnection(VzSaving, VzSnapshots, VzStats, VzMigration, VzGuest, VzS
             words += self._swap_words(self._options.get("swap", 0))
         if "disk_size" in self._options and fresh:
             words += ["--diskspace", f"{self._options['disk_size']}M"]
-        if there.identity.name != spec.name:
-            words += ["--name", spec.name]
         before = there.info
         back = [
             *self._old_memory_words(there), "--cpus", str(there.listed.cpus), "--onboot", yes(before.autostart),
-            "--name", there.identity.name, "--description", there.identity.description,
+            "--description", there.identity.description,
         ]  # fmt: skip
+        if before.name != spec.name:
+            words += ["--name", spec.name]
+            back += ["--name", there.identity.name]
         await self._set(subject, there.ctid, words, back)
         changed(subject, wanted, replace((await self._container(spec.uuid)).info, state=STOPPED))
-
-    async def _remove(self, uuid: str) -> None:
-        there = await self._find(uuid)
-        if there is None:
-            return
-        if there.state in ON:
-            raise WrongState(f"Container {there.info.name} is {there.state}: stop it first.")
-        subject = f"removal of container {there.info.name}"
-        if there.mounted:
-            await self._do(subject, "umount", there.ctid)
-        await self._do(subject, "destroy", there.ctid, timeout=LONG)
 
     @verb
     async def undefine_domain(self, uuid: str) -> None:
@@ -246,7 +200,7 @@ class OpenVzConnection(VzSaving, VzSnapshots, VzStats, VzMigration, VzGuest, VzS
             raise WrongState(f"Container {there.info.name} is paused: resume it first.")
         if there.state is not RUNNING:
             return
-        outcome = await self._run(["vzctl", "exec2", there.ctid, HALT])
+        outcome = await self._inside(there, HALT, READ, b"")
         # A guest that goes down takes the command with it.
         if outcome.code in (0, SYSTEM_ERROR) or not 0 < outcome.code < 128:
             return

@@ -110,7 +110,7 @@ class Listed:
     @ivar memory: MiB; C{None}: unlimited.
     @ivar bound: MiB of memory's barrier, which is what counts off OpenVZ's kernels; C{None}: none, nothing bounds it there.
     @ivar swap: MiB; C{None}: unlimited.
-    @ivar used_memory: MiB.
+    @ivar used_memory: MiB; C{None}: not known, for where there are no beancounters vzlist tells 0.
     @ivar cpus: 0: all of the host's.
     @ivar cpulimit: per cent of one CPU; 0: unlimited.
     @ivar disk: MiB of its file system's soft limit; 0: not told.
@@ -124,7 +124,7 @@ class Listed:
     memory: int | None
     bound: int | None
     swap: int | None
-    used_memory: int
+    used_memory: int | None
     cpus: int
     cpuunits: int
     cpulimit: int
@@ -161,7 +161,7 @@ def _listed(one: Mapping[str, Any]) -> Listed:
         memory=_mib(one["physpages"]["limit"]),
         bound=_mib(one["physpages"]["barrier"]) or None,
         swap=_mib(one["swappages"]["limit"]),
-        used_memory=int(one["physpages"]["held"]) * PAGE // MIB,
+        used_memory=_held(one["physpages"]["held"]),
         cpus=int(one.get("cpus") or 0),
         cpuunits=int(one.get("cpuunits") or 0),
         cpulimit=int(one.get("cpulimit") or 0),
@@ -176,6 +176,10 @@ def _listed(one: Mapping[str, Any]) -> Listed:
         ostemplate=str(one.get("ostemplate") or ""),
         private=str(one.get("private") or ""),
     )
+
+
+def _held(pages: int) -> int | None:
+    return -(-pages * PAGE // MIB) if pages else None
 
 
 def _mib(pages: int) -> int | None:
@@ -198,29 +202,32 @@ GREP_KEYS = "^(NAME|DESCRIPTION|VE_PRIVATE|OSTEMPLATE|ORIGIN_SAMPLE|PHYSPAGES|CP
 SURVEY = """\
 grep -RsHE '--include=*.conf' "$1" "$2"
 echo "-- $?"
-fields=$3
-shift 3
+find "$3" -type l -printf '%l\n'
+echo --
+fields=$4
+shift 4
 exec vzlist -j -o "$fields" "$@"
 """
 """
 A shell's line that greps and lists: most verbs want both, and over SSH each command takes its time.
 
-It is given a pattern, the directory of configurations, fields, and the rest of vzlist's words.
+It is given a pattern, the directory of configurations, that of names, fields, and the rest of vzlist's words.
 """
 
 
-def split_survey(stdout: str) -> tuple[str, str]:
+def split_survey(stdout: str) -> tuple[str, set[str], str]:
     """
     Take what L{SURVEY} said apart. Each line of grep's begins with a path.
 
-    @return: what grep found, and what vzlist told.
+    @return: what grep found, the ids that names lead to, and what vzlist told.
     @raise DriverError: grep didn't get to its end.
     """
-    end = re.search(r"^-- (\d+)\n", stdout, re.MULTILINE)
+    end = re.search(r"^-- (\d+)\n((?:.*\n)*?)--\n", stdout, re.MULTILINE)
     # 1: nothing is there; 2: among others, what was removed meanwhile.
     if end is None or int(end[1]) > 2:
         raise DriverError("The node doesn't tell its containers: grep failed.")
-    return stdout[: end.start()], stdout[end.end() :]
+    links = {line.rpartition("/")[2].removesuffix(".conf") for line in end[2].splitlines()}
+    return stdout[: end.start()], links, stdout[end.end() :]
 
 
 def parse_grep(stdout: str) -> dict[str, dict[str, str]]:

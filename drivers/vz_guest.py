@@ -11,7 +11,7 @@ from zope.interface import implementer
 from fluidvm.driver import DomainState, DriverError, GuestOutput, IGuest, Unreachable, WrongState
 
 from .guest_lines import one_line
-from .vz_node import READ, Container, VzNode, verb
+from .vz_node import LASTING, READ, Container, VzNode, verb
 from .vz_runner import Late, Outcome
 
 # Where sshd looks: vzctl's HOME is / whatever root's home is.
@@ -51,7 +51,7 @@ class VzGuest(VzNode):
         self._check_open()
         try:
             # Quiet, or vzctl says something among the command's lines. A failure is the guest's, and explained by the guest.
-            return await self._runner.run(["vzctl", "--quiet", "exec2", there.ctid, line], timeout, stdin)
+            return await self._runner.run(["vzctl", "--quiet", "exec2", there.ctid, line], timeout, stdin, LASTING)
         except Late:
             raise DriverError(f"Container {there.info.name}: the command didn't end within {timeout:g} s.") from None
         except Unreachable as error:

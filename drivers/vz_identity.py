@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import re
 import uuid as uuids
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, replace
 
 from fluidvm.driver import DriverError
@@ -18,7 +18,7 @@ FIRST_ID, LAST_ID = 1_000_000, 9_999_999
 """Ids of new containers in dialect 4: seven digits, for C{veth1000000.0} has to fit the 15 characters of an interface."""
 _NAMESPACE = uuids.UUID("6f2c3f0e-6d0b-5a51-9c8e-2f1d6d2c9b57")
 _MARK = re.compile(
-    r"fluidvm:(?P<uuid>[0-9a-f-]{36}):(?P<ctid>[0-9a-f-]+):(?P<vcpus>\d+):(?P<memory>\d+)"
+    r"fluidvm:(?P<uuid>[0-9a-f-]{36}):(?P<ctid>[0-9a-f-]+):(?P<vcpus>\d+):(?P<memory>\d+)(?P<new>:new)?"
     r"(:paused@(?P<paused>\d+))?(?: (?P<rest>.*))?"
 )
 _UNSAFE = re.compile(r'[\x00-\x1f\x7f"\\`$]')
@@ -33,6 +33,7 @@ class Mark:
     @ivar paused: when the container that was then frozen had started, in seconds since the epoch; C{None}: not frozen.
         Dialect 4 can't tell frozen containers from running ones; once it has been started anew, this counts no more.
     @ivar rest: the description that people see.
+    @ivar new: it was made, and hasn't been given what its spec says yet.
     """
 
     uuid: str
@@ -41,10 +42,11 @@ class Mark:
     max_memory: int
     paused: int | None = None
     rest: str = ""
+    new: bool = False
 
     def __str__(self) -> str:
-        paused = "" if self.paused is None else f":paused@{self.paused}"
-        return f"fluidvm:{self.uuid}:{self.ctid}:{self.max_vcpus}:{self.max_memory}{paused} {self.rest}".rstrip()
+        more = (":new" if self.new else "") + ("" if self.paused is None else f":paused@{self.paused}")
+        return f"fluidvm:{self.uuid}:{self.ctid}:{self.max_vcpus}:{self.max_memory}{more} {self.rest}".rstrip()
 
 
 @dataclass(frozen=True)
@@ -55,6 +57,7 @@ class Identity:
     @ivar name: empty where it has none.
     @ivar description: the whole, mark and all.
     @ivar conf: what else was read of its configuration, by keys: its weight and its rates, where it has any.
+    @ivar unfinished: C{vzctl create} has begun to make it and goes on, or was killed: it is no container yet.
     """
 
     uuid: str
@@ -63,6 +66,7 @@ class Identity:
     mark: Mark | None
     description: str
     conf: Mapping[str, str]
+    unfinished: bool = False
 
     def marked(self, max_vcpus: int, max_memory: int) -> Mark:
         """
@@ -82,7 +86,7 @@ def parse_mark(description: str) -> Mark | None:
     paused = found["paused"]
     return Mark(
         found["uuid"], found["ctid"], int(found["vcpus"]), int(found["memory"]), int(paused) if paused else None,
-        found["rest"] or "",
+        found["rest"] or "", bool(found["new"]),
     )  # fmt: skip
 
 
@@ -125,6 +129,24 @@ def identify(node: str, descriptions: Mapping[str, str]) -> dict[str, tuple[str,
 def foreign_uuid(node: str, ctid: str) -> str:
     """The UUID of a container that isn't marked: its own in dialect 7, else one made of its id and its node's name."""
     return str(uuids.uuid5(_NAMESPACE, f"{node}/{ctid}")) if ctid.isdigit() else ctid
+
+
+WRITTEN_LAST = ("NAME", "DESCRIPTION", "OSTEMPLATE", "ORIGIN_SAMPLE", "VE_PRIVATE")
+"""What C{vzctl create} of dialect 4 adds to a copy of the sample configuration when all else is done."""
+
+
+def is_unfinished(ctid: str, conf: Mapping[str, str], named: Collection[str]) -> bool:
+    """
+    Say whether a container of dialect 4 is still being made, or was when vzctl was killed: the link of its name comes first.
+
+    @param named: the ids that names lead to.
+    """
+    return ctid in named and not any(key in conf for key in WRITTEN_LAST)
+
+
+def own_id(uuid: str) -> str:
+    """The first number that a container of this UUID is given."""
+    return next(iter(new_ids(uuid, ())))
 
 
 def new_ids(uuid: str, taken: Iterable[str]) -> Iterable[str]:

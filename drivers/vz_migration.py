@@ -20,8 +20,8 @@ from fluidvm.driver import (
     WrongState,
 )
 
-from .vz_dialect import first_line
-from .vz_node import LONG, VzNode, verb
+from .vz_dialect import LOCKED, first_line
+from .vz_node import FIRST_RETRY, LONG, Container, VzNode, verb
 
 # vzmigrate(8) of each dialect; what isn't here is a plain DriverError.
 CODES: dict[int, dict[int, type[DriverError]]] = {
@@ -30,6 +30,10 @@ CODES: dict[int, dict[int, type[DriverError]]] = {
     7: {3: WrongState, 9: AlreadyThere, 10: NoSuchThing, 32: Unsupported, 37: Unsupported, 45: AlreadyThere, 48: Unsupported,
         56: Unsupported, 57: Unsupported},
 }  # fmt: skip
+
+
+LOCKED_CODES = {4: 20, 7: 3}
+"""How vzmigrate ends when another command has the container's lock: at once."""
 
 
 @implementer(IMigration, IAdoption)
@@ -52,6 +56,17 @@ class VzMigration(VzNode):
         await self._alone(spec.uuid, lambda: self._migrate(spec, to, live, progress))
 
     async def _migrate(self, spec: DomainSpec, to: Any, live: bool, progress: Progress) -> None:
+        begun = self._host.clock.seconds()
+        while not await self._try_to_migrate(spec, to, live, progress, self._host.clock.seconds() - begun < LONG):
+            progress(1)
+
+    async def _try_to_migrate(self, spec: DomainSpec, to: Any, live: bool, progress: Progress, again: bool) -> bool:
+        """
+        Move a container. Gives false where another command had its lock, perhaps a move that the server's end had cut off:
+        that has been waited for, and all has to be looked at anew.
+
+        @param again: whether it may give false.
+        """
         here = await self._find(spec.uuid)
         try:
             there = await to.get_domain(spec.uuid)
@@ -60,9 +75,11 @@ class VzMigration(VzNode):
         if here is None:
             if there is None:
                 raise NoSuchThing(f"The node knows no container {spec.uuid}.")
-            return
+            return True
         name = here.info.name
         if there is not None:
+            if again and await self._was_locked(here):
+                return False
             raise AlreadyThere(f"Container {name} is on both nodes: remove the wrong one.")
         if here.state is DomainState.PAUSED:
             raise WrongState(f"Container {name} is paused: resume it first.")
@@ -79,6 +96,11 @@ class VzMigration(VzNode):
             mark = here.identity.marked(here.info.max_vcpus, here.info.max_memory)
             await self._set(f"mark of container {name}", here.ctid, ["--description", str(mark)], [])
         outcome = await self._run([*words, to.peer, here.ctid], LONG)
+        if outcome.code == LOCKED_CODES[self._dialect.number] and again:
+            # vzmigrate doesn't see that who had the lock was killed; vzctl does, and removes it.
+            await self._unlocked(f"migration of container {name}", here.ctid)
+            await self._wait(FIRST_RETRY)
+            return False
         if outcome.code != 0:
             kind = CODES[self._dialect.number].get(outcome.code, DriverError)
             said = first_line(outcome.stderr) or first_line(outcome.stdout)
@@ -87,10 +109,23 @@ class VzMigration(VzNode):
         if await self._find(spec.uuid) is not None:
             raise DriverError(f"Container {name} is still here, though vzmigrate says that it has moved it.")
         progress(100)
+        return True
+
+    async def _was_locked(self, here: Container) -> bool:
+        """Whether another command has a container's lock; if so, wait for its end."""
+        if (await self._run(["vzctl", "umount", here.ctid])).code != LOCKED:
+            return False
+        await self._unlocked(f"migration of container {here.info.name}", here.ctid)
+        return True
 
     @verb
     async def get_spec(self, uuid: str) -> DomainSpec:
-        info = (await self._container(uuid)).info
+        there = await self._container(uuid)
+        info = there.info
+        try:
+            there.identity.marked(info.max_vcpus, info.max_memory)
+        except DriverError as error:
+            raise Unsupported(f"Container {info.name} can't be taken over. {error} Give it another one by vzctl.") from None
         return DomainSpec(
             info.uuid, info.name, info.vcpus, info.max_vcpus, info.memory, info.max_memory, autostart=info.autostart
         )

@@ -36,7 +36,7 @@ from .vz_dialect import (
     parse_status,
     split_survey,
 )
-from .vz_identity import Identity, identify, new_ids
+from .vz_identity import Identity, identify, is_unfinished, own_id
 from .vz_runner import Outcome, Runner
 
 P = ParamSpec("P")
@@ -46,9 +46,15 @@ READ, CHANGE, LONG = 60.0, 600.0, 3600.0
 """Seconds that a command may take: one that reads, one that starts or stops, one that copies a file system."""
 FIRST_RETRY, LONGEST_RETRY, PATIENCE = 0.5, 5.0, 90.0
 """Seconds between tries for a container's lock, the longest, and all together."""
+CHANGING, LASTING = 1, 2
+"""
+Places that a command leaves free for others: one that changes something leaves one for those that read, and one that may
+last, for it copies or runs in a guest, also one for those that change something.
+"""
 CONF_DIR = "/etc/vz/conf"
 FREEZER_DIR = "/sys/fs/cgroup/freezer"
 SYSTEM_ERROR = 3
+ON = (DomainState.RUNNING, DomainState.PAUSED)
 
 
 def verb(
@@ -107,6 +113,7 @@ class VzNode:
         self._memory = memory
         self._openvz = openvz
         self._conf_dir = str(options.get("conf_dir", CONF_DIR)).rstrip("/")
+        self._names_dir = f"{self._conf_dir.rpartition('/')[0]}/names"
         self._freezer_dir = str(options.get("freezer_dir", FREEZER_DIR)).rstrip("/")
         self._closed = False
         self._lost_reason: str | None = None
@@ -147,7 +154,8 @@ class VzNode:
         """Run a command. @raise Unreachable: and then the connection is lost."""
         self._check_open()
         try:
-            return await self._runner.run(argv, timeout, stdin)
+            keep = LASTING if timeout > CHANGE else CHANGING if timeout > READ else 0
+            return await self._runner.run(argv, timeout, stdin, keep)
         except Unreachable as error:
             self._lose(str(error))
             raise
@@ -157,26 +165,38 @@ class VzNode:
 
     # Asking.
 
-    async def _vz(self, subject: str, *words: str, timeout: float = CHANGE, stdin: bytes = b"") -> Outcome:
+    async def _vz(
+        self, subject: str, *words: str, timeout: float = CHANGE, stdin: bytes = b"", patience: float = 0.0
+    ) -> Outcome:
         """
         Run vzctl, again and again while another command holds the container's lock.
 
         @param subject: what an error's sentence begins with.
+        @param patience: seconds; if none are given, as long as another command like it may take, perhaps an earlier attempt
+            that the server's end has cut off, but not less than L{PATIENCE}.
         @return: any outcome but "locked".
         @raise WrongState: the lock isn't to be had.
         """
         delay, waited = FIRST_RETRY, 0.0
+        patience = patience or (LONG if timeout > CHANGE else PATIENCE)
         while True:
             outcome = await self._run(["vzctl", *words], timeout, stdin)
             if outcome.code == 127:
                 raise self._vanished()
             if outcome.code != LOCKED:
                 return outcome
-            if waited >= PATIENCE:
+            if waited >= patience:
                 raise self._explain(subject, outcome)
             await self._wait(delay)
             waited += delay
             delay = min(2 * delay, LONGEST_RETRY)
+
+    async def _unlocked(self, subject: str, ctid: str) -> None:
+        """
+        Wait until no command holds a container's lock, for as long as one that copies a file system may take; and have vzctl
+        remove the lock of one that was killed. Unmounting does that, and nothing else: a stopped one is mounted for nobody.
+        """
+        await self._vz(subject, "umount", ctid, patience=LONG)
 
     def _vanished(self) -> Unreachable:
         error = Unreachable(f"{self._runner.where}: vzctl isn't there any more.")
@@ -239,13 +259,14 @@ class VzNode:
         @param words: what vzlist is told.
         @return: with what vzlist said.
         """
-        argv = ["sh", "-c", SURVEY, "sh", GREP_KEYS, self._conf_dir, ",".join(LIST_FIELDS), *words]
+        argv = ["sh", "-c", SURVEY, "sh", GREP_KEYS, self._conf_dir, self._names_dir, ",".join(LIST_FIELDS), *words]
         outcome = await self._run(argv)
-        grepped, listing = split_survey(outcome.stdout)
+        grepped, named, listing = split_survey(outcome.stdout)
         confs = parse_grep(grepped)
         found = identify(self._host.node, {ctid: conf.get("DESCRIPTION", "") for ctid, conf in confs.items()})
+        making = {ctid for ctid, conf in confs.items() if not self._dialect.uuids and is_unfinished(ctid, conf, named)}
         identities = {
-            uuid: Identity(uuid, ctid, conf.get("NAME", ""), mark, conf.get("DESCRIPTION", ""), conf)
+            uuid: Identity(uuid, ctid, conf.get("NAME", ""), mark, conf.get("DESCRIPTION", ""), conf, ctid in making)
             for uuid, (ctid, mark) in found.items()
             for conf in (confs[ctid],)
         }
@@ -265,12 +286,13 @@ class VzNode:
     async def _search(self, uuid: str) -> tuple[Container | None, dict[str, Identity]]:
         """Read a domain's container, and who every container is."""
         # Most probably it has the id that it would be given now.
-        guess = uuid if self._dialect.uuids else next(iter(new_ids(uuid, ())))
+        guess = uuid if self._dialect.uuids else own_id(uuid)
         identities, outcome = await self._survey(guess)
         if outcome.code == 127:
             raise self._vanished()
         identity = identities.get(uuid)
-        return None if identity is None else await self._look(identity, guess, outcome), identities
+        known = identity is not None and not identity.unfinished
+        return await self._look(identity, guess, outcome) if identity and known else None, identities
 
     async def _look(self, identity: Identity, guess: str, outcome: Outcome) -> Container | None:
         """@param outcome: what vzlist said of the container that is C{guess}."""
@@ -304,8 +326,8 @@ class VzNode:
         made = []
         for one in listed:
             identity = identities.get(one.ctid)
-            if identity is None:
-                continue  # made since the configurations were read
+            if identity is None or identity.unfinished:
+                continue  # it was made since the configurations were read, or isn't made yet
             status = await self._status(one.ctid) if blind or unsure(one) else as_listed(one)
             if status.exists:
                 made.append(await self._as_frozen(self._put_together(identity, one, status, before, after)))

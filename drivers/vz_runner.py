@@ -61,7 +61,7 @@ class Runner(Protocol):
     where: str
     """The node, for errors' sentences."""
 
-    def run(self, argv: Sequence[str], timeout: float, stdin: bytes = b"") -> Deferred[Outcome]:
+    def run(self, argv: Sequence[str], timeout: float, stdin: bytes = b"", keep: int = 0) -> Deferred[Outcome]:
         """
         Run a command.
 
@@ -69,8 +69,9 @@ class Runner(Protocol):
 
         @param argv: the command and its arguments; no NUL in them.
         @param timeout: seconds until it is killed.
+        @param keep: how many of the places for commands it leaves to others, where there are few.
         @raise Unreachable: the way is closed or broken, or the command didn't end in time: its effect isn't known.
-        @raise DriverError: it said more than there is room for; it was killed.
+        @raise DriverError: it said more than there is room for, and was killed; or it found no place within the time-out.
         """
 
     def close(self) -> Deferred[None]:
@@ -221,7 +222,7 @@ class LocalRunner:
         self._running: set[Any] = set()
         self._closed = False
 
-    def run(self, argv: Sequence[str], timeout: float, stdin: bytes = b"") -> Deferred[Outcome]:
+    def run(self, argv: Sequence[str], timeout: float, stdin: bytes = b"", keep: int = 0) -> Deferred[Outcome]:
         async def run() -> Outcome:
             if self._closed:
                 raise Unreachable("The connection to this machine's OpenVZ is closed.")

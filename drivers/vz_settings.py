@@ -87,7 +87,7 @@ class VzSettings(VzKernel):
     @verb
     async def get_limits(self, uuid: str) -> Limits:
         listed = (await self._container(uuid)).listed
-        return Limits(listed.swap, listed.disk, listed.inodes or None, listed.cpulimit)
+        return Limits(listed.swap, listed.disk or None, listed.inodes or None, listed.cpulimit)
 
     @verb
     async def set_limits(self, uuid: str, limits: Limits) -> None:
@@ -95,7 +95,7 @@ class VzSettings(VzKernel):
 
         async def give() -> None:
             there = await self._container(uuid)
-            before = Limits(there.listed.swap, there.listed.disk, there.listed.inodes or None, there.listed.cpulimit)
+            before = Limits(there.listed.swap, there.listed.disk or None, there.listed.inodes or None, there.listed.cpulimit)
             subject = f"limits of container {there.info.name}"
             await self._set(subject, there.ctid, self._words(limits), self._words(before, limits))
             told = await self.get_limits(uuid)

@@ -47,13 +47,17 @@ class VzSnapshots(VzNode):
         ]
         return sorted(found, key=lambda snapshot: snapshot.created)
 
-    async def _told(self, there: Container) -> list[Told]:
+    async def _told(self, there: Container, patience: float = 0.0) -> list[Told]:
+        """@param patience: seconds to wait for the container's lock."""
         subject = f"snapshots of container {there.info.name}"
-        return parse_snapshots((await self._do(subject, "snapshot-list", there.ctid, "-H", "-o", FIELDS)).stdout)
+        outcome = await self._vz(subject, "snapshot-list", there.ctid, "-H", "-o", FIELDS, patience=patience)
+        if outcome.code != 0:
+            raise self._explain(subject, outcome)
+        return parse_snapshots(outcome.stdout)
 
     async def _snapshot(self, there: Container, name: str) -> str | None:
         """A snapshot's id; C{None} where there is none of this name."""
-        for one in await self._told(there):
+        for one in await self._told(there, LONG):
             if name in (one.name, one.uuid):
                 return one.uuid
         return None
@@ -75,7 +79,10 @@ class VzSnapshots(VzNode):
             raise WrongState(f"Container {there.info.name} is {there.state}: only a running or stopped one is kept.")
         subject = f"snapshot of container {there.info.name}"
         words = ["snapshot", there.ctid, "--id", id_of(uuid, name), "--name", name]
-        await self._do(subject, *words, timeout=LONG)
+        outcome = await self._vz(subject, *words, timeout=LONG)
+        # An earlier attempt may have made it meanwhile.
+        if outcome.code != 0 and await self._snapshot(there, name) is None:
+            raise self._explain(subject, outcome)
 
     @verb
     async def revert_snapshot(self, uuid: str, name: str) -> None:
@@ -100,4 +107,6 @@ class VzSnapshots(VzNode):
         id = await self._snapshot(there, name) if there.listed.layout == "ploop" else None
         if id is not None:
             subject = f"removal of a snapshot of container {there.info.name}"
-            await self._do(subject, "snapshot-delete", there.ctid, "--id", id, timeout=LONG)
+            outcome = await self._vz(subject, "snapshot-delete", there.ctid, "--id", id, timeout=LONG)
+            if outcome.code != 0 and await self._snapshot(there, name) is not None:
+                raise self._explain(subject, outcome)

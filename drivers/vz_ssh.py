@@ -12,6 +12,7 @@ import struct
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from math import ceil
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -22,12 +23,13 @@ from twisted.conch.error import ConchError, HostKeyChanged, UserRejectedKey
 from twisted.conch.ssh.channel import SSHChannel
 from twisted.conch.ssh.common import NS, getNS
 from twisted.conch.ssh.keys import BadKeyError, EncryptedKeyError, Key
-from twisted.internet.defer import CancelledError, Deferred, DeferredSemaphore, fail, maybeDeferred, succeed
+from twisted.internet.defer import CancelledError, Deferred, DeferredSemaphore, TimeoutError, fail, maybeDeferred, succeed
 from twisted.internet.endpoints import UNIXClientEndpoint
 from twisted.internet.error import ConnectError, ConnectionClosed
 from twisted.internet.interfaces import IDelayedCall
 from twisted.internet.protocol import Factory, Protocol
 from twisted.internet.task import deferLater
+from twisted.logger import FilteringLogObserver, Logger, LogLevel, LogLevelFilterPredicate, globalLogPublisher
 from twisted.python.filepath import FilePath
 
 from fluidvm.driver import DriverError, DriverHost, Unreachable
@@ -35,11 +37,22 @@ from fluidvm.driver import DriverError, DriverHost, Unreachable
 from .vz_runner import Collected, Outcome, environment
 
 CHANNELS = 5
-"""Commands at the same time: sshd allows 10 sessions on a connection if it isn't told otherwise, and forgets them late."""
+"""Places, for commands at the same time: sshd allows 10 sessions on a connection if it isn't told otherwise, and forgets
+them late."""
+LEEWAY = 5
+"""
+Seconds that a command has on the node beyond its time here, until the node's own C{timeout} kills it: sshd kills none for
+root. Without that, commands that never end would hold the connection's places for ever.
+"""
 RETRIES, RETRY = 20, 0.25
 """How often a command that sshd has no session for is tried again, and after how many seconds."""
 PING, UNANSWERED = 5.0, 4
 """Seconds between two questions whether the node is alive, and how many may stay unanswered before it counts as gone."""
+_WARNINGS = Logger(
+    "fluidvm.drivers.vz_ssh",
+    observer=FilteringLogObserver(globalLogPublisher, [LogLevelFilterPredicate(defaultLogLevel=LogLevel.warn)]),
+)
+"""In place of conch's own, which tell of each command six times."""
 _SIGNALS = {b"ABRT": 6, b"ALRM": 14, b"FPE": 8, b"HUP": 1, b"ILL": 4, b"INT": 2, b"KILL": 9, b"PIPE": 13, b"QUIT": 3,
             b"SEGV": 11, b"TERM": 15, b"USR1": 10, b"USR2": 12}  # fmt: skip
 
@@ -158,6 +171,7 @@ class _Exec(SSHChannel):
 
     name = b"session"
     conn: Any
+    _log = _WARNINGS
 
     def __init__(self, command: bytes, stdin: bytes, host: DriverHost, subject: str, timeout: float) -> None:
         super().__init__()
@@ -266,6 +280,12 @@ class _Keeper(Protocol):
         self.ended.callback(None)
 
 
+def release(places: Sequence[DeferredSemaphore]) -> None:
+    """Give places back."""
+    for place in reversed(places):
+        place.release()
+
+
 class SshRunner:
     """
     A node over SSH. Call L{open} first.
@@ -281,7 +301,8 @@ class SshRunner:
         self._prefix = environment(bin_dir)
         self._connection: Any = None
         self._keeper: _Keeper | None = None
-        self._slots = DeferredSemaphore(CHANNELS)
+        # A command that leaves N places to others takes one of the N-th as well, of which there are N less.
+        self._places = [DeferredSemaphore(CHANNELS - keep) for keep in range(CHANNELS)]
         self._closed = False
         self._lost_reason: str | None = None
         self._on_lost: list[Callable[[str], None]] = []
@@ -313,6 +334,7 @@ class SshRunner:
             raise Unreachable(f"{self.where}: {str(error).strip().rstrip('.') or type(error).__name__}.") from error
         self._keeper = keeper
         self._connection = keeper.transport.conn
+        self._connection._log = _WARNINGS
         self._tell_channels_of_the_end(self._connection.transport)
         # Small messages wait for no acknowledgement of the ones before, which the node may delay for 40 ms at each command.
         self._connection.transport.transport.setTcpNoDelay(True)
@@ -327,10 +349,10 @@ class SshRunner:
 
         transport.connectionLost = connection_lost
 
-    def run(self, argv: Sequence[str], timeout: float, stdin: bytes = b"") -> Deferred[Outcome]:
+    def run(self, argv: Sequence[str], timeout: float, stdin: bytes = b"", keep: int = 0) -> Deferred[Outcome]:
         async def run() -> Outcome:
             for _ in range(RETRIES):
-                outcome = await self._try(argv, timeout, stdin)
+                outcome = await self._try(argv, timeout, stdin, self._places[keep::-1])
                 if outcome is not None:
                     return outcome
                 await deferLater(self._host.clock, RETRY, lambda: None)
@@ -338,14 +360,18 @@ class SshRunner:
 
         return Deferred.fromCoroutine(run())
 
-    async def _try(self, argv: Sequence[str], timeout: float, stdin: bytes) -> Outcome | None:
-        """Run a command; C{None} where sshd had no session for it."""
-        await self._slots.acquire()
+    async def _try(
+        self, argv: Sequence[str], timeout: float, stdin: bytes, places: Sequence[DeferredSemaphore]
+    ) -> Outcome | None:
+        """Run a command; C{None} where sshd had no session for it. @param places: what has to be had, in this order."""
+        subject = f"{argv[0]} on {self.where}"
         channel: _Exec | None = None
+        taken = await self._take(subject, places, timeout)
         try:
             self._check()
-            command = shlex.join([*self._prefix, *argv]).encode()
-            channel = _Exec(command, stdin, self._host, f"{argv[0]} on {self.where}", timeout)
+            bound = ["timeout", "-s", "KILL", str(ceil(timeout) + LEEWAY)]
+            command = shlex.join([*self._prefix, *bound, *argv]).encode()
+            channel = _Exec(command, stdin, self._host, subject, timeout)
             self._connection.openChannel(channel)
             return await channel.collected.outcome
         except Unreachable:
@@ -353,11 +379,30 @@ class SshRunner:
                 return None
             raise
         finally:
-            # The slot is free when the channel is: after a time-out or a cancellation the command may go on.
+            # The place is free when the channel is: after a time-out or a cancellation the command may go on.
             if channel is None:
-                self._slots.release()
+                release(taken)
             else:
-                channel.gone.addCallback(lambda _: self._slots.release())
+                channel.gone.addCallback(lambda _: release(taken))
+
+    async def _take(self, subject: str, places: Sequence[DeferredSemaphore], timeout: float) -> list[DeferredSemaphore]:
+        """@raise DriverError: there was no place within the time-out. That says nothing about the node."""
+        taken: list[DeferredSemaphore] = []
+        until = self._host.clock.seconds() + timeout
+        try:
+            for place in places:
+                # Cancelling it, and so its time-out, takes it out of the queue.
+                await place.acquire().addTimeout(max(0.0, until - self._host.clock.seconds()), self._host.clock)
+                taken.append(place)
+        except TimeoutError:
+            release(taken)
+            raise DriverError(
+                f"{subject} found no place within {timeout:g} s: other commands last there. Try again later."
+            ) from None
+        except CancelledError:
+            release(taken)
+            raise
+        return taken
 
     def _check(self) -> None:
         if self._closed or self._connection is None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
 import subprocess
 from dataclasses import replace
@@ -64,7 +65,6 @@ class OpenVzTests(VzCase):
         self.assertIs((await self.connection.get_domain(info.uuid)).state, RUNNING)
         self.call("vzctl", "set", ctid, "--ram", "unlimited", "--save")
         self.assertEqual((await self.connection.get_domain(info.uuid)).memory, host.memory)
-        self.assertEqual((await self.connection.get_spec(info.uuid)).memory, host.memory)
         self.assertIn('say "hi" $(there)', self.node.conf(ctid), "they are left as they are")
 
     async def test_a_copied_configuration_is_not_the_domain(self) -> None:
@@ -91,6 +91,55 @@ class OpenVzTests(VzCase):
         spec = replace(spec, uuid=info.uuid)
         await self.assertFailure(self.connection.define_domain(spec), DriverError)
         self.assertIn("$(reboot)", self.node.conf(ctid))
+
+    async def test_odd_names_stay(self) -> None:
+        """vzctl takes more than FluidVM gives, and none: what is taken over is managed under the name that it has."""
+        ctid = OTHER[self.dialect]
+        for name, called in (("my shop +1", "my shop +1"), ("", ctid), ("v" * 200, "v" * 200)):
+            named = ["--name", name] if name else []
+            self.call("vzctl", "create", ctid, "--ostemplate", "busybox-1-x86_64", *named)
+            (info,) = await self.connection.list_domains()
+            spec = await self.connection.get_spec(info.uuid)
+            self.assertEqual((info.name, spec.name), (called, called))
+            for memory in (300, 200):
+                await self.connection.define_domain(replace(spec, memory=memory, max_memory=300))
+            await self.connection.start(info.uuid)
+            await self.connection.pause(info.uuid)
+            await self.connection.stop(info.uuid)
+            told = await self.connection.get_domain(info.uuid)
+            self.assertEqual((told.name, told.memory, told.max_memory), (called, 200, 300))
+            self.assertEqual('NAME="' in self.node.conf(ctid).replace('HOSTNAME="', ""), bool(name))
+            await self.connection.undefine_domain(info.uuid)
+
+    async def test_what_cannot_be_marked_is_not_taken_over(self) -> None:
+        ctid = OTHER[self.dialect]
+        for text in ('say "hi"', "costs 5 $", "`x`", "a\\b"):
+            self.call("vzctl", "create", ctid, "--ostemplate", "busybox-1-x86_64", "--description", text)
+            (info,) = await self.connection.list_domains()
+            error = await self.assertFailure(self.connection.get_spec(info.uuid), Unsupported)
+            self.assertIn("description of container", str(error).lower())
+            self.assertIn(text, self.node.conf(ctid))
+            self.call("vzctl", "destroy", ctid)
+
+    async def test_long_names(self) -> None:
+        """The server puts nine characters of its own behind a VM's name, which has 63 at most."""
+        spec = await self.started("v" * 63 + "-0123abcd")
+        self.assertEqual((await self.connection.get_domain(spec.uuid)).name, spec.name)
+        (hostname,) = [line for line in self.conf(spec.uuid).splitlines() if line.startswith("HOSTNAME=")]
+        self.assertEqual(hostname, f'HOSTNAME="{"v" * 63}"', "a kernel takes no more")
+        await self.assertFailure(self.connection.define_domain(container_spec("v" * 256)), DriverError)
+
+    async def test_what_is_not_known_is_not_told_as_0(self) -> None:
+        spec = await self.started()
+        self.assertEqual((await self.connection.domain_stats(spec.uuid)).memory, 16)
+        ctid = self.node.ctid(spec.uuid)
+        path = Path(os.path.realpath(self.node.conf_dir / f"{ctid}.conf"))
+        path.write_text(re.sub("DISK.*\n", "", path.read_text()))
+        limits = await self.connection.get_limits(spec.uuid)
+        self.assertEqual((limits.disk_space, limits.inodes), (None, None))
+        # Without beancounters.
+        self.node.set(VEINFO=0, NOTICE=1)
+        self.assertIsNone((await self.connection.domain_stats(spec.uuid)).memory)
 
     async def test_how_many_commands_verbs_take(self) -> None:
         """Over SSH each takes its time, and starts a shell on the node."""
@@ -261,6 +310,21 @@ class OpenVzTests(VzCase):
 
         self.patch(self.connection._runner, "run", lambda *args: Deferred.fromCoroutine(run(*args)))
         await self.connection.shutdown(spec.uuid)
+
+    async def test_a_guest_whose_halt_never_ends(self) -> None:
+        """It doesn't take its node away."""
+        spec = await self.started()
+        clock = Clock()
+        connection = await self.connect(clock=clock)
+        lost: list[str] = []
+        connection.on_lost(lost.append)
+        self.node.fault("exec2", hang=1)
+        halting: Any = connection.shutdown(spec.uuid)
+        await self.until(lambda: not (self.node.root / "faults/exec2").exists())
+        clock.advance(61.0)
+        self.assertNotIsInstance(await self.assertFailure(halting, DriverError), Unreachable)
+        self.assertIs((await connection.get_domain(spec.uuid)).state, RUNNING)
+        self.assertEqual(lost, [])
 
     async def test_a_container_that_does_not_die(self) -> None:
         spec = await self.started()

@@ -302,8 +302,8 @@ class OpenVzAbilitiesTests(VzCase):
         there = await self.connect(other, peer_name="other.example")
         nameless = await self.connect(other)
         spec = await self.started()
-        codes = {4: ((9, AlreadyThere), (20, WrongState), (18, Unsupported), (6, DriverError)),
-                 7: ((9, AlreadyThere), (3, WrongState), (57, Unsupported), (6, DriverError))}[self.dialect]  # fmt: skip
+        codes = {4: ((9, AlreadyThere), (2, WrongState), (18, Unsupported), (6, DriverError)),
+                 7: ((9, AlreadyThere), (45, AlreadyThere), (57, Unsupported), (6, DriverError))}[self.dialect]  # fmt: skip
         for code, error in codes:
             self.node.fault("vzmigrate", rc=code)
             await self.assertFailure(self.connection.migrate(spec, there, True, False, lambda part: None), error)

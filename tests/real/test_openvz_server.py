@@ -44,6 +44,11 @@ class OpenVzServerTests(ServerCase):
         self.assertIn('PHYSPAGES="0:65536"', conf)
         self.assertIn('ONBOOT="yes"', conf)
 
+        # The longest name that a VM can have.
+        (long,), errors = await self.do(running, admin, ("create_vm", {**spec, "name": "v" * 63}))
+        self.assertEqual(errors, [""])
+        await self.do(running, admin, ("delete_vm", long))
+
         # A container has no disks: what asks for one is told so.
         _, errors = await self.do(running, admin, ("create_vm", {**spec, "name": "db", "disks": [{"size": 16}]}))
         self.assertIn("Disks", errors[0])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 
 from .host import Conf, Fail, Host, unknown
 
@@ -28,18 +29,46 @@ HOSTNAME = "#!/bin/sh\necho tpl\n"
 
 def create(host: Host, ctid: str, options: dict[str, str]) -> None:
     """C{vzctl create}."""
-    private = host.private(ctid)
-    if os.path.lexists(private) or (host.dialect == 7 and host.has_conf(ctid)):
-        if host.dialect == 7:
-            raise Fail(44, f"Container {ctid} already exists")
-        raise Fail(44, f"Private area already exists in {host.shown(private)}", FAILED)
-    if host.has_conf(ctid):
-        host.say(f"Warning: configuration file {host.shown(host.conf_path(ctid))} exists")
+    if host.dialect == 7 and (os.path.lexists(host.private(ctid)) or host.has_conf(ctid)):
+        raise Fail(44, f"Container {ctid} already exists")
     sample = options.get("--config", "vswap-256m")
     sample_file = host.path("etc/vz/conf", f"ve-{sample}.conf-sample")
     if not os.path.exists(sample_file):
         what = f"Sample config {host.shown(sample_file)} not found: No such file or directory"
         raise Fail(82, what, FAILED)
+    if host.dialect == 7:
+        make(host, ctid, options, sample)
+        return
+    known = host.has_conf(ctid)
+    if known and "--config" in options:
+        path = host.shown(host.conf_path(ctid))
+        raise Fail(82, f"Error: container config file {path} already exists, can not use --config option", FAILED)
+    if known:
+        host.say(
+            "Warning: CT config file already exists, not applying a default config sample.",
+            "It might lead to incomplete CT configuration, you can use --applyconfig to fix.",
+        )
+    else:
+        # As the sample has it: who made it is written at the end.
+        host.write(host.read("etc/vz/conf", f"ve-{sample}.conf-sample"), "etc/vz/conf", f"{ctid}.conf")
+    try:
+        make(host, ctid, options, sample)
+    except Fail:
+        if not known:
+            host.remove("etc/vz/conf", f"{ctid}.conf")  # and the link of its name stays
+        raise
+
+
+def make(host: Host, ctid: str, options: dict[str, str], sample: str) -> None:
+    """
+    Make a container.
+
+    Dialect 4 links the name first, unpacks into a directory beside the private area, which is empty so long, and writes the
+    configuration last.
+    """
+    private = host.private(ctid)
+    if os.path.isdir(private) and os.listdir(private):
+        raise Fail(44, f"Private area already exists in {host.shown(private)}", FAILED)
     layout = options.get("--layout", host.settings.get("LAYOUT", "ploop" if host.dialect == 7 else "simfs")).partition(":")[
         0
     ]
@@ -47,12 +76,13 @@ def create(host: Host, ctid: str, options: dict[str, str]) -> None:
         raise Fail(99, "No ploop support in the kernel, or kernel is way too old.", FAILED)
     if layout == "simfs" and host.dialect == 7:
         raise Fail(212, "Layout simfs is not supported")
-    conf = Conf(host.read("etc/vz/conf", f"ve-{sample}.conf-sample"))
     name = options.get("--name", "")
     if name:
         taken = host.named(name)
         if taken and taken != ctid:
             raise Fail(137 if host.dialect == 7 else 131, f"Conflict: name {name} already used by container {taken}", FAILED)
+        if host.dialect == 4 and taken != ctid:
+            link_name(host, ctid, name)
         host.say(f"Name {name} assigned")
     template = options.get("--ostemplate", "busybox-1-x86_64")
     found = [host.path("vz/template/cache", template + end) for end in ARCHIVES]
@@ -63,14 +93,21 @@ def create(host: Host, ctid: str, options: dict[str, str]) -> None:
         where = host.shown(host.path("vz/template/cache", template))
         host.err(f"vztmpl-dl ERROR: template {template} not found!")
         raise Fail(91, f"Cached OS template {where}.tar[.gz|.bz2|.xz] not found", FAILED)
+    os.makedirs(private, exist_ok=True)
     host.say(f"Creating container private area ({template})")
-    os.makedirs(private)
-    host.meet_fault("create-halfway")
+    if host.dialect == 7:
+        host.meet_fault("create-halfway")
+        unpack(host, ctid, found[0])
+    else:
+        fill(host, ctid, found[0])
     if host.on("WARN_DIST"):
         default = host.shown(host.path("etc/vz/dists/default"))
         host.err(f"Warning: configuration file for distribution {template} not found, using defaults from {default}")
+    host.mark(ctid, "mounted")
     host.say("Performing postcreate actions")
-    unpack(host, ctid, found[0])
+    host.meet_fault("create-late")
+    host.unmark(ctid, "mounted")
+    conf = host.conf(ctid) if host.dialect == 4 else Conf(host.read("etc/vz/conf", f"ve-{sample}.conf-sample"))
     for option, key in (
         ("--ipadd", "IP_ADDRESS"), ("--diskspace", "DISKSPACE"), ("--diskinodes", "DISKINODES"), ("--hostname", "HOSTNAME"),
         ("--description", "DESCRIPTION"),
@@ -84,9 +121,28 @@ def create(host: Host, ctid: str, options: dict[str, str]) -> None:
     conf.set("ORIGIN_SAMPLE", sample)
     if name:
         conf.set("NAME", name)
-        link_name(host, ctid, name)
+        if host.dialect == 7:
+            link_name(host, ctid, name)
     host.save(ctid, conf)
     host.say(f"CT configuration saved to {host.shown(host.conf_path(ctid))}", "Container private area was created")
+
+
+def fill(host: Host, ctid: str, archive: str) -> None:
+    """Unpack beside the private area, and put that in its place. What an earlier attempt left there goes."""
+    private, beside = host.private(ctid), host.private(f"{ctid}.tmp")
+    try:
+        if os.path.exists(beside):
+            host.err(f"Warning: Temp dir {host.shown(beside)} already exists, deleting")
+            shutil.rmtree(beside)
+        os.mkdir(beside)
+        host.meet_fault("create-halfway")
+        unpack(host, f"{ctid}.tmp", archive)
+        os.rmdir(private)
+        os.rename(beside, private)
+    except Fail:
+        shutil.rmtree(beside, ignore_errors=True)
+        os.rmdir(private)
+        raise
 
 
 def unpack(host: Host, ctid: str, archive: str) -> None:
@@ -123,11 +179,11 @@ def destroy(host: Host, ctid: str) -> None:
         host.say("Container is unmounted")
     private = host.private(ctid)
     host.say(f"Destroying container private area: {host.shown(private)}")
+    host.meet_fault("destroy-halfway")
     if host.on("VZQUOTA"):
         host.err(*["File /usr/sbin/vzquota not found"] * 2)
-    name = host.conf(ctid).get("NAME")
     text = host.conf(ctid).text()
-    if name and host.named(name) == ctid:
+    for name in host.names_of(ctid):
         host.remove("etc/vz/names", name)
     host.remove("vz/dump", f"Dump.{ctid}")
     host.remove("etc/vz/conf", f"{ctid}.conf")

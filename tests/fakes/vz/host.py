@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import time
+from collections.abc import Iterable
 
 NO_SUCH_CASE = 250
 """What a command line ends with that the stand-in doesn't know, so that tests notice."""
@@ -135,13 +137,17 @@ class Host:
 
     def say(self, *lines: str) -> None:
         """As vzctl's log does on level 0: standard output."""
-        for line in lines if not self.quiet else ():
-            os.write(1, f"{line}\n".encode(errors="surrogateescape"))
+        self._write(1, lines)
 
     def err(self, *lines: str) -> None:
         """As vzctl's log does on level -1: standard error."""
-        for line in lines if not self.quiet else ():
-            os.write(2, f"{line}\n".encode(errors="surrogateescape"))
+        self._write(2, lines)
+
+    def _write(self, stream: int, lines: Iterable[str]) -> None:
+        """Like vzctl, it goes on when nobody listens any more."""
+        with contextlib.suppress(BrokenPipeError):
+            for line in lines if not self.quiet else ():
+                os.write(stream, f"{line}\n".encode(errors="surrogateescape"))
 
     def log(self, argv: list[str]) -> None:
         with open(self.path("calls.log"), "a", encoding="utf-8", errors="surrogateescape") as file:
@@ -150,7 +156,10 @@ class Host:
     # faults
 
     def meet_fault(self, verb: str) -> None:
-        """What tests want to go wrong: a file C{faults/VERB} with C{KEY=VALUE}: times, rc, stdout, stderr, delay, hang."""
+        """
+        What tests want to go wrong: a file C{faults/VERB} with C{KEY=VALUE}: times, rc, stdout, stderr, delay, hang; held
+        waits until there is no file C{faults/VERB-held} any more.
+        """
         if not self.exists("faults", verb):
             return
         fault = dict(line.split("=", 1) for line in self.read("faults", verb).splitlines())
@@ -168,6 +177,8 @@ class Host:
             time.sleep(float(fault["delay"]))
         while "hang" in fault:
             time.sleep(60)
+        while "held" in fault and self.exists("faults", f"{verb}-held"):
+            time.sleep(0.02)
         if "rc" in fault:
             raise Fail(int(fault["rc"]))
 
@@ -229,12 +240,16 @@ class Host:
             self.remove("run", ctid, one)
 
     def named(self, name: str) -> str:
-        """The container of a name; empty: none. As the links in C{names} say."""
+        """The container of a name; empty: none. As the links in C{names} say, whatever the configuration does."""
         link = self.path("etc/vz/names", name)
-        if not name or "/" in name or not os.path.lexists(link):
+        if not name or "/" in name or not os.path.exists(link):
             return ""
-        ctid = os.path.basename(os.readlink(link))[:-5]
-        return ctid if self.has_conf(ctid) and self.conf(ctid).get("NAME") == name else ""
+        return os.path.basename(os.readlink(link))[:-5]
+
+    def names_of(self, ctid: str) -> list[str]:
+        """The links in C{names} that lead to a container."""
+        links = self.path("etc/vz/names")
+        return [name for name in os.listdir(links) if os.path.basename(os.readlink(f"{links}/{name}")) == f"{ctid}.conf"]
 
     def layout(self, conf: Conf) -> str:
         return conf.get("VE_LAYOUT") or ("ploop" if self.dialect == 7 else "simfs")

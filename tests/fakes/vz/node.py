@@ -98,6 +98,13 @@ class FakeNode:
         """Have the next run of a verb go wrong: C{times}, C{rc}, C{stdout}, C{stderr}, C{delay}, C{hang}."""
         (self.root / "faults" / verb).write_text("".join(f"{key}={value}\n" for key, value in what.items()))
 
+    def hold(self, verb: str) -> Path:
+        """Have the next run of a verb wait until the file that is given is removed."""
+        held = self.root / "faults" / f"{verb}-held"
+        held.touch()
+        self.fault(verb, held=1)
+        return held
+
     def calls(self) -> list[list[str]]:
         """Every command line that ran."""
         log = self.root / "calls.log"

@@ -68,6 +68,7 @@ def create(host: Host, ctid: str, argv: list[str]) -> None:
     if any(record[0] == uuid for record in records):
         raise Fail(156, f"Unable to create snapshot: {uuid} exists")
     host.say(f"Creating snapshot {{{uuid}}}")
+    host.meet_fault("snapshot-halfway")
     place = host.path("vz/private", ctid, "snapshots", uuid)
     copy(host.path("vz/private", ctid, "fs"), f"{place}/fs")
     host.write(host.conf(ctid).text(), "vz/private", ctid, "snapshots", uuid, "ve.conf")
@@ -119,6 +120,7 @@ def delete(host: Host, ctid: str, argv: list[str]) -> None:
     """C{snapshot-delete}: its children become its parent's."""
     uuid, record, _ = _known(host, ctid, argv, (), 158)
     host.say(f"Deleting snapshot {{{uuid}}}")
+    host.meet_fault("snapshot-delete-halfway")
     records, current = read(host, ctid)
     records = [other for other in records if other[0] != uuid]
     for other in records:

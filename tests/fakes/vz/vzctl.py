@@ -54,10 +54,10 @@ def main(host: Host, argv: list[str]) -> int:
     if host.on("NO_KERNEL") and verb != "set":
         raise Fail(5, "Unable to open /dev/vzctl: No such file or directory")
     host.meet_fault(verb)
-    if not skiplock and verb not in UNLOCKED and not (verb == "snapshot-list" and host.dialect == 7):
-        host.lock(ctid, {"create": "creating", "destroy": "destroying"}.get(verb, ""))
     if verb not in ("create", "set", "status") and not host.has_conf(ctid):
         raise Fail(14, "Container config file does not exist")
+    if not skiplock and verb not in UNLOCKED and not (verb == "snapshot-list" and host.dialect == 7):
+        host.lock(ctid, {"create": "creating", "destroy": "destroying"}.get(verb, "") if host.dialect == 7 else "")
     return VERBS[verb](host, ctid, parsed) or 0
 
 
@@ -72,6 +72,8 @@ def find(host: Host, word: str, *, creating: bool) -> str:
     ctid = "" if creating else host.named(word)
     if not ctid:
         raise Fail(21, f"Bad CT ID {word}")
+    if host.conf(ctid).get("NAME") not in ("", word):
+        raise Fail(21, f"Unable to find container by name {word}")
     return ctid
 
 

@@ -34,14 +34,11 @@ def main(host: Host, argv: list[str]) -> int:
         raise Fail(codes["usage"], "Usage: vzmigrate [options] <destination> <CTID>")
     destination, ctid = words[0].rpartition("@")[2], words[1]
     host.meet_fault("vzmigrate")
+    lock(host, ctid, codes["locked"])
     if not host.is_there(ctid):
         raise Fail(codes["missing"], f"CT {ctid} doesn't exist")
     live = bool(flags & {"--live", "--online"})
     running = host.running(ctid)
-    try:
-        host.lock(ctid, "migrating")
-    except Fail as fail:
-        raise Fail(codes["locked"], *fail.lines) from None
     root = dict(line.split("=", 1) for line in host.read("nodes").splitlines()).get(destination, "")
     if not root:
         raise Fail(codes["connect"], f"Can't connect to destination address {destination} using public key")
@@ -54,14 +51,37 @@ def main(host: Host, argv: list[str]) -> int:
         host.say(f"Checking migration of CT {ctid} to {destination}")
         return 104 if host.dialect == 7 else 0
     host.say(f"Starting {'live ' if live else ''}migration of CT {ctid} to {destination}")
-    host.meet_fault("vzmigrate-halfway")
+    prepare(host, other, ctid)
+    try:
+        host.meet_fault("vzmigrate-halfway")
+    except Fail:
+        forget(other, ctid)
+        raise
     move(host, other, ctid, running, live)
     host.say("Cleaning up")
     return 0
 
 
-def move(host: Host, other: Host, ctid: str, running: bool, live: bool) -> None:
-    shutil.copytree(host.private(ctid), other.private(ctid), symlinks=True)
+def lock(host: Host, ctid: str, locked: int) -> None:
+    """
+    Take the container's lock.
+
+    Dialect 4's vzmigrate is a script of its own: unlike vzctl it doesn't look whether who has the lock is still alive.
+    """
+    path = host.path("vz/lock", f"{ctid}.lck")
+    if host.dialect == 4 and os.path.exists(path):
+        pid = host.read("vz/lock", f"{ctid}.lck").strip()
+        what = f"/usr/sbin/vzmigrate: line 202: {host.shown(path)}: cannot overwrite existing file"
+        raise Fail(locked, what, f"Error: CT {ctid} already locked by PID {pid}")
+    try:
+        host.lock(ctid, "migrating" if host.dialect == 7 else "")
+    except Fail as fail:
+        raise Fail(locked, *fail.lines) from None
+
+
+def prepare(host: Host, other: Host, ctid: str) -> None:
+    """Make the container's configuration and an empty private area: from here on it is told on both nodes."""
+    os.makedirs(other.private(ctid))
     conf = host.conf(ctid)
     conf.set("VE_ROOT", other.shown(other.path("vz/root")) + "/$VEID")
     conf.set("VE_PRIVATE", other.shown(other.path("vz/private")) + "/$VEID")
@@ -69,7 +89,23 @@ def move(host: Host, other: Host, ctid: str, running: bool, live: bool) -> None:
     if conf.get("NAME"):
         os.makedirs(other.path("etc/vz/names"), exist_ok=True)
         os.symlink(other.conf_path(ctid), other.path("etc/vz/names", conf.get("NAME")))
-        host.remove("etc/vz/names", conf.get("NAME"))
+
+
+def forget(other: Host, ctid: str) -> None:
+    """Undo that."""
+    for name in other.names_of(ctid):
+        other.remove("etc/vz/names", name)
+    other.remove("etc/vz/conf", f"{ctid}.conf")
+    shutil.rmtree(other.private(ctid))
+
+
+def move(host: Host, other: Host, ctid: str, running: bool, live: bool) -> None:
+    def here(directory: str, names: list[str]) -> list[str]:
+        return ["ve.conf"] if directory == host.private(ctid) else []
+
+    shutil.copytree(host.private(ctid), other.private(ctid), symlinks=True, ignore=here, dirs_exist_ok=True)
+    for name in host.names_of(ctid):
+        host.remove("etc/vz/names", name)
     if host.suspended(ctid):
         other.write(host.read("vz/dump", f"Dump.{ctid}"), "vz/dump", f"Dump.{ctid}")
         host.remove("vz/dump", f"Dump.{ctid}")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import uuid
 from itertools import islice
 from pathlib import Path
@@ -26,7 +27,17 @@ from fluidvm.drivers.vz_dialect import (
     parse_version,
     split_survey,
 )
-from fluidvm.drivers.vz_identity import FIRST_ID, LAST_ID, Mark, check_text, foreign_uuid, identify, new_ids, parse_mark
+from fluidvm.drivers.vz_identity import (
+    FIRST_ID,
+    LAST_ID,
+    Mark,
+    check_text,
+    foreign_uuid,
+    identify,
+    is_unfinished,
+    new_ids,
+    parse_mark,
+)
 from fluidvm.drivers.vz_stats import parse_available, parse_cpu
 
 GOLDEN = Path(__file__).parent / "golden"
@@ -63,6 +74,9 @@ class DialectTests(SynchronousTestCase):
         self.assertEqual((one.ctid, one.state, one.memory, one.swap), ("101", "stopped", 256, 512))
         self.assertEqual((one.disk, one.inodes, one.layout, one.onboot), (2048, 131072, "simfs", False))
         self.assertEqual((one.cpus, one.cpuunits, one.ostemplate), (0, 1000, "busybox-1-x86_64"))
+        self.assertIsNone(one.used_memory, "0 is told where there is no figure")
+        running, stopped = parse_list(told_with_beancounters())
+        self.assertEqual((running.used_memory, stopped.used_memory), (16, None))
         for empty in ("", "[]\n", "[\n]\n"):
             self.assertEqual(parse_list(empty), [])
         spoilt = recorded("errors", "vzlist -a -o ctid,status")
@@ -88,10 +102,12 @@ class DialectTests(SynchronousTestCase):
         self.assertEqual(parse_snapshots(""), [])
 
     def test_a_survey(self) -> None:
-        self.assertEqual(split_survey('/a/1.conf:NAME="-- 0"\n-- 2\n[\n]\n'), ('/a/1.conf:NAME="-- 0"\n', "[\n]\n"))
-        self.assertEqual(split_survey("-- 1\n[]"), ("", "[]"))
+        found = '/a/1.conf:NAME="-- 0"\n'
+        links = "/etc/vz/conf/1.conf\n/etc/vz/conf/2.conf\n"
+        self.assertEqual(split_survey(f"{found}-- 2\n{links}--\n[\n]\n"), (found, {"1", "2"}, "[\n]\n"))
+        self.assertEqual(split_survey("-- 1\n--\n[]"), ("", set(), "[]"))
         # Killed, not there, and cut off: what is missing mustn't pass for containers that aren't there.
-        for said in ("/a/1.conf:NAME=", "-- 137\n[]", "-- 127\n[]", ""):
+        for said in ("/a/1.conf:NAME=", "-- 137\n--\n[]", "-- 127\n--\n[]", "-- 0\n/etc/vz/conf/1.conf\n", ""):
             self.assertRaises(DriverError, split_survey, said)
 
     def test_the_host(self) -> None:
@@ -115,6 +131,13 @@ class DialectTests(SynchronousTestCase):
         self.assertEqual(str(explain(four, "it", 62, "out\n", "err.\n")), "it: err; out (vzctl's exit code 62).")
 
 
+def told_with_beancounters() -> str:
+    """What was recorded of memory, with the fields beside it that are asked for."""
+    command = "vzlist -a -j -o ctid,name,status,ip,numproc,physpages,uptime,laverage,cpus,vswap"
+    told = json.loads(recorded("names-options", command))
+    return json.dumps([one | {"swappages": one["physpages"]} for one in told])
+
+
 def recorded_conf() -> str:
     """The configuration that was shown in a session."""
     text = (GOLDEN / "openvz-set-locks.txt").read_text()
@@ -124,10 +147,12 @@ def recorded_conf() -> str:
 class IdentityTests(SynchronousTestCase):
     @given(
         st.uuids(), st.integers(1, 2**31) | st.uuids(), st.integers(1, 999), st.integers(1, 2**31),
-        st.none() | st.integers(0, 2**70), st.text("abc :-", max_size=20).map(str.strip),
+        st.none() | st.integers(0, 2**70), st.text("abc :-", max_size=20).map(str.strip), st.booleans(),
     )  # fmt: skip
-    def test_marks_read_back(self, id: object, ctid: object, vcpus: int, memory: int, paused: int | None, rest: str) -> None:
-        mark = Mark(str(id), str(ctid), vcpus, memory, paused, rest)
+    def test_marks_read_back(
+        self, id: object, ctid: object, vcpus: int, memory: int, paused: int | None, rest: str, new: bool
+    ) -> None:
+        mark = Mark(str(id), str(ctid), vcpus, memory, paused, rest, new)
         self.assertEqual(parse_mark(str(mark)), mark)
         self.assertEqual(check_text("it", str(mark)), str(mark), "safe in a file that shells read")
 
@@ -147,6 +172,14 @@ class IdentityTests(SynchronousTestCase):
         self.assertEqual(identify("node1", {"100": str(mark)})[ONE], ("100", mark), "moved under another id")
         self.assertNotEqual(foreign_uuid("node1", "100"), foreign_uuid("node2", "100"))
         self.assertEqual(foreign_uuid("node1", TWO), TWO)
+
+    def test_what_is_not_made_yet(self) -> None:
+        """A name leads to it, and its configuration is still the sample's."""
+        sample = {"PHYSPAGES": "0:256M", "CPUUNITS": "1000"}
+        self.assertTrue(is_unfinished("101", sample, ["101", "102"]))
+        self.assertFalse(is_unfinished("103", sample, ["101", "102"]), "made without a name, perhaps by hand")
+        for key in ("NAME", "DESCRIPTION", "OSTEMPLATE", "ORIGIN_SAMPLE", "VE_PRIVATE"):
+            self.assertFalse(is_unfinished("101", {**sample, key: "x"}, ["101"]), key)
 
     @given(st.uuids(), st.integers(0, 5))
     def test_new_ids(self, id: uuid.UUID, skipped: int) -> None:
