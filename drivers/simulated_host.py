@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import time
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any, ClassVar
@@ -33,6 +33,7 @@ POOL = "default"
 NETWORKS = (Network("default", True, "sim0"), Network("lan", True, "sim1"))
 TEMPLATES = ("alpine-3.20", "debian-12")
 OFF = (DomainState.STOPPED, DomainState.CRASHED)
+ON = (DomainState.RUNNING, DomainState.PAUSED)
 
 
 class SimulatedHost:
@@ -40,6 +41,7 @@ class SimulatedHost:
     One simulated host; there is one per state directory and process, however many connections it has.
 
     @ivar connections: those that are open; told of each change of a state.
+    @ivar seconds: the time, as whoever is connected has it.
     """
 
     _hosts: ClassVar[WeakValueDictionary[Path, SimulatedHost]] = WeakValueDictionary()
@@ -61,6 +63,7 @@ class SimulatedHost:
         """@param directory: where the journal is; C{None}: a host that nothing remembers, with pools of any name."""
         self.options: Mapping[str, Any] = {}
         self.connections: list[Any] = []
+        self.seconds: Callable[[], float] = time.time
         self._domains: dict[str, DomainInfo] = {}
         self._volumes: dict[str, Volume] = {}
         self._paths: Counter[str] = Counter()
@@ -147,6 +150,8 @@ class SimulatedHost:
             return
         self._remember("domain", domain.uuid, {**asdict(domain), "state": str(domain.state)})
         self._domains[domain.uuid] = domain
+        if domain.state in ON and (before is None or before.state not in ON):
+            self.note(domain.uuid, started=self.seconds())
         if before is None or before.state is not domain.state:
             self._tell(domain.uuid, domain.state)
 

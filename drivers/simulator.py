@@ -38,9 +38,9 @@ from fluidvm.driver import (
     Unreachable,
     Volume,
 )
-from fluidvm.drivers.simulated_host import SimulatedHost
+from fluidvm.drivers.simulated_host import ON, SimulatedHost
 from fluidvm.drivers.simulator_adoption import SimulatedAdoption
-from fluidvm.drivers.simulator_console import ON, SimulatedConsoles
+from fluidvm.drivers.simulator_console import SimulatedConsoles
 from fluidvm.drivers.simulator_guest import SimulatedGuest
 from fluidvm.drivers.simulator_images import SimulatedImages
 from fluidvm.drivers.simulator_migration import SimulatedMigration
@@ -319,6 +319,7 @@ class SimulatorDriver:
                 simulated = SimulatedHost.at(host.state_dir, options)
             except OSError as error:
                 raise DriverError(f"The simulator's journal in {host.state_dir}: {error.strerror}.") from None
+            simulated.seconds = host.clock.seconds
             connection = SimulatedConnection(simulated, faults)
             if "flap" in options:
                 host.clock.callLater(options["flap"], connection.cut, "The simulator was told to lose its connection.")

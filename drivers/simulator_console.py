@@ -11,13 +11,10 @@ from twisted.internet.interfaces import IProtocol, IReactorTime
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
-from fluidvm.driver import DomainState, ISerialConsole, IVncConsole, WrongState
+from fluidvm.driver import ISerialConsole, IVncConsole, WrongState
 from fluidvm.drivers.console_transport import ConsoleTransport
-from fluidvm.drivers.simulated_host import SimulatedHost
+from fluidvm.drivers.simulated_host import ON, SimulatedHost
 from fluidvm.drivers.simulator_vnc import Screen
-
-ON = (DomainState.RUNNING, DomainState.PAUSED)
-
 
 MOST_HELD = 2**20
 """Bytes that are held for a viewer that doesn't take them; a picture of the screen has 12 KB."""

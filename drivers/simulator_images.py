@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import struct
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -25,11 +26,17 @@ def measure(host: SimulatedHost, pool: str, name: str, format: str) -> int:
     """Tell how many bytes a volume has."""
     there = volume(host, pool, name, format)
     file = place(host, there)
-    return there.size * MIB if there.format == "raw" else file.stat().st_size if file.exists() else 0
+    return there.size * MIB if there.format == "raw" else file.stat().st_size if file.exists() else len(head(there))
+
+
+def head(there: Volume) -> bytes:
+    """What an empty volume in format qcow2 begins with (QEMU's docs/interop/qcow2.txt), version 2; it ends there, too."""
+    size, cluster_bits = there.size * MIB, 16
+    return b"QFI\xfb" + struct.pack(">IQIIQIIQQIIQ", 2, 0, 0, cluster_bits, size, 0, 0, 0, 0, 0, 0, 0)
 
 
 def read(host: SimulatedHost, pool: str, name: str, format: str, offset: int, length: int) -> bytes:
-    """Read a piece of a volume. Nothing was written into an empty one that isn't raw: it has no bytes."""
+    """Read a piece of a volume."""
     there = volume(host, pool, name, format)
     _check_unused(host, there.path)
     file = place(host, there)
@@ -38,6 +45,8 @@ def read(host: SimulatedHost, pool: str, name: str, format: str, offset: int, le
         with file.open("rb") as opened:
             opened.seek(offset)
             data = opened.read(length)
+    elif there.format == "qcow2":
+        data = head(there)[offset : offset + length]
     if there.format == "raw":
         data = data.ljust(max(0, min(length, there.size * MIB - offset)), b"\0")
     return data

@@ -9,7 +9,7 @@ from twisted.internet.defer import Deferred
 from zope.interface import implementer
 
 from fluidvm.driver import DomainState, DomainStats, HostStats, IStats
-from fluidvm.drivers.simulated_host import SimulatedHost
+from fluidvm.drivers.simulated_host import ON, SimulatedHost
 
 SHARE = 0.1
 """How much of a CPU each virtual one is taken to use."""
@@ -17,7 +17,7 @@ SHARE = 0.1
 
 @implementer(IStats)
 class SimulatedStats:
-    """Its guests do always the same: a tenth of each virtual CPU, all of their memory."""
+    """Its guests do always the same, from their start on: a tenth of each virtual CPU, all of their memory."""
 
     simulated: SimulatedHost
     seconds: Callable[[], float]
@@ -28,9 +28,10 @@ class SimulatedStats:
 
         def tell() -> DomainStats:
             domain = self.simulated.domain(uuid)
-            if domain.state not in (DomainState.RUNNING, DomainState.PAUSED):
+            if domain.state not in ON:
                 return DomainStats()
-            cpu_time = SHARE * domain.vcpus * self.seconds()
+            started = self.simulated.notes(uuid).get("started", self.seconds())
+            cpu_time = SHARE * domain.vcpus * max(0.0, self.seconds() - started)
             return DomainStats(cpu_time, domain.memory, 0, 0, 0, 0)
 
         return self._do("domain_stats", tell)

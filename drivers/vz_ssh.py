@@ -1,7 +1,7 @@
 """
 Running commands on an OpenVZ node over SSH: one connection, on which each command has a channel.
 
-The remote shell is handed one string, made by L{shlex.join}: it has to be a Bourne shell, as root's is on every OpenVZ node.
+The remote shell is handed one string, made by C{shlex.join}: it has to be a Bourne shell, as root's is on every OpenVZ node.
 Exit codes, streams and end of a channel: RFC 4254, section 6.
 """
 

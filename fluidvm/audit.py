@@ -13,7 +13,7 @@ from twisted.logger import Logger
 
 from fluidvm.declare import Method
 from fluidvm.kinds import Array, Kind, Struct
-from fluidvm.objects import Fields
+from fluidvm.object_fields import Fields
 from fluidvm.store import audit as stored
 from fluidvm.store.database import Database, OutcomeUnknown
 from fluidvm.xmlvalue import moment

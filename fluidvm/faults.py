@@ -6,6 +6,11 @@ from typing import ClassVar
 from xmlrpc.client import Fault
 
 
+def sentence(text: str) -> str:
+    """Words that somebody else has chosen, with exactly one full stop at their end."""
+    return f"{text.rstrip('. ')}." if text.strip(". ") else ""
+
+
 class ApiFault(Fault):
     """
     A documented fault.

@@ -130,7 +130,7 @@ class Source:
 
     def _within(self, work: Deferred[T], seconds: float, late: str) -> Deferred[T]:
         """
-        As C{work}, but it ends in time, and when it is cancelled then with L{CancelledError}: twisted.web wraps that.
+        As C{work}, but it ends in time, and when it is cancelled then with C{CancelledError}: twisted.web wraps that.
 
         @param late: the words of the L{Unavailable} that it fails with when it takes longer.
         """

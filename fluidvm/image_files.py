@@ -6,7 +6,7 @@ import hashlib
 import os
 import re
 from collections.abc import Callable, Collection
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -234,6 +234,20 @@ class ImageFiles:
         elif not self._part(id).exists():
             raise NotFound(f"There is no upload {name} of yours.")
 
+    def look_at_upload(self, user: int, name: str, format: str) -> Deferred[Inspected]:
+        """
+        Tell what image an upload would be; its checksum is empty, for only its head is read.
+
+        Fails with L{Conflict} if it is none of this format, and with L{NotFound} if there is none.
+        """
+        return self._run(self._do_look, user, name, format)
+
+    def _do_look(self, user: int, name: str, format: str) -> Inspected:
+        try:
+            return _look(self._upload(user, name), format)
+        except FileNotFoundError:
+            raise NotFound(f"There is no upload {name} of yours.") from None
+
     def give_back(self, user: int, name: str, id: int) -> Deferred[None]:
         """Undo L{take_upload}. A repetition changes nothing."""
         return self._run(self._do_give_back, user, name, id)
@@ -263,11 +277,16 @@ def _sync(path: Path) -> None:
         os.fsync(file.fileno())
 
 
-def _inspect(path: Path, format: str) -> Inspected:
-    digest = hashlib.sha256()
+def _look(path: Path, format: str) -> Inspected:
     with path.open("rb") as file:
-        size = disk_size(file.read(HEAD), path.stat().st_size, format)
-        file.seek(0)
+        length = path.stat().st_size
+        size = disk_size(file.read(HEAD), length, format)
+    return Inspected(-(-size // MIB), -(-length // MIB), "")
+
+
+def _inspect(path: Path, format: str) -> Inspected:
+    found, digest = _look(path, format), hashlib.sha256()
+    with path.open("rb") as file:
         while data := file.read(PIECE):
             digest.update(data)
-    return Inspected(-(-size // MIB), -(-path.stat().st_size // MIB), digest.hexdigest())
+    return replace(found, sha256=digest.hexdigest())

@@ -14,7 +14,7 @@ from contextlib import suppress
 
 from oslo_utils.imageutils import format_inspector
 
-from fluidvm.faults import Conflict
+from fluidvm.faults import Conflict, sentence
 from fluidvm.xmlvalue import INT_HIGH
 
 MIB = 2**20
@@ -87,9 +87,10 @@ def _qcow2_size(head: bytes, length: int) -> int:
     try:
         inspector.safety_check()
     except format_inspector.SafetyCheckFailed as error:
-        raise Conflict(next((words for name, words in UNSAFE.items() if name in error.failures), str(error))) from None
+        found = next((words for name, words in UNSAFE.items() if name in error.failures), str(error))
+        raise Conflict(sentence(found)) from None
     except format_inspector.ImageFormatError as error:
-        raise Conflict(f"It is no qcow2 image: {error}.") from None
+        raise Conflict(sentence(f"It is no qcow2 image: {error}")) from None
     # What oslo.utils doesn't look at (https://www.qemu.org/docs/master/interop/qcow2.html).
     cluster_bits, size, encrypted = struct.unpack_from(">IQI", head, 20)
     (snapshots,) = struct.unpack_from(">I", head, 60)

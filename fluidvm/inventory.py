@@ -20,6 +20,7 @@ from twisted.python.failure import Failure
 
 from fluidvm.change_log import WINDOW, ChangeLog
 from fluidvm.faults import Conflict, NotFound, Unavailable
+from fluidvm.object_fields import wire_form
 from fluidvm.objects import OBJECT_TYPES, POWERED, VM, ComputeNode, Disk, Image, Object, ResourcePlan, User
 from fluidvm.store import objects as stored
 from fluidvm.store.database import Database, OutcomeUnknown
@@ -63,7 +64,7 @@ class Entry:
         """The wire form as a struct without absent keys."""
         if self._wire is None:
             try:
-                shown = self.object.wire(inventory.related(self.object))
+                shown = wire_form(self.object, inventory.related(self.object))
                 self._wire = {key: value for key, value in shown.items() if value is not None}
             except Exception:
                 self._wire = self._tell()
@@ -277,7 +278,11 @@ class Inventory:
             return cast("list[Any]", await unknown.outcome)
 
     def amend(self, type_name: str, id: int, **fields: Any) -> None:
-        """Take on new values of fields that aren't worth a line in the change log, such as a login's time."""
+        """
+        Take on new values of fields that aren't worth a line in the change log, such as a login's time.
+
+        The object keeps its version.
+        """
         entry = self._entries[type_name].get(id)
         if entry is not None:
             entry.object = replace(entry.object, **fields)
@@ -332,7 +337,8 @@ class Inventory:
         if isinstance(change, Delete):
             self._remove(before)
             return before, None
-        after = replace(before, **change.fields)
+        # As the store counts them: it has written each of these changes, and no other one.
+        after = replace(before, **change.fields, version=before.version + 1)
         if INDEXED.isdisjoint(change.fields):
             entry.object = after
             entry.forget()

@@ -27,7 +27,8 @@ from fluidvm.driver import (
     Unreachable,
 )
 from fluidvm.driver_loader import BrokenDriver, DriverLoader, UnknownDriver
-from fluidvm.faults import Unavailable, Unsupported
+from fluidvm.driver_words import Words
+from fluidvm.faults import Unavailable, Unsupported, sentence
 from fluidvm.inventory import Inventory, missing
 from fluidvm.node_host import Host
 from fluidvm.node_snapshots import NodeSnapshots
@@ -96,6 +97,7 @@ class NodeWatch:
         self._since = 0.0
         self.storage = NodeStorage(inventory, node.id, host.clock, busy)
         self._snapshots = NodeSnapshots(inventory, node.id, host.clock, busy)
+        self._words = Words(inventory, node.id)
         self._stopped = False
         self._looks_later = False
 
@@ -143,7 +145,7 @@ class NodeWatch:
             opened = await opening.addTimeout(CONNECT_TIMEOUT, self._host.clock)
             connection = PatientConnection(
                 opened, self._host.clock, self._host.node, self._habits.timeout,
-                lambda reason: self._hangs(connection, reason),
+                lambda reason: self._hangs(connection, reason), self._words.told,
             )  # fmt: skip
             if not self._stopped:
                 await self._welcome(connection)
@@ -221,7 +223,7 @@ class NodeWatch:
             self.start()
         await self.settled()
         if self._connection is None:
-            raise Unavailable(f"Compute node {self._host.node} is offline: {self._node().reason}.")
+            raise offline(self._node())
 
     def _wake(self) -> None:
         waiting, self._waiting = self._waiting, []
@@ -307,6 +309,11 @@ class NodeWatch:
     def _report(self, failure: Any, what: str) -> None:
         if failure.check(DriverError, Unavailable) is None:
             self._log.failure("Compute node {node}: {what} failed", failure, node=self._host.node, what=what)
+
+
+def offline(node: ComputeNode) -> Unavailable:
+    """The fault for a compute node that can't be asked, with the reason, which may be a sentence."""
+    return Unavailable(f"Compute node {node.name} is offline: {sentence(node.reason or 'connection lost')}")
 
 
 class Nodes:
@@ -408,7 +415,7 @@ class Nodes:
             raise missing("compute_node", id)
         node = self._inventory.get(ComputeNode, id)
         if watch.connection is None:
-            raise Unavailable(f"Compute node {node.name} is offline: {node.reason or 'connection lost'}.")
+            raise offline(node)
         interface: Any = ability
         if not interface.providedBy(watch.connection):
             raise Unsupported(f"Compute node {node.name}: driver {node.driver} can't do that ({interface.__name__[1:]}).")

@@ -1,7 +1,8 @@
 """
-The objects that FluidVM keeps: frozen values and their wire form.
+The objects that FluidVM keeps: frozen values.
 
-Field by field as the wire contract lists them; what can be derived from other objects is passed to L{wire} by the inventory.
+Each field is listed once, here. Its form on the wire and its column follow from its declaration (L{fluidvm.object_fields});
+a new field also needs a migration.
 """
 
 from __future__ import annotations
@@ -9,79 +10,92 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
-from typing import Any, ClassVar
+from typing import Annotated, Any, ClassVar
 
+from fluidvm.object_fields import Fields, Form
 from fluidvm.xmlvalue import moment, total
-
-Fields = Mapping[str, type]
-"""The keys of an object's wire form, in order, and the type of each."""
 
 ROLES = ("admin", "user", "auditor")
 
 
-@dataclass(frozen=True, slots=True)
-class User:
-    """Somebody who may log in. The password's hash stays in the store."""
+def _unless_empty(value: Any) -> Any:
+    return value or None
 
-    TYPE: ClassVar[str] = "user"
-    FIELDS: ClassVar[Fields] = {
-        "id": int, "name": str, "role": str, "enabled": bool, "resource_plan": int, "full_name": str, "email": str,
-        "second_factor": bool, "created": datetime, "last_login": datetime,
-    }  # fmt: skip
+
+Moment = Annotated[float, Form(wire=datetime, show=moment)]
+"""Seconds since the epoch."""
+Counter = Annotated[int, Form(show=total, wide=True)]
+"""A number that only grows."""
+OptionalText = Annotated[str, Form(show=_unless_empty)]
+"""Absent on the wire when it is empty."""
+OptionalSize = Annotated[int, Form(show=_unless_empty)]
+"""MiB; absent on the wire when it is 0."""
+Snapshots = Annotated[tuple[Mapping[str, Any], ...], Form(wire=int, show=len)]
+"""
+Each with its C{id}, C{name}, C{created} (seconds since the epoch) and C{running} (it has the memory). The wire form has how
+many there are.
+"""
+_HIDDEN = Form(hidden=True)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Base:
+    """
+    What every object has.
+
+    @ivar version: 1 when it is created, and one more with each of its changes that the change log has.
+    """
+
+    RELATED: ClassVar[Fields] = {}
+    COMPUTED: ClassVar[tuple[str, ...]] = ()
 
     id: int
     name: str
+    created: Moment
+    version: Counter = 1
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class User(_Base):
+    """
+    Somebody who may log in. The hash of the password stays in the store.
+
+    @ivar last_login: a login is no change: the version stays.
+    """
+
+    TYPE: ClassVar[str] = "user"
+
     role: str
     enabled: bool
+    resource_plan: int | None = None
     full_name: str
     email: str
-    created: float
-    last_login: float | None = None
-    resource_plan: int | None = None
     second_factor: bool = False
+    last_login: Moment | None = None
 
     @property
     def owner(self) -> int:
         """A user sees itself."""
         return self.id
 
-    def wire(self, related: Mapping[str, Any]) -> dict[str, Any]:
-        """As C{get_user} gives it."""
-        return {
-            "id": self.id, "name": self.name, "role": self.role, "enabled": self.enabled,
-            "resource_plan": self.resource_plan, "full_name": self.full_name, "email": self.email,
-            "second_factor": self.second_factor, "created": moment(self.created),
-            "last_login": None if self.last_login is None else moment(self.last_login),
-        }  # fmt: skip
 
-
-@dataclass(frozen=True, slots=True)
-class ResourcePlan:
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ResourcePlan(_Base):
     """What one user may hold. A limit that isn't among C{limits} doesn't bound."""
 
     TYPE: ClassVar[str] = "resource_plan"
-    FIELDS: ClassVar[Fields] = {"id": int, "name": str, "limits": dict, "users": int, "created": datetime}
+    RELATED: ClassVar[Fields] = {"users": int}
 
-    id: int
-    name: str
     limits: Mapping[str, Any]
-    created: float
 
     @property
     def owner(self) -> None:
         """Nobody's: everyone may see what is on offer."""
         return None
 
-    def wire(self, related: Mapping[str, Any]) -> dict[str, Any]:
-        """As C{get_resource_plan} gives it."""
-        return {
-            "id": self.id, "name": self.name, "limits": dict(self.limits), "users": related["users"],
-            "created": moment(self.created),
-        }  # fmt: skip
 
-
-@dataclass(frozen=True, slots=True)
-class ComputeNode:
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ComputeNode(_Base):
     """
     A hypervisor host.
 
@@ -91,28 +105,22 @@ class ComputeNode:
     """
 
     TYPE: ClassVar[str] = "compute_node"
-    FIELDS: ClassVar[Fields] = {
-        "id": int, "name": str, "driver": str, "address": str, "mode": str, "state": str, "reason": str, "labels": list,
-        "vcpus": int, "memory": int, "vcpus_used": int, "memory_used": int, "vms": int, "vcpu_overcommit": float,
-        "memory_overcommit": float, "reserved_memory": int, "weight": float, "driver_version": str,
-        "hypervisor_version": str, "created": datetime,
-    }  # fmt: skip
+    RELATED: ClassVar[Fields] = {"vcpus_used": int, "memory_used": int, "vms": int}
+    COMPUTED: ClassVar[tuple[str, ...]] = ("vcpu_overcommit", "memory_overcommit", "reserved_memory", "weight")
     HIDDEN: ClassVar[tuple[str, ...]] = ("address", "reason")  # from plain users
 
-    id: int
-    name: str
     driver: str
     address: str
     mode: str
-    state: str
-    reason: str
+    # Both are true only while the server runs.
+    state: Annotated[str, Form(stored=False)] = "connecting"
+    reason: Annotated[str, Form(stored=False, show=_unless_empty)] = ""
     labels: tuple[str, ...]
-    options: Mapping[str, Any]
+    options: Annotated[Mapping[str, Any], _HIDDEN]
     vcpus: int
     memory: int
-    driver_version: str
-    hypervisor_version: str
-    created: float
+    driver_version: OptionalText
+    hypervisor_version: OptionalText
 
     @property
     def owner(self) -> None:
@@ -145,20 +153,9 @@ class ComputeNode:
         memory = max(0, self.memory - self.reserved_memory)
         return int(self.vcpus * self.vcpu_overcommit), int(memory * self.memory_overcommit)
 
-    def wire(self, related: Mapping[str, Any]) -> dict[str, Any]:
-        """As C{get_compute_node} gives it to administrators and auditors."""
-        return {
-            "id": self.id, "name": self.name, "driver": self.driver, "address": self.address, "mode": self.mode,
-            "state": self.state, "reason": self.reason or None, "labels": list(self.labels), "vcpus": self.vcpus,
-            "memory": self.memory, "vcpus_used": total(related["vcpus_used"]), "memory_used": total(related["memory_used"]),
-            "vms": related["vms"], "vcpu_overcommit": self.vcpu_overcommit, "memory_overcommit": self.memory_overcommit,
-            "reserved_memory": self.reserved_memory, "weight": self.weight, "driver_version": self.driver_version or None,
-            "hypervisor_version": self.hypervisor_version or None, "created": moment(self.created),
-        }  # fmt: skip
 
-
-@dataclass(frozen=True, slots=True)
-class VM:
+@dataclass(frozen=True, slots=True, kw_only=True)
+class VM(_Base):
     """
     A virtual machine. Memory in MiB; C{uuid} is its identity on the hypervisor.
 
@@ -166,19 +163,13 @@ class VM:
     @ivar domain: its name on the hypervisor, where that isn't made from its own.
     @ivar template: what its file system was made of, where it has one of its own.
     @ivar shares: the shares and rates of its owner's resource plan that the hypervisor holds it to.
-    @ivar snapshots: each with its C{id}, C{name}, C{created} (seconds since the epoch) and C{running} (it has the memory).
+    @ivar snapshots: each with its C{id}, C{name}, C{created} (seconds since the epoch) and C{running} (it has the memory);
+        those that tasks made have C{had}, too: the VM's amounts and C{interfaces} when it was made.
     """
 
     TYPE: ClassVar[str] = "vm"
-    FIELDS: ClassVar[Fields] = {
-        "id": int, "name": str, "owner": int, "state": str, "uuid": str, "compute_node": int, "driver": str, "vcpus": int,
-        "max_vcpus": int, "memory": int, "max_memory": int, "disks": list, "interfaces": list, "description": str,
-        "tags": list, "autostart": bool, "boot": dict, "template": str, "shares": dict, "snapshots": int,
-        "created": datetime,
-    }  # fmt: skip
+    RELATED: ClassVar[Fields] = {"disks": list}
 
-    id: int
-    name: str
     owner: int
     state: str
     uuid: str
@@ -193,33 +184,20 @@ class VM:
     tags: tuple[str, ...]
     autostart: bool
     boot: Mapping[str, Any]
-    created: float
-    powered: bool = False
-    domain: str = ""
-    shares: Mapping[str, int] = field(default_factory=dict)
-    template: str = ""
-    snapshots: tuple[Mapping[str, Any], ...] = ()
+    template: OptionalText = ""
+    shares: Annotated[Mapping[str, int], Form(show=lambda shares: dict(shares) or None)] = field(default_factory=dict)
+    snapshots: Snapshots = ()
+    powered: Annotated[bool, _HIDDEN] = False
+    domain: Annotated[str, _HIDDEN] = ""
 
     @property
     def domain_name(self) -> str:
         """What the hypervisor calls it: unique on a host that several owners or servers share; it keeps its first name."""
         return self.domain or f"{self.name}-{self.uuid[:8]}"
 
-    def wire(self, related: Mapping[str, Any]) -> dict[str, Any]:
-        """As C{get_vm} gives it."""
-        return {
-            "id": self.id, "name": self.name, "owner": self.owner, "state": self.state, "uuid": self.uuid,
-            "compute_node": self.compute_node, "driver": self.driver, "vcpus": self.vcpus, "max_vcpus": self.max_vcpus,
-            "memory": self.memory, "max_memory": self.max_memory, "disks": related["disks"],
-            "interfaces": list(self.interfaces), "description": self.description, "tags": list(self.tags),
-            "autostart": self.autostart, "boot": dict(self.boot), "template": self.template or None,
-            "shares": dict(self.shares) or None,
-            "snapshots": len(self.snapshots), "created": moment(self.created),
-        }  # fmt: skip
 
-
-@dataclass(frozen=True, slots=True)
-class Disk:
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Disk(_Base):
     """
     A volume on a compute node's storage pool. Size in MiB.
 
@@ -230,39 +208,23 @@ class Disk:
     """
 
     TYPE: ClassVar[str] = "disk"
-    FIELDS: ClassVar[Fields] = {
-        "id": int, "name": str, "owner": int, "state": str, "size": int, "format": str, "compute_node": int, "pool": str,
-        "path": str, "vm": int, "target": str, "backing_image": int, "snapshots": int, "created": datetime,
-    }  # fmt: skip
 
-    id: int
-    name: str
     owner: int
     state: str
     size: int
     format: str
     compute_node: int
     pool: str
-    volume: str
-    path: str
+    path: OptionalText
     vm: int | None
     target: str | None
-    created: float
-    snapshots: tuple[Mapping[str, Any], ...] = ()
-    image: int | None = None
-
-    def wire(self, related: Mapping[str, Any]) -> dict[str, Any]:
-        """As C{get_disk} gives it."""
-        return {
-            "id": self.id, "name": self.name, "owner": self.owner, "state": self.state, "size": self.size,
-            "format": self.format, "compute_node": self.compute_node, "pool": self.pool, "path": self.path or None,
-            "vm": self.vm, "target": self.target, "backing_image": self.image,
-            "snapshots": len(self.snapshots), "created": moment(self.created),
-        }  # fmt: skip
+    image: Annotated[int | None, Form(name="backing_image")] = None
+    snapshots: Snapshots = ()
+    volume: Annotated[str, _HIDDEN]
 
 
-@dataclass(frozen=True, slots=True)
-class Image:
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Image(_Base):
     """
     What disks are made of: a file on the server. Size in MiB, of the disks.
 
@@ -271,28 +233,14 @@ class Image:
     """
 
     TYPE: ClassVar[str] = "image"
-    FIELDS: ClassVar[Fields] = {
-        "id": int, "name": str, "owner": int, "public": bool, "size": int, "format": str, "sha256": str, "state": str,
-        "created": datetime,
-    }  # fmt: skip
 
-    id: int
-    name: str
     owner: int
     public: bool
-    size: int
+    size: OptionalSize
     format: str
-    sha256: str
+    sha256: OptionalText
     state: str
-    created: float
-    space: int = 0
-
-    def wire(self, related: Mapping[str, Any]) -> dict[str, Any]:
-        """As C{get_image} gives it."""
-        return {
-            "id": self.id, "name": self.name, "owner": self.owner, "public": self.public, "size": self.size or None,
-            "format": self.format, "sha256": self.sha256 or None, "state": self.state, "created": moment(self.created),
-        }  # fmt: skip
+    space: Annotated[int, _HIDDEN] = 0
 
 
 POWERED = frozenset({"running", "paused", "starting", "stopping", "migrating"})
@@ -300,3 +248,4 @@ POWERED = frozenset({"running", "paused", "starting", "stopping", "migrating"})
 
 Object = User | ResourcePlan | ComputeNode | VM | Disk | Image
 OBJECT_TYPES: dict[str, type[Object]] = {cls.TYPE: cls for cls in (ResourcePlan, User, ComputeNode, VM, Disk, Image)}
+"""Every type, in the order in which their rows may refer to each other."""

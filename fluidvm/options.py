@@ -1,10 +1,16 @@
-"""What the command line and the configuration file say: data only."""
+"""
+The options of the server. Each is declared once, in L{Settings}.
 
+The command line, the configuration file, the help and C{docs/options.md} follow from there.
+"""
+
+# ruff: noqa: RUF009 - the fields of Settings are made by dataclasses.field, in _option
 from __future__ import annotations
 
 import os
 import tomllib
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
@@ -12,66 +18,16 @@ from twisted.python import usage
 
 from fluidvm import __version__
 from fluidvm.engine.placement import STRATEGIES
+from fluidvm.faults import InvalidParams
 from fluidvm.image_urls import ImageUrls
+from fluidvm.kinds import Choice, Int, Kind
+from fluidvm.option_kinds import DatabaseUrl, DirectoryPath, Endpoints, FilePath, Switch, Words
 from fluidvm.wire.proxies import HEADERS, Proxies
 from fluidvm.wire.tls import CLIENTS, TLSFiles
 
 DEFAULT_HTTP = "tcp:8000:interface=127.0.0.1"
-
-
-@dataclass(frozen=True)
-class Settings:
-    """
-    How the server runs.
-
-    @ivar session_timeout: seconds.
-    @ivar max_request: bytes of one request's body.
-    @ivar max_image: MiB of one image's file.
-    @ivar images: the directory for images' files and uploads.
-    @ivar disk_reserve: MiB of its disk that stay free.
-    @ivar image_urls: from where images may be fetched.
-    @ivar poll_interval: seconds.
-    @ivar node_timeout: seconds.
-    @ivar store_timeout: seconds.
-    @ivar keep_contexts: days.
-    @ivar trusted_proxies: addresses, networks, or C{local}.
-    @ivar keep_audit: days.
-    @ivar password_length: characters that a new password has at least.
-    @ivar password_memory: KiB that hashing one takes.
-    @ivar password_rounds: how often hashing goes over them.
-    @ivar password_lanes: threads that hashing one uses.
-    """
-
-    state: Path
-    database: str
-    http: tuple[str, ...]
-    https: tuple[str, ...]
-    tls: TLSFiles | None
-    certificate_users: Path | None
-    hosts: tuple[str, ...]
-    session_timeout: int
-    keepalive: str
-    admin_password_file: Path | None
-    max_request: int
-    max_image: int
-    images: Path
-    disk_reserve: int
-    image_urls: ImageUrls
-    connections_per_address: int
-    tasks_per_node: int
-    placement: str
-    poll_interval: int
-    node_timeout: int
-    store_timeout: int
-    keep_contexts: int
-    keep_audit: int
-    password_length: int
-    password_memory: int
-    password_rounds: int
-    password_lanes: int
-    access_log: bool
-    trusted_proxies: tuple[str, ...]
-    forwarded_header: str
+SHOWN = 200
+"""Characters of a wrong value that a refusal shows."""
 
 
 def default_state() -> Path:
@@ -83,8 +39,235 @@ def default_state() -> Path:
     return (Path(base) if base.startswith("/") else Path.home() / ".local/state") / "fluidvm"
 
 
+@dataclass(frozen=True)
+class Default:
+    """
+    A default that isn't a value.
+
+    @ivar words: what it is.
+    @ivar make: makes the value from those of the other options; C{None} stands there for one that isn't given.
+    """
+
+    words: str
+    make: Callable[[Mapping[str, Any]], Any] = lambda values: None
+
+
+@dataclass(frozen=True)
+class Option:
+    """
+    One option.
+
+    @ivar name: as on the command line, without the dashes before it.
+    @ivar kind: checks its value, and says what it is for.
+    @ivar default: its value where it isn't given, or a L{Default}.
+    """
+
+    name: str
+    kind: Kind
+    default: Any
+
+    @property
+    def help(self) -> str:
+        """What it does, what is allowed, and its default, on one line."""
+        allowed = "" if isinstance(self.kind, Switch | FilePath) else f" ({self.kind.bounds()})"
+        default = f" [default: {self.shown_default}]" if self.shown_default else ""
+        return self.kind.words + allowed + default
+
+    @property
+    def shown_default(self) -> str:
+        """Its default for people; empty: there is none."""
+        if isinstance(self.default, Default):
+            return self.default.words
+        if self.default is None or self.default is False or self.default == ():
+            return ""
+        return f"{self.default} {self.kind.unit}".rstrip() if isinstance(self.kind, Int) else str(self.default)
+
+    def check(self, value: Any) -> Any:
+        """
+        Check a value.
+
+        @param value: a string of the command line, or what the configuration file has.
+        @return: the value to use.
+        @raise usage.UsageError: it isn't allowed; says what is.
+        """
+        try:
+            given = int(value) if isinstance(value, str) and self.kind.python is int else value
+            return self.kind.check(given, self.name, [])
+        except (ValueError, InvalidParams):
+            raise usage.UsageError(f"--{self.name}: {_line(value)} is not valid: give {self.kind.bounds()}") from None
+
+
+def _line(value: Any) -> str:
+    """Show a value on one line, and not without end."""
+    shown = " ".join((str(value).lower() if isinstance(value, bool) else str(value)).split())
+    return f"{shown[:SHOWN]}..." if len(shown) > SHOWN else shown or "an empty value"
+
+
+def _option(kind: Kind, default: Any = None) -> Any:
+    return field(metadata={"kind": kind, "default": default})
+
+
+def _proxies(words: tuple[str, ...]) -> tuple[str, ...]:
+    Proxies(words, "forwarded")
+    return words
+
+
+def _hosts(words: tuple[str, ...]) -> tuple[str, ...]:
+    return tuple(word.lower() for word in words)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Settings:
+    """How the server runs: the value of each option. An option's name is its field's, with dashes."""
+
+    state: Path = _option(
+        DirectoryPath("Directory for everything that the server stores"),
+        Default("/var/lib/fluidvm as root, else $XDG_STATE_HOME/fluidvm", lambda values: default_state()),
+    )
+    database: str = _option(
+        DatabaseUrl("URL of the database"),
+        Default("SQLite in the state directory", lambda values: f"sqlite:///{values['state'] / 'fluidvm.db'}"),
+    )
+    http: tuple[str, ...] = _option(
+        Endpoints("Endpoint on which the server listens for HTTP; can be repeated"),
+        Default(f"{DEFAULT_HTTP}, unless --https is given", lambda values: () if values["https"] else (DEFAULT_HTTP,)),
+    )
+    https: tuple[str, ...] = _option(
+        Endpoints("Endpoint on which the server listens for HTTPS; can be repeated; requires --tls-cert and --tls-key"), ()
+    )
+    tls_cert: Path | None = _option(FilePath("PEM file with the certificate for --https, followed by its chain", "*.pem"))
+    tls_key: Path | None = _option(FilePath("PEM file with the private key of the certificate", "*.pem"))
+    tls_client_ca: Path | None = _option(
+        FilePath("PEM file with the authorities that issue the certificates of clients", "*.pem")
+    )
+    tls_clients: str = _option(
+        Choice("Whether clients must present a certificate, where --tls-client-ca is given", CLIENTS), "required"
+    )
+    certificate_users: Path | None = _option(
+        FilePath("TOML file that says which names in client certificates stand for which users", "*.toml")
+    )
+    hosts: tuple[str, ...] = _option(
+        Words(
+            "Names, separated by commas, by which clients may call the server where it listens on loopback only, "
+            "in addition to localhost and addresses",
+            "host names",
+            _hosts,
+        ),
+        (),
+    )
+    session_timeout: int = _option(
+        Int("Time after which a client that does not call ping is logged out", unit="seconds", low=1, high=86400), 30
+    )
+    keepalive: str = _option(Choice("What keeps a client logged in: ping only, or any call", ("ping", "any-call")), "ping")
+    admin_password_file: Path | None = _option(
+        FilePath("File with the password that the user admin gets at the first start"),
+        Default("$FLUIDVM_ADMIN_PASSWORD, else a random one, written to the file admin-password in the state directory"),
+    )
+    max_request: int = _option(Int("Maximum size of the body of a request", unit="bytes", low=1024, high=2**26), 2**20)
+    max_image: int = _option(Int("Maximum size of the file of an image", unit="MiB", low=1, high=2**30), 65536)
+    images: Path = _option(
+        DirectoryPath("Directory for the files of images, and for uploads"),
+        Default("the state directory", lambda values: values["state"]),
+    )
+    disk_reserve: int = _option(
+        Int("Space that stays free on the disk of --images; what would take it is refused", unit="MiB", low=0, high=2**40),
+        1024,
+    )
+    image_urls: ImageUrls = _option(
+        Words(
+            "Beginnings of URLs, separated by commas, from which images may be fetched",
+            "URLs with a host and a slash, such as https://images.example/",
+            ImageUrls,
+        ),
+        Default("none", lambda values: ImageUrls(())),
+    )
+    connections_per_address: int = _option(
+        Int("Maximum number of open connections from one client address", low=1, high=1000000), 1000
+    )
+    tasks_per_node: int = _option(
+        Int("Maximum number of tasks that are at work on one compute node at the same time", low=1, high=10000), 8
+    )
+    placement: str = _option(
+        Choice(
+            "Where a VM is placed that names no compute node: on the node with the most free memory (spread), "
+            "or with the least that is enough (pack)",
+            STRATEGIES,
+        ),
+        "spread",
+    )
+    poll_interval: int = _option(
+        Int("Time between two looks at a compute node that reports no events", unit="seconds", low=1, high=3600), 10
+    )
+    node_timeout: int = _option(
+        Int(
+            "Time that a compute node may take for one operation without reporting progress before it is marked offline",
+            unit="seconds",
+            low=1,
+            high=86400,
+        ),
+        120,
+    )
+    store_timeout: int = _option(
+        Int(
+            "Time that the database may take for one operation before callers get fault 503 and the server connects again",
+            unit="seconds",
+            low=2,
+            high=3600,
+        ),
+        20,
+    )
+    keep_contexts: int = _option(
+        Int("Time after which a complete execution context is deleted", unit="days", low=0, high=36500), 30
+    )
+    trusted_proxies: tuple[str, ...] = _option(
+        Words(
+            "Addresses and networks, separated by commas, of proxies whose word about the address of a client is trusted",
+            "IP addresses, networks, or local for a UNIX socket",
+            _proxies,
+        ),
+        (),
+    )
+    forwarded_header: str = _option(
+        Choice("Header in which trusted proxies report the address of a client", tuple(HEADERS)), "forwarded"
+    )
+    keep_audit: int = _option(
+        Int("Time after which a line of the audit log is deleted", unit="days", low=0, high=36500), 365
+    )
+    password_length: int = _option(Int("Minimum length of a new password", unit="characters", low=1, high=64), 8)
+    password_memory: int = _option(
+        Int("Memory that hashing a password takes (argon2id)", unit="KiB", low=8, high=2**22), 65536
+    )
+    password_rounds: int = _option(Int("Number of passes over the memory when a password is hashed", low=1, high=100), 3)
+    password_lanes: int = _option(Int("Number of threads that hashing a password uses", low=1, high=64), 4)
+    access_log: bool = _option(Switch("Log a line for every request"), False)
+
+    @property
+    def tls(self) -> TLSFiles | None:
+        """The files for HTTPS; C{None}: there is no certificate, or no key."""
+        if self.tls_cert is None or self.tls_key is None:
+            return None
+        return TLSFiles(self.tls_cert, self.tls_key, self.tls_client_ca, self.tls_clients)
+
+
+OPTIONS = tuple(Option(one.name.replace("_", "-"), **one.metadata) for one in fields(Settings))
+"""Every option that the command line and the configuration file have."""
+CONFIG = Option("config", FilePath("TOML file with these options by the same names; the command line wins", "*.toml"), None)
+"""The one that only the command line has."""
+_SWITCHES = [option for option in OPTIONS if isinstance(option.kind, Switch)]
+_REPEATED = [option for option in OPTIONS if isinstance(option.kind, Endpoints)]
+_SINGLE = [option for option in (*OPTIONS, CONFIG) if option not in (*_SWITCHES, *_REPEATED)]
+
+
+def _completion(kind: FilePath) -> usage.Completer:
+    return usage.CompleteDirs() if isinstance(kind, DirectoryPath) else usage.CompleteFiles(kind.pattern)
+
+
 class Options(usage.Options):  # type: ignore[misc]
-    """The options of C{twistd fluidvm}."""
+    """
+    The options of C{twistd fluidvm}.
+
+    @ivar settings: what they say, once they are parsed.
+    """
 
     synopsis = "[options]"
     longdesc = (
@@ -92,70 +275,17 @@ class Options(usage.Options):  # type: ignore[misc]
         "them run on the hypervisor hosts. Example: twistd --nodaemon fluidvm --state ./state. The first start makes the "
         "user admin and says where its password is."
     )
-    optParameters = [
-        ["state", None, None, "Directory for everything the server remembers "
-         "[default: /var/lib/fluidvm as root, else $XDG_STATE_HOME/fluidvm]"],
-        ["database", None, None, "sqlite:///PATH or postgresql://USER@HOST/NAME [default: SQLite in the state directory]"],
-        ["tls-cert", None, None, "PEM file: certificate for --https, followed by its chain"],
-        ["tls-key", None, None, "PEM file: key of the certificate"],
-        ["tls-client-ca", None, None, "PEM file: authorities; clients show a certificate of one of them"],
-        ["tls-clients", None, None, "What of clients without: required (they are refused) or optional [default: required]"],
-        ["certificate-users", None, None, "TOML file: which names in clients' certificates stand for which users"],
-        ["hosts", None, None, "Names, separated by commas, that clients may call the server by where it listens on loopback "
-         "alone, beside localhost and addresses"],
-        ["session-timeout", None, None, "Seconds without a ping after which a client is logged out [default: 30]"],
-        ["keepalive", None, None, "What keeps a client logged in: ping or any-call [default: ping]"],
-        ["config", None, None, "TOML file with these options by the same names; the command line wins"],
-        ["admin-password-file", None, None, "File with the password that the user admin gets at the first start "
-         "[default: $FLUIDVM_ADMIN_PASSWORD, else a random one in the state directory's file admin-password]"],
-        ["max-request", None, None, "Bytes that one request may have [default: 1048576]"],
-        ["max-image", None, None, "MiB that one image's file may have [default: 65536]"],
-        ["images", None, None, "Directory for images' files and uploads [default: the state directory]"],
-        ["disk-reserve", None, None, "MiB that stay free on the disk of --images: what would take them is refused "
-         "[default: 1024]"],
-        ["image-urls", None, None, "What the URLs begin with, separated by commas, that images may be fetched from, e.g. "
-         "https://cloud.debian.org/ [default: none]"],
-        ["connections-per-address", None, None, "Connections that one client address may have open [default: 1000]"],
-        ["tasks-per-node", None, None, "Tasks that may have one compute node at work at once [default: 8]"],
-        ["placement", None, None, "Where a VM goes that names no compute node: spread (most memory free) or pack (least) "
-         "[default: spread]"],
-        ["poll-interval", None, None, "Seconds between two looks at a compute node without events [default: 10]"],
-        ["node-timeout", None, None, "Seconds that a compute node may take for one thing without telling of progress; "
-         "then it is taken for gone [default: 120]"],
-        ["store-timeout", None, None, "Seconds that the database may take for one thing; then callers get fault 503, and it "
-         "is connected to again [default: 20]"],
-        ["keep-contexts", None, None, "Days after which a complete execution context is forgotten [default: 30]"],
-        ["trusted-proxies", None, None, "Addresses and networks, separated by commas, of proxies that tell whom they speak "
-         "for; local: a UNIX socket"],
-        ["forwarded-header", None, None, "The header by which they do: forwarded or x-forwarded-for [default: forwarded]"],
-        ["keep-audit", None, None, "Days after which a line of the audit log is dropped [default: 365]"],
-        ["password-length", None, None, "Characters that a new password must have [default: 8]"],
-        ["password-memory", None, None, "KiB of memory that hashing a password takes (argon2id) [default: 65536]"],
-        ["password-rounds", None, None, "Times that hashing a password goes over the memory [default: 3]"],
-        ["password-lanes", None, None, "Threads that hashing a password uses [default: 4]"],
-    ]  # fmt: skip
-    optFlags = [["access-log", None, "Log a line for every request"]]
+    optParameters = [[option.name, None, None, option.help] for option in _SINGLE]
+    optFlags = [[option.name, None, option.help] for option in _SWITCHES]
     compData = usage.Completions(
-        optActions={
-            "state": usage.CompleteDirs(), "images": usage.CompleteDirs(),
-            "config": usage.CompleteFiles("*.toml"), "tls-cert": usage.CompleteFiles("*.pem"),
-            "tls-key": usage.CompleteFiles("*.pem"), "tls-client-ca": usage.CompleteFiles("*.pem"),
-            "certificate-users": usage.CompleteFiles("*.toml"), "admin-password-file": usage.CompleteFiles(),
-        }
-    )  # fmt: skip
+        optActions={option.name: _completion(option.kind) for option in _SINGLE if isinstance(option.kind, FilePath)}
+    )
+    settings: Settings
 
     def __init__(self) -> None:
         super().__init__()
-        self["http"] = []
-        self["https"] = []
-
-    def opt_http(self, endpoint: str) -> None:
-        """Listen for HTTP on a Twisted endpoint; can be repeated [default, without --https: tcp:8000:interface=127.0.0.1]"""
-        self["http"].append(endpoint)
-
-    def opt_https(self, endpoint: str) -> None:
-        """Listen for HTTPS on a Twisted endpoint, such as tcp:8443; can be repeated; wants --tls-cert and --tls-key"""
-        self["https"].append(endpoint)
+        for option in _REPEATED:
+            self[option.name] = []
 
     def opt_version(self) -> None:
         """Display FluidVM's version and exit."""
@@ -171,117 +301,68 @@ class Options(usage.Options):  # type: ignore[misc]
 
     def postOptions(self) -> None:
         """Take in the configuration file and check everything."""
-        self.settings = self._settle(_read_config(self["config"]) if self["config"] else {})
-
-    def _settle(self, config: dict[str, Any]) -> Settings:
-        known = {row[0] for row in self.optParameters if row[0] != "config"} | {"http", "https", "access-log"}
+        file = None if self[CONFIG.name] is None else CONFIG.check(self[CONFIG.name])
+        config = {} if file is None else _read_config(file)
+        known = {option.name for option in OPTIONS}
         for name in config:
             if name not in known:
-                raise usage.UsageError(f"{self['config']}: {name} is no option")
+                raise usage.UsageError(f"{file}: {_line(name)} is not an option")
+        self.settings = _settle({option.name: self._given(option, config) for option in OPTIONS})
 
-        def one(name: str, default: Any = None) -> Any:
-            return self[name] if self[name] is not None else config.get(name, default)
-
-        def path(name: str, default: Path | None = None) -> Path | None:
-            value = one(name)
-            if value is None:
-                return default
-            if not isinstance(value, str) or not value:
-                raise usage.UsageError(f"--{name}: wants a path")
-            return Path(value).absolute()
-
-        def number(name: str, default: int, low: int, high: int) -> int:
-            value = one(name, default)
-            try:
-                found = int(value) if isinstance(value, str) else value
-            except ValueError:
-                found = None
-            if type(found) is not int or not low <= found <= high:
-                raise usage.UsageError(f"--{name}: wants a whole number from {low} to {high}, not {value}")
-            return found
-
-        def many(name: str) -> tuple[str, ...]:
-            value = self[name] or config.get(name, [])
-            value = [value] if isinstance(value, str) else value
-            if not isinstance(value, list) or not all(isinstance(item, str) for item in value):
-                raise usage.UsageError(f"--{name}: wants endpoints")
-            return tuple(value)
-
-        state = path("state", default_state())
-        assert state is not None
-        database = one("database", f"sqlite:///{state / 'fluidvm.db'}")
-        keepalive = one("keepalive", "ping")
-        if keepalive not in ("ping", "any-call"):
-            raise usage.UsageError(f"--keepalive: wants ping or any-call, not {keepalive}")
-        if not isinstance(database, str):
-            raise usage.UsageError("--database: wants a URL")
-        access_log = bool(self["access-log"]) or config.get("access-log", False)
-        if not isinstance(access_log, bool):
-            raise usage.UsageError("--access-log: wants true or false")
-        proxies = one("trusted-proxies", "")
-        trusted = tuple(word.strip() for word in proxies.split(",") if word.strip()) if isinstance(proxies, str) else ("?",)
-        try:
-            Proxies(trusted, "forwarded")
-        except (ValueError, TypeError):
-            raise usage.UsageError(f"--trusted-proxies: wants addresses and networks, not {proxies}") from None
-        header = one("forwarded-header", "forwarded")
-        if header not in HEADERS:
-            raise usage.UsageError(f"--forwarded-header: wants {' or '.join(HEADERS)}, not {header}")
-        placement = one("placement", "spread")
-        if placement not in STRATEGIES:
-            raise usage.UsageError(f"--placement: wants {' or '.join(STRATEGIES)}, not {placement}")
-        http, https = many("http"), many("https")
-        cert, key, client_ca = path("tls-cert"), path("tls-key"), path("tls-client-ca")
-        clients = one("tls-clients", "required")
-        if clients not in CLIENTS:
-            raise usage.UsageError(f"--tls-clients: wants {' or '.join(CLIENTS)}, not {clients}")
-        if https and (cert is None or key is None):
-            raise usage.UsageError("--https wants --tls-cert and --tls-key")
-        tls = None if cert is None or key is None else TLSFiles(cert, key, client_ca, clients)
-        users = path("certificate-users")
-        if (users is not None or client_ca is not None) and not https:
-            raise usage.UsageError("--tls-client-ca and --certificate-users want --https")
-        if users is not None and client_ca is None:
-            raise usage.UsageError("--certificate-users wants --tls-client-ca")
-        hosts = one("hosts", "")
-        if not isinstance(hosts, str):
-            raise usage.UsageError("--hosts: wants names separated by commas")
-        image_urls = one("image-urls", "")
-        try:
-            urls = ImageUrls(url.strip() for url in image_urls.split(",") if url.strip())
-        except (AttributeError, ValueError):
-            raise usage.UsageError(
-                "--image-urls: wants beginnings of URLs with a host and a slash: https://images.example/"
-            ) from None
-        if not http and not https:
-            http = (DEFAULT_HTTP,)
-        memory, lanes = number("password-memory", 65536, 8, 2**22), number("password-lanes", 4, 1, 64)
-        if memory < 8 * lanes:  # RFC 9106, section 3.1
-            raise usage.UsageError(
-                f"--password-memory: {memory} KiB are too few for --password-lanes {lanes}: give at least {8 * lanes}"
-            )
-        return Settings(
-            state=state, database=database, http=http, https=https, tls=tls, certificate_users=users,
-            hosts=tuple(name.strip().lower() for name in hosts.split(",") if name.strip()),
-            session_timeout=number("session-timeout", 30, 1, 86400), keepalive=keepalive,
-            admin_password_file=path("admin-password-file"), max_request=number("max-request", 2**20, 1024, 2**26),
-            max_image=number("max-image", 65536, 1, 2**30), image_urls=urls,
-            images=path("images", state) or state, disk_reserve=number("disk-reserve", 1024, 0, 2**40),
-            connections_per_address=number("connections-per-address", 1000, 1, 1000000),
-            tasks_per_node=number("tasks-per-node", 8, 1, 10000), keep_contexts=number("keep-contexts", 30, 0, 36500),
-            placement=placement, poll_interval=number("poll-interval", 10, 1, 3600),
-            node_timeout=number("node-timeout", 120, 1, 86400), store_timeout=number("store-timeout", 20, 2, 3600),
-            keep_audit=number("keep-audit", 365, 0, 36500), password_length=number("password-length", 8, 1, 64),
-            password_memory=memory, password_rounds=number("password-rounds", 3, 1, 100), password_lanes=lanes,
-            access_log=access_log, trusted_proxies=trusted, forwarded_header=header,
-        )  # fmt: skip
+    def _given(self, option: Option, config: Mapping[str, Any]) -> Any:
+        """What was given for an option, unchecked; C{None}: nothing."""
+        value = self[option.name]
+        if value in (None, 0, []):  # what stands there for an option that isn't on the command line
+            value = config.get(option.name)
+            return None if value == [] else value
+        return True if isinstance(option.kind, Switch) else value
 
 
-def _read_config(name: str) -> dict[str, Any]:
+def _accumulates(option: Option) -> Callable[[Options, str], None]:
+    def more(self: Options, endpoint: str) -> None:
+        self[option.name].append(endpoint)
+
+    more.__doc__ = option.help
+    return more
+
+
+for _one in _REPEATED:
+    setattr(Options, f"opt_{_one.name}", _accumulates(_one))
+
+
+def _settle(given: Mapping[str, Any]) -> Settings:
+    values: dict[str, Any] = {
+        option.name: None if given[option.name] is None else option.check(given[option.name]) for option in OPTIONS
+    }
+    for option in OPTIONS:
+        if values[option.name] is None:
+            default = option.default
+            values[option.name] = default.make(values) if isinstance(default, Default) else default
+    settings = Settings(**{name.replace("-", "_"): value for name, value in values.items()})
+    _check_together(settings)
+    return settings
+
+
+def _check_together(settings: Settings) -> None:
+    """Check what one option requires of another."""
+    if settings.https and settings.tls is None:
+        raise usage.UsageError("--https requires --tls-cert and --tls-key")
+    if not settings.https and (settings.tls_client_ca or settings.certificate_users):
+        raise usage.UsageError("--tls-client-ca and --certificate-users require --https")
+    if settings.certificate_users and not settings.tls_client_ca:
+        raise usage.UsageError("--certificate-users requires --tls-client-ca")
+    memory, lanes = settings.password_memory, settings.password_lanes
+    if memory < 8 * lanes:  # RFC 9106, section 3.1
+        raise usage.UsageError(
+            f"--password-memory: {memory} KiB is not enough for --password-lanes {lanes}: give at least {8 * lanes}"
+        )
+
+
+def _read_config(path: Path) -> dict[str, Any]:
     try:
-        with Path(name).open("rb") as file:
+        with path.open("rb") as file:
             return tomllib.load(file)
     except OSError as error:
-        raise usage.UsageError(f"{name}: {error.strerror}") from None
+        raise usage.UsageError(f"{path}: {error.strerror}") from None
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise usage.UsageError(f"{name}: {error}") from None
+        raise usage.UsageError(f"{path}: {error}") from None

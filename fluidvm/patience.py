@@ -11,7 +11,7 @@ from twisted.python.failure import Failure
 from zope.interface import directlyProvides, providedBy
 from zope.interface.interface import Method
 
-from fluidvm.driver import IPatience, Unreachable
+from fluidvm.driver import DriverError, IPatience, Unreachable
 from fluidvm.driver_answers import within
 
 LOOKS = 4
@@ -64,17 +64,20 @@ class PatientConnection:
 
     @param node: the compute node's name, for the words.
     @param timeout: seconds; more where the connection's C{patience} says so.
+    @param told: gives a driver's error in the words in which people are told it.
     """
 
     def __init__(
-        self, connection: Any, clock: IReactorTime, node: str, timeout: float, on_hang: Callable[[str], None]
-    ) -> None:
+        self, connection: Any, clock: IReactorTime, node: str, timeout: float, on_hang: Callable[[str], None],
+        told: Callable[[DriverError], DriverError] = lambda error: error,
+    ) -> None:  # fmt: skip
         self._connection = connection
         self._clock = clock
         self._node = node
         self._timeout = timeout
         self._longer: Mapping[str, float] = connection.patience if IPatience.providedBy(connection) else {}
         self._on_hang = on_hang
+        self._told = told
         self._under_way: dict[_UnderWay, None] = {}
         self._looking: IDelayedCall | None = None
         provided = providedBy(connection)
@@ -107,6 +110,7 @@ class PatientConnection:
         # Callables among a verb's arguments are progress callbacks.
         work = method(*(alive(argument) if callable(argument) else argument for argument in arguments))
         work.addCallback(within)
+        work.addErrback(self._in_words)
         if work.called and not work.paused:
             return work
         timeout = max(self._timeout, self._longer.get(name, 0.0))
@@ -117,6 +121,12 @@ class PatientConnection:
             self._looking = self._clock.callLater(self._timeout / LOOKS, self._look)
         work.addBoth(self._ended, call)
         return Deferred.fromCoroutine(call.wait())
+
+    def _in_words(self, failure: Failure) -> Failure:
+        if not isinstance(failure.value, DriverError):
+            return failure
+        told = self._told(failure.value)
+        return failure if told is failure.value else Failure(told, type(told), failure.getTracebackObject())
 
     def _ended(self, result: Any, call: _UnderWay) -> None:
         self._under_way.pop(call, None)

@@ -68,8 +68,9 @@ def _check_all(settings: Settings, lock: Lock, uid: int | None, gid: int | None)
         if settings.admin_password_file is not None:
             read_password(settings.admin_password_file)
         _try_hashing(settings)
-        for description in (*settings.http, *settings.https):
-            _try_endpoint(description)
+        for option, descriptions in (("--http", settings.http), ("--https", settings.https)):
+            for description in descriptions:
+                _try_endpoint(option, description)
         with suppress(ImportError, SQLAlchemyError):  # who can't read Python's own files can use what is loaded
             parse_url(settings.database).get_dialect().import_dbapi()
         with _as_user(uid, gid):
@@ -206,19 +207,19 @@ class _Trial(Factory):
         return "A trial of the endpoint"
 
 
-def _try_endpoint(description: str) -> None:
+def _try_endpoint(option: str, description: str) -> None:
     """Listen for a moment, on a reactor of its own: the real one can't let go of a port before it runs."""
     reactor = SelectReactor()
     outcome: list[object] = []
     try:
         place = endpoint(reactor, description)
     except (ValueError, TypeError, KeyError, IndexError, OSError) as error:
-        raise StartError(f"endpoint {description}: {error or 'is none'}") from None
+        raise StartError(f"{option}: {description} is not a valid endpoint: {error}") from None
     place.listen(_Trial()).addBoth(outcome.append)
     if outcome and isinstance(outcome[0], Failure):
         failed = outcome[0].value
         why = failed.socketError.strerror if isinstance(failed, CannotListenError) else failed
-        raise StartError(f"endpoint {description}: can't listen: {why}")
+        raise StartError(f"{option}: the server can't listen on {description}: {why}")
     for port in outcome:
         done: list[object] = []
         port.stopListening().addBoth(done.append)  # type: ignore[attr-defined]

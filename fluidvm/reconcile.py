@@ -41,14 +41,14 @@ def vm_differences(inventory: Inventory, node: int, domains: Iterable[DomainInfo
 
 def kept_of(inventory: Inventory, thing: VM | Disk, told: Iterable[Snapshot]) -> tuple[Mapping[str, Any], ...]:
     """
-    Tell a VM's or disk's snapshots as they are to be noted: those that are known keep their ids.
+    Tell a VM's or disk's snapshots as they are to be noted: those that are known keep their ids, and what is known of them.
 
     @param told: all that its node has of it.
     """
-    known = {one["name"]: one["id"] for one in thing.snapshots}
+    known = {one["name"]: one for one in thing.snapshots}
     return tuple(
         {
-            "id": known[one.name] if one.name in known else inventory.next_id("snapshot"), "name": one.name,
+            **(known[one.name] if one.name in known else {"id": inventory.next_id("snapshot"), "name": one.name}),
             "created": one.created, "running": one.running,
         }
         for one in told

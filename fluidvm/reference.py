@@ -1,7 +1,8 @@
 """
 Writes the reference from the declarations: C{python -m fluidvm.reference docs}.
 
-C{docs/reference.md} has every method, C{docs/abilities.md} what each driver can do. A test compares them with the code.
+C{docs/reference.md} has every method, C{docs/abilities.md} what each driver can do, C{docs/options.md} every option of the
+server. A test compares them with the code.
 """
 
 from __future__ import annotations
@@ -14,7 +15,10 @@ from fluidvm.declare import METHODS, Method
 from fluidvm.driver import ABILITIES
 from fluidvm.driver_loader import DriverLoader
 from fluidvm.kinds import Kind, Struct
+from fluidvm.object_fields import wire_fields
 from fluidvm.objects import OBJECT_TYPES, ROLES
+from fluidvm.option_kinds import Switch
+from fluidvm.options import CONFIG, OPTIONS
 
 assert api  # importing it declares the methods
 
@@ -30,7 +34,7 @@ def methods() -> str:
         parts += [_method(method) for method in chosen]
     parts.append("## Objects\n")
     for name, cls in OBJECT_TYPES.items():
-        fields = ", ".join(f"`{field}`" for field in cls.FIELDS)
+        fields = ", ".join(f"`{field}`" for field in wire_fields(cls))
         parts.append(f"**{name}**: {fields}\n")
     return "\n".join(parts)
 
@@ -88,11 +92,29 @@ def abilities() -> str:
     return "\n".join(parts)
 
 
+def options() -> str:
+    """The text of C{docs/options.md}."""
+    parts = [
+        "# Options of the server\n", _HEAD,
+        "Each can be given on the command line (`--name value`) or, except for `--config`, in the configuration file "
+        "(`name = value`). [running.md](running.md) explains what they are for.\n",
+        "| option | what it does | values | default |\n| --- | --- | --- | --- |",
+    ]  # fmt: skip
+    for option in sorted((*OPTIONS, CONFIG), key=lambda option: option.name):
+        values = "" if isinstance(option.kind, Switch) else option.kind.bounds()
+        parts.append(f"| `--{option.name}` | {option.kind.words} | {values} | {option.shown_default} |")
+    return "\n".join(parts) + "\n"
+
+
+PAGES = {"reference.md": methods, "abilities.md": abilities, "options.md": options}
+"""What writes each file of the documentation that is generated."""
+
+
 def main() -> None:
-    """Write both files into the directory that is named."""
+    """Write the files into the directory that is named."""
     directory = Path(sys.argv[1])
-    (directory / "reference.md").write_text(methods())
-    (directory / "abilities.md").write_text(abilities())
+    for name, text in PAGES.items():
+        (directory / name).write_text(text())
 
 
 if __name__ == "__main__":

@@ -174,7 +174,7 @@ class Server(Service):  # type: ignore[misc]
         except PasswordError as error:
             raise self._fail(str(error)) from None
         for description in settings.http:
-            self._listen(endpoint(self._reactor, description), description)
+            self._listen(endpoint(self._reactor, description), "--http", description)
         if settings.https and settings.tls is not None:
             try:
                 self._certificates = Certificates(settings.tls)
@@ -182,19 +182,20 @@ class Server(Service):  # type: ignore[misc]
                 raise self._fail(str(error)) from None
             self._map(self._read_mapping())
             for description in settings.https:
-                self._listen(wrapServerTLS(self._certificates, endpoint(self._reactor, description)), description)
+                place = wrapServerTLS(self._certificates, endpoint(self._reactor, description))
+                self._listen(place, "--https", description)
 
     def _password(self) -> str:
         path = self._settings.admin_password_file
         return "" if path is None else read_password(path)
 
-    def _listen(self, place: Any, description: str) -> None:
+    def _listen(self, place: Any, option: str, description: str) -> None:
         failed: list[Failure] = []
         place.listen(self._site).addCallbacks(self.ports.append, failed.append)
         if failed:
             error = failed[0].value
             why = error.socketError.strerror if isinstance(error, CannotListenError) else error
-            raise self._fail(f"endpoint {description}: can't listen: {why}")
+            raise self._fail(f"{option}: the server can't listen on {description}: {why}")
 
     def startService(self) -> None:
         """Open the store, load what it holds, and go on with it. Fails if the store can't be used."""

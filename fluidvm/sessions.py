@@ -15,7 +15,7 @@ from twisted.internet.interfaces import IDelayedCall, IReactorTime
 from fluidvm.declare import Method
 from fluidvm.faults import ApiFault, InvalidParams, NotLoggedIn, TooLarge, TooManyAttempts
 from fluidvm.kinds import wire_name
-from fluidvm.objects import Fields
+from fluidvm.object_fields import Fields
 from fluidvm.throttle import Throttle, network_of
 from fluidvm.xmlvalue import INT_HIGH, INT_LOW, moment
 

@@ -320,8 +320,9 @@ class Fetching(Transfer):
         disk = inventory.get(Disk, self.target)
         if disk.state != "ready":
             raise Conflict(f"Disk {disk.name} is {disk.state}.")
-        if disk.vm is not None and inventory.get(VM, disk.vm).powered:
-            raise Conflict(f"Disk {disk.name} is in use by VM {disk.vm}, which runs: stop it first.")
+        vm = None if disk.vm is None else inventory.get(VM, disk.vm)
+        if vm is not None and vm.powered:
+            raise Conflict(f"Disk {disk.name} is in use by VM {vm.name}, which runs: stop it first.")
         return disk
 
     async def open(self) -> Contents:

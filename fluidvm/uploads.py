@@ -181,15 +181,24 @@ class Uploads:
         @raise NotFound: there is no such upload.
         @raise Conflict: it is being sent, or another image is being made of it.
         """
+        taken = self.check(user, name, image)._replace(image=image)
+        self._known[user, name] = taken
+        await self._save(taken)
+        await self.files.take_upload(user, name, image)
+
+    def check(self, user: int, name: str, image: int) -> Upload:
+        """
+        Check that an upload can be made an image, and give it.
+
+        @raise NotFound: there is no such upload.
+        @raise Conflict: it is being sent, or another image is being made of it.
+        """
         record = self._known.get((user, name))
         if record is None:
             raise NotFound(f"There is no upload {name} of yours.")
         if (user, name) in self._busy or record.image not in (None, image):
             raise Conflict(f"Upload {name} is being sent, or made an image: wait until that has ended.")
-        taken = record._replace(image=image)
-        self._known[user, name] = taken
-        await self._save(taken)
-        await self.files.take_upload(user, name, image)
+        return record
 
     def uncount(self, user: int, name: str) -> None:
         """From now on the image counts that is made of an upload, not the upload."""

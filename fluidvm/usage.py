@@ -104,14 +104,19 @@ class Ledger:
             for interface in thing.interfaces:
                 del self._used[of_mac(interface["mac"])]
 
-    def count(self, key: Hashable, account: Account, amounts: Mapping[str, int]) -> None:
-        """Count something as used that is no object, in place of what C{key} counted until now; nothing: it is gone."""
+    def count(self, key: Hashable, account: Account, amounts: Mapping[str, int]) -> tuple[Account, dict[str, int]] | None:
+        """
+        Count something as used that is no object, in place of what C{key} counted until now; nothing: it is gone.
+
+        @return: the account and the amounts that C{key} counted until now; C{None}: nothing.
+        """
         former = self._counted.pop(key, None)
         if former is not None:
             self._used[former[0]].subtract(former[1])
         if amounts:
             self._counted[key] = (account, dict(amounts))
             self._used.setdefault(account, Counter()).update(amounts)
+        return former
 
     def used(self, account: Account, what: str) -> int:
         """Tell what an account holds."""

@@ -1,15 +1,24 @@
-"""A whole server without threads, on one Clock: what it does depends on nothing but what it is told."""
+"""A whole server on one Clock and without a thread: the store, the hashes and the files of images answer at once."""
 
 from __future__ import annotations
 
+import shutil
+import tempfile
+import xmlrpc.client
+from collections.abc import Callable
 from contextlib import ExitStack
+from pathlib import Path
 from typing import Any
 from unittest.mock import patch
 
-from twisted.internet.defer import execute, succeed
+from twisted.internet.defer import Deferred, execute, succeed
 
 from fluidvm import logins
+from fluidvm.image_files import ImageFiles
 from fluidvm.store.database import Database, connect, write_later
+from fluidvm.wire.peer import Peer
+from tests.databases import new_database
+from tests.support import PASSWORD, Running, ServerCase
 
 
 class InlineDatabase(Database):
@@ -44,3 +53,62 @@ def without_threads(kept: ExitStack, database: type[Database] = InlineDatabase) 
     """Until C{kept} is closed, servers have no threads: their store and their password hashes answer at once."""
     kept.enter_context(patch.object(logins.Logins, "_run", lambda self, function, *args: execute(function, *args)))
     kept.enter_context(patch("fluidvm.service.Database", database))
+
+
+def _at_once(self: object, function: Callable[..., Any], *args: Any) -> Deferred[Any]:
+    return execute(function, *args)
+
+
+class InlineServer:
+    """
+    A server that is there as soon as it is made; L{stop} stops it and removes what it left.
+
+    @ivar running: the server and its clock.
+    """
+
+    def __init__(self, *options: str) -> None:
+        self.directory = Path(tempfile.mkdtemp())
+        self._kept = ExitStack()
+        self._kept.callback(shutil.rmtree, self.directory)
+        without_threads(self._kept)
+        self._kept.enter_context(patch.object(ImageFiles, "_run", _at_once))
+        self._kept.enter_context(
+            patch("fluidvm.node_watch.deferToThreadPool", lambda reactor, pool, *work, **more: execute(*work, **more))
+        )
+        database = self._kept.enter_context(new_database(None))
+        (self.directory / "password").write_text(PASSWORD)
+        case = ServerCase()
+        case.directory = self.directory
+        self.running = Running(case.settings(*options, "--database", database))
+        self.running.server.startService()
+        self.running.server.dispatcher._services.planner._turn = lambda: succeed(None)
+
+    def call(self, method: str, *arguments: Any) -> Any:
+        """Call a method; it must answer without waiting."""
+        body = xmlrpc.client.dumps(arguments, method).encode()
+        answer: Any = self.running.server.dispatcher.dispatch(body, Peer(address="192.0.2.1"))
+        if isinstance(answer, Deferred):
+            answer = now(answer, method)
+        return xmlrpc.client.loads(answer, use_builtin_types=True)[0][0]
+
+    def login(self, name: str = "admin") -> int:
+        """Log in; gives the cookie."""
+        cookie: int = self.call("authenticate", name, PASSWORD)
+        return cookie
+
+    def stop(self) -> None:
+        """Stop the server; time passes meanwhile."""
+        try:
+            stopping = self.running.server.stopService()
+            while not stopping.called:
+                self.running.clock.advance(1.0)
+        finally:
+            self._kept.close()
+
+
+def now(work: Deferred[Any], what: str) -> Any:
+    """What something has come to; it must have, without waiting."""
+    outcome: list[Any] = []
+    work.addBoth(outcome.append)
+    assert outcome, f"{what} didn't answer"
+    return outcome[0]

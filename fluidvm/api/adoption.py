@@ -33,7 +33,8 @@ async def adopt_vm(job: Job, node: NodeId, uuid: GuestUuid, owner: Owner) -> Non
     """
     Take over a guest that FluidVM didn't make, whether it runs or not, with its disks, within its new owner's resource plan.
 
-    The guest isn't touched: it gets no other name on its host and no other definition. Here it is called what the host calls
+    The guest isn't touched: it gets no other name on its host and no other definition. Its compute node's room isn't looked
+    at, for it has it already. Here it is called what the host calls
     it, as far as that makes a name and the name is free; its disks after it.
 
     What would be lost when FluidVM defines it anew one day makes the task fail with fault 501, and says what: disks that are
@@ -81,7 +82,7 @@ def _plan(
     inventory.get(User, owner)
     there = inventory.vm_of(spec.uuid)
     if there is not None:
-        raise Conflict(f"Guest {spec.uuid} is VM {there.id} already.")
+        raise Conflict(f"Guest {spec.uuid} is VM {there.name} already.")
     check_driver(inventory, owner, node.driver)
     _check_disks(inventory, node, spec, volumes, others)
     sizes = sum(volume.size for volume in volumes)
@@ -130,7 +131,7 @@ def _check_disks(
     for disk, volume in zip(spec.disks, volumes, strict=True):
         known = ours.get((volume.pool, volume.name))
         if known is not None:
-            raise Conflict(f"Domain {spec.name} can't be taken over: its {disk.target} is disk {known.id} already.")
+            raise Conflict(f"Domain {spec.name} can't be taken over: its {disk.target} is disk {known.name} already.")
         if disk.path in theirs:
             raise Conflict(f"Domain {spec.name} can't be taken over: domain {theirs[disk.path]} has its {disk.target}, too.")
 

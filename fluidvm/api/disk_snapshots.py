@@ -5,14 +5,14 @@ from __future__ import annotations
 from datetime import datetime
 from typing import Annotated, Any
 
+from fluidvm.api.disks import check_idle
 from fluidvm.api.kept import listed, look, make, snapshot_of
 from fluidvm.call import Call
 from fluidvm.declare import query, task
 from fluidvm.driver import IVolumeSnapshots
 from fluidvm.engine.job import Job
-from fluidvm.faults import Conflict
 from fluidvm.kinds import DiskId, Int, filter_of, named
-from fluidvm.objects import VM, Disk
+from fluidvm.objects import Disk
 from fluidvm.xmlvalue import Members
 
 SnapshotName = Annotated[str, named("its name, unique among the disk's own snapshots")]
@@ -20,17 +20,6 @@ SnapshotId = Annotated[int, Int("id of one of the disk's own snapshots", low=1)]
 SnapshotFilter = Annotated[
     dict[str, Any], filter_of({"id": int, "disk": int, "name": str, "running": bool, "created": datetime})
 ]
-
-
-def _check_idle(job: Job, disk: Disk) -> None:
-    """@raise Conflict: the disk isn't there, or its VM isn't stopped."""
-    if disk.state != "ready":
-        raise Conflict(f"Disk {disk.name} is {disk.state}.")
-    if disk.vm is None:
-        return
-    vm = job.inventory.get(VM, disk.vm)
-    if vm.powered or vm.state == "saved":
-        raise Conflict(f"Disk {disk.name} is in use by VM {vm.name}, which is {vm.state}: stop it first.")
 
 
 # Not looked at when it is called: the same batch may delete the one that has the name.
@@ -45,7 +34,7 @@ async def create_disk_snapshot(job: Job, disk: DiskId, name: SnapshotName) -> in
     """
     record = job.inventory.get(Disk, disk)
     connection = await job.connection(record.compute_node, IVolumeSnapshots)
-    _check_idle(job, record)
+    check_idle(job, record)
     at = record.pool, record.volume, record.format
     return await make(job, record, name, False, lambda: connection.create_volume_snapshot(*at, name))
 
@@ -56,7 +45,7 @@ async def revert_disk_snapshot(job: Job, disk: DiskId, snapshot: SnapshotId) -> 
     record = job.inventory.get(Disk, disk)
     kept = snapshot_of(record, snapshot)
     connection = await job.connection(record.compute_node, IVolumeSnapshots)
-    _check_idle(job, record)
+    check_idle(job, record)
     job.status(f"disk {record.name} goes back to snapshot {kept['name']}")
     await connection.revert_volume(record.pool, record.volume, record.format, kept["name"])
 
@@ -67,7 +56,7 @@ async def delete_disk_snapshot(job: Job, disk: DiskId, snapshot: SnapshotId) -> 
     record = job.inventory.get(Disk, disk)
     kept = snapshot_of(record, snapshot)
     connection = await job.connection(record.compute_node, IVolumeSnapshots)
-    _check_idle(job, record)
+    check_idle(job, record)
     job.status(f"deleting snapshot {kept['name']} of disk {record.name}")
     await connection.delete_volume_snapshot(record.pool, record.volume, record.format, kept["name"])
     await look(job, record)

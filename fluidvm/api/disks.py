@@ -20,7 +20,9 @@ from fluidvm.engine.entitlement import check_object
 from fluidvm.engine.job import Job
 from fluidvm.engine.placement import Wanted
 from fluidvm.faults import Conflict, InvalidParams
+from fluidvm.inventory import Inventory
 from fluidvm.kinds import DiskId, Id, Int, Struct, Text, filter_of, named
+from fluidvm.object_fields import wire_fields
 from fluidvm.objects import VM, ComputeNode, Disk, Image
 from fluidvm.store.objects import Create, Delete, Update
 from fluidvm.xmlvalue import Members, Rendered
@@ -43,7 +45,7 @@ DiskSpec = Annotated[
         required=("name",),
     ),
 ]
-DiskFilter = Annotated[dict[str, Any], filter_of(Disk.FIELDS)]
+DiskFilter = Annotated[dict[str, Any], filter_of(wire_fields(Disk))]
 
 
 def new_disk(
@@ -120,16 +122,33 @@ async def delete_volume(job: Job, disk: Disk) -> None:
         await connection.delete_volume(disk.pool, disk.volume)
 
 
-def check_attachable(disk: Disk, vm: VM) -> None:
-    """@raise Conflict: the disk is in use, isn't ready, is another owner's, or is elsewhere."""
+def check_idle(job: Job, disk: Disk) -> None:
+    """@raise Conflict: the disk isn't there, or its VM isn't stopped: a saved one goes on with what is on it now."""
+    if disk.state != "ready":
+        raise Conflict(f"Disk {disk.name} is {disk.state}.")
+    if disk.vm is None:
+        return
+    vm = job.inventory.get(VM, disk.vm)
+    if vm.powered or vm.state == "saved":
+        raise Conflict(f"Disk {disk.name} is in use by VM {vm.name}, which is {vm.state}: stop it first.")
+
+
+def check_detached(inventory: Inventory, disk: Disk) -> None:
+    """@raise Conflict: the disk is a VM's."""
     if disk.vm is not None:
-        raise Conflict(f"Disk {disk.name} is attached to VM {disk.vm}: detach it first.")
+        raise Conflict(f"Disk {disk.name} is attached to VM {inventory.get(VM, disk.vm).name}: detach it first.")
+
+
+def check_attachable(inventory: Inventory, disk: Disk, vm: VM) -> None:
+    """@raise Conflict: the disk is in use, isn't ready, is another owner's, or is elsewhere."""
+    check_detached(inventory, disk)
     if disk.owner != vm.owner:
         raise Conflict(f"Disk {disk.name} isn't of the same owner as VM {vm.name}.")
     if disk.state != "ready":
         raise Conflict(f"Disk {disk.name} is {disk.state}.")
     if disk.compute_node != vm.compute_node:
-        raise Conflict(f"Disk {disk.name} is on compute node {disk.compute_node}, VM {vm.name} on {vm.compute_node}.")
+        here, there = (inventory.get(ComputeNode, id).name for id in (disk.compute_node, vm.compute_node))
+        raise Conflict(f"Disk {disk.name} is on compute node {here}, VM {vm.name} on {there}.")
 
 
 def _check_spec(call: Call, spec: dict[str, Any]) -> None:
@@ -180,8 +199,7 @@ async def create_disk(job: Job, spec: DiskSpec) -> None:
 async def delete_disk(job: Job, disk: DiskId) -> None:
     """Delete a detached disk and its bytes."""
     record = job.inventory.get(Disk, disk)
-    if record.vm is not None:
-        raise Conflict(f"Disk {record.name} is attached to VM {record.vm}: detach it first.")
+    check_detached(job.inventory, record)
     await delete_volume(job, record)
     job.put(Delete("disk", disk))
 

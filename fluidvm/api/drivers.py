@@ -16,6 +16,7 @@ from fluidvm.xmlvalue import Members
 
 FIELDS = {"name": str, "distribution": str, "version": str, "summary": str, "abilities": list, "error": str}
 DriverFilter = Annotated[dict[str, Any], filter_of(FIELDS, "name")]
+DriverName = Annotated[str, Text("a driver's name", longest=63, pattern=NAME_PATTERN, rule=NAME_RULE)]
 
 
 def _wire(found: DriverDescription) -> dict[str, Any]:
@@ -40,9 +41,7 @@ async def list_drivers(call: Call, filter: DriverFilter = {}) -> Members:  # noq
 
 
 @query("struct")
-async def get_driver(
-    call: Call, name: Annotated[str, Text("a driver's name", longest=63, pattern=NAME_PATTERN, rule=NAME_RULE)]
-) -> dict[str, Any]:
+async def get_driver(call: Call, name: DriverName) -> dict[str, Any]:
     """
     Tell what a driver can do: as list_drivers, and options (what add_compute_node takes for it) and methods.
 

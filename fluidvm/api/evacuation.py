@@ -12,7 +12,7 @@ from fluidvm.driver import IDisks, IMigration, INetworks, Interface, Progress
 from fluidvm.engine.job import Job
 from fluidvm.engine.outcome import fault_of
 from fluidvm.engine.placement import Wanted
-from fluidvm.faults import Conflict
+from fluidvm.faults import Conflict, sentence
 from fluidvm.kinds import NodeId
 from fluidvm.objects import VM, ComputeNode
 from fluidvm.store.objects import Update
@@ -106,7 +106,7 @@ async def _move(job: Job, node: int, id: int, progress: Progress) -> None:
         if job.cancelled:
             raise
         words = fault_of(error, "evacuate_compute_node").faultString
-        memo["stayed"][str(id)] = f"{vm.name} ({id}): {words[:MOST_WORDS]}"
+        memo["stayed"][str(id)] = sentence(f"{vm.name} ({id}): {words[:MOST_WORDS]}")
     if (now := job.inventory.find(VM, id)) is not None and now.compute_node != node:
         memo["moved"].append(id)
     for key in MEMO:

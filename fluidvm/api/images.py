@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Annotated, Any
 
 from twisted.internet.defer import CancelledError
 
+from fluidvm.api.disks import check_idle
 from fluidvm.api.image_bytes import drain, fetch
 from fluidvm.api.listing import list_objects, show
 from fluidvm.api.placing import free_name, may_own, owner_of
@@ -17,7 +19,8 @@ from fluidvm.engine.job import Job
 from fluidvm.faults import Conflict, Forbidden, InvalidParams
 from fluidvm.image_files import UPLOAD_NAME, Inspected
 from fluidvm.kinds import Bool, Choice, DiskId, Id, ImageId, Struct, Text, filter_of, named
-from fluidvm.objects import VM, Disk, Image
+from fluidvm.object_fields import wire_fields
+from fluidvm.objects import Disk, Image
 from fluidvm.store.objects import Create, Delete, Update
 from fluidvm.xmlvalue import INT_HIGH, Members, Rendered
 
@@ -43,7 +46,7 @@ ImageSpec = Annotated[
         either=(("url", "upload"),),
     ),
 ]
-ImageFilter = Annotated[dict[str, Any], filter_of(Image.FIELDS)]
+ImageFilter = Annotated[dict[str, Any], filter_of(wire_fields(Image))]
 ImageName = Annotated[str, named("the image's name, unique among its owner's images")]
 
 
@@ -65,16 +68,25 @@ async def _record(job: Job, name: str, owner: int, format: str, public: bool) ->
     image = job.inventory.find(Image, job.target)
     if image is None:
         free_name(job.inventory, Image, name, owner)
-        image = Image(job.target, name, owner, public, 0, format, "", "creating", job.wall_clock())
+        image = Image(
+            id=job.target, name=name, owner=owner, public=public, size=0, format=format, sha256="", state="creating",
+            created=job.wall_clock(),
+        )  # fmt: skip
         job.put(Create(image))
         await job.flush()
     return image
 
 
-async def _complete(job: Job, image: Image, sha256: str = "", upload: str | None = None) -> None:
-    """Look at what was written, and count it. Until then a client can cancel the task."""
+async def _complete(job: Job, image: Image, sha256: str = "", upload: str | None = None, size: int | None = None) -> None:
+    """
+    Look at what was written, and count it. Until then a client can cancel the task.
+
+    @param size: MiB of the disk that it was copied from.
+    """
     job.status("checking")
     found = await job.images.finish(image.id, image.format)
+    if size is not None:
+        found = replace(found, size=size)
     if found.size > INT_HIGH:
         raise Conflict(f"Image {image.name} is for disks of {found.size} MiB; a disk has {INT_HIGH} MiB at most.")
     if sha256 and found.sha256 not in (sha256, ""):  # in a plan it isn't known
@@ -131,10 +143,7 @@ async def import_image(job: Job, spec: ImageSpec) -> None:
 async def create_image(job: Job, disk: DiskId, name: ImageName) -> None:
     """Make an image of a disk whose VM doesn't run; its owner is the disk's. If it fails nothing is left."""
     source = job.inventory.get(Disk, disk)
-    if source.vm is not None and job.inventory.get(VM, source.vm).powered:
-        raise Conflict(f"Disk {source.name} is in use by VM {source.vm}, which runs: stop it first.")
-    if source.state != "ready":
-        raise Conflict(f"Disk {source.name} is {source.state}.")
+    check_idle(job, source)
     if source.format not in FORMATS:
         raise Conflict(f"Disk {source.name} has format {source.format}; images are {' or '.join(FORMATS)}.")
     await job.connection(source.compute_node, IImages)
@@ -144,7 +153,7 @@ async def create_image(job: Job, disk: DiskId, name: ImageName) -> None:
             job.leavable()
             job.status(f"copying {source.name}")
             await drain(job, source, image)
-            await _complete(job, image)
+            await _complete(job, image, size=source.size)
         await _keep(job, image)
     except CancelledError:
         raise  # as above

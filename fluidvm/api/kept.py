@@ -83,6 +83,15 @@ async def refuse_kept(job: Job, thing: VM | Disk, why: str) -> None:
         raise Conflict(f"{name_of(now)} has snapshots ({names}): {why}. {remover} removes them.")
 
 
+def _shape(vm: VM) -> dict[str, Any]:
+    """What a VM has now that it must have again to go back to its memory: only its host would know else."""
+    interfaces = [{key: one[key] for key in ("mac", "network", "model") if key in one} for one in vm.interfaces]
+    return {
+        "vcpus": vm.vcpus, "max_vcpus": vm.max_vcpus, "memory": vm.memory, "max_memory": vm.max_memory,
+        "interfaces": interfaces,
+    }  # fmt: skip
+
+
 async def make(job: Job, thing: T, name: str, running: bool, ask: Callable[[], Deferred[None]]) -> int:
     """
     Make a snapshot. It is durable before the hypervisor is asked, and counted by its owner's plan from then on.
@@ -100,6 +109,8 @@ async def make(job: Job, thing: T, name: str, running: bool, ask: Callable[[], D
             raise Conflict(f"{name_of(thing)} has a snapshot {name} already.")
         job.reserve_for(thing.owner, snapshots=1)
         made = {"id": job.inventory.next_id("snapshot"), "name": name, "created": job.wall_clock(), "running": running}
+        if isinstance(thing, VM):
+            made["had"] = _shape(thing)
         job.put(Update(thing.TYPE, thing.id, {"snapshots": (*thing.snapshots, made)}))
         # From here on one of this name is this task's own.
         job.memo["snapshot"] = made["id"]

@@ -12,12 +12,14 @@ from twisted.internet.defer import CancelledError
 
 from fluidvm.api.kept import refuse_kept
 from fluidvm.api.networks import check_networks
+from fluidvm.api.placing import may_force, take_room
 from fluidvm.api.vm_power import mark, settle
-from fluidvm.api.vms import check_boot, domain_spec
+from fluidvm.api.vms import FORCE, check_boot, domain_spec
+from fluidvm.call import Call
 from fluidvm.declare import AfterCrash, task
 from fluidvm.driver import DomainDisk, IDisks, IMigration, NoSuchThing, Progress
 from fluidvm.engine.job import Job
-from fluidvm.faults import Conflict, NotFound, Unavailable
+from fluidvm.faults import Conflict, NotFound, Unavailable, sentence
 from fluidvm.kinds import Bool, NodeId, Struct, VmId
 from fluidvm.objects import VM, ComputeNode, Disk
 from fluidvm.store.objects import Update
@@ -33,15 +35,21 @@ Options = Annotated[
         fields={
             "live": Bool("while it runs; default: a VM that runs isn't moved"),
             "copy_storage": Bool("its disks' bytes, too; default: a VM with disks isn't moved"),
+            "force": FORCE,
         },
     ),
 ]
 
 
-@task("vm", needs=(IMigration,), after_crash=AfterCrash.LOOK)
+def _check(call: Call, vm: int, node: int, options: Mapping[str, Any] = {}) -> None:
+    may_force(call.user, options, "options")
+
+
+@task("vm", needs=(IMigration,), after_crash=AfterCrash.LOOK, early=_check)
 async def migrate_vm(job: Job, vm: VmId, node: NodeId, options: Options = {}) -> None:  # noqa: B006
     """
-    Move a VM to another compute node of the same driver, with its disks: stopped, or live where the driver can.
+    Move a VM to another compute node of the same driver, with its disks: stopped, or live where the driver can. The other
+    node must have room for it, unless an administrator has that left out of account (force).
 
     The names of its new volumes are durable before the hypervisors are asked. If it fails or is cancelled the VM is where it
     was, and nothing is left on the other node; its old volumes are removed when it has moved.
@@ -60,9 +68,9 @@ async def move(job: Job, vm: int, node: int, options: Mapping[str, Any], progres
         if record.compute_node == node:
             return
         await _plan(job, record, node, options)
-    if record.compute_node != node:
-        # Its capacity is set aside; who names a node is taken at its word, as where a VM is made.
+    elif record.compute_node != node:
         job.reserve_on(node, vms=1, **can_get(record))
+    if record.compute_node != node:
         live = job.memo["live"]
         if live:
             await mark(job, record, "migrating")
@@ -110,6 +118,9 @@ async def _plan(job: Job, vm: VM, node: int, options: Mapping[str, Any]) -> None
             raise Conflict(f"Compute node {target.name} has no disks of format {disk.format}, as {disk.name} is.")
     check_networks(job, target, vm.interfaces)
     check_boot(job, target, dict(vm.boot))
+    job.unreserve()  # what was set aside for it when it was placed
+    take_room(job, node, may_force(job.user(), options, "options"), **can_get(vm))
+    job.reserve_on(node, vms=1)
     job.memo["from"] = source.id
     job.memo["live"] = vm.powered
     job.memo["volumes"] = {str(disk.id): f"{disk.name}-{uuid4().hex[:12]}" for disk in disks}
@@ -176,7 +187,8 @@ async def _undo(job: Job, vm: VM, node: int, failed: Exception) -> None:
         name = job.inventory.get(ComputeNode, node).name
         left = ", ".join(f"{disk.pool}/{disk.volume}" for disk in disks) or vm.domain_name
         raise Unavailable(
-            f"{failed} Cleaning up on compute node {name} failed, where {left} may be left: {error}"
+            f"{sentence(str(failed))} Cleaning up on compute node {name} failed, where {left} may be left: "
+            f"{sentence(str(error))}"
         ) from failed
 
 
@@ -211,5 +223,6 @@ async def _remove_old(job: Job, vm: VM) -> None:
     except Exception as error:
         left = ", ".join(f"{pool}/{name}" for pool, name in old)
         raise Unavailable(
-            f"VM {vm.name} has moved, but of its old volumes on compute node {node.name} ({left}) some may be left: {error}"
+            f"VM {vm.name} has moved, but of its old volumes on compute node {node.name} ({left}) some may be left: "
+            f"{sentence(str(error))}"
         ) from error

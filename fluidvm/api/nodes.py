@@ -10,8 +10,9 @@ from fluidvm.call import Call
 from fluidvm.declare import query, task
 from fluidvm.driver_loader import BrokenDriver, UnknownDriver
 from fluidvm.engine.job import Job
-from fluidvm.faults import Conflict, InvalidParams, Unsupported
+from fluidvm.faults import Conflict, InvalidParams, Unsupported, sentence
 from fluidvm.kinds import Array, Choice, Double, Int, Kind, NodeId, Struct, Text, filter_of, named
+from fluidvm.object_fields import wire_fields
 from fluidvm.objects import ComputeNode
 from fluidvm.store.objects import Create, Delete, Update
 from fluidvm.usage import of_node
@@ -36,8 +37,12 @@ NodeOptions = Annotated[
     Struct(f"{', '.join(SERVER_OPTIONS)}, and what the driver takes (see the driver's documentation)"),
 ]
 NodeChanges = Annotated[dict[str, Any], Struct("what is to be another; the rest stays", fields=SERVER_OPTIONS)]
-NodeFilter = Annotated[dict[str, Any], filter_of(ComputeNode.FIELDS)]
+NodeFilter = Annotated[dict[str, Any], filter_of(wire_fields(ComputeNode))]
 MODES = ("active", "cordoned", "maintenance")
+NodeName = Annotated[str, named("the compute node's name")]
+DriverName = Annotated[str, Text("how to speak to it: simulator, kvm...", longest=63)]
+Address = Annotated[str, Text("where it is, as the driver understands it", longest=1024)]
+Mode = Annotated[str, Choice("what it is for", choices=MODES)]
 
 
 def _check(call: Call, name: str, driver: str, address: str, options: dict[str, Any] | None = None) -> None:
@@ -46,13 +51,13 @@ def _check(call: Call, name: str, driver: str, address: str, options: dict[str, 
     try:
         loaded = call.services.resources.drivers.get(driver)
     except UnknownDriver as error:
-        raise InvalidParams(f"driver: {error}") from None
+        raise InvalidParams(sentence(f"driver: {error}")) from None
     except BrokenDriver as error:
-        raise Unsupported(str(error)) from None
+        raise Unsupported(sentence(str(error))) from None
     try:
         loaded.check_address(address)
     except ValueError as error:
-        raise InvalidParams(f"address: {error}") from None
+        raise InvalidParams(sentence(f"address: {error}")) from None
     fields = {**SERVER_OPTIONS, **(loaded.options.fields or {})}
     Struct("options", fields=fields, required=loaded.options.required, either=loaded.options.either).check(
         options or {}, "options", []
@@ -62,9 +67,9 @@ def _check(call: Call, name: str, driver: str, address: str, options: dict[str, 
 @task("compute_node", creates=True, roles=("admin",), early=_check)
 async def add_compute_node(
     job: Job,
-    name: Annotated[str, named("the compute node's name")],
-    driver: Annotated[str, Text("how to speak to it: simulator, kvm...", longest=63)],
-    address: Annotated[str, Text("where it is, as the driver understands it", longest=1024)],
+    name: NodeName,
+    driver: DriverName,
+    address: Address,
     options: NodeOptions = {},  # noqa: B006
 ) -> None:
     """
@@ -98,7 +103,7 @@ async def set_compute_node(job: Job, node: NodeId, options: NodeChanges) -> None
 
 @task("compute_node", roles=("admin",))
 async def set_compute_node_mode(
-    job: Job, node: NodeId, mode: Annotated[str, Choice("what it is for", choices=MODES)]
+    job: Job, node: NodeId, mode: Mode
 ) -> None:  # fmt: skip
     """
     Say what a compute node is for: active; cordoned: nothing new is made there; maintenance: nothing is started either.
@@ -127,7 +132,9 @@ async def remove_compute_node(job: Job, node: NodeId) -> None:
     record = job.inventory.get(ComputeNode, node)
     for what, held in (("VM", job.inventory.vms_on(node)), ("disk", job.inventory.disks_on(node))):
         if held:
-            raise Conflict(f"Compute node {record.name} holds {what} {held[0].id} among others: move or delete them first.")
+            raise Conflict(
+                f"Compute node {record.name} holds {what} {held[0].name} among others: move or delete them first."
+            )
     if job.inventory.ledger.taken(of_node(node), "vms"):
         raise Conflict(f"A VM is on its way to compute node {record.name}.")
     job.put(Delete("compute_node", node))

@@ -60,7 +60,8 @@ async def set_disk_owner(job: Job, disk: DiskId, owner: NewOwner) -> None:
     if record.owner == owner:
         return
     if record.vm is not None:
-        raise Conflict(f"Disk {record.name} is attached to VM {record.vm}: set_vm_owner gives them away together.")
+        vm = job.inventory.get(VM, record.vm).name
+        raise Conflict(f"Disk {record.name} is attached to VM {vm}: set_vm_owner gives them away together.")
     free_name(job.inventory, Disk, record.name, owner)
     await job.reserve(owner, disks=1, disk_space=record.size, snapshots=len(record.snapshots))
     job.put(*_given(record, owner))

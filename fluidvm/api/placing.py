@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -10,7 +10,7 @@ from fluidvm.call import Call
 from fluidvm.driver import Interface
 from fluidvm.engine.entitlement import owns
 from fluidvm.engine.job import Job
-from fluidvm.engine.placement import Load, Wanted, choose
+from fluidvm.engine.placement import Load, Wanted, another, choose, shortage
 from fluidvm.engine.quota import allows, check_driver, limits_of
 from fluidvm.faults import Conflict, Forbidden, Unavailable
 from fluidvm.inventory import WORDS, Inventory
@@ -39,53 +39,92 @@ def free_name(inventory: Inventory, cls: type[VM] | type[Disk] | type[Image], na
         raise Conflict(f"There is a {WORDS[cls.TYPE]} {name} already.")
 
 
-async def place(job: Job, spec: dict[str, Any], owner: int, wanted: Wanted, *abilities: type[Interface]) -> ComputeNode:
+def may_force(user: User, spec: Mapping[str, Any], path: str) -> bool:
+    """
+    Whether a compute node's room isn't looked at.
+
+    @param spec: a struct that may have C{force}; C{path} names it.
+    @raise Forbidden: a plain user asks for it.
+    """
+    force: bool = spec.get("force", False)
+    if force and user.role != "admin":
+        raise Forbidden(f"{path}.force: is for administrators.")
+    return force
+
+
+async def place(
+    job: Job, spec: dict[str, Any], owner: int, wanted: Wanted, *abilities: type[Interface], home: int | None = None
+) -> ComputeNode:
     """
     Decide on which compute node a new object goes, and set its room aside there: L{Job.unreserve} gives that back.
 
     Where none fits it waits for those that are being connected, as all are after a start.
 
-    Who names a node is taken at its word: neither its room nor its labels are looked at.
+    On a node that is named the storage pool isn't asked for its room: it tells itself.
 
+    @param spec: may name C{compute_node}, or C{driver} and C{labels}; with C{force} no node's room is looked at.
     @param owner: whose it will be.
     @param wanted: what it takes; driver and labels are the spec's.
     @param abilities: what the node's driver must be able to do.
+    @param home: the compute node that its disks are on, which it goes to.
     @raise QuotaExceeded: the owner's plan hasn't this kind of hypervisor.
-    @raise Conflict: the node that is named takes nothing new.
+    @raise Conflict: the node that is named, or where its disks are, takes nothing new, has no room, or isn't as asked for.
     @raise Unavailable: none fits; says why.
     """
-    named = spec.get("compute_node")
+    force = may_force(job.user(), spec, "spec")
+    wanted = replace(wanted, driver=spec.get("driver"), labels=spec.get("labels", ()))
+    named = spec.get("compute_node", home)
     if named is not None:
         node = job.inventory.get(ComputeNode, named)
+        if other := another(node, wanted):
+            raise Conflict(f"Compute node {node.name}, where its disks are, isn't what is asked for: {other}.")
         if node.mode != "active":
             raise Conflict(f"Compute node {node.name} is in mode {node.mode}.")
         check_driver(job.inventory, owner, node.driver)
+        await job.connection(node.id)  # of one that is offline it isn't known what room it has
+        take_room(job, node.id, force, vcpus=wanted.vcpus, memory=wanted.memory)
         return node
     limits = limits_of(job.inventory, owner)
     if "driver" in spec:
         check_driver(job.inventory, owner, spec["driver"])
-    wanted = replace(wanted, driver=spec.get("driver"), labels=spec.get("labels", ()))
-    return await fit(job, wanted, abilities, lambda driver: allows(limits, driver))
+    return await fit(job, wanted, abilities, lambda driver: allows(limits, driver), force)
+
+
+def take_room(job: Job, id: int, force: bool, *, vcpus: int, memory: int) -> None:
+    """
+    Set a VM's virtual CPUs and memory aside on a compute node, as L{place} does.
+
+    @param memory: MiB.
+    @raise Conflict: it hasn't got them, and C{force} isn't asked for.
+    """
+    node = job.inventory.get(ComputeNode, id)
+    wanted = Wanted(vcpus, memory)
+    lack = "" if force else shortage(node, wanted, _load(job, node, wanted))
+    if lack:
+        raise Conflict(f"Compute node {node.name} has no room for it: {lack}.")
+    job.reserve_on(id, vcpus=vcpus, memory=memory)
+
+
+def _load(job: Job, node: ComputeNode, wanted: Wanted) -> Load:
+    ledger, account = job.inventory.ledger, of_node(node.id)
+    space = job.nodes.pool_space(node.id, wanted.pool) if wanted.pool else None
+    return Load(ledger.taken(account, "vcpus"), ledger.taken(account, "memory"), space)
 
 
 async def fit(
-    job: Job, wanted: Wanted, abilities: Iterable[type[Interface]], allowed: Callable[[str], bool] = lambda driver: True
-) -> ComputeNode:
+    job: Job, wanted: Wanted, abilities: Iterable[type[Interface]], allowed: Callable[[str], bool] = lambda driver: True,
+    force: bool = False,
+) -> ComputeNode:  # fmt: skip
     """
     Find a compute node with room, and set that aside, as L{place} does.
 
+    @param force: one without room will do.
     @raise Unavailable: none fits; says why.
     """
-    ledger = job.inventory.ledger
-
-    def load(node: ComputeNode) -> Load:
-        account = of_node(node.id)
-        space = job.nodes.pool_space(node.id, wanted.pool) if wanted.pool else None
-        return Load(ledger.taken(account, "vcpus"), ledger.taken(account, "memory"), space)
-
+    looked_for = replace(wanted, vcpus=0, memory=0, space=0) if force else wanted
     while True:
         chosen, reasons = choose(
-            job.inventory.all(ComputeNode), wanted, load=load,
+            job.inventory.all(ComputeNode), looked_for, load=lambda node: _load(job, node, wanted),
             able=lambda node: all(job.nodes.provides(node.id, ability) for ability in abilities),
             strategy=job.placement, allowed=allowed,
         )  # fmt: skip

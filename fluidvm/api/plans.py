@@ -11,6 +11,7 @@ from fluidvm.engine.job import Job
 from fluidvm.faults import Conflict
 from fluidvm.inventory import Inventory
 from fluidvm.kinds import NAME_PATTERN, NAME_RULE, Array, Int, PlanId, Struct, Text, filter_of, named
+from fluidvm.object_fields import wire_fields
 from fluidvm.objects import ResourcePlan
 from fluidvm.store.objects import Create, Delete, Update
 from fluidvm.usage import LIMITS, of_user
@@ -47,7 +48,7 @@ Limits = Annotated[
     ),
 ]
 PlanName = Annotated[str, named("the resource plan's name")]
-PlanFilter = Annotated[dict[str, Any], filter_of(ResourcePlan.FIELDS)]
+PlanFilter = Annotated[dict[str, Any], filter_of(wire_fields(ResourcePlan))]
 
 
 def _check_name(inventory: Inventory, name: str, but: int = 0) -> None:
@@ -63,7 +64,7 @@ def _check_name(inventory: Inventory, name: str, but: int = 0) -> None:
 async def create_resource_plan(job: Job, name: PlanName, limits: Limits) -> None:
     """Make a resource plan."""
     _check_name(job.inventory, name)
-    job.put(Create(ResourcePlan(job.target, name, limits, job.wall_clock())))
+    job.put(Create(ResourcePlan(id=job.target, name=name, limits=limits, created=job.wall_clock())))
 
 
 @task("resource_plan", roles=("admin",))

@@ -16,10 +16,12 @@ from fluidvm.logins import second_factor_step
 from fluidvm.objects import User
 from fluidvm.store.objects import Update
 
+OwnPassword = Annotated[str, Secret("the caller's password", longest=1024)]
+
 
 @query("struct", audited=True, confidential=True)
 async def begin_second_factor(
-    call: Call, password: Annotated[str, Secret("the caller's password", longest=1024)]
+    call: Call, password: OwnPassword
 ) -> dict[str, str]:  # fmt: skip
     """
     Make the secret of a second factor (TOTP, RFC 6238) for the caller.

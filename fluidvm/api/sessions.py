@@ -18,13 +18,17 @@ from fluidvm.sessions import Session
 from fluidvm.xmlvalue import INT_HIGH, Members, moment
 
 SessionFilter = Annotated[dict[str, Any], filter_of(Session.FIELDS)]
+LoginName = Annotated[str, Text("a user's name", longest=1024)]
+LoginPassword = Annotated[str, Secret("its password", longest=1024)]
+KnownSerial = Annotated[int, Serial("a serial that get_changes returned; 0: now")]
+SessionId = Annotated[int, Int("a session's id, as list_sessions tells it")]
 
 
 @query("int", anonymous=True, confidential=True)
 async def authenticate(
     call: Call,
-    name: Annotated[str, Text("a user's name", longest=1024)],
-    password: Annotated[str, Secret("its password", longest=1024)],
+    name: LoginName,
+    password: LoginPassword,
     code: Annotated[str, CODE] = "",
 ) -> int:
     """
@@ -79,7 +83,7 @@ def ping(call: Call) -> list[dict[str, object]]:
 
 
 @query("struct")
-def get_changes(call: Call, since: Annotated[int, Serial("a serial that get_changes returned; 0: now")]) -> dict[str, Any]:
+def get_changes(call: Call, since: KnownSerial) -> dict[str, Any]:
     """
     Learn what changed after a serial: the form of ping for clients that may lose an answer.
 
@@ -117,7 +121,7 @@ def _may_see(call: Call, session: Session) -> bool:
 
 
 @query("boolean", roles=WORKERS, audited=True)
-def close_session(call: Call, session: Annotated[int, Int("a session's id, as list_sessions tells it")]) -> bool:
+def close_session(call: Call, session: SessionId) -> bool:
     """End a session: one's own, or as an administrator anyone's. Its uncommitted tasks are dropped."""
     sessions = call.services.resources.sessions
     found = next((other for other in sessions.all() if other.id == session and _may_see(call, other)), None)

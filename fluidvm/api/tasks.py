@@ -26,6 +26,7 @@ CommitOptions = Annotated[
 ContextFilter = Annotated[dict[str, Any], filter_of(Context.FIELDS)]
 LONGEST_WAIT = 25.0
 PAGE = 200
+Wait = Annotated[float, Double("how long", unit="s", low=0, high=LONGEST_WAIT)]
 
 
 @query("int")
@@ -124,9 +125,7 @@ async def list_execution_contexts(call: Call, filter: ContextFilter = {}) -> Mem
 
 
 @query("boolean")
-async def wait_for_tasks(
-    call: Call, ec: ContextId, timeout: Annotated[float, Double("how long", unit="s", low=0, high=LONGEST_WAIT)]
-) -> bool:
+async def wait_for_tasks(call: Call, ec: ContextId, timeout: Wait) -> bool:
     """Answer as soon as all tasks of an execution context are complete (true), or after the time-out (false)."""
     return await call.engine.wait(await call.engine.find(ec, call.user), timeout)
 

@@ -14,6 +14,7 @@ from fluidvm.faults import Conflict
 from fluidvm.inventory import WORDS
 from fluidvm.kinds import Bool, Choice, Id, Password, Struct, Text, UserId, filter_of, named
 from fluidvm.logins import check_password
+from fluidvm.object_fields import wire_fields
 from fluidvm.objects import ROLES, ResourcePlan, User
 from fluidvm.store.objects import Create, Delete, Update
 from fluidvm.usage import LIMITS, of_user
@@ -27,10 +28,11 @@ UserOptions = Annotated[
     Struct("what else is known of the user", fields={"role": Role, "resource_plan": _PLAN, **_DETAILS}),
 ]
 UserDetails = Annotated[dict[str, Any], Struct("what is to be known of the user; the rest stays", fields=_DETAILS)]
-UserFilter = Annotated[dict[str, Any], filter_of(User.FIELDS)]
+UserFilter = Annotated[dict[str, Any], filter_of(wire_fields(User))]
 UserName = Annotated[str, named("the user's name")]
 ADMINISTRATORS = "administrators"
 """Tasks that could take away the last administrator run one at a time."""
+Enabled = Annotated[bool, Bool("whether it may log in")]
 
 
 def _check_new(call: Call, name: str, password: str, options: dict[str, Any] | None = None) -> None:
@@ -71,7 +73,7 @@ async def delete_user(job: Job, user: UserId) -> None:
     owned = job.inventory.owns(user)
     if owned is not None:
         raise Conflict(
-            f"User {record.name} owns {WORDS[owned.TYPE]} {owned.id} among others: delete them, or give them away."
+            f"User {record.name} owns {WORDS[owned.TYPE]} {owned.name} among others: delete them, or give them away."
         )
     _keep_an_admin(job, record, "deleting it")
     job.sessions.close_user(user)
@@ -114,7 +116,7 @@ async def set_user_resource_plan(job: Job, user: UserId, plan: Annotated[int, _P
 
 @task("user", roles=("admin",), alone=ADMINISTRATORS)
 async def set_user_enabled(
-    job: Job, user: UserId, enabled: Annotated[bool, Bool("whether it may log in")]
+    job: Job, user: UserId, enabled: Enabled
 ) -> None:  # fmt: skip
     """Let a user log in, or not: then its sessions end, its tasks that haven't begun end with fault 403, its VMs run on."""
     record = job.inventory.get(User, user)

@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import replace
-from typing import Annotated
+from typing import Annotated, Any
 from uuid import uuid4
 
 from twisted.internet.defer import CancelledError
 
 from fluidvm.api.disks import new_disk
 from fluidvm.api.networks import check_networks, new_interface
-from fluidvm.api.placing import free_name
+from fluidvm.api.placing import free_name, may_force, take_room
 from fluidvm.api.shares import shares_of
-from fluidvm.api.vms import disks_of, domain_spec, remove_made
+from fluidvm.api.vms import FORCE, disks_of, domain_spec, remove_made
 from fluidvm.api.volumes import copy_volume
 from fluidvm.call import Call
 from fluidvm.declare import task
@@ -20,7 +21,7 @@ from fluidvm.driver import IConnection, ITemplates, IVolumes
 from fluidvm.engine.job import Job
 from fluidvm.engine.quota import check_driver, check_vm, one_vm
 from fluidvm.faults import Conflict, Unsupported
-from fluidvm.kinds import VmId, named
+from fluidvm.kinds import Struct, VmId, named
 from fluidvm.objects import VM, ComputeNode, Disk
 from fluidvm.store.objects import Create, Update
 from fluidvm.usage import can_get
@@ -28,17 +29,22 @@ from fluidvm.usage import can_get
 CloneName = Annotated[str, named("the new VM's name, unique among its owner's VMs")]
 
 
-def _check(call: Call, vm: int, name: str) -> None:
+CloneOptions = Annotated[dict[str, Any], Struct("how it is copied", fields={"force": FORCE})]
+
+
+def _check(call: Call, vm: int, name: str, options: Mapping[str, Any] = {}) -> None:
+    may_force(call.user, options, "options")
     record = call.inventory.find(VM, vm)
     free_name(call.inventory, VM, name, call.user.id if record is None else record.owner)
 
 
 @task("vm", creates=True, early=_check, better=((IVolumes, "with disks"),))
-async def clone_vm(job: Job, vm: VmId, name: CloneName) -> None:
+async def clone_vm(job: Job, vm: VmId, name: CloneName, options: CloneOptions = {}) -> None:  # noqa: B006
     """
     Copy a VM that doesn't run, with its disks, to another one of the same owner on the same compute node, stopped.
 
-    Its interfaces are in the same networks, with new addresses.
+    Its interfaces are in the same networks, with new addresses. The compute node must have room for it, unless an
+    administrator has that left out of account (force).
 
     Its record and its disks' are durable before the hypervisor is asked; if anything fails, what was made is removed.
     """
@@ -46,7 +52,7 @@ async def clone_vm(job: Job, vm: VmId, name: CloneName) -> None:
     clone = job.inventory.find(VM, job.target)
     resumed = clone is not None
     if clone is None:
-        clone = await _plan(job, source, name)
+        clone = await _plan(job, source, name, may_force(job.user(), options, "options"))
     try:
         connection = await job.connection(clone.compute_node)
         if job.memo["copies"]:
@@ -74,7 +80,7 @@ async def clone_vm(job: Job, vm: VmId, name: CloneName) -> None:
     job.put(Update("vm", clone.id, {"state": "stopped"}))
 
 
-async def _plan(job: Job, source: VM, name: str) -> VM:
+async def _plan(job: Job, source: VM, name: str, force: bool) -> VM:
     """Decide everything and make it durable."""
     owner = source.owner
     if source.powered or source.state not in ("stopped", "crashed"):
@@ -95,6 +101,7 @@ async def _plan(job: Job, source: VM, name: str) -> VM:
     for disk_name in names:
         free_name(job.inventory, Disk, disk_name, owner)
     job.reserve_for(owner, vms=1, **can_get(source), disks=len(disks), disk_space=sizes)
+    take_room(job, node.id, force, **can_get(source))
     check_networks(job, node, source.interfaces)
     # An address belongs to one guest, the IP address as well.
     plugs = [{key: one[key] for key in ("network", "model") if key in one} for one in source.interfaces]

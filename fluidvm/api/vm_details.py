@@ -25,6 +25,7 @@ Details = Annotated[
         },
     ),
 ]
+Autostart = Annotated[bool, Bool("whether its host starts it")]
 
 
 @task("vm")
@@ -47,7 +48,7 @@ async def _redefine(job: Job, vm: int, **fields: Any) -> None:
 
 
 @task("vm")
-async def set_vm_autostart(job: Job, vm: VmId, autostart: Annotated[bool, Bool("whether its host starts it")]) -> None:
+async def set_vm_autostart(job: Job, vm: VmId, autostart: Autostart) -> None:
     """Have a stopped VM started or not when its host starts."""
     await _redefine(job, vm, autostart=autostart)
 

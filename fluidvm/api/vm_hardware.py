@@ -76,7 +76,8 @@ async def set_vm_memory(job: Job, vm: VmId, memory: MiB) -> None:
     Give a VM another amount of memory.
 
     A running one has it at once, up to its max_memory and where its driver and guest can; else the task fails and says that
-    it needs a stop.
+    it needs a stop. More than max_memory raises that, too; less doesn't lower it, and as max_memory is what counts, it frees
+    nothing of the resource plan.
     """
     await _resize(job, vm, "memory", lambda node: node.set_memory, lambda node: node.resize_memory, memory)
 
@@ -87,7 +88,7 @@ async def set_vm_vcpus(job: Job, vm: VmId, vcpus: Vcpus) -> None:
     Give a VM another number of virtual CPUs.
 
     A running one has them at once, up to its max_vcpus and where its driver and guest can; else the task fails and says that
-    it needs a stop.
+    it needs a stop. max_vcpus counts as max_memory does.
     """
     await _resize(job, vm, "vcpus", lambda node: node.set_vcpus, lambda node: node.resize_vcpus, vcpus)
 
@@ -99,7 +100,7 @@ async def attach_disk(job: Job, vm: VmId, disk: DiskId, options: AttachOptions =
     taken = {other.target for other in job.inventory.disks_of(vm)}
     if volume.vm == vm:
         raise Conflict(f"Disk {volume.name} is attached to VM {record.name} already.")
-    check_attachable(volume, record)
+    check_attachable(job.inventory, volume, record)
     target = options.get("target") or next((name for name in TARGETS if name not in taken), None)
     if target is None or target in taken:
         raise Conflict(f"VM {record.name} has no free target{f' {target}' if target else ''} for a disk.")

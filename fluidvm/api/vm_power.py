@@ -10,7 +10,7 @@ from twisted.internet.defer import CancelledError
 from fluidvm.declare import AfterCrash, task
 from fluidvm.driver import DomainState, IConnection, NotReady
 from fluidvm.engine.job import Job
-from fluidvm.faults import Conflict
+from fluidvm.faults import Conflict, NotFound
 from fluidvm.kinds import Int, VmId
 from fluidvm.objects import VM, ComputeNode
 from fluidvm.store.objects import Update
@@ -18,11 +18,22 @@ from fluidvm.store.objects import Update
 SHUTDOWN_TIMEOUT = 60
 ASK_AGAIN = 2.0
 """Seconds until a guest that couldn't be asked to shut down, for it boots, is asked again."""
+NOBODY = {
+    DomainState.PAUSED: "resume_vm has it go on",
+    DomainState.SAVED: "restore_vm has it go on, stop_vm throws away what was saved",
+    DomainState.CRASHED: "start_vm boots it, stop_vm ends what is left of it",
+}
+"""States in which there is no guest to ask, and what can be done instead."""
+ShutdownTimeout = Annotated[int, Int("how long the guest may take", unit="s", low=1, high=3600)]
 
 
 async def settle(job: Job, vm: VM) -> None:
-    """Note what the hypervisor says that the VM is now."""
-    info = await job.domain(vm.compute_node, vm.uuid)
+    """Note what the hypervisor says that the VM is now. @raise NotFound: it isn't there any more, which is noted, too."""
+    try:
+        info = await job.domain(vm.compute_node, vm.uuid)
+    except NotFound:
+        job.put(Update("vm", vm.id, {"state": "missing"}))
+        raise
     job.put(Update("vm", vm.id, {"state": str(info.state)}))
 
 
@@ -83,10 +94,14 @@ async def start_vm(job: Job, vm: VmId) -> None:
 async def shutdown_vm(
     job: Job,
     vm: VmId,
-    timeout: Annotated[int, Int("how long the guest may take", unit="s", low=1, high=3600)] = SHUTDOWN_TIMEOUT,
+    timeout: ShutdownTimeout = SHUTDOWN_TIMEOUT,
 ) -> None:
     """Ask the guest to shut down, and wait for it. One that doesn't obey in time runs on, and the task fails saying so."""
     record = job.inventory.get(VM, vm)
+    await job.connection(record.compute_node)
+    state = (await job.domain(record.compute_node, record.uuid)).state
+    if state in NOBODY:
+        raise Conflict(f"VM {record.name} is {state}: {NOBODY[state]}.")
     try:
         left = await _ask_to_shut_down(job, record, timeout)
         await mark(job, record, "stopping")

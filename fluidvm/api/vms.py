@@ -12,7 +12,7 @@ from twisted.internet.defer import CancelledError
 from fluidvm.api.disks import DEFAULT_POOL, check_attachable, delete_volume, make_volume, new_disk, with_image
 from fluidvm.api.listing import list_objects, show
 from fluidvm.api.networks import MOST, InterfaceKind, check_networks, domain_interface, new_interface
-from fluidvm.api.placing import free_name, may_own, owner_of, place
+from fluidvm.api.placing import free_name, may_force, may_own, owner_of, place
 from fluidvm.api.shares import shares_of
 from fluidvm.call import Call
 from fluidvm.declare import AfterCrash, query, task
@@ -52,6 +52,7 @@ from fluidvm.kinds import (
     filter_of,
     named,
 )  # fmt: skip
+from fluidvm.object_fields import wire_fields
 from fluidvm.objects import VM, ComputeNode, Disk
 from fluidvm.store.objects import Change, Create, Delete, Update
 from fluidvm.usage import can_get
@@ -69,7 +70,7 @@ NewDisk = Struct(
     fields={
         "image": Id("what the new disk is made of", type="image"),
         "size": Int("how big the new disk is", unit="MiB", low=1),
-        "disk": Id("a detached disk on the same compute node", type="disk"),
+        "disk": Id("a detached disk: the VM goes where it is", type="disk"),
         "pool": named("the storage pool; default: default"),
         "format": Text("the new disk's format", longest=16, pattern=r"[a-z0-9]+", rule="letters and digits"),
     },
@@ -79,6 +80,7 @@ Template = Text(
     "the OS template that its file system is made of, from list_templates; default: the compute node's usual one",
     longest=127, pattern=r"[A-Za-z0-9][A-Za-z0-9._-]*", rule="letters, digits, dots, dashes and underscores",
 )  # fmt: skip
+FORCE = Bool("whether the compute node's room isn't looked at (administrators)")
 BootKind = Struct(
     "what it boots: a kernel of the compute node's, or its devices in order",
     fields={
@@ -108,7 +110,7 @@ VmSpec = Annotated[
                 "its disks: vda, vdb...; default: one as the resource plan says, else none", of=NewDisk, longest=24
             ),
             "interfaces": Array("its network interfaces; default: none", of=InterfaceKind, longest=MOST),
-            "compute_node": Id("where; default: placed", type="compute_node"),
+            "compute_node": Id("where; default: where its disks are, else placed", type="compute_node"),
             "driver": Text("placed on a node of this driver", longest=63, pattern=NAME_PATTERN, rule=NAME_RULE),
             "labels": Array("placed on a node with all of these", of=named("a label")),
             "owner": Id("whose it is; default: the caller's", type="user"),
@@ -117,6 +119,7 @@ VmSpec = Annotated[
             "autostart": Bool("whether the host starts it when the host starts"),
             "boot": BootKind,
             "template": Template,
+            "force": FORCE,
         },
         required=("name",),
         either=(("compute_node", "driver"), ("compute_node", "labels")),
@@ -126,11 +129,12 @@ DeleteOptions = Annotated[
     dict[str, Any],
     Struct("what to keep", fields={"keep_disks": Bool("detach its disks instead of deleting them")}),
 ]
-VmFilter = Annotated[dict[str, Any], filter_of(VM.FIELDS)]
+VmFilter = Annotated[dict[str, Any], filter_of(wire_fields(VM))]
 
 
 def _check_spec(call: Call, spec: dict[str, Any]) -> None:
     may_own(call, spec)
+    may_force(call.user, spec, "spec")
     free_name(call.inventory, VM, spec["name"], spec.get("owner", call.user.id))
     if "vcpus" in spec and spec["vcpus"] > spec.get("max_vcpus", 1024):
         raise InvalidParams("spec.max_vcpus: is less than vcpus.")
@@ -174,6 +178,9 @@ def check_boot(job: Job, node: ComputeNode, boot: dict[str, Any]) -> None:
 async def create_vm(job: Job, spec: VmSpec) -> None:
     """
     Make a VM, stopped, with its disks and interfaces.
+
+    It goes to the compute node that is named, or where its disks are, else where it fits best. The node must have room for
+    the memory and virtual CPUs that the VM can get; an administrator can have that left out of account (force).
 
     Its record and its disks' are durable before the hypervisor is asked; if anything fails, what was made is removed.
     """
@@ -220,7 +227,7 @@ async def _plan(job: Job, spec: dict[str, Any]) -> VM:
         abilities += [IImages, IVolumes]
     if "template" in spec:
         abilities.append(ITemplates)
-    node = await place(job, spec, owner, shape, *abilities)
+    node = await place(job, spec, owner, shape, *abilities, home=_home(job, wanted))
     for ability in abilities:
         await job.connection(node.id, ability)
     shares = await shares_of(job, owner, node.id)
@@ -245,7 +252,7 @@ async def _plan(job: Job, spec: dict[str, Any]) -> VM:
         target = "vd" + "abcdefghijklmnopqrstuvwx"[number]
         if "disk" in disk:
             there = job.inventory.get(Disk, disk["disk"])
-            check_attachable(there, vm)
+            check_attachable(job.inventory, there, vm)
             facts.append(Update("disk", there.id, {"vm": vm.id, "target": target}))
         else:
             name = f"{vm.name[:50]}-{target}"
@@ -255,6 +262,23 @@ async def _plan(job: Job, spec: dict[str, Any]) -> VM:
     await job.flush()
     job.unreserve()
     return vm
+
+
+def _home(job: Job, disks: Iterable[Mapping[str, Any]]) -> int | None:
+    """
+    On which compute node a new VM's disks are that there are; C{None}: there are none.
+
+    @raise Conflict: on several.
+    """
+    places: dict[int, str] = {}
+    for disk in disks:
+        if "disk" in disk:
+            there = job.inventory.get(Disk, disk["disk"])
+            places.setdefault(there.compute_node, there.name)
+    if len(places) > 1:
+        told = ", ".join(f"{name} on {job.inventory.get(ComputeNode, id).name}" for id, name in places.items())
+        raise Conflict(f"The VM's disks are on several compute nodes ({told}): a VM has all of its disks on one.")
+    return next(iter(places), None)
 
 
 def largest_pool(disks: Iterable[Mapping[str, Any]]) -> tuple[str, int]:

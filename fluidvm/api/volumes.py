@@ -7,7 +7,7 @@ from typing import Annotated, Any
 from twisted.internet.defer import CancelledError, Deferred
 from twisted.internet.task import deferLater
 
-from fluidvm.api.disks import delete_volume, new_disk
+from fluidvm.api.disks import check_idle, delete_volume, new_disk
 from fluidvm.api.kept import refuse_kept
 from fluidvm.api.listing import page
 from fluidvm.api.placing import free_name
@@ -46,7 +46,9 @@ async def resize_disk(job: Job, disk: DiskId, size: DiskMiB) -> None:
         check_vm(job.inventory, record.owner, {"vm_disk": others + size})
     connection = await job.connection(record.compute_node, IVolumes)
     running = vm if vm is not None and vm.powered else None
-    if running is not None and not job.nodes.provides(record.compute_node, IDiskResize):
+    if running is None:
+        check_idle(job, record)
+    elif not job.nodes.provides(record.compute_node, IDiskResize):
         raise Conflict(f"VM {running.name} runs: making its disk {record.name} larger needs a stop.")
     await refuse_kept(job, record, "it would have its old size again when it goes back to them")
     if vm is not None:
@@ -78,10 +80,7 @@ async def clone_disk(job: Job, disk: DiskId, name: CopyName) -> None:
     resumed = copy is not None
     if copy is None:
         free_name(job.inventory, Disk, name, source.owner)
-        if source.vm is not None and job.inventory.get(VM, source.vm).powered:
-            raise Conflict(f"Disk {source.name} is in use by VM {source.vm}, which runs: stop it first.")
-        if source.state != "ready":
-            raise Conflict(f"Disk {source.name} is {source.state}.")
+        check_idle(job, source)
         node = job.inventory.get(ComputeNode, source.compute_node)
         job.reserve_for(source.owner, disks=1, disk_space=source.size)
         spec = {"size": source.size, "format": source.format, "pool": source.pool}

@@ -9,7 +9,7 @@ from twisted.internet.defer import DeferredLock
 
 from fluidvm.engine.claims import Holding
 from fluidvm.engine.job import Job
-from fluidvm.objects import Fields
+from fluidvm.object_fields import Fields
 from fluidvm.sessions import Session
 from fluidvm.store.contexts import StoredContext, StoredTask
 from fluidvm.xmlvalue import moment
@@ -42,8 +42,8 @@ class Context:
     """
 
     FIELDS: ClassVar[Fields] = {
-        "id": int, "owner": int, "state": list, "progress": list, "status": str, "errors": list, "results": list,
-        "on_error": str, "created": datetime, "started": datetime, "finished": datetime, "tasks": list,
+        "id": int, "version": int, "owner": int, "state": list, "progress": list, "status": str, "errors": list,
+        "results": list, "on_error": str, "created": datetime, "started": datetime, "finished": datetime, "tasks": list,
     }  # fmt: skip
 
     def __init__(self, row: StoredContext, session: Session | None = None) -> None:
@@ -58,6 +58,15 @@ class Context:
     def complete(self) -> bool:
         """Whether all tasks have ended."""
         return self.row.finished is not None
+
+    @property
+    def version(self) -> int:
+        """
+        Grows with each change of a task.
+
+        It need not be stored: a task's progress only grows, and whatever else changes, its progress does, too.
+        """
+        return 1 + sum(self.progress())
 
     def states(self) -> list[int]:
         """Per task: 0 complete, 1 queued or executing."""
@@ -79,7 +88,8 @@ class Context:
         """As C{get_execution_context} gives it."""
         row = self.row
         return {
-            "id": row.id, "owner": row.owner, "state": self.states(), "progress": self.progress(), "status": self.status,
+            "id": row.id, "version": self.version, "owner": row.owner, "state": self.states(),
+            "progress": self.progress(), "status": self.status,
             "errors": self.errors(), "results": self.results(), "on_error": row.on_error,
             "created": moment(row.created), "started": _moment(row.started), "finished": _moment(row.finished),
             "tasks": [

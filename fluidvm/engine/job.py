@@ -254,8 +254,10 @@ class Job:
         """
         try:
             info: DomainInfo = await (await self.connection(node)).get_domain(uuid)
-        except NoSuchThing as gone:
-            raise NotFound(f"The domain is gone from its compute node: {gone}") from None
+        except NoSuchThing:
+            vm = self.inventory.vm_of(uuid)
+            called = f"Domain {uuid}" if vm is None else f"VM {vm.name}"
+            raise NotFound(f"{called} is gone from its compute node.") from None
         return info
 
     async def until_state(self, node: int, uuid: str, state: DomainState, timeout: float, otherwise: str) -> None:

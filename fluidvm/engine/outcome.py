@@ -8,7 +8,7 @@ from twisted.logger import Logger
 from twisted.python.failure import Failure
 
 from fluidvm import driver, faults
-from fluidvm.faults import ApiFault, InternalError
+from fluidvm.faults import ApiFault, InternalError, sentence
 from fluidvm.xmlvalue import clean
 
 LONGEST = 10_000
@@ -37,7 +37,7 @@ def fault_of(error: Exception, what: str) -> ApiFault:
     for raised, fault in _DRIVER_FAULTS:
         if isinstance(error, raised):
             # A hypervisor's or a guest's words are in it.
-            return fault(clean(str(error)[:LONGEST]) or f"The hypervisor failed at {what}.")
+            return fault(sentence(clean(str(error)[: LONGEST - 1])) or f"The hypervisor failed at {what}.")
     incident = secrets.token_hex(6)
     _log.failure("Incident {incident}: {what} failed", Failure(error), incident=incident, what=what)
     return InternalError(f"The server failed at {what}; its log tells why under incident {incident}.")

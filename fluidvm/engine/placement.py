@@ -77,13 +77,10 @@ def _unfit(
     allowed: Callable[[str], bool],
 ) -> str:
     """Why a node doesn't fit; empty: it does."""
-    if wanted.driver is not None and node.driver != wanted.driver:
-        return f"its driver is {node.driver}"
+    if other := another(node, wanted):
+        return other
     if not allowed(node.driver):
         return f"the resource plan hasn't driver {node.driver}"
-    for label in wanted.labels:
-        if label not in node.labels:
-            return f"no label {label}"
     if node.mode != "active":
         return node.mode
     if node.state != "online":
@@ -91,11 +88,25 @@ def _unfit(
     if not able(node):
         return f"driver {node.driver} can't do it"
     given = load(node)
-    vcpus, memory = node.room
-    if memory - given.memory < wanted.memory:
-        return f"memory, {wanted.memory - memory + given.memory} MiB short"
-    if vcpus - given.vcpus < wanted.vcpus:
-        return f"virtual CPUs, {wanted.vcpus - vcpus + given.vcpus} short"
+    if lack := shortage(node, wanted, given):
+        return lack
     if given.space is not None and given.space < wanted.space:
         return f"storage pool {wanted.pool}, {wanted.space - given.space} MiB short"
+    return ""
+
+
+def another(node: ComputeNode, wanted: Wanted) -> str:
+    """Why a node isn't one of those that are asked for; empty: it is."""
+    if wanted.driver is not None and node.driver != wanted.driver:
+        return f"its driver is {node.driver}"
+    return next((f"no label {label}" for label in wanted.labels if label not in node.labels), "")
+
+
+def shortage(node: ComputeNode, wanted: Wanted, given: Load) -> str:
+    """What a node hasn't left of memory and virtual CPUs; empty: it has what is wanted. Who wants nothing fits anywhere."""
+    vcpus, memory = node.room
+    if 0 < wanted.memory > memory - given.memory:
+        return f"memory, {wanted.memory - memory + given.memory} MiB short"
+    if 0 < wanted.vcpus > vcpus - given.vcpus:
+        return f"virtual CPUs, {wanted.vcpus - vcpus + given.vcpus} short"
     return ""

@@ -10,7 +10,7 @@ Nobody is answered meanwhile. So nothing waits here and no time passes, and what
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from typing import Any
@@ -31,30 +31,37 @@ from fluidvm.driver import (
     IDisks,
     IMigration,
     Interface,
+    ISnapshots,
     NoSuchThing,
     Snapshot,
     Unsupported,
     Volume,
 )
+from fluidvm.driver_words import Words
 from fluidvm.drivers.simulated_host import SimulatedHost
 from fluidvm.drivers.simulator import Faults, SimulatedConnection
-from fluidvm.drivers.simulator_snapshots import Kept, Snapshots
+from fluidvm.drivers.simulator_snapshots import AMOUNTS, Kept, Snapshots
 from fluidvm.drivers.simulator_volume_snapshots import VolumeSnapshots
 from fluidvm.engine import entitlement
 from fluidvm.engine.job import Job, Resources
 from fluidvm.engine.outcome import fault_of
+from fluidvm.engine.plan_files import Looked, PlannedImages, PlannedUploads, look_at_uploads
 from fluidvm.engine.slots import Slots
 from fluidvm.faults import ApiFault, Conflict, TooLarge, Unavailable
-from fluidvm.image_files import Inspected
 from fluidvm.inventory import Inventory
-from fluidvm.objects import VM, ComputeNode, Disk
+from fluidvm.objects import ComputeNode
 from fluidvm.sessions import PendingTask, Session
 
 MOST_STEPS = 20_000
 """How many things a plan's tasks may do together."""
 LONGEST = 0.5
 """Seconds of the processor that they may take together."""
-_STATES = {"running": DomainState.RUNNING, "paused": DomainState.PAUSED, "starting": DomainState.RUNNING}
+_STATES = {
+    "running": DomainState.RUNNING, "paused": DomainState.PAUSED, "starting": DomainState.RUNNING,
+    "saved": DomainState.SAVED, "crashed": DomainState.CRASHED,
+}  # fmt: skip
+_NOT_THERE = ("creating", "missing")
+"""States of VMs and disks that their compute node hasn't."""
 ModelOf = Callable[..., Any]
 """Makes the model of a compute node: a connection that works on memory. Its arguments: L{model_of}."""
 
@@ -88,12 +95,19 @@ class _Model(SimulatedConnection):
     """A hypervisor as it would be: each verb works at once, on memory."""
 
     def __init__(
-        self, host: SimulatedHost, formats: tuple[str, ...], refused: Mapping[str, Exception], effort: _Effort
+        self, host: SimulatedHost, formats: tuple[str, ...], refused: Mapping[str, Exception], effort: _Effort, words: Words
     ) -> None:
         super().__init__(host, Faults({}, _Still()))  # type: ignore[arg-type]
         self.formats = formats  # type: ignore[assignment]
         self._refused = refused
         self._effort = effort
+        self._words = words
+
+    def _do(self, *work: Any, **more: Any) -> Deferred[Any]:
+        return super()._do(*work, **more).addErrback(self._in_words)
+
+    def _in_words(self, failure: Failure) -> Failure:
+        return Failure(self._words.told(failure.value)) if isinstance(failure.value, DriverError) else failure
 
     def _check(self) -> None:
         self._effort.step()
@@ -106,6 +120,10 @@ class _Model(SimulatedConnection):
     def get_spec(self, uuid: str) -> Deferred[DomainSpec]:
         """What it is, or why it can't be taken over."""
         return fail(self._refused[uuid]) if uuid in self._refused else super().get_spec(uuid)
+
+    def volume_of(self, path: str, format: str) -> Deferred[Volume]:
+        """As L{get_spec}, of a disk."""
+        return fail(self._refused[path]) if path in self._refused else super().volume_of(path, format)
 
 
 class _Nodes:
@@ -123,7 +141,7 @@ class _Nodes:
         self._model = model
         self._inventory = resources.inventory
         self._models: dict[int, Any] = {}
-        self._strangers: dict[int, list[tuple[DomainInfo, list[Volume]]]] = {}
+        self._strangers: dict[int, list[tuple[DomainInfo, list[Volume], list[Snapshot]]]] = {}
         self._refused: dict[int, dict[str, Exception]] = {}
         self._new: set[int] = set()
         self.asked: int | None = None
@@ -132,17 +150,20 @@ class _Nodes:
         self.asked = id
         self.effort.step()
         if id not in self._models:
-            node = self._inventory.get(ComputeNode, id)
-            if id in self._new:
-                raise Unavailable(f"What compute node {node.name} can do is known once it is there.")
-            self._real.check(id, ability)
-            strangers, refused = self._strangers.get(id, ()), self._refused.get(id, {})
+            self._check(id, ability)
             formats = self.formats(id) if self.provides(id, IDisks) else ()
+            strangers, refused = self._strangers.get(id, ()), self._refused.get(id, {})
             model = self._models[id] = self._model(self._inventory, id, self.effort, strangers, formats, refused)
             if self.provides(id, IMigration):
                 model.migrates_live = self._real.check(id, IMigration).migrates_live
         self._real.check(id, ability)
         return self._models[id]
+
+    def _check(self, id: int, ability: type[Interface]) -> None:
+        node = self._inventory.get(ComputeNode, id)
+        if id in self._new:
+            raise Unavailable(f"What compute node {node.name} can do is known once it is there.")
+        self._real.check(id, ability)
 
     async def meet(self, id: int, uuids: set[str]) -> None:
         """Look at the guests of a node that aren't ours, as some of them are to be taken over."""
@@ -153,16 +174,21 @@ class _Nodes:
                 if self._inventory.vm_of(info.uuid) is not None:
                     continue
                 volumes: list[Volume] = []
-                strangers.append((info, volumes))
+                kept: list[Snapshot] = []
+                strangers.append((info, volumes, kept))
                 if info.uuid not in uuids:
                     continue
                 try:
                     await connection.get_spec(info.uuid)
                 except DriverError as error:
                     self._refused.setdefault(id, {})[info.uuid] = error
+                if self.provides(id, ISnapshots):
+                    kept += await (await self._real.connection(id, ISnapshots)).list_snapshots(info.uuid)
                 for disk in info.disks:
-                    with suppress(NoSuchThing, Unsupported):  # then there is none in the model either
+                    try:
                         volumes.append(await connection.volume_of(disk.path, disk.format))
+                    except (NoSuchThing, Unsupported) as error:
+                        self._refused.setdefault(id, {})[disk.path] = error
 
     def provides(self, id: int, ability: type[Interface]) -> bool:
         return self._real.provides(id, ability)
@@ -177,7 +203,8 @@ class _Nodes:
         return False
 
     async def refresh(self, id: int) -> None:
-        self._real.check(id, IConnection)
+        self.asked = id
+        self._check(id, IConnection)
 
     async def unwatch(self, id: int) -> None:
         """Nobody lets go of a node for a plan."""
@@ -185,34 +212,6 @@ class _Nodes:
     def watch(self, node: ComputeNode) -> Deferred[None]:
         self._new.add(node.id)
         return succeed(None)
-
-
-class _Images:
-    """No bytes are moved in a plan, and what they are is known when they are there. Stands in for uploads, too."""
-
-    most = 2**62
-
-    def source(self, clock: object, url: str) -> _Source:
-        return _Source()
-
-    def check(self, id: int, format: str, size: int) -> Deferred[int]:
-        return succeed(0)
-
-    def __getattr__(self, name: str) -> Any:
-        return lambda *arguments: succeed(Inspected(1, 0, ""))
-
-
-class _Source:
-    """A file on a server of images: the call has checked its URL, and a plan asks for nothing."""
-
-    def open(self) -> Deferred[int | None]:
-        return succeed(None)
-
-    def read(self) -> Deferred[bytes]:
-        return succeed(b"")
-
-    def close(self) -> None:
-        pass
 
 
 class _Sessions:
@@ -239,7 +238,10 @@ class _Rehearsal(Job):
         """What would have to be waited for is taken to come."""
         self.effort.step()
 
-    async def until_state(self, node: int, uuid: str, state: DomainState, timeout: float, otherwise: str) -> None:
+    async def until_state(
+        self, node: int, uuid: str, state: DomainState, timeout: float, otherwise: str,
+        meanwhile: Callable[[], Awaitable[None]] | None = None,
+    ) -> None:  # fmt: skip
         """A guest of the model's does at once what it is asked; so what it isn't now it won't be."""
         if (await self.domain(node, uuid)).state is not state:
             raise Conflict(otherwise)
@@ -250,44 +252,64 @@ def _copy(inventory: Inventory, node: int, effort: _Effort) -> SimulatedHost:
     host = SimulatedHost(None)
     for vm in inventory.vms_on(node):
         effort.step()
+        if vm.state in _NOT_THERE:
+            continue
         disks = tuple(DomainDisk(disk.path, disk.format, str(disk.target)) for disk in inventory.disks_of(vm.id))
-        interfaces = tuple(DomainInterface(one["mac"], one["network"], one.get("model", "")) for one in vm.interfaces)
+        interfaces = _interfaces(vm.interfaces)
         domain = DomainInfo(
             vm.uuid, vm.domain_name, _STATES.get(vm.state, DomainState.STOPPED), vm.vcpus, vm.max_vcpus, vm.memory,
             vm.max_memory, disks, vm.autostart, interfaces,
         )  # fmt: skip
         host.add(domain)
-        # What the domain was then only its node knows.
-        Snapshots(host).put(vm.uuid, [Kept.of(domain, snapshot) for snapshot in _kept(vm)])
+        Snapshots(host).put(vm.uuid, [_as_kept(one, domain) for one in vm.snapshots])
     for disk in inventory.disks_on(node):
         effort.step()
+        if disk.state in _NOT_THERE:
+            continue
         host.add_volume(Volume(disk.pool, disk.volume, disk.path, disk.format, disk.size))
-        VolumeSnapshots(host).put(disk.pool, disk.volume, _kept(disk))
+        VolumeSnapshots(host).put(disk.pool, disk.volume, [_snapshot(one) for one in disk.snapshots])
     return host
 
 
-def _kept(thing: VM | Disk) -> list[Snapshot]:
-    return [Snapshot(one["name"], one["created"], one["running"]) for one in thing.snapshots]
+def _interfaces(told: Iterable[Mapping[str, Any]]) -> tuple[DomainInterface, ...]:
+    return tuple(DomainInterface(one["mac"], one["network"], one.get("model", "")) for one in told)
+
+
+def _snapshot(told: Mapping[str, Any]) -> Snapshot:
+    return Snapshot(told["name"], told["created"], told["running"])
+
+
+def _as_kept(told: Mapping[str, Any], domain: DomainInfo) -> Kept:
+    """A VM's snapshot. What the domain was when others made one only its node knows."""
+    had = told.get("had")
+    if had is None:
+        return Kept.of(domain, _snapshot(told))
+    return Kept(_snapshot(told), domain.disks, _interfaces(had["interfaces"]), tuple(had[name] for name in AMOUNTS))
 
 
 def model_of(
-    inventory: Inventory, node: int, effort: _Effort, strangers: Iterable[tuple[DomainInfo, Sequence[Volume]]],
-    formats: tuple[str, ...], refused: Mapping[str, Exception],
-) -> _Model:  # fmt: skip
+    inventory: Inventory,
+    node: int,
+    effort: _Effort,
+    strangers: Iterable[tuple[DomainInfo, Sequence[Volume], Sequence[Snapshot]]],
+    formats: tuple[str, ...],
+    refused: Mapping[str, Exception],
+) -> _Model:
     """
     Make the model of a compute node, on the simulator.
 
     @param effort: what the model's work is added to.
-    @param strangers: guests of the node that aren't in the inventory, with their volumes.
+    @param strangers: guests of the node that aren't in the inventory, with their volumes and their snapshots.
     @param formats: the disk formats that the node's driver has.
     @param refused: by UUID, why a guest can't be taken over.
     """
     host = _copy(inventory, node, effort)
-    for info, volumes in strangers:
+    for info, volumes, kept in strangers:
         host.add(info)
+        Snapshots(host).put(info.uuid, [Kept.of(info, snapshot) for snapshot in kept])
         for volume in volumes:
             host.add_volume(volume)
-    return _Model(host, formats, refused, effort)
+    return _Model(host, formats, refused, effort, Words(inventory, node))
 
 
 class Planner:
@@ -318,29 +340,37 @@ class Planner:
 
         @return: per task its place (from 1), C{ok}, C{code}, C{error} and C{node}.
         """
-        nodes = _Nodes(self._resources, self._model)
+        nodes, pending = _Nodes(self._resources, self._model), list(session.pending)
         adopted: dict[int, set[str]] = {}
-        for task in session.pending:
+        uploads: set[tuple[int, str, str]] = set()
+        for task in pending:
             if IAdoption in task.method.needs:
                 node, uuid = task.arguments[:2]
                 adopted.setdefault(node, set()).add(uuid)
+            elif task.method.name == "import_image" and "upload" in task.arguments[0]:
+                uploads.add((session.user, task.arguments[0]["upload"], task.arguments[0]["format"]))
         for node, uuids in adopted.items():
             await nodes.meet(node, uuids)
+        looked = await look_at_uploads(self._resources.uploads, uploads)
         await self._lock.acquire()
         try:
             # Whoever plans again and again, or many times in one request, lets others have their turns between.
             await self._turn()
-            return self._rehearse(nodes, session.user, session.pending)
+            return self._rehearse(nodes, looked, session.user, pending)
         finally:
             self._lock.release()
 
-    def _rehearse(self, nodes: _Nodes, actor: int, pending: Sequence[PendingTask]) -> list[dict[str, Any]]:
+    def _rehearse(self, nodes: _Nodes, looked: Looked, actor: int, pending: Sequence[PendingTask]) -> list[dict[str, Any]]:
         nodes.effort = _Effort(self._spent)
-        images = _Images()
-        stood_in = {"nodes": nodes, "sessions": _Sessions(), "images": images, "uploads": images, "clock": _Still.clock}
+        images = PlannedImages(self._resources.images, looked)
+        uploads = PlannedUploads(self._resources.uploads, self._resources.inventory.ledger, images)
+        stood_in = {"nodes": nodes, "sessions": _Sessions(), "images": images, "uploads": uploads, "clock": _Still.clock}
         planned = replace(self._resources, **stood_in)  # type: ignore[arg-type]
         with planned.inventory.rehearsal():
-            return [_try(planned, nodes, actor, place, task) for place, task in enumerate(pending, 1)]
+            try:
+                return [_try(planned, nodes, actor, place, task) for place, task in enumerate(pending, 1)]
+            finally:
+                uploads.restore()
 
 
 def _try(planned: Resources, nodes: _Nodes, actor: int, place: int, task: PendingTask) -> dict[str, Any]:

@@ -32,7 +32,7 @@ class Slots:
         self._nodes[node].release()
 
     def close(self) -> None:
-        """Give no further place: the waits for one end with L{CancelledError}."""
+        """Give no further place: the waits for one end with C{CancelledError}."""
         self._closed = True
         for node in self._nodes.values():
             for waiting in list(node.waiting):

@@ -3,27 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from functools import cache
 from typing import Any, NamedTuple
 
-from sqlalchemy import Connection, Table, bindparam, delete, func, insert, select, text, update
+from sqlalchemy import Connection, bindparam, delete, func, insert, literal_column, select, text, update
 from sqlalchemy import Update as SqlUpdate
 
-from fluidvm.objects import OBJECT_TYPES, ComputeNode, Object
+from fluidvm.object_fields import fields_of
+from fluidvm.objects import OBJECT_TYPES, Object
 from fluidvm.store import schema
 from fluidvm.store.later import later
 
-TABLES: dict[str, Table] = {
-    "resource_plan": schema.resource_plans,
-    "user": schema.users,
-    "compute_node": schema.compute_nodes,
-    "vm": schema.vms,
-    "disk": schema.disks,
-    "image": schema.images,
-}
-# In the order in which rows may refer to each other.
-LOAD_ORDER = ("resource_plan", "user", "compute_node", "vm", "disk", "image")
+TABLES = schema.objects
 
 
 class ChangeRow(NamedTuple):
@@ -46,7 +38,11 @@ class Create:
 
 @dataclass(frozen=True, slots=True)
 class Update:
-    """Some fields of an object have new values; forgotten if the object is gone."""
+    """
+    Some fields of an object have new values, and its version is one higher; forgotten if the object is gone.
+
+    Without fields: something that belongs to the object has changed.
+    """
 
     type: str
     id: int
@@ -90,10 +86,9 @@ def write(connection: Connection, changes: Sequence[tuple[Change, int | None]]) 
             row = (thing.TYPE, thing.id, "created", owner)
         elif isinstance(change, Update):
             columns = _columns(change.type, change.fields) | dict(change.extra or {})
-            if columns:
-                statement = _update(change.type, tuple(columns))
-                if not connection.execute(statement, {**columns, "of_id": change.id}).rowcount:
-                    continue
+            statement = _update(change.type, tuple(columns))
+            if not connection.execute(statement, {**columns, "of_id": change.id}).rowcount:
+                continue
             row = (change.type, change.id, "updated", owner)
         elif isinstance(change, Delete):
             table = TABLES[change.type]
@@ -132,33 +127,37 @@ def _serials(connection: Connection, count: int) -> Iterable[int]:
 @cache
 def _update(type_name: str, columns: tuple[str, ...]) -> SqlUpdate:
     table = TABLES[type_name]
-    return update(table).where(table.c.id == bindparam("of_id")).values({name: bindparam(name) for name in columns})
+    values: dict[str, Any] = {name: bindparam(name) for name in columns}
+    values["version"] = literal_column("version + 1")
+    return update(table).where(table.c.id == bindparam("of_id")).values(values)
 
 
-# Not stored: true only while the server runs.
-_VOLATILE = {"compute_node": {"state", "reason"}}
+# True only while the server runs.
+_NOT_STORED = {
+    type_name: frozenset(field.name for field in fields_of(cls) if not field.form.stored)
+    for type_name, cls in OBJECT_TYPES.items()
+}
 
 
 def _columns(type_name: str, values: Mapping[str, Any]) -> dict[str, Any]:
-    volatile = _VOLATILE.get(type_name, set())
-    return {key: list(value) if isinstance(value, tuple) else value for key, value in values.items() if key not in volatile}
+    left_out = _NOT_STORED[type_name]
+    return {key: list(value) if isinstance(value, tuple) else value for key, value in values.items() if key not in left_out}
 
 
 def _insert(connection: Connection, thing: Object, extra: Mapping[str, Any]) -> None:
-    values = {field.name: getattr(thing, field.name) for field in fields(thing)}
+    values = {field.name: getattr(thing, field.name) for field in fields_of(type(thing))}
     connection.execute(insert(TABLES[thing.TYPE]), _columns(thing.TYPE, values) | dict(extra))
 
 
 def load(connection: Connection) -> Iterable[Object]:
     """Read every object, those that others refer to first."""
-    for type_name in LOAD_ORDER:
-        cls = OBJECT_TYPES[type_name]
-        names = {field.name for field in fields(cls)}
+    for type_name, cls in OBJECT_TYPES.items():
+        names = {field.name for field in fields_of(cls)}
         for row in connection.execute(select(TABLES[type_name]).order_by("id")).mappings():
-            values = {key: tuple(value) if isinstance(value, list) else value for key, value in row.items() if key in names}
-            if cls is ComputeNode:
-                values |= {"state": "connecting", "reason": ""}
-            yield cls(**values)  # type: ignore[arg-type]
+            values: dict[str, Any] = {
+                key: tuple(value) if isinstance(value, list) else value for key, value in row.items() if key in names
+            }
+            yield cls(**values)
 
 
 def load_changes(connection: Connection, most: int) -> list[ChangeRow]:

@@ -5,59 +5,41 @@ here, too: PostgreSQL is told with each value which it is.
 
 from __future__ import annotations
 
+from typing import Any
+
 from sqlalchemy import JSON, BigInteger, Boolean, Column, Float, Integer, MetaData, String, Table
+from sqlalchemy.types import TypeEngine
+
+from fluidvm.object_fields import fields_of
+from fluidvm.objects import OBJECT_TYPES
 
 metadata = MetaData()
 
-users = Table(
-    "users", metadata,
-    Column("id", Integer, primary_key=True), Column("name", String), Column("role", String), Column("enabled", Boolean),
-    Column("full_name", String), Column("email", String), Column("created", Float), Column("last_login", Float),
-    Column("password_hash", String), Column("resource_plan", Integer), Column("second_factor", Boolean),
-    Column("totp_secret", String), Column("totp_last", Integer),
-)  # fmt: skip
+_TYPES: dict[type, type[TypeEngine[Any]]] = {
+    int: Integer, float: Float, str: String, bool: Boolean, list: JSON, dict: JSON,
+}  # fmt: skip
+# What only the store has.
+_MORE = {
+    "user": (Column("password_hash", String), Column("totp_secret", String), Column("totp_last", Integer)),
+}
 
-resource_plans = Table(
-    "resource_plans", metadata,
-    Column("id", Integer, primary_key=True), Column("name", String), Column("limits", JSON), Column("created", Float),
-)  # fmt: skip
+
+def _table(type_name: str, cls: type) -> Table:
+    columns = [
+        Column(field.name, BigInteger if field.form.wide else _TYPES[field.type], primary_key=field.name == "id")
+        for field in fields_of(cls)
+        if field.form.stored
+    ]
+    return Table(f"{type_name}s", metadata, *columns, *_MORE.get(type_name, ()))
+
+
+objects = {type_name: _table(type_name, cls) for type_name, cls in OBJECT_TYPES.items()}
+"""The table of each type of object; its columns follow from the fields of the class."""
+users = objects["user"]
 
 known_addresses = Table(
     "known_addresses", metadata,
     Column("user", Integer, primary_key=True), Column("address", String, primary_key=True), Column("last", Float),
-)  # fmt: skip
-
-compute_nodes = Table(
-    "compute_nodes", metadata,
-    Column("id", Integer, primary_key=True), Column("name", String), Column("driver", String), Column("address", String),
-    Column("mode", String), Column("labels", JSON), Column("options", JSON), Column("vcpus", Integer),
-    Column("memory", Integer), Column("driver_version", String), Column("hypervisor_version", String),
-    Column("created", Float),
-)  # fmt: skip
-
-vms = Table(
-    "vms", metadata,
-    Column("id", Integer, primary_key=True), Column("name", String), Column("owner", Integer), Column("state", String),
-    Column("uuid", String), Column("compute_node", Integer), Column("driver", String), Column("vcpus", Integer),
-    Column("max_vcpus", Integer), Column("memory", Integer), Column("max_memory", Integer), Column("interfaces", JSON),
-    Column("description", String), Column("tags", JSON), Column("autostart", Boolean), Column("boot", JSON),
-    Column("created", Float), Column("powered", Boolean), Column("domain", String),
-    Column("shares", JSON), Column("template", String), Column("snapshots", JSON),
-)  # fmt: skip
-
-disks = Table(
-    "disks", metadata,
-    Column("id", Integer, primary_key=True), Column("name", String), Column("owner", Integer), Column("state", String),
-    Column("size", Integer), Column("format", String), Column("compute_node", Integer), Column("pool", String),
-    Column("volume", String), Column("path", String), Column("vm", Integer), Column("target", String),
-    Column("created", Float), Column("snapshots", JSON), Column("image", Integer),
-)  # fmt: skip
-
-images = Table(
-    "images", metadata,
-    Column("id", Integer, primary_key=True), Column("name", String), Column("owner", Integer), Column("public", Boolean),
-    Column("size", Integer), Column("format", String), Column("sha256", String), Column("state", String),
-    Column("space", Integer), Column("created", Float),
 )  # fmt: skip
 
 uploads = Table(

@@ -15,7 +15,7 @@ def endpoint(reactor: Any, description: str) -> Any:
     """
     Make the endpoint that a string describes.
 
-    @param description: as L{serverFromString} takes it; where it names no C{backlog} that is L{BACKLOG}, not Twisted's 50.
+    @param description: as C{serverFromString} takes it; where it names no C{backlog} that is L{BACKLOG}, not Twisted's 50.
     @raise ValueError: it describes none; also TypeError, KeyError, IndexError and OSError.
     """
     kind = description.removeprefix("haproxy:").partition(":")[0]

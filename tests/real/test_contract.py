@@ -204,6 +204,17 @@ class ContractTests(ContractCase):
         self.assertEqual(self.outside.listAllDomains(0), [])
         self.assertEqual(list(self.pool.iterdir()), [])
 
+    async def test_a_saved_vm(self) -> None:
+        """It has no guest that could be asked, and its faults call it what its owner does."""
+        node = await self.add_node()
+        vm = await self.call("create_vm", {"name": "web", "memory": 128, "compute_node": node, "boot": self.kernel()})
+        for method in ("start_vm", "save_vm", "shutdown_vm", "resume_vm", "stop_vm", "restore_vm"):
+            await self.call(method, vm)
+        errors = await self.commit()
+        saved = "VM web is saved: restore_vm has it go on, stop_vm throws away what was saved."
+        self.assertEqual(errors[:5], ["", "", "", saved, "VM web is saved; only a paused one can be resumed."])
+        self.assertEqual(errors[5:], ["", "VM web is stopped, and nothing is saved of it."])
+
     async def is_in(self, vm: int, state: str) -> bool:
         return bool((await self.call("get_vm", vm))["state"] == state)
 

@@ -304,7 +304,7 @@ class OpenVzTests(VzCase):
 
         async def run(argv: list[str], *args: Any, **options: Any) -> Any:
             outcome = await real(argv, *args, **options)
-            if argv[1] == "exec2":
+            if "exec2" in argv:
                 self.node.power_off(self.node.ctid(spec.uuid))
             return outcome
 

@@ -56,6 +56,26 @@ class OpenVzServerTests(ServerCase):
         self.assertEqual(errors, ["", "", ""])
         self.assertEqual(node.leftovers(), [])
 
+    async def test_a_saved_container(self) -> None:
+        """It has no guest that could be asked, and its faults call it what its owner does."""
+        running = self.serve()
+        admin = await running.login()
+        node = FakeNode(Path(self.mktemp()))
+        (id,), _ = await self.do(running, admin, ("add_compute_node", "vz1", "openvz", "", node_options(node)))
+        (vm,), _ = await self.do(running, admin, ("create_vm", {"name": "web", "memory": 128, "compute_node": id}))
+        calls = [
+            ("start_vm", vm),
+            ("save_vm", vm),
+            ("shutdown_vm", vm),
+            ("resume_vm", vm),
+            ("stop_vm", vm),
+            ("delete_vm", vm),
+        ]
+        _, errors = await self.do(running, admin, *calls)
+        saved = "VM web is saved: restore_vm has it go on, stop_vm throws away what was saved."
+        self.assertEqual(errors, ["", "", saved, "VM web is saved: only a paused one is resumed.", "", ""])
+        self.assertEqual(node.leftovers(), [])
+
     async def test_what_a_container_is_told(self) -> None:
         running = self.serve()
         admin = await running.login()

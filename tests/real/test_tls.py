@@ -244,10 +244,10 @@ class ClientCertificateTests(TLSCase):
         bad = self.directory / "bad.toml"
         bad.write_text('"CN=x" = 5\n')
         for words, *options in (
-            ("wants --tls-client-ca", *tls, "--certificate-users", str(self.users)),
-            ("want --https", *self.ca),
+            ("requires --tls-client-ca", *tls, "--certificate-users", str(self.users)),
+            ("require --https", *self.ca),
             ("wants a user's name", *tls, *self.ca, "--certificate-users", str(bad)),
-            ("required or optional", *tls, *self.ca, "--tls-clients", "perhaps"),
+            ("give one of required, optional", *tls, *self.ca, "--tls-clients", "perhaps"),
         ):
             done = self.run_to_end(self.command(*options, http=False))
             self.assertNotEqual(done.returncode, 0)

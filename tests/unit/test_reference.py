@@ -13,8 +13,8 @@ ROOT = Path(__file__).parents[2]
 
 class ReferenceTests(SynchronousTestCase):
     def test_docs_are_what_the_code_says(self) -> None:
-        for name, text in (("reference.md", reference.methods()), ("abilities.md", reference.abilities())):
-            self.assertEqual((ROOT / "docs" / name).read_text(), text, "run python -m fluidvm.reference docs")
+        for name, text in reference.PAGES.items():
+            self.assertEqual((ROOT / "docs" / name).read_text(), text(), "run python -m fluidvm.reference docs")
 
     def test_promises_name_the_tasks_that_are_not_repeated_after_a_crash(self) -> None:
         pages = (ROOT / "docs" / "promises.md").read_text().split("\n\n")
@@ -27,6 +27,6 @@ class ReferenceTests(SynchronousTestCase):
         self.assertEqual(sum(method.after_crash is AfterCrash.REPORT for method in METHODS.values()), 3)
 
     def test_links_lead_somewhere(self) -> None:
-        for page in [ROOT / "README.md", *(ROOT / "docs").glob("*.md"), *(ROOT / "benchmarks").glob("*.md")]:
+        for page in [*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md"), *(ROOT / "benchmarks").glob("*.md")]:
             for target in re.findall(r"\]\(([^)#:]+)\)", page.read_text()):
                 self.assertTrue((page.parent / target).exists(), f"{page.name}: {target}")

@@ -2,18 +2,35 @@
 
 from __future__ import annotations
 
+import json
 import os
 import socket
 import sys
+from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 from twisted.trial.unittest import SynchronousTestCase
 
-from fluidvm.options import Options
+from fluidvm.kinds import Choice, Int
+from fluidvm.option_kinds import DatabaseUrl, DirectoryPath, Endpoints, FilePath, Switch, Words
+from fluidvm.options import OPTIONS, Options
 from fluidvm.preflight import StartError, check
 from fluidvm.service import makeService
 from tests.authority import Authority
+
+WRONG: dict[type, tuple[object, ...]] = {
+    Int: ("soon", "1.5", "-1", "99999999999999", True, "", "two\nlines"),
+    Choice: ("never", "", 1, "x" * 300),
+    Switch: ("yes", 1),
+    FilePath: ("", 1),
+    DirectoryPath: ("", 1),
+    DatabaseUrl: (1,),
+    Endpoints: (1,),
+    Words: (1,),
+}
+"""What no option of a kind takes."""
 
 
 class RefusalTests(SynchronousTestCase):
@@ -35,21 +52,42 @@ class RefusalTests(SynchronousTestCase):
 
     def refused(self, words: str, *given: str) -> None:
         """One line that says why, for C{twistd} to end with."""
-        ended = self.assertRaises(SystemExit, lambda: makeService(self.options(*given)))
-        line = str(ended.code)
+        self.one_line(words, lambda: makeService(self.options(*given)))
+
+    def one_line(self, words: str, start: Callable[[], object]) -> None:
+        line = str(self.assertRaises(SystemExit, start).code)
         self.assertTrue(line.startswith("fluidvm: "), line)
         self.assertEqual(len(line.splitlines()), 1, line)
         self.assertIn(words, line)
 
     def test_wrong_options(self) -> None:
-        self.refused("--wings", "--wings", "2")
-        self.refused("keepalive", "--keepalive", "never")
-        self.refused("session-timeout", "--session-timeout", "soon")
-        self.refused("--tls-cert", "--https", "tcp:0")
-        self.refused("no option", "--config", self.file("c.toml", "wings = 2"))
+        self.refused("option --wings not recognized", "--wings", "2")
+        self.refused("wings is not an option", "--config", self.file("c.toml", "wings = 2"))
+        self.refused("config is not an option", "--config", self.file("c.toml", "config = 'c.toml'"))
         self.refused("c.toml", "--config", self.file("c.toml", "= ="))
         self.refused("No such file", "--config", "/no/such/file")
-        self.refused("session-timeout", "--config", self.file("c.toml", "session-timeout = true"))
+        self.refused("--config: an empty value is not valid: give a path", "--config", "")
+
+    def test_wrong_values(self) -> None:
+        """Each says which option, and what is allowed, wherever it comes from."""
+        for option in OPTIONS:
+            for value in WRONG[type(option.kind)]:
+                shown = {"True": "true", "": "an empty value", "two\nlines": "two lines", "x" * 300: "x" * 200 + "..."}
+                words = f"--{option.name}: {shown.get(str(value), value)} is not valid: give {option.kind.bounds()} ("
+                given = ["--config", self.file("c.toml", f"{option.name} = {json.dumps(value)}")]
+                self.one_line(words, partial(Options().parseOptions, given))
+                if isinstance(value, str) and not isinstance(option.kind, Switch):
+                    self.one_line(words, partial(Options().parseOptions, [f"--{option.name}={value}"]))
+
+    def test_options_that_require_others(self) -> None:
+        https = ["--https", "tcp:0"]
+        self.refused("--https requires --tls-cert and --tls-key", *https)
+        self.refused("--https requires --tls-cert and --tls-key", *https, "--tls-cert", "c.pem")
+        tls = [*https, "--tls-cert", "c.pem", "--tls-key", "k.pem"]
+        words = "--tls-client-ca and --certificate-users require --https"
+        self.refused(words, "--tls-client-ca", "c.pem")
+        self.refused(words, "--certificate-users", "c.toml")
+        self.refused("--certificate-users requires --tls-client-ca", *tls, "--certificate-users", "c.toml")
 
     def test_too_little_memory_for_passwords(self) -> None:
         self.refused("give at least 32", "--password-memory", "8")
@@ -64,9 +102,10 @@ class RefusalTests(SynchronousTestCase):
             taken.bind(("127.0.0.1", 0))
             taken.listen()
             self.refused("in use", "--http", f"tcp:{taken.getsockname()[1]}:interface=127.0.0.1")
-        self.refused("endpoint", "--http", "pigeon:5")
-        self.refused("endpoint", "--http", "tcp:http-is-no-number")
-        self.refused("endpoint", "--http", "tcp:5:interface=192.0.2.77")
+        self.refused("--http: pigeon:5 is not a valid endpoint", "--http", "pigeon:5")
+        self.refused("--http: tcp:x is not a valid endpoint", "--http", "tcp:x")
+        unknown = "tcp:5:interface=192.0.2.77"
+        self.refused(f"--http: the server can't listen on {unknown}", "--http", unknown)
 
     def test_unusable_state(self) -> None:
         self.state = Path(self.file("occupied", "")) / "state"

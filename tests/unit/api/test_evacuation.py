@@ -263,7 +263,7 @@ class EvacuationTests(ServerCase):
         running = self.serve()
         admin, one, _ = await self.two(running, memory=600)
         await admin.do("create_vm", {"name": "a", "compute_node": one})
-        await admin.do("create_vm", {"name": "b", "compute_node": one})
+        await admin.do("create_vm", {"name": "b", "compute_node": one, "force": True})
         await admin.call("evacuate_compute_node", one)
         await admin.call("delete_vm", 2)
         await admin.call("evacuate_compute_node", one)

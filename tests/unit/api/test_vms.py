@@ -29,7 +29,7 @@ class VmTests(ServerCase):
         self.assertEqual(
             set(found),
             {"id", "name", "owner", "state", "uuid", "compute_node", "driver", "vcpus", "max_vcpus", "memory", "max_memory",
-             "disks", "interfaces", "description", "tags", "autostart", "boot", "snapshots", "created"},
+             "disks", "interfaces", "description", "tags", "autostart", "boot", "snapshots", "created", "version"},
         )  # fmt: skip
         disks = [await admin.call("get_disk", disk) for disk in found["disks"]]
         self.assertEqual([disk["target"] for disk in disks], ["vda", "vdb"])

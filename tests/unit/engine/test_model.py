@@ -6,25 +6,19 @@ The whole server runs on one Clock without a thread: the store and the password 
 
 from __future__ import annotations
 
-import shutil
-import tempfile
 import xmlrpc.client
-from contextlib import ExitStack
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import Bundle, RuleBasedStateMachine, consumes, initialize, invariant, precondition, rule
-from twisted.internet.defer import Deferred, succeed
 from twisted.trial.unittest import SynchronousTestCase
 
 from fluidvm.drivers.simulated_host import SimulatedHost
-from fluidvm.wire.peer import Peer
-from tests.databases import ENGINE, new_database
-from tests.inline import without_threads
-from tests.support import PASSWORD, Running, ServerCase
+from tests.databases import ENGINE
+from tests.inline import InlineServer
+from tests.support import PASSWORD
 
 VERBS = ("start_vm", "stop_vm", "pause_vm", "resume_vm", "shutdown_vm")
 VMS = 2
@@ -61,16 +55,8 @@ class ServerMachine(RuleBasedStateMachine):
 
     def __init__(self) -> None:
         super().__init__()
-        self.directory = Path(tempfile.mkdtemp())
-        self.kept = ExitStack()
-        without_threads(self.kept)
-        case = ServerCase()
-        case.directory = self.directory
-        database = self.kept.enter_context(new_database(None))
-        (self.directory / "password").write_text(PASSWORD)
-        self.running = Running(case.settings("--session-timeout", str(int(TIMEOUT)), "--database", database))
-        self.running.server.startService()
-        self.running.server.dispatcher._services.planner._turn = lambda: succeed(None)
+        self.server = InlineServer("--session-timeout", str(int(TIMEOUT)))
+        self.running = self.server.running
         self.all: list[Committed] = []
         admin = self.login()
         self.call("add_compute_node", admin.cookie, "node1", "simulator", "", {"delay": 1.0})  # type: ignore[union-attr]
@@ -82,14 +68,7 @@ class ServerMachine(RuleBasedStateMachine):
 
     def call(self, method: str, *arguments: Any) -> Any:
         """Call a method; it must answer without waiting."""
-        body = xmlrpc.client.dumps(arguments, method).encode()
-        answer: Any = self.running.server.dispatcher.dispatch(body, Peer(address="192.0.2.1"))
-        if isinstance(answer, Deferred):
-            outcome: list[Any] = []
-            answer.addBoth(outcome.append)
-            assert outcome, f"{method} didn't answer"
-            answer = outcome[0]
-        return xmlrpc.client.loads(answer, use_builtin_types=True)[0][0]
+        return self.server.call(method, *arguments)
 
     def refused(self, code: int, method: str, *arguments: Any) -> None:
         """Check that a call is answered with a fault."""
@@ -225,14 +204,10 @@ class ServerMachine(RuleBasedStateMachine):
             real = {domain.uuid: str(domain.state) for domain in host.domains()}
             assert {vm["uuid"]: vm["state"] for vm in self.call("list_vms", cookie)} == real
         finally:
-            stopping = self.running.server.stopService()
-            while not stopping.called:
-                self.running.clock.advance(1.0)
-            self.kept.close()
-            shutil.rmtree(self.directory)
+            self.server.stop()
 
     def hosts(self) -> list[Any]:
-        return [SimulatedHost.at(path.parent, {}) for path in self.directory.rglob("simulator.journal")]
+        return [SimulatedHost.at(path.parent, {}) for path in self.server.directory.rglob("simulator.journal")]
 
 
 class ModelTests(SynchronousTestCase):

@@ -12,6 +12,7 @@ from twisted.web.client import Agent
 
 from fluidvm.drivers.simulated_host import SimulatedHost
 from fluidvm.engine import plan
+from fluidvm.engine.plan_files import PlannedImages
 from fluidvm.wire.peer import Peer
 from tests.support import Client, ServerCase
 from tests.unit.test_xmlvalue import CALM
@@ -70,15 +71,21 @@ class PlanCase(ServerCase):
 class CostTests(PlanCase):
     async def test_a_guest_that_will_not_shut_down(self) -> None:
         looks = self.count()
-        await self.admin.call("save_vm", self.vm)
+        self.patch(SimulatedHost, "shutdown", lambda host, uuid: None)
         await self.admin.call("shutdown_vm", self.vm, 3600)
-        told = await self.planned()
-        self.assertEqual([code for code, _ in told], [0, 409])
-        self.assertIn("didn't shut down within 3600 s", told[1][1])
+        ((code, words),) = await self.planned()
+        self.assertEqual(code, 409)
+        self.assertIn("didn't shut down within 3600 s", words)
         self.assertLess(looks[0], 20)
+
+    async def test_a_saved_vm(self) -> None:
+        for call in (("save_vm",), ("shutdown_vm",), ("start_vm",), ("set_vm_memory", 64), ("delete_vm",), ("restore_vm",)):
+            await self.admin.call(call[0], self.vm, *call[1:])
+        self.assertEqual([code for code, _ in await self.planned()], [0, 409, 409, 409, 409, 0])
 
     async def test_a_disks_bytes_are_not_read(self) -> None:
         self.count()
+        self.there.server._images.most = 2**60
         await self.admin.call("create_image", self.disk, "all")
         steps = self.steps()
         self.assertEqual(await self.planned(), [(0, "")])
@@ -203,7 +210,7 @@ class BoundTests(PlanCase):
             self.assertEqual(xmlrpc.client.loads(await answer)[0][0], [[[]]] * 3)
 
     async def test_what_waits_all_the_same(self) -> None:
-        self.patch(plan._Images, "length", lambda *arguments: Deferred())
+        self.patch(PlannedImages, "length", lambda *arguments: Deferred())
         await self.admin.call("create_disk", {"name": "d", "image": self.image, "compute_node": self.node})
         await self.admin.call("stop_vm", self.vm)
         self.assertEqual(await self.planned(), [(503, "What create_disk waits for can't be told beforehand."), (0, "")])

@@ -1,0 +1,131 @@
+"""Images and uploads as they would be: for a plan, in which no byte is moved."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from twisted.internet.defer import Deferred, succeed
+
+from fluidvm.faults import ApiFault, NotFound
+from fluidvm.image_files import MIB, ImageFiles, Inspected
+from fluidvm.uploads import Uploads
+from fluidvm.usage import Account, Ledger, of_user
+
+Looked = Mapping[tuple[int, str, str], "Inspected | ApiFault"]
+"""What uploads are, by user, name and format, or why they are no images of that format."""
+
+
+class PlannedImages:
+    """
+    Takes the place of L{ImageFiles}.
+
+    @param real: the server's.
+    @param looked: what the uploads are.
+    """
+
+    def __init__(self, real: ImageFiles, looked: Looked) -> None:
+        self.most = real.most
+        self._looked = looked
+        self._lengths: dict[int, int] = {}
+        self.taken: dict[int, tuple[int, str]] = {}
+        self._expected = 0
+
+    def source(self, clock: object, url: str) -> _Source:
+        return _Source()
+
+    def check(self, id: int, format: str, size: int) -> Deferred[int]:
+        """None of an image's bytes are to be written."""
+        return succeed(0)
+
+    def check_room(self, length: int) -> Deferred[None]:
+        """So many bytes are going to be written."""
+        self._expected = length
+        return succeed(None)
+
+    async def finish(self, id: int, format: str) -> Inspected:
+        """As L{ImageFiles.finish}; what has yet to be fetched or copied is an image, of which the size isn't known."""
+        upload = self.taken.get(id)
+        if upload is None:
+            space, self._expected = -(-self._expected // MIB), 0
+            return Inspected(1, space, "")
+        found = self._looked[(*upload, format)]
+        if isinstance(found, ApiFault):
+            raise found
+        return found
+
+    def begin(self, id: int) -> Deferred[None]:
+        return succeed(None)
+
+    keep = drop = begin
+
+
+class _Source:
+    """A file on a server of images: the call has checked its URL, and a plan asks for nothing."""
+
+    def open(self) -> Deferred[int | None]:
+        return succeed(None)
+
+    def read(self) -> Deferred[bytes]:
+        return succeed(b"")
+
+    def close(self) -> None:
+        pass
+
+
+class PlannedUploads:
+    """
+    Takes the place of L{Uploads}.
+
+    @param ledger: where they count; L{restore} has them count as before.
+    """
+
+    def __init__(self, real: Uploads, ledger: Ledger, images: PlannedImages) -> None:
+        self._real = real
+        self._ledger = ledger
+        self._taken = images.taken
+        self._uncounted: dict[tuple[int, str], tuple[Account, Mapping[str, int]]] = {}
+        self._gone: set[tuple[int, str]] = set()
+
+    async def take(self, user: int, name: str, image: int) -> None:
+        """As L{Uploads.take}."""
+        if (user, name) in self._gone:
+            raise NotFound(f"There is no upload {name} of yours.")
+        self._real.check(user, name, image)
+        self._taken[image] = (user, name)
+
+    def uncount(self, user: int, name: str) -> None:
+        """As L{Uploads.uncount}."""
+        former = self._ledger.count(("upload", user, name), of_user(user), {})
+        if former is not None:
+            self._uncounted[user, name] = former
+
+    async def give_back(self, user: int, name: str, image: int) -> None:
+        """As L{Uploads.give_back}."""
+        if self._taken.pop(image, None) is not None:
+            self._count(user, name)
+
+    async def done(self, user: int, name: str, image: int) -> None:
+        """As L{Uploads.done}."""
+        self._gone.add((user, name))
+
+    def _count(self, user: int, name: str) -> None:
+        former = self._uncounted.pop((user, name), None)
+        if former is not None:
+            self._ledger.count(("upload", user, name), *former)
+
+    def restore(self) -> None:
+        """The plan has ended."""
+        for user, name in list(self._uncounted):
+            self._count(user, name)
+
+
+async def look_at_uploads(uploads: Uploads, wanted: set[tuple[int, str, str]]) -> dict[tuple[int, str, str], Any]:
+    """Look at uploads that images are to be made of. C{wanted}: user, name and format of each."""
+    looked: dict[tuple[int, str, str], Any] = {}
+    for user, name, format in wanted:
+        try:
+            looked[user, name, format] = await uploads.files.look_at_upload(user, name, format)
+        except ApiFault as fault:
+            looked[user, name, format] = fault
+    return looked
