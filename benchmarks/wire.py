@@ -53,7 +53,7 @@ def start(stack: ExitStack, command: list[str], port: int, log: Path) -> None:
 
 def fill(proxy: Any, cookie: int) -> int:
     """Make the VMs; gives the id of one."""
-    node = proxy.add_compute_node(cookie, "bench", "simulator", "", {})
+    node = proxy.add_compute_node(cookie, "bench", "simulator", "", {"vcpus": 65536, "memory": 2**31 - 1})
     made = 0
     while made < VMS:
         calls = [

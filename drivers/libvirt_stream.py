@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
+import weakref
 from typing import Any
 
 import libvirt
+import libvirtmod
 from twisted.internet.error import ConnectionDone, ConnectionLost
 from twisted.internet.interfaces import IProtocol
 from twisted.logger import Logger
@@ -53,12 +56,14 @@ class StreamTransport(ConsoleTransport):
     def follow(self) -> None:
         """Have what comes in told. Called in the connection's thread, as it takes libvirt's locks."""
         self._side.before_close += [self._do_abort, self._stream.eventRemoveCallback]
-        self._stream.eventAddCallback(self._events, self._happened, None)
+        self._stream.eventAddCallback(self._events, _tell, weakref.ref(self))
 
     def _do_abort(self) -> None:
-        # Whoever holds the stream holds its connection open.
         stream, self._stream = self._stream, None
-        stream.abort()
+        try:
+            stream.abort()
+        finally:
+            _free(stream)
 
     def connect(self, viewer: IProtocol) -> None:
         """Give the stream its protocol."""
@@ -68,7 +73,8 @@ class StreamTransport(ConsoleTransport):
 
     # In libvirt's thread.
 
-    def _happened(self, stream: Any, events: int, _opaque: Any) -> None:
+    def happened(self, stream: Any) -> None:
+        """Read what has come in."""
         words = None
         try:
             data = stream.recv(PIECE)
@@ -77,8 +83,9 @@ class StreamTransport(ConsoleTransport):
         if data == WOULD_BLOCK:
             return
         if not data:
-            # One that stayed would be called again at once, for ever.
-            stream.eventRemoveCallback()
+            # One that stayed would be called again at once, for ever; perhaps it is being let go of just now.
+            with contextlib.suppress(libvirt.libvirtError):
+                stream.eventRemoveCallback()
         self._host.call_in_reactor(self._received, data, words)
 
     # In the reactor's.
@@ -172,3 +179,22 @@ class StreamTransport(ConsoleTransport):
         # One that has ended by itself may hold what the viewer hasn't taken, and doesn't want any more.
         # Not while the viewer is still in the call that asked for it.
         self._host.clock.callLater(0, self._deliver)
+
+
+def _tell(stream: Any, events: int, reference: weakref.ref[StreamTransport]) -> None:
+    """Called in libvirt's thread: there is something to read, or the end."""
+    transport = reference()
+    if transport is not None:
+        transport.happened(stream)
+
+
+def _free(stream: Any) -> None:
+    """
+    Let go of libvirt's stream, which holds its connection open as long as anybody holds the Python object.
+
+    libvirt 9.0 for one never gives back what it was handed with the callback for its events, which holds that object (and,
+    were it not weak, the transport).
+    """
+    handle, stream._o, stream._conn = stream._o, None, None
+    stream.__dict__.pop("cb", None)
+    libvirtmod.virStreamFree(handle)

@@ -46,12 +46,13 @@ class VzKernel(VzNode):
 
         @param memory: in MiB.
         """
-        if self._openvz:
-            return True
+        return self._openvz or await self._memory_group(there, "limit_in_bytes") in (None, memory * MIB)
+
+    async def _memory_group(self, there: Container, what: str) -> int | None:
+        """Read an amount of a running container's control group, in bytes; C{None}: control groups are mounted elsewhere."""
         place = str(self._options.get("memory_dir", MEMORY_DIR)).rstrip("/")
-        told = (await self._run(["cat", f"{place}/vz-{there.ctid}/memory.limit_in_bytes"])).stdout.strip()
-        # Where control groups are mounted elsewhere, nothing is told.
-        return not told.isdigit() or int(told) == memory * MIB
+        told = (await self._run(["cat", f"{place}/vz-{there.ctid}/memory.{what}"])).stdout.strip()
+        return int(told) if told.isdigit() else None
 
     async def _fit(self, subject: str, there: Container) -> None:
         """

@@ -23,7 +23,7 @@ from twisted.conch.error import ConchError, HostKeyChanged, UserRejectedKey
 from twisted.conch.ssh.channel import SSHChannel
 from twisted.conch.ssh.common import NS, getNS
 from twisted.conch.ssh.keys import BadKeyError, EncryptedKeyError, Key
-from twisted.internet.defer import CancelledError, Deferred, DeferredSemaphore, TimeoutError, fail, maybeDeferred, succeed
+from twisted.internet.defer import CancelledError, Deferred, fail, maybeDeferred, succeed
 from twisted.internet.endpoints import UNIXClientEndpoint
 from twisted.internet.error import ConnectError, ConnectionClosed
 from twisted.internet.interfaces import IDelayedCall
@@ -34,11 +34,11 @@ from twisted.python.filepath import FilePath
 
 from fluidvm.driver import DriverError, DriverHost, Unreachable
 
+from .vz_places import Places
 from .vz_runner import Collected, Outcome, environment
 
 CHANNELS = 5
-"""Places, for commands at the same time: sshd allows 10 sessions on a connection if it isn't told otherwise, and forgets
-them late."""
+"""Commands at the same time: sshd allows 10 sessions on a connection if it isn't told otherwise, and forgets them late."""
 LEEWAY = 5
 """
 Seconds that a command has on the node beyond its time here, until the node's own C{timeout} kills it: sshd kills none for
@@ -280,12 +280,6 @@ class _Keeper(Protocol):
         self.ended.callback(None)
 
 
-def release(places: Sequence[DeferredSemaphore]) -> None:
-    """Give places back."""
-    for place in reversed(places):
-        place.release()
-
-
 class SshRunner:
     """
     A node over SSH. Call L{open} first.
@@ -301,8 +295,7 @@ class SshRunner:
         self._prefix = environment(bin_dir)
         self._connection: Any = None
         self._keeper: _Keeper | None = None
-        # A command that leaves N places to others takes one of the N-th as well, of which there are N less.
-        self._places = [DeferredSemaphore(CHANNELS - keep) for keep in range(CHANNELS)]
+        self._places = Places(host.clock, CHANNELS)
         self._closed = False
         self._lost_reason: str | None = None
         self._on_lost: list[Callable[[str], None]] = []
@@ -352,7 +345,7 @@ class SshRunner:
     def run(self, argv: Sequence[str], timeout: float, stdin: bytes = b"", keep: int = 0) -> Deferred[Outcome]:
         async def run() -> Outcome:
             for _ in range(RETRIES):
-                outcome = await self._try(argv, timeout, stdin, self._places[keep::-1])
+                outcome = await self._try(argv, timeout, stdin, keep)
                 if outcome is not None:
                     return outcome
                 await deferLater(self._host.clock, RETRY, lambda: None)
@@ -360,13 +353,11 @@ class SshRunner:
 
         return Deferred.fromCoroutine(run())
 
-    async def _try(
-        self, argv: Sequence[str], timeout: float, stdin: bytes, places: Sequence[DeferredSemaphore]
-    ) -> Outcome | None:
-        """Run a command; C{None} where sshd had no session for it. @param places: what has to be had, in this order."""
+    async def _try(self, argv: Sequence[str], timeout: float, stdin: bytes, keep: int) -> Outcome | None:
+        """Run a command; C{None} where sshd had no session for it."""
         subject = f"{argv[0]} on {self.where}"
+        await self._places.take(subject, keep, timeout)
         channel: _Exec | None = None
-        taken = await self._take(subject, places, timeout)
         try:
             self._check()
             bound = ["timeout", "-s", "KILL", str(ceil(timeout) + LEEWAY)]
@@ -381,28 +372,9 @@ class SshRunner:
         finally:
             # The place is free when the channel is: after a time-out or a cancellation the command may go on.
             if channel is None:
-                release(taken)
+                self._places.give_back(keep)
             else:
-                channel.gone.addCallback(lambda _: release(taken))
-
-    async def _take(self, subject: str, places: Sequence[DeferredSemaphore], timeout: float) -> list[DeferredSemaphore]:
-        """@raise DriverError: there was no place within the time-out. That says nothing about the node."""
-        taken: list[DeferredSemaphore] = []
-        until = self._host.clock.seconds() + timeout
-        try:
-            for place in places:
-                # Cancelling it, and so its time-out, takes it out of the queue.
-                await place.acquire().addTimeout(max(0.0, until - self._host.clock.seconds()), self._host.clock)
-                taken.append(place)
-        except TimeoutError:
-            release(taken)
-            raise DriverError(
-                f"{subject} found no place within {timeout:g} s: other commands last there. Try again later."
-            ) from None
-        except CancelledError:
-            release(taken)
-            raise
-        return taken
+                channel.gone.addCallback(lambda _: self._places.give_back(keep))
 
     def _check(self) -> None:
         if self._closed or self._connection is None:

@@ -8,7 +8,9 @@ from zope.interface import implementer
 
 from fluidvm.driver import DomainState, DomainStats, DriverError, HostStats, IStats
 
-from .vz_node import VzNode, verb
+from .vz_dialect import MIB
+from .vz_kernel import VzKernel
+from .vz_node import verb
 
 
 def parse_cpu(stat: str) -> tuple[int, int]:
@@ -28,8 +30,8 @@ def parse_available(meminfo: str) -> int:
 
 
 @implementer(IStats)
-class VzStats(VzNode):
-    """By vzlist, which tells of memory alone, and C{/proc}."""
+class VzStats(VzKernel):
+    """By vzlist, which tells of memory alone and of nothing off OpenVZ's kernels; by control groups there; and C{/proc}."""
 
     _cpu_before = (0, 0)
 
@@ -38,7 +40,10 @@ class VzStats(VzNode):
         there = await self._container(uuid)
         if there.state not in (DomainState.RUNNING, DomainState.PAUSED):
             return DomainStats()
-        return DomainStats(memory=there.listed.used_memory)
+        if self._openvz:
+            return DomainStats(memory=there.listed.used_memory)
+        used = await self._memory_group(there, "usage_in_bytes")
+        return DomainStats(memory=None if used is None else -(-used // MIB))
 
     @verb
     async def host_stats(self) -> HostStats:

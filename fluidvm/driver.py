@@ -279,7 +279,7 @@ class IConnection(Interface):
 
         @raise NoSuchThing: no such domain.
         @raise WrongState: it is paused.
-        @raise NotReady: the guest can't be asked yet, for it boots: it is asked again within the time that it has.
+        @raise NotReady: the guest can't be asked yet, for it boots. The server asks again, as it does while the guest is up.
         """
 
     def stop(uuid: str) -> Deferred[None]:

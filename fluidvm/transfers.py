@@ -12,6 +12,7 @@ from twisted.internet.interfaces import IDelayedCall
 from twisted.internet.task import deferLater
 
 from fluidvm.audit import AuditLog
+from fluidvm.disk_tags import DiskTags
 from fluidvm.driver import IImages, NoSuchThing
 from fluidvm.engine.claims import Claims, Watch
 from fluidvm.engine.entitlement import check_object, check_transfer, session_user
@@ -46,6 +47,7 @@ class Transfers:
     def __init__(self, resources: Resources, claims: Claims, audit: AuditLog) -> None:
         self.resources = resources
         self._claims = claims
+        self._tags = DiskTags(resources.inventory, claims)
         self._audit = audit
         self._under_way: set[Transfer] = set()
         self._sending: dict[tuple[int, str], Sending] = {}
@@ -138,6 +140,7 @@ class Transfers:
         if any(self._claims.held(key) for key in keys):
             raise wanted
         self._enter(fetching)
+        fetching.tag = self._tags.tag(disk)
         fetching.watch = self._claims.watch(keys, lambda: fetching.stop(wanted))
         return fetching
 
@@ -302,9 +305,11 @@ class Fetching(Transfer):
     A disk's bytes under way.
 
     @ivar watch: sees the tasks that want the disk.
+    @ivar tag: the same as long as the disk's bytes are.
     """
 
     event = "download"
+    tag = ""
     watch: Watch | None = None
 
     def __init__(self, transfers: Transfers, session: Session, address: str, disk: int) -> None:

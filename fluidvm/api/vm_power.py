@@ -8,7 +8,7 @@ from typing import Annotated, NoReturn
 from twisted.internet.defer import CancelledError
 
 from fluidvm.declare import AfterCrash, task
-from fluidvm.driver import DomainState, IConnection, NotReady
+from fluidvm.driver import DomainState, DriverError, IConnection, NotReady
 from fluidvm.engine.job import Job
 from fluidvm.faults import Conflict, NotFound
 from fluidvm.kinds import Int, VmId
@@ -16,8 +16,8 @@ from fluidvm.objects import VM, ComputeNode
 from fluidvm.store.objects import Update
 
 SHUTDOWN_TIMEOUT = 60
-ASK_AGAIN = 2.0
-"""Seconds until a guest that couldn't be asked to shut down, for it boots, is asked again."""
+ASK_SOON, ASK_AGAIN = 2.0, 10.0
+"""Seconds until a guest is asked again to shut down: one that couldn't be asked, and one that was but is still up."""
 NOBODY = {
     DomainState.PAUSED: "resume_vm has it go on",
     DomainState.SAVED: "restore_vm has it go on, stop_vm throws away what was saved",
@@ -90,52 +90,66 @@ async def start_vm(job: Job, vm: VmId) -> None:
     await settle(job, record)
 
 
+class _Asking:
+    """
+    Asks a guest to shut down, and asks again: one that boots may not listen yet.
+
+    @ivar refusal: why it couldn't be asked the last time; C{None}: it was asked.
+    """
+
+    def __init__(self, job: Job, vm: VM) -> None:
+        self.refusal: NotReady | None = None
+        self._job = job
+        self._vm = vm
+        self._due = 0.0
+
+    async def ask(self) -> None:
+        """Ask. @raise DriverError: that failed otherwise than because the guest isn't ready."""
+        connection = await self._job.connection(self._vm.compute_node)
+        try:
+            await connection.shutdown(self._vm.uuid)
+            self.refusal = None
+        except NotReady as refusal:
+            self.refusal = refusal
+        self._due = self._job.clock.seconds() + (ASK_SOON if self.refusal else ASK_AGAIN)
+
+    async def ask_again(self) -> None:
+        """Ask, if it is time. What fails is told by what the VM is then."""
+        if self._job.clock.seconds() >= self._due:
+            with suppress(DriverError):
+                await self.ask()
+
+
 @task("vm")
 async def shutdown_vm(
     job: Job,
     vm: VmId,
     timeout: ShutdownTimeout = SHUTDOWN_TIMEOUT,
 ) -> None:
-    """Ask the guest to shut down, and wait for it. One that doesn't obey in time runs on, and the task fails saying so."""
+    """
+    Ask the guest to shut down, and wait for it; while it is up it is asked again, for it may have been booting.
+
+    One that doesn't obey in time runs on, and the task fails saying so.
+    """
     record = job.inventory.get(VM, vm)
     await job.connection(record.compute_node)
     state = (await job.domain(record.compute_node, record.uuid)).state
     if state in NOBODY:
         raise Conflict(f"VM {record.name} is {state}: {NOBODY[state]}.")
+    asking = _Asking(job, record)
     try:
-        left = await _ask_to_shut_down(job, record, timeout)
+        await asking.ask()
         await mark(job, record, "stopping")
         job.status(f"waiting for {record.name} to shut down")
         await job.until_state(
-            record.compute_node, record.uuid, DomainState.STOPPED, left,
+            record.compute_node, record.uuid, DomainState.STOPPED, timeout,
             f"VM {record.name} didn't shut down within {timeout} s; its guest doesn't obey: stop_vm pulls the plug.",
+            asking.ask_again,
         )  # fmt: skip
     except Exception as failed:
-        await settle_after(job, record, failed)
+        late = isinstance(failed, Conflict) and not job.cancelled
+        await settle_after(job, record, asking.refusal if asking.refusal and late else failed)
     await settle(job, record)
-
-
-async def _ask_to_shut_down(job: Job, vm: VM, timeout: float) -> float:
-    """
-    Ask a guest to shut down, as soon as it can be asked.
-
-    @param timeout: seconds.
-    @return: how many of them are left.
-    @raise NotReady: it couldn't be asked in time.
-    """
-    deadline = job.clock.seconds() + timeout
-    while True:
-        connection = await job.connection(vm.compute_node)
-        try:
-            await connection.shutdown(vm.uuid)
-        except NotReady:
-            left = deadline - job.clock.seconds()
-            if left <= 0:
-                raise
-            job.status(f"waiting for the guest of {vm.name} to boot")
-            await job.pause(min(ASK_AGAIN, left))
-        else:
-            return max(0.0, deadline - job.clock.seconds())
 
 
 @task("vm")

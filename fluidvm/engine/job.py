@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable
+from collections.abc import Awaitable, Callable, Hashable
 from dataclasses import dataclass
 from typing import Any, TypeVar, overload
 
@@ -260,11 +260,15 @@ class Job:
             raise NotFound(f"{called} is gone from its compute node.") from None
         return info
 
-    async def until_state(self, node: int, uuid: str, state: DomainState, timeout: float, otherwise: str) -> None:
+    async def until_state(
+        self, node: int, uuid: str, state: DomainState, timeout: float, otherwise: str,
+        meanwhile: Callable[[], Awaitable[None]] | None = None,
+    ) -> None:  # fmt: skip
         """
         Wait until a domain is in a state.
 
         @param timeout: seconds.
+        @param meanwhile: what is done after each look that finds it in another.
         @raise Conflict: it isn't in time; C{otherwise} are its words.
         """
         deadline = self.clock.seconds() + timeout
@@ -277,6 +281,8 @@ class Job:
                 if left <= 0:
                     raise Conflict(otherwise)
                 self.progress(int(100 * (1 - left / timeout)))
+                if meanwhile is not None:
+                    await meanwhile()
                 await self.pause(min(POLL, left))
         finally:
             self._leavable = False

@@ -15,16 +15,20 @@ from fluidvm.call import Call, Services
 from fluidvm.declare import METHODS, Method
 from fluidvm.engine.entitlement import check_role, session_user
 from fluidvm.engine.outcome import fault_of
-from fluidvm.faults import ApiFault, InvalidParams, InvalidRequest, NoSuchMethod
+from fluidvm.faults import ApiFault, InvalidParams, InvalidRequest, NoSuchMethod, Unavailable
 from fluidvm.kinds import Int, wire_name
 from fluidvm.sessions import HeldBack, PendingTask, Session, UnderWay
 from fluidvm.wire.answers import Boxcar, Confidential, document, when_there_is_room
+from fluidvm.wire.bounds import SMALL
 from fluidvm.wire.peer import Peer
-from fluidvm.wire.unsent import Unsent
+from fluidvm.wire.unsent import Room, Unsent
 from fluidvm.wire.xmlrpc import parse_call, render_answer, render_fault
 from fluidvm.xmlvalue import Rendered
 
 LONGEST_BOXCAR = 1000
+MOST_BOXCARS = 64 * 2**20
+"""Bytes of the requests whose boxcars run at the same time; their arguments take a few times as much."""
+_BOXCARS = "The server runs too many large boxcars: try again later, or send fewer calls at once."
 SLICE = 0.02
 """Seconds that a boxcar's calls may take before others have a turn."""
 CLAIMED = ("vm", "disk")
@@ -44,6 +48,7 @@ class Dispatcher:
     def __init__(self, services: Services, unsent: Unsent) -> None:
         self._services = services
         self._unsent = unsent
+        self._boxcars = Room(MOST_BOXCARS)
         self._system: dict[str, Callable[..., Any]] = {
             "system.listMethods": self._list_methods,
             "system.methodHelp": self._method_help,
@@ -60,7 +65,7 @@ class Dispatcher:
         try:
             name, arguments = parse_call(body)
             if name == "system.multicall":
-                return Deferred.fromCoroutine(self._multicall(arguments, peer))
+                return Deferred.fromCoroutine(self._multicall(arguments, peer, len(body)))
             callers: list[Session] = []
             value = self._call(name, arguments, peer, callers.append)
             if inspect.isawaitable(value):
@@ -213,7 +218,12 @@ class Dispatcher:
             raise NoSuchMethod(f"There is no method {name}; system.listMethods lists them.")
         return METHODS.get(name)
 
-    async def _multicall(self, arguments: list[Any], peer: Peer) -> bytes:
+    async def _multicall(self, arguments: list[Any], peer: Peer, size: int) -> bytes:
+        """Run a boxcar. C{size}: bytes of the request, which its arguments stand for as long as it runs."""
+        counted = size if size > SMALL else 0
+        if counted and not self._boxcars.has_room(peer.address, counted):
+            return _fault(Unavailable(_BOXCARS), "system.multicall")
+        self._boxcars.take(peer.address, counted)
         try:
             _count("system.multicall(calls)", arguments, 1)
             calls = arguments[0]
@@ -221,24 +231,30 @@ class Dispatcher:
                 raise InvalidParams(f"calls: wants an array, not {wire_name(calls)}.")
             Int("calls", high=LONGEST_BOXCAR).check(len(calls), "the number of calls", [])
             boxcar = Boxcar(self._unsent, peer.address, len(calls))
+            secret = any(map(_confidential, calls))
             with UnderWay(self._services.resources.sessions) as under_way:
                 try:
                     await self._run(calls, boxcar, peer, under_way.add)
                     answer = boxcar.document()
-                    return Confidential(answer) if any(map(_confidential, calls)) else answer
+                    return Confidential(answer) if secret else answer
                 finally:
                     boxcar.close()
         except Exception as error:
             return _fault(error, "system.multicall")
+        finally:
+            self._boxcars.give(peer.address, counted)
 
     async def _run(self, calls: list[Any], boxcar: Boxcar, peer: Peer, begins: Callable[[Session], None]) -> None:
         clock = self._services.resources.clock
         turn = clock.seconds()
         fault: ApiFault | None = None
-        for call in calls:
+        calls.reverse()
+        while calls:
+            call = calls.pop()  # nothing holds the arguments of one that has run
             boxcar.next()
             if not isinstance(fault, HeldBack):  # one request may try one cookie too many, not a thousand
                 fault = await self._run_one(call, boxcar, peer, begins)
+            del call
             if fault is not None:
                 boxcar.refuse(fault)
             if clock.seconds() - turn > SLICE:

@@ -78,8 +78,13 @@ async def _give(request: Any, fetching: Fetching) -> None:
         return
     ranges: Any = request.requestHeaders.getRawHeaders(b"Range")
     start, end, code = 0, contents.length, 200
-    headers = b'Accept-Ranges: bytes\r\nContent-Disposition: attachment; filename="%s"\r\n' % contents.name.encode()
-    if ranges and (wanted := _wanted(ranges[0], contents.length)) is not None:
+    tag = b'"%s"' % fetching.tag.encode()
+    headers = b'Accept-Ranges: bytes\r\nETag: %s\r\nContent-Disposition: attachment; filename="%s"\r\n' % (
+        tag, contents.name.encode(),
+    )  # fmt: skip
+    only_if: Any = request.requestHeaders.getRawHeaders(b"If-Range", (tag,))
+    # RFC 9110, section 13.1.5: bytes of another disk than before wouldn't fit, so it gets all of them.
+    if only_if[0].strip() == tag and ranges and (wanted := _wanted(ranges[0], contents.length)) is not None:
         start, end, code = *wanted, 206
         if start >= end:
             fetching.close(None)

@@ -244,13 +244,12 @@ def outcomes(context: dict[str, Any]) -> list[tuple[int, str]]:
     return [(task["code"], error) for task, error in zip(context["tasks"], context["errors"], strict=True)]
 
 
-def run(seed: int, kills: int, host: Any = None, busy: float = 1.0, evacuate: bool = True) -> Findings:
+def run(seed: int, kills: int, host: Any = None, busy: float = 1.0) -> Findings:
     """
     Run the workload and the kills, let everything end, and look.
 
     @param host: a L{lab.host.LibvirtHost} that runs; C{None}: two simulated nodes.
     @param busy: seconds at most between two kills.
-    @param evacuate: whether a simulated node is emptied now and then.
     """
     chance = random.Random(seed)
     directory = Path(tempfile.mkdtemp(prefix="fluidvm-crash-"))
@@ -281,7 +280,7 @@ def run(seed: int, kills: int, host: Any = None, busy: float = 1.0, evacuate: bo
             if chance.random() >= AT_ONCE:
                 _wait_for_work(workers)
             time.sleep(chance.uniform(0.0, busy))
-            if host is None and chance.random() < 0.3 and evacuate:
+            if host is None and chance.random() < 0.3:
                 _evacuate(program, 1)  # always the same: the other one has room for what is made meanwhile
             program.kill()
             program.start()

@@ -19,8 +19,6 @@ from .harness import Findings, run
 
 KILLS = int(os.environ.get("FLUIDVM_CRASH_KILLS", "20"))
 PER_RUN = 20
-EVACUATE = KILLS > PER_RUN
-"""Once an evacuation that a kill had interrupted didn't end. Until that is explained, only long hunts look for it."""
 
 
 class CrashTests(SynchronousTestCase):
@@ -34,9 +32,7 @@ class CrashTests(SynchronousTestCase):
         first = random.randrange(10**6)
         seeds = range(first, first + max(1, KILLS // PER_RUN))
         with ThreadPoolExecutor(os.cpu_count() or 1) as pool:
-            for seed, findings in zip(
-                seeds, pool.map(lambda seed: run(seed, PER_RUN, evacuate=EVACUATE), seeds), strict=True
-            ):
+            for seed, findings in zip(seeds, pool.map(lambda seed: run(seed, PER_RUN), seeds), strict=True):
                 self.check(seed, PER_RUN, findings)
 
     def test_libvirt(self) -> None:

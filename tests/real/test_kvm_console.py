@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+from pathlib import Path
 from typing import Any
 
 from twisted.internet.defer import gatherResults
@@ -13,6 +15,15 @@ from tests import PATIENCE
 from tests.real.real_host import HostCase, reactor, until
 
 FLOOD = b"while :; do cat /proc/kallsyms; done\n"
+
+
+def sockets() -> int:
+    """How many sockets this process has open."""
+    found = 0
+    for link in Path("/proc/self/fd").iterdir():
+        with contextlib.suppress(FileNotFoundError):  # the listing's own
+            found += str(link.readlink()).startswith("socket:")
+    return found
 
 
 class ConsoleTests(HostCase):
@@ -101,6 +112,28 @@ class ConsoleTests(HostCase):
             self.assertEqual(viewer.losses, 0)
             viewer.transport.abortConnection()
             self.assertEqual(viewer.losses, 1)
+
+    async def test_each_connection_is_closed(self) -> None:
+        """However the console ends; also one whose guest takes nothing, once the guest is gone."""
+        uuids = [self.bare(f"bare{number}", "<serial type='pty'/>") for number in range(4)]
+        before = sockets()
+        taken = await self.open(uuids[0])
+        gone, aborted, stopped, stuck = [await self.open(uuid) for uuid in uuids]
+        await until("end of the one that was taken", lambda: taken.losses)
+        await until("end of its connection", lambda: sockets() <= before + 4)
+        self.assertEqual(sockets(), before + 4)
+        gone.transport.loseConnection()
+        aborted.transport.abortConnection()
+        await self.connection.stop(uuids[2])
+        stuck.transport.write(b"x" * 2**20)
+        await until("flood", lambda: len(stuck.transport._going) < 2**20)
+        stuck.transport.abortConnection()
+        await self.connection.stop(uuids[3])
+        await until("end of the connections", lambda: sockets() <= before)
+        self.assertEqual([viewer.losses for viewer in (gone, aborted, stopped, stuck)], [1] * 4)
+        last = await self.open(uuids[0])
+        await self.connection.close()
+        await until("end of the last one", lambda: last.losses and not self.connection._sides)
 
     async def test_what_has_none(self) -> None:
         uuid = self.bare("bare")

@@ -13,7 +13,7 @@ from fluidvm.driver import DomainSpec, DomainState, DriverError, NoSuchThing
 from fluidvm.drivers.openvz import OpenVzConnection
 from fluidvm.drivers.vz_identity import foreign_uuid, own_id
 from tests import PATIENCE
-from tests.fakes.vz.node import FakeNode
+from tests.fakes.vz.node import SAMPLE, FakeNode
 from tests.real.test_service import ProcessCase
 from tests.real.vz_case import VzCase, in_both_dialects
 from tests.real.vz_factory import container_spec, node_options, shared_sshd
@@ -179,6 +179,16 @@ class InterruptedCreationTests(VzCase):
         await self.assertFailure(self.connection.define_domain(container_spec("web1")), DriverError)
         if self.dialect == 4:
             self.assertEqual(self.node.leftovers(), [])
+
+    async def test_one_that_was_killed_at_once(self) -> None:
+        """It has left a copy of the sample."""
+        if self.dialect == 7:
+            return
+        spec = container_spec("web1")
+        (self.node.conf_dir / f"{own_id(spec.uuid)}.conf").write_text(SAMPLE)
+        self.assertEqual(await self.connection.list_domains(), [])
+        await self.connection.define_domain(spec)
+        self.assertEqual(self.node.ctid(spec.uuid), own_id(spec.uuid))
 
     async def test_somebody_else_has_the_id(self) -> None:
         if self.dialect == 7:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 import subprocess
 
-from fluidvm.driver import DomainState, DriverError, Limits, Shares, Unsupported
+from fluidvm.driver import DomainState, DomainStats, DriverError, Limits, Shares, Unsupported
 from tests.real.vz_case import VzCase
 from tests.real.vz_factory import container_spec, upstream_options
 
@@ -71,9 +71,14 @@ class UpstreamTests(VzCase):
         self.assertEqual((await self.connection.get_domain(spec.uuid)).memory, 128)
         self.assertEqual(self.bound(spec.uuid), 128)
 
+    async def test_memory_in_use(self) -> None:
+        spec = await self.started()
+        self.assertEqual(await self.connection.domain_stats(spec.uuid), DomainStats(memory=6))
+
     async def test_control_groups_that_are_elsewhere(self) -> None:
         self.connection = await self.connect(memory_dir="/nowhere")
         spec = await self.started()
+        self.assertEqual(await self.connection.domain_stats(spec.uuid), DomainStats(), "what isn't known is absent")
         await self.connection.resize_memory(spec.uuid, 192)
         self.assertEqual(self.bound(spec.uuid), 192)
 

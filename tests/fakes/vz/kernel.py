@@ -28,6 +28,7 @@ def bound_memory(host: Host, ctid: str, physpages: str) -> None:
     group = ("cgroup", f"vz-{ctid}", "memory.limit_in_bytes")
     if not host.running(ctid):
         host.write(f"{NO_BOUND}\n", *group)  # the group is made anew
+        host.write("5242881\n", "cgroup", f"vz-{ctid}", "memory.usage_in_bytes")
     amount = pages(physpages.partition(":")[0] or "0") * 4096
     if amount and amount < int(host.settings.get("MEMORY_IN_USE", "0")):
         host.err("Failed to set limits for Memory (Cgroup, operation not allowed)")

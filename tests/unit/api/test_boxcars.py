@@ -11,8 +11,11 @@ from twisted.internet.defer import Deferred
 
 from fluidvm.declare import METHODS
 from fluidvm.faults import FAULTS
+from fluidvm.wire import dispatch
 from fluidvm.wire.peer import Peer
-from tests.support import ServerCase
+from fluidvm.wire.unsent import Room
+from fluidvm.wire.xmlrpc import parse_call
+from tests.support import Client, ServerCase
 
 # Those that read or change the store answer later, when the reactor runs; hypothesis can't wait.
 NAMES = sorted(
@@ -47,6 +50,58 @@ def calls(draw: Any) -> Any:
     if shape == 1:
         return {"methodName": draw(VALUES), "params": draw(VALUES)}
     return {"methodName": name, "params": draw(params)}
+
+
+class HeldTests(ServerCase):
+    """What boxcars hold while they run, which may be long: their calls wait."""
+
+    async def waiting(self) -> Any:
+        """A function that sends a boxcar of two waits and some text; gives its Deferred."""
+        self.there = self.serve()
+        self.admin = await self.there.login()
+        await self.admin.node(hang=["define_domain"])
+        await self.admin.call("create_vm", {"name": "web"})
+        ec = await self.admin.call("commit_tasks")
+
+        def send(size: int, client: Client = self.admin) -> Any:
+            wait = {"methodName": "wait_for_tasks", "params": [client.cookie, ec, 10.0]}
+            body = xmlrpc.client.dumps(([wait, wait, {"x": "y" * size}],), "system.multicall").encode()
+            return self.there.server.dispatcher.dispatch(body, Peer(client.address))
+
+        return send
+
+    async def test_together(self) -> None:
+        send = await self.waiting()
+        dispatcher = self.there.server.dispatcher
+        self.patch(dispatcher, "_boxcars", Room(200_000))
+        first, small = send(60_000), send(10)
+        refused = self.assertRaises(xmlrpc.client.Fault, xmlrpc.client.loads, await send(60_000))
+        self.assertEqual((refused.faultCode, "too many large boxcars" in refused.faultString), (503, True))
+        other = send(60_000, await self.there.login(address="192.0.2.9"))
+        self.assertGreater(dispatcher._boxcars.held, 120_000)
+        for _ in range(3):
+            await self.there.pass_time(10)
+        for boxcar in (first, small, other):
+            self.assertEqual(len(xmlrpc.client.loads(await boxcar)[0][0]), 3)  # type: ignore[arg-type]
+        self.assertEqual(dispatcher._boxcars.held, 0)
+
+    async def test_what_has_run_is_let_go_of(self) -> None:
+        send = await self.waiting()
+        held: list[list[Any]] = []
+
+        def parse(body: bytes) -> tuple[str, list[Any]]:
+            name, arguments = parse_call(body)
+            held.append(arguments[0])
+            return name, arguments
+
+        self.patch(dispatch, "parse_call", parse)
+        answer = send(10)
+        self.assertEqual(len(held[0]), 2)
+        await self.there.pass_time(10)
+        self.assertEqual(len(held[0]), 1)
+        await self.there.pass_time(10)
+        self.assertEqual(held, [[]])
+        await answer
 
 
 class BoxcarTests(ServerCase):

@@ -46,7 +46,7 @@ class EvacuationTests(ServerCase):
         running = self.serve()
         admin, one, two = await self.two(running, memory=1000)
         for name, memory in (("a", 300), ("b", 900), ("c", 300), ("d", 300)):
-            await admin.do("create_vm", {"name": name, "memory": memory, "compute_node": one})
+            await admin.do("create_vm", {"name": name, "memory": memory, "compute_node": one, "force": True})
         await admin.do("start_vm", 3)
         await admin.do("pause_vm", 3)
         code, words = await admin.fail("evacuate_compute_node", one)

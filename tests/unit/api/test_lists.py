@@ -110,6 +110,11 @@ class ListTests(ServerCase):
         await admin.do("set_compute_node", 1, {"user_networks": ["lan"]})
         alice = await admin.running.login("alice")
         self.assertEqual([one["name"] for one in await alice.call("list_networks", 1, {"limit": 5})], ["lan"])
+        whole = await admin.call("list_compute_nodes", {"fields": ["address", "name", "address"], "limit": 1})
+        self.assertEqual(whole, [{"address": "", "name": "one"}])
+        seen = await alice.call("list_compute_nodes", {"fields": ["address", "name", "address"], "limit": 1})
+        self.assertEqual(seen, [{"name": "one"}])
+        self.assertEqual(await alice.call("list_compute_nodes", {"address": ""}), [])
 
 
 class EmptyArrayTests(ServerCase):

@@ -61,7 +61,7 @@ class NodeTests(ServerCase):
         self.assertEqual((await admin.fail("remove_compute_node", node))[0], 409)
         await admin.do("delete_vm", vm, {"keep_disks": True})
         code, words = await admin.fail("remove_compute_node", node)
-        self.assertEqual((code, "disk 1" in words), (409, True))
+        self.assertEqual((code, "disk one-vda" in words), (409, True))
         await admin.do("delete_disk", 1)
         await admin.do("remove_compute_node", node)
         await self.refused(404, admin.call("get_compute_node", node))

@@ -2,8 +2,9 @@ from __future__ import annotations
 
 from typing import Any
 
-from twisted.internet.defer import Deferred
+from twisted.internet.defer import Deferred, succeed
 
+from fluidvm.api import tasks
 from tests.support import PASSWORD, Client, ServerCase
 
 
@@ -27,6 +28,18 @@ class TaskTests(ServerCase):
         self.assertEqual((context["state"], context["errors"], context["tasks"]), ([], [], []))
         self.assertIn("finished", context)
         self.assertIs(await admin.call("wait_for_tasks", ec, 0), True)
+
+    async def test_others_have_their_turns_while_contexts_are_listed(self) -> None:
+        running = self.serve()
+        admin = await running.login()
+        ecs = [await admin.call("commit_tasks") for _ in range(3)]
+        turns: list[float] = []
+        self.patch(tasks, "deferLater", lambda clock, delay, called: turns.append(delay) or succeed(None))
+        self.assertEqual(len(await admin.call("list_execution_contexts")), len(ecs))
+        self.assertEqual(turns, [])
+        self.patch(tasks, "SLICE", -1.0)
+        self.assertEqual(len(await admin.call("list_execution_contexts")), len(ecs))
+        self.assertEqual(turns, [0, 0, 0])
 
     async def test_a_failed_task_does_not_stop_the_next(self) -> None:
         admin = await self.client()

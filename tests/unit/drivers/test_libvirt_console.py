@@ -7,6 +7,7 @@ from collections.abc import Callable
 from typing import Any
 
 import libvirt
+import libvirtmod
 from twisted.internet import reactor as _reactor
 from twisted.internet.defer import Deferred, maybeDeferred
 from twisted.internet.task import Clock, deferLater
@@ -39,9 +40,12 @@ class Stream:
         self.coming: list[bytes | int] = []
         self.aborted = 0
         self.callback: Any = None
+        self.opaque: Any = None
+        self._o: Any = object()
+        self._conn: Any = None
 
     def eventAddCallback(self, events: int, callback: Any, opaque: Any) -> None:
-        self.callback = callback
+        self.callback, self.opaque = callback, opaque
 
     def eventRemoveCallback(self) -> None:
         if self.callback is None:
@@ -51,9 +55,11 @@ class Stream:
     def say(self, data: bytes) -> None:
         """What libvirt does in its event loop's thread."""
         self.coming.append(data)
-        self.callback(self, libvirt.VIR_STREAM_EVENT_READABLE, None)
+        self.callback(self, libvirt.VIR_STREAM_EVENT_READABLE, self.opaque)
 
     def recv(self, length: int) -> bytes | int:
+        if self._o is None:
+            raise libvirt.libvirtError("invalid stream pointer")
         return self.coming.pop(0)
 
     def send(self, data: bytes) -> int:
@@ -159,7 +165,9 @@ class SerialTests(TestCase):
             self.opened.append(Connection(self.failing))
             return self.opened[-1]
 
+        self.freed: list[Any] = []
         self.patch(libvirt_side_connection, "do_open", do_open)
+        self.patch(libvirtmod, "virStreamFree", self.freed.append)
         self.addCleanup(self.end)
 
     async def end(self) -> None:
@@ -191,6 +199,7 @@ class SerialTests(TestCase):
         """Check that a console has ended, and all that it had with it."""
         await self.until(lambda: not side.open)
         self.assertEqual((viewer.losses, side.stream.aborted, side.stream.callback, side.on_close), (1, 1, None, None))
+        self.assertEqual((side.stream._o, len(self.freed)), (None, sum(not other.open for other in self.opened)))
 
     async def test_each_has_its_own_connection(self) -> None:
         one, other = await self.open(), await self.open()
@@ -261,6 +270,17 @@ class SerialTests(TestCase):
         self.opened[0].on_close(None, 0, None)
         await self.is_over(viewer, self.opened[0])
         await self.open()
+
+    async def test_an_event_that_comes_late(self) -> None:
+        """libvirt's thread was about to tell it when the stream was let go of."""
+        viewer = await self.open()
+        stream = self.opened[0].stream
+        tell = stream.callback
+        viewer.transport.abortConnection()
+        await self.is_over(viewer, self.opened[0])
+        tell(stream, libvirt.VIR_STREAM_EVENT_READABLE, stream.opaque)
+        await deferLater(reactor, POLL, lambda: None)
+        self.assertEqual(viewer.losses, 1)
 
     async def test_it_can_not_be_opened(self) -> None:
         self.failing = True

@@ -139,7 +139,7 @@ class JournalTests(SynchronousTestCase):
             most = max(most, self.journal.stat().st_size)
         host.start(spec.uuid)
         self.assertLessEqual(most, line * (SLACK + 2))
-        self.assertGreater(most, line * (SLACK - 2))
+        self.assertGreater(most, line * (SLACK - 2) // 2)  # when it was started is a shorter line
         self.assertEqual(self.host().domain(spec.uuid).state, RUNNING)
         self.assertEqual(list(self.directory.iterdir()), [self.journal])
 

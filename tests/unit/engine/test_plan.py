@@ -210,7 +210,7 @@ class BoundTests(PlanCase):
             self.assertEqual(xmlrpc.client.loads(await answer)[0][0], [[[]]] * 3)
 
     async def test_what_waits_all_the_same(self) -> None:
-        self.patch(PlannedImages, "length", lambda *arguments: Deferred())
+        self.patch(PlannedImages, "check", lambda *arguments: Deferred())
         await self.admin.call("create_disk", {"name": "d", "image": self.image, "compute_node": self.node})
         await self.admin.call("stop_vm", self.vm)
         self.assertEqual(await self.planned(), [(503, "What create_disk waits for can't be told beforehand."), (0, "")])

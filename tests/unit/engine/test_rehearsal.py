@@ -14,10 +14,14 @@ from hypothesis import strategies as st
 from twisted.trial.unittest import SynchronousTestCase
 
 from fluidvm.drivers.simulator import SimulatorDriver
+from fluidvm.engine import plan
 from fluidvm.engine.job import Job
+from fluidvm.image_files import MIB
 from tests.databases import ENGINE
 from tests.inline import InlineServer
-from tests.unit.engine.fleet import ACTORS, TASKS, Fleet
+from tests.unit.api.test_images import WHOLE, ImageCase, qcow2
+from tests.unit.engine.fleet import ACTORS
+from tests.unit.engine.random_calls import TASKS, RandomCalls
 
 EXAMPLES = int(os.environ.get("FLUIDVM_PLANS", 20 if ENGINE == "sqlite" else 6))
 BATCHES, LONGEST = 5, 8
@@ -35,12 +39,14 @@ class Rehearsal:
 
     def __init__(self, server: InlineServer, choose: Callable[[int], int]) -> None:
         self._server = server
-        self.fleet = Fleet(server, choose)
+        self.fleet = RandomCalls(server, choose)
         self._asked: dict[Any, int] = {}
 
     def run(self) -> None:
         connect = self.fleet.connect(SimulatorDriver.connect)
-        with patch.object(SimulatorDriver, "connect", connect), patch.object(Job, "connection", self._watched()):
+        watched = patch.object(Job, "connection", self._watched())
+        # How long a plan takes says here how busy the machine is, nothing else.
+        with patch.object(SimulatorDriver, "connect", connect), watched, patch.object(plan, "LONGEST", 60.0):
             self.fleet.build()
             for _ in range(BATCHES):
                 for _ in range(self.fleet.one((0, 1, 2))):
@@ -101,4 +107,53 @@ class RehearsalTests(SynchronousTestCase):
         try_some()
 
     def test_every_task_is_among_them(self) -> None:
-        self.assertEqual([name for name in TASKS if not hasattr(Fleet, f"_{name}")], [])
+        self.assertEqual([name for name in TASKS if not hasattr(RandomCalls, f"_{name}")], [])
+
+
+class KnownTests(ImageCase):
+    """What the server knows itself, and random batches come to seldom."""
+
+    async def same(self, *calls: tuple[Any, ...]) -> list[int]:
+        """Plan and commit a batch: what is foretold comes. Gives the codes."""
+        for method, *arguments in calls:
+            await self.admin.call(method, *arguments)
+        foretold = [(task["code"], task["error"]) for task in await self.admin.call("plan_tasks")]
+        context = await self.admin.call("get_execution_context", await self.admin.commit())
+        codes = [task["code"] for task in context["tasks"]]
+        self.assertEqual(foretold, list(zip(codes, context["errors"], strict=True)))
+        return codes
+
+    async def test_a_snapshot_of_other_amounts(self) -> None:
+        vm = await self.admin.do("create_vm", {"name": "web", "memory": 64, "max_memory": 128})
+        await self.admin.do("start_vm", vm)
+        self.assertEqual(await self.same(("create_vm_snapshot", vm, "before")), [0])
+        await self.admin.do("set_vm_memory", vm, 100)
+        revert = ("revert_vm_snapshot", vm, 1)
+        self.assertEqual(await self.same(revert, ("set_vm_memory", vm, 64), revert), [409, 0, 0])
+        await self.admin.do("refresh_compute_node", self.node)  # the node tells its snapshots anew
+        await self.admin.do("attach_interface", vm, {"network": "lan"})
+        self.assertEqual(await self.same(revert), [409])
+
+    async def test_uploads(self) -> None:
+        await self.admin.do("create_resource_plan", "small", {"disk_space": 12})
+        await self.admin.do("set_user_resource_plan", 1, 1)
+        await self.upload(WHOLE)  # takes 7 MiB
+        await self.upload(qcow2(4 * MIB), "other")
+
+        def image(upload: str, format: str = "raw", name: str = "os") -> tuple[str, dict[str, str]]:
+            return "import_image", {"name": f"{upload}-{name}", "format": format, "upload": upload}
+
+        codes = await self.same(
+            image("none"), image("up", "qcow2"), image("up"), image("up", name="again"), image("other", "qcow2"),
+            ("create_disk", {"name": "small", "size": 3, "image": 5}), ("create_disk", {"name": "fits", "image": 5}),
+        )  # fmt: skip
+        self.assertEqual(codes, [404, 409, 0, 404, 0, 409, 0])
+
+    async def test_images_of_disks(self) -> None:
+        for format in ("raw", "qcow2"):
+            disk = await self.admin.do("create_disk", {"name": format, "size": 3, "format": format})
+            copy = await self.admin.call("create_image", disk, format)
+            wanted = {"name": f"less-{format}", "size": 2, "image": copy}
+            self.assertEqual(await self.same(("create_disk", wanted)), [0, 409])
+        self.files.most = 2 * MIB
+        self.assertEqual(await self.same(("create_image", 1, "large")), [409])

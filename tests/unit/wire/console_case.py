@@ -47,7 +47,7 @@ class Console:
 
     def take(self, text: str) -> Console:
         if text != "t":
-            raise NotFound("no such console")
+            raise NotFound("There is no such console.")
         return self
 
     async def open(self, viewer: Any, address: str) -> None:

@@ -28,7 +28,8 @@ class WebSocketTests(ConsoleCase):
 
     def test_what_it_is_refused_for(self) -> None:
         for error, status in (
-            (Conflict("stopped"), 409), (Unavailable("away"), 503), (NotFound("gone"), 404), (RuntimeError("bug"), 500),
+            (Conflict("It is stopped."), 409), (Unavailable("It is away."), 503), (NotFound("It is gone."), 404),
+            (RuntimeError("bug"), 500),
         ):  # fmt: skip
             self.console.error = error
             code, _, body = self.refused(HEAD + UPGRADE + b"\r\n")

@@ -1,0 +1,68 @@
+"""
+Which disks have stayed the same since somebody got their bytes.
+
+A tag stands for the bytes that a disk had when the tag was made. It is forgotten as soon as a task wants the disk or its VM,
+or the VM runs; the next tag is another one. So who gets the rest of a disk by the same tag has bytes that fit together.
+"""
+
+from __future__ import annotations
+
+import secrets
+from collections import OrderedDict
+
+from fluidvm.engine.claims import Claims, Watch
+from fluidvm.inventory import Inventory
+from fluidvm.objects import VM, Disk
+from fluidvm.store.objects import ChangeRow
+
+MOST = 100
+"""Disks whose tags are remembered: those whose bytes were got last."""
+
+
+class DiskTags:
+    """
+    The tags of disks that don't change.
+
+    @param inventory: what is told of disks and VMs.
+    @param claims: which objects tasks want.
+    """
+
+    def __init__(self, inventory: Inventory, claims: Claims) -> None:
+        self._inventory = inventory
+        self._claims = claims
+        self._tags: OrderedDict[int, tuple[str, Watch]] = OrderedDict()
+        inventory.listen(self._changed)
+
+    def tag(self, disk: Disk) -> str:
+        """
+        Give a disk's tag.
+
+        @param disk: no task holds it or its VM, and that doesn't run.
+        @return: letters and digits; the same as the last time, if the disk has stayed the same since.
+        """
+        if disk.id not in self._tags:
+            keys = [("disk", disk.id), *([] if disk.vm is None else [("vm", disk.vm)])]
+            watch = self._claims.watch(keys, lambda: self._forget(disk.id))
+            self._tags[disk.id] = secrets.token_hex(16), watch
+            if len(self._tags) > MOST:
+                self._forget(next(iter(self._tags)))
+        self._tags.move_to_end(disk.id)
+        return self._tags[disk.id][0]
+
+    def _forget(self, id: int) -> None:
+        found = self._tags.pop(id, None)
+        if found is not None:
+            found[1].end()
+
+    def _changed(self, rows: list[ChangeRow]) -> None:
+        if self._tags and any(row.type in ("vm", "disk") for row in rows):
+            for id in list(self._tags):
+                if not self._still(id):
+                    self._forget(id)
+
+    def _still(self, id: int) -> bool:
+        disk = self._inventory.find(Disk, id)
+        if disk is None or disk.state != "ready":
+            return False
+        vm = None if disk.vm is None else self._inventory.find(VM, disk.vm)
+        return vm is None or not vm.powered
