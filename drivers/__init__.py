@@ -1,1 +1,5 @@
-"""FluidVM's own drivers; each is found through an entry point and imports nothing of FluidVM but `fluidvm.driver`."""
+"""
+The drivers that come with FluidVM, and what several of them share.
+
+Imported by drivers.libvirt, drivers.openvz, drivers.simulator.
+"""

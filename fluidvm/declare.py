@@ -13,7 +13,8 @@ from dataclasses import dataclass
 from enum import Enum
 from typing import Any, TypeVar, get_type_hints
 
-from fluidvm.driver import Interface
+from zope.interface import Interface
+
 from fluidvm.faults import InvalidParams
 from fluidvm.kinds import Int, Kind, References
 from fluidvm.objects import ROLES

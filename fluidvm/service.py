@@ -33,7 +33,7 @@ from fluidvm.consoles import Consoles
 from fluidvm.driver_loader import DriverLoader
 from fluidvm.engine.contexts import Engine
 from fluidvm.engine.job import Resources
-from fluidvm.engine.plan import Planner
+from fluidvm.engine.plan import Planner, model_of
 from fluidvm.faults import Unavailable
 from fluidvm.image_files import MIB, ImageFiles
 from fluidvm.inventory import Inventory
@@ -136,7 +136,7 @@ class Server(Service):  # type: ignore[misc]
         consoles = Consoles(resources, self._audit)
         services = Services(
             resources, self._database, self._engine, self._logins, self._audit, self._mapping, consoles,
-            Planner(resources, lambda: deferLater(reactor, 0, lambda: None)),
+            Planner(resources, model_of, lambda: deferLater(reactor, 0, lambda: None)),
         )  # fmt: skip
         unsent = Unsent(clock)
         self._compressor = Compressor(reactor, unsent)

@@ -1,4 +1,8 @@
-"""Every method of the API, declared where it is written; importing this fills `fluidvm.declare.METHODS`."""
+"""
+Every method of the API, declared where it is written; importing this fills METHODS of the declarations.
+
+Imported by api.storage, api.vms, api.accounts, api.nodes, wire, tools.
+"""
 
 from fluidvm.api import (
     adoption,

@@ -10,6 +10,8 @@ A driver's own test file is its factory and one line more::
 
 It gets one C{TestCase} for each interface that the driver's connections provide. An ability that isn't provided makes no
 tests; one that is provided is tested, and nothing is skipped. Each failure's message names the verb and what it promises.
+
+Imported by drivers' own tests, and by nothing of the server.
 """
 
 from __future__ import annotations

@@ -62,6 +62,8 @@ _STATES = {
 }  # fmt: skip
 _NOT_THERE = ("creating", "missing")
 """States of VMs and disks that their compute node hasn't."""
+ModelOf = Callable[..., Any]
+"""Makes the model of a compute node: a connection that works on memory. Its arguments: L{model_of}."""
 
 
 class _Still:
@@ -134,30 +136,24 @@ class _Nodes:
 
     effort: _Effort
 
-    def __init__(self, resources: Resources) -> None:
+    def __init__(self, resources: Resources, model: ModelOf) -> None:
         self._real = resources.nodes
+        self._model = model
         self._inventory = resources.inventory
-        self._models: dict[int, _Model] = {}
+        self._models: dict[int, Any] = {}
         self._strangers: dict[int, list[tuple[DomainInfo, list[Volume], list[Snapshot]]]] = {}
         self._refused: dict[int, dict[str, Exception]] = {}
         self._new: set[int] = set()
         self.asked: int | None = None
 
-    async def connection(self, id: int, ability: type[Interface] = IConnection) -> _Model:
+    async def connection(self, id: int, ability: type[Interface] = IConnection) -> Any:
         self.asked = id
         self.effort.step()
         if id not in self._models:
             self._check(id, ability)
             formats = self.formats(id) if self.provides(id, IDisks) else ()
-            host = _copy(self._inventory, id, self.effort)
-            for info, volumes, kept in self._strangers.get(id, ()):
-                host.add(info)
-                Snapshots(host).put(info.uuid, [Kept.of(info, snapshot) for snapshot in kept])
-                for volume in volumes:
-                    host.add_volume(volume)
-            model = self._models[id] = _Model(
-                host, formats, self._refused.get(id, {}), self.effort, Words(self._inventory, id)
-            )
+            strangers, refused = self._strangers.get(id, ()), self._refused.get(id, {})
+            model = self._models[id] = self._model(self._inventory, id, self.effort, strangers, formats, refused)
             if self.provides(id, IMigration):
                 model.migrates_live = self._real.check(id, IMigration).migrates_live
         self._real.check(id, ability)
@@ -291,18 +287,49 @@ def _as_kept(told: Mapping[str, Any], domain: DomainInfo) -> Kept:
     return Kept(_snapshot(told), domain.disks, _interfaces(had["interfaces"]), tuple(had[name] for name in AMOUNTS))
 
 
+def model_of(
+    inventory: Inventory,
+    node: int,
+    effort: _Effort,
+    strangers: Iterable[tuple[DomainInfo, Sequence[Volume], Sequence[Snapshot]]],
+    formats: tuple[str, ...],
+    refused: Mapping[str, Exception],
+) -> _Model:
+    """
+    Make the model of a compute node, on the simulator.
+
+    @param effort: what the model's work is added to.
+    @param strangers: guests of the node that aren't in the inventory, with their volumes and their snapshots.
+    @param formats: the disk formats that the node's driver has.
+    @param refused: by UUID, why a guest can't be taken over.
+    """
+    host = _copy(inventory, node, effort)
+    for info, volumes, kept in strangers:
+        host.add(info)
+        Snapshots(host).put(info.uuid, [Kept.of(info, snapshot) for snapshot in kept])
+        for volume in volumes:
+            host.add_volume(volume)
+    return _Model(host, formats, refused, effort, Words(inventory, node))
+
+
 class Planner:
     """
     Tries pending tasks, one session's at a time.
 
+    @param model: makes the model of a compute node that the tasks are tried on; see L{model_of}.
     @param turn: fires when the reactor has done whatever else there is to do.
     @param spent: seconds of the processor that this thread has had.
     """
 
     def __init__(
-        self, resources: Resources, turn: Callable[[], Deferred[None]], spent: Callable[[], float] = time.thread_time
+        self,
+        resources: Resources,
+        model: ModelOf,
+        turn: Callable[[], Deferred[None]],
+        spent: Callable[[], float] = time.thread_time,
     ) -> None:
         self._resources = resources
+        self._model = model
         self._turn = turn
         self._spent = spent
         self._lock = DeferredLock()
@@ -313,7 +340,7 @@ class Planner:
 
         @return: per task its place (from 1), C{ok}, C{code}, C{error} and C{node}.
         """
-        nodes, pending = _Nodes(self._resources), list(session.pending)
+        nodes, pending = _Nodes(self._resources, self._model), list(session.pending)
         adopted: dict[int, set[str]] = {}
         uploads: set[tuple[int, str, str]] = set()
         for task in pending:

@@ -1,1 +1,5 @@
-"""What travels: XML-RPC documents, the HTTP front they come through, and the dispatch between."""
+"""
+What travels: XML-RPC documents, HTTP, TLS and WebSocket, and the dispatch of calls.
+
+Imported by server.
+"""
