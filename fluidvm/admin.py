@@ -10,7 +10,7 @@ from pathlib import Path
 from sqlalchemy import Connection, func, select
 from twisted.logger import Logger
 
-from fluidvm.objects import User
+from fluidvm.model.objects import User
 from fluidvm.store import schema
 from fluidvm.store.later import write_later
 from fluidvm.store.objects import Create, save_counters, write

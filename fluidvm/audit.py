@@ -11,12 +11,12 @@ from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IDelayedCall, IReactorTime
 from twisted.logger import Logger
 
-from fluidvm.declare import Method
-from fluidvm.kinds import Array, Kind, Struct
-from fluidvm.object_fields import Fields
+from fluidvm.model.declare import Method
+from fluidvm.model.kinds import Array, Kind, Struct
+from fluidvm.model.object_fields import Fields
+from fluidvm.model.xmlvalue import moment
 from fluidvm.store import audit as stored
 from fluidvm.store.database import Database, OutcomeUnknown
-from fluidvm.xmlvalue import moment
 
 INTERVAL = 1.0
 """Seconds that a line may wait for others before it is stored, where nothing is stored anyway."""

@@ -7,16 +7,16 @@ from dataclasses import dataclass
 
 from fluidvm.audit import AuditLog
 from fluidvm.consoles import Consoles
-from fluidvm.declare import Method
 from fluidvm.engine import entitlement
 from fluidvm.engine.contexts import Engine
 from fluidvm.engine.job import Resources
 from fluidvm.engine.plan import Planner
-from fluidvm.faults import NotLoggedIn
 from fluidvm.inventory import Inventory
-from fluidvm.kinds import Reference, References
 from fluidvm.logins import Logins
-from fluidvm.objects import User
+from fluidvm.model.declare import Method
+from fluidvm.model.faults import NotLoggedIn
+from fluidvm.model.kinds import Reference, References
+from fluidvm.model.objects import User
 from fluidvm.sessions import Session
 from fluidvm.store.database import Database
 

@@ -11,8 +11,8 @@ from fluidvm.audit import AuditLog
 from fluidvm.driver import Interface, ISerialConsole, IVncConsole, NoSuchThing, WrongState
 from fluidvm.engine.entitlement import check_console, session_user
 from fluidvm.engine.job import Resources
-from fluidvm.faults import ApiFault, Conflict, NotFound, TooLarge, Unavailable
-from fluidvm.objects import VM, User
+from fluidvm.model.faults import ApiFault, Conflict, NotFound, TooLarge, Unavailable
+from fluidvm.model.objects import VM, User
 from fluidvm.sessions import Session
 
 KINDS: dict[str, type[Interface]] = {"serial": ISerialConsole, "vnc": IVncConsole}

@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from threading import Lock
 
-from fluidvm.faults import QuotaExceeded
+from fluidvm.model.faults import QuotaExceeded
 
 MIB = 2**20
 

@@ -12,7 +12,7 @@ from collections import OrderedDict
 
 from fluidvm.engine.claims import Claims, Watch
 from fluidvm.inventory import Inventory
-from fluidvm.objects import VM, Disk
+from fluidvm.model.objects import VM, Disk
 from fluidvm.store.objects import ChangeRow
 
 MOST = 100

@@ -67,7 +67,7 @@ from fluidvm.driver_values import (
     Volume,
     WrongState,
 )
-from fluidvm.kinds import NAME_PATTERN, Array, Bool, Choice, Double, Int, Kind, Struct, Text
+from fluidvm.model.kinds import NAME_PATTERN, Array, Bool, Choice, Double, Int, Kind, Struct, Text
 
 __all__ = [
     "NAME_PATTERN",

@@ -15,7 +15,7 @@ from types import UnionType
 from typing import Any, NoReturn, Union, get_args, get_origin, get_type_hints
 
 from fluidvm.driver import DomainStats, DriverError
-from fluidvm.xmlvalue import INT_HIGH, INT_LOW, LATEST, clean
+from fluidvm.model.xmlvalue import INT_HIGH, INT_LOW, LATEST, clean
 
 LONGEST = 2**20
 """Characters of one text."""

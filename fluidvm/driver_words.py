@@ -9,9 +9,9 @@ from __future__ import annotations
 import re
 
 from fluidvm.driver import DriverError
-from fluidvm.faults import sentence
 from fluidvm.inventory import Inventory
-from fluidvm.objects import VM
+from fluidvm.model.faults import sentence
+from fluidvm.model.objects import VM
 
 _KIND = r"(?P<kind>\b(?:[Dd]omain|[Cc]ontainer) )?"
 _NO_PATH = r"(?<![\w./-])", r"(?![\w/-]|\.\w)"

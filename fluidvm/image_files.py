@@ -17,10 +17,10 @@ from twisted.logger import Logger
 from twisted.python.threadpool import ThreadPool
 
 from fluidvm.disk_room import DiskRoom
-from fluidvm.faults import Conflict, NotFound
 from fluidvm.image_fetch import Source
 from fluidvm.image_formats import HEAD, disk_size
 from fluidvm.image_urls import ImageUrls
+from fluidvm.model.faults import Conflict, NotFound
 
 T = TypeVar("T")
 MIB = 2**20

@@ -14,8 +14,8 @@ from contextlib import suppress
 
 from oslo_utils.imageutils import format_inspector
 
-from fluidvm.faults import Conflict, sentence
-from fluidvm.xmlvalue import INT_HIGH
+from fluidvm.model.faults import Conflict, sentence
+from fluidvm.model.xmlvalue import INT_HIGH
 
 MIB = 2**20
 HEAD = MIB

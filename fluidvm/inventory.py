@@ -19,14 +19,14 @@ from twisted.logger import Logger
 from twisted.python.failure import Failure
 
 from fluidvm.change_log import WINDOW, ChangeLog
-from fluidvm.faults import Conflict, NotFound, Unavailable
-from fluidvm.object_fields import wire_form
-from fluidvm.objects import OBJECT_TYPES, POWERED, VM, ComputeNode, Disk, Image, Object, ResourcePlan, User
+from fluidvm.model.faults import Conflict, NotFound, Unavailable
+from fluidvm.model.object_fields import wire_form
+from fluidvm.model.objects import OBJECT_TYPES, POWERED, VM, ComputeNode, Disk, Image, Object, ResourcePlan, User
+from fluidvm.model.xmlvalue import Rendered, render
 from fluidvm.store import objects as stored
 from fluidvm.store.database import Database, OutcomeUnknown
 from fluidvm.store.objects import Change, ChangeRow, Create, Delete, Mention, Update
 from fluidvm.usage import Ledger, of_node
-from fluidvm.xmlvalue import Rendered, render
 
 O = TypeVar("O", bound=Object)  # noqa: E741
 Write = tuple[Callable[..., Any], tuple[Any, ...]]

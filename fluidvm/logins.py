@@ -14,7 +14,7 @@ from twisted.internet.interfaces import IReactorTime
 from twisted.internet.threads import deferToThreadPool
 from twisted.python.threadpool import ThreadPool
 
-from fluidvm.faults import TooManyAttempts, Unavailable
+from fluidvm.model.faults import TooManyAttempts, Unavailable
 from fluidvm.passwords import Hasher, check_password
 from fluidvm.throttle import Throttle, network_of
 

@@ -10,9 +10,9 @@ from twisted.internet.task import deferLater
 from twisted.logger import Logger
 
 from fluidvm.driver import DriverError, ISnapshots, IVolumeSnapshots, NoSuchThing
-from fluidvm.faults import Unavailable
 from fluidvm.inventory import Inventory
-from fluidvm.objects import VM, Disk
+from fluidvm.model.faults import Unavailable
+from fluidvm.model.objects import VM, Disk
 from fluidvm.reconcile import Busy, kept_of
 from fluidvm.store.objects import Update
 

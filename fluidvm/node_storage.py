@@ -10,8 +10,8 @@ from twisted.internet.interfaces import IDelayedCall, IReactorTime
 from twisted.logger import Logger
 
 from fluidvm.driver import DriverError, IDisks, IVolumes, NoSuchThing, Volume
-from fluidvm.faults import Unavailable
 from fluidvm.inventory import Inventory
+from fluidvm.model.faults import Unavailable
 from fluidvm.reconcile import Busy, comparable, disk_differences
 
 INTERVAL = 60.0

@@ -28,12 +28,12 @@ from fluidvm.driver import (
 )
 from fluidvm.driver_loader import BrokenDriver, DriverLoader, UnknownDriver
 from fluidvm.driver_words import Words
-from fluidvm.faults import Unavailable, Unsupported, sentence
 from fluidvm.inventory import Inventory, missing
+from fluidvm.model.faults import Unavailable, Unsupported, sentence
+from fluidvm.model.objects import ComputeNode
 from fluidvm.node_host import Host
 from fluidvm.node_snapshots import NodeSnapshots
 from fluidvm.node_storage import NodeStorage
-from fluidvm.objects import ComputeNode
 from fluidvm.patience import PatientConnection
 from fluidvm.reconcile import Busy, vm_differences
 from fluidvm.store.objects import Change, Update

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from fluidvm.kinds import Bool, Kind, References, refuse
+from fluidvm.model.kinds import Bool, Kind, References, refuse
 
 
 @dataclass(frozen=True)

@@ -18,9 +18,9 @@ from twisted.python import usage
 
 from fluidvm import __version__
 from fluidvm.engine.placement import STRATEGIES
-from fluidvm.faults import InvalidParams
 from fluidvm.image_urls import ImageUrls
-from fluidvm.kinds import Choice, Int, Kind
+from fluidvm.model.faults import InvalidParams
+from fluidvm.model.kinds import Choice, Int, Kind
 from fluidvm.option_kinds import DatabaseUrl, DirectoryPath, Endpoints, FilePath, Switch, Words
 from fluidvm.wire.proxies import HEADERS, Proxies
 from fluidvm.wire.tls import CLIENTS, TLSFiles

@@ -8,7 +8,7 @@ from argon2 import PasswordHasher
 from argon2.exceptions import InvalidHashError, VerificationError
 from zxcvbn.frequency_lists import FREQUENCY_LISTS
 
-from fluidvm.faults import InvalidParams
+from fluidvm.model.faults import InvalidParams
 
 
 def check_password(password: str, name: str, least: int) -> None:

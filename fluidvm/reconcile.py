@@ -7,7 +7,7 @@ from typing import Any
 
 from fluidvm.driver import DomainInfo, Snapshot, Volume
 from fluidvm.inventory import Inventory
-from fluidvm.objects import VM, Disk
+from fluidvm.model.objects import VM, Disk
 from fluidvm.store.objects import Change, Update
 
 Busy = Callable[[str, int], bool]

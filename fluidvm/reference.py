@@ -11,12 +11,12 @@ import sys
 from pathlib import Path
 
 from fluidvm import api
-from fluidvm.declare import METHODS, Method
 from fluidvm.driver import ABILITIES
 from fluidvm.driver_loader import DriverLoader
-from fluidvm.kinds import Kind, Struct
-from fluidvm.object_fields import wire_fields
-from fluidvm.objects import OBJECT_TYPES, ROLES
+from fluidvm.model.declare import METHODS, Method
+from fluidvm.model.kinds import Kind, Struct
+from fluidvm.model.object_fields import wire_fields
+from fluidvm.model.objects import OBJECT_TYPES, ROLES
 from fluidvm.option_kinds import Switch
 from fluidvm.options import CONFIG, OPTIONS
 

@@ -34,12 +34,12 @@ from fluidvm.driver_loader import DriverLoader
 from fluidvm.engine.contexts import Engine
 from fluidvm.engine.job import Resources
 from fluidvm.engine.plan import Planner, model_of
-from fluidvm.faults import Unavailable
 from fluidvm.image_files import MIB, ImageFiles
 from fluidvm.inventory import Inventory
 from fluidvm.logins import ADDRESSES_PER_USER, Logins
+from fluidvm.model.faults import Unavailable
+from fluidvm.model.objects import Image
 from fluidvm.node_watch import Habits, Nodes
-from fluidvm.objects import Image
 from fluidvm.options import Options, Settings
 from fluidvm.passwords import Hasher
 from fluidvm.preflight import Lock, StartError, become, check, hand_over_log

@@ -15,10 +15,10 @@ from twisted.internet.defer import Deferred, succeed
 from twisted.logger import Logger
 
 from fluidvm.engine.quota import check_total
-from fluidvm.faults import Conflict, NotFound, TooLarge
 from fluidvm.image_files import MIB, ImageFiles
 from fluidvm.inventory import Inventory
-from fluidvm.objects import Image
+from fluidvm.model.faults import Conflict, NotFound, TooLarge
+from fluidvm.model.objects import Image
 from fluidvm.store import uploads as stored
 from fluidvm.store.uploads import Upload
 from fluidvm.usage import of_user

@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Hashable, Mapping
 from typing import Protocol
 
-from fluidvm.objects import VM, Disk, Image, Object
+from fluidvm.model.objects import VM, Disk, Image, Object
 
 LIMITS = ("vms", "running_vms", "vcpus", "memory", "disks", "disk_space", "snapshots")
 """What a resource plan bounds in all."""

@@ -7,7 +7,7 @@ import re
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
-from fluidvm.faults import ApiFault
+from fluidvm.model.faults import ApiFault
 
 _log = Logger()
 

@@ -8,14 +8,14 @@ from dataclasses import replace
 from typing import Annotated, Any
 
 from fluidvm import driver
-from fluidvm.declare import task
 from fluidvm.driver import Boot, DomainDisk, DomainInfo, DomainSpec, IAdoption, ISnapshots, NoSuchThing, Snapshot, Volume
 from fluidvm.engine.job import Job
 from fluidvm.engine.quota import check_driver, check_vm, one_vm
-from fluidvm.faults import Conflict, NotFound, Unsupported
 from fluidvm.inventory import Inventory
-from fluidvm.kinds import NAME_PATTERN, Id, NodeId, Text
-from fluidvm.objects import POWERED, VM, ComputeNode, Disk, User
+from fluidvm.model.declare import task
+from fluidvm.model.faults import Conflict, NotFound, Unsupported
+from fluidvm.model.kinds import NAME_PATTERN, Id, NodeId, Text
+from fluidvm.model.objects import POWERED, VM, ComputeNode, Disk, User
 from fluidvm.reconcile import kept_of
 from fluidvm.store.objects import Create, Update
 from fluidvm.usage import can_get

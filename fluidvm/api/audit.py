@@ -8,9 +8,9 @@ from typing import Annotated, Any
 from fluidvm.api.listing import listed
 from fluidvm.audit import FIELDS
 from fluidvm.call import Call
-from fluidvm.declare import query
-from fluidvm.kinds import Plain, Struct, filter_of
-from fluidvm.xmlvalue import Members
+from fluidvm.model.declare import query
+from fluidvm.model.kinds import Plain, Struct, filter_of
+from fluidvm.model.xmlvalue import Members
 
 PAGE = 1000
 _FILTER = filter_of(FIELDS)

@@ -6,10 +6,10 @@ from typing import Annotated, Any
 
 from fluidvm.call import Call
 from fluidvm.consoles import KINDS
-from fluidvm.declare import WORKERS, query
-from fluidvm.kinds import Choice, VmId
-from fluidvm.objects import VM
-from fluidvm.xmlvalue import moment
+from fluidvm.model.declare import WORKERS, query
+from fluidvm.model.kinds import Choice, VmId
+from fluidvm.model.objects import VM
+from fluidvm.model.xmlvalue import moment
 
 ConsoleKind = Annotated[str, Choice("which one; default: serial", choices=tuple(KINDS))]
 

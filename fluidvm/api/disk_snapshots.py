@@ -8,12 +8,12 @@ from typing import Annotated, Any
 from fluidvm.api.disks import check_idle
 from fluidvm.api.kept import listed, look, make, snapshot_of
 from fluidvm.call import Call
-from fluidvm.declare import query, task
 from fluidvm.driver import IVolumeSnapshots
 from fluidvm.engine.job import Job
-from fluidvm.kinds import DiskId, Int, filter_of, named
-from fluidvm.objects import Disk
-from fluidvm.xmlvalue import Members
+from fluidvm.model.declare import query, task
+from fluidvm.model.kinds import DiskId, Int, filter_of, named
+from fluidvm.model.objects import Disk
+from fluidvm.model.xmlvalue import Members
 
 SnapshotName = Annotated[str, named("its name, unique among the disk's own snapshots")]
 SnapshotId = Annotated[int, Int("id of one of the disk's own snapshots", low=1)]

@@ -14,18 +14,18 @@ from fluidvm.api.image_bytes import fill
 from fluidvm.api.listing import list_objects, show
 from fluidvm.api.placing import free_name, may_own, owner_of, place
 from fluidvm.call import Call
-from fluidvm.declare import query, task
 from fluidvm.driver import IDisks, IImages, IVolumes, NoSuchThing
 from fluidvm.engine.entitlement import check_object
 from fluidvm.engine.job import Job
 from fluidvm.engine.placement import Wanted
-from fluidvm.faults import Conflict, InvalidParams
 from fluidvm.inventory import Inventory
-from fluidvm.kinds import DiskId, Id, Int, Struct, Text, filter_of, named
-from fluidvm.object_fields import wire_fields
-from fluidvm.objects import VM, ComputeNode, Disk, Image
+from fluidvm.model.declare import query, task
+from fluidvm.model.faults import Conflict, InvalidParams
+from fluidvm.model.kinds import DiskId, Id, Int, Struct, Text, filter_of, named
+from fluidvm.model.object_fields import wire_fields
+from fluidvm.model.objects import VM, ComputeNode, Disk, Image
+from fluidvm.model.xmlvalue import Members, Rendered
 from fluidvm.store.objects import Create, Delete, Update
-from fluidvm.xmlvalue import Members, Rendered
 
 DEFAULT_POOL = "default"
 

@@ -6,13 +6,13 @@ from typing import Annotated, Any
 
 from fluidvm.api.listing import page
 from fluidvm.call import Call
-from fluidvm.declare import METHODS, query
 from fluidvm.driver import ABILITIES, Interface
 from fluidvm.driver_loader import DriverDescription, DriverLoader
 from fluidvm.engine.entitlement import reads_all
-from fluidvm.faults import NotFound
-from fluidvm.kinds import NAME_PATTERN, NAME_RULE, Text, filter_of
-from fluidvm.xmlvalue import Members
+from fluidvm.model.declare import METHODS, query
+from fluidvm.model.faults import NotFound
+from fluidvm.model.kinds import NAME_PATTERN, NAME_RULE, Text, filter_of
+from fluidvm.model.xmlvalue import Members
 
 FIELDS = {"name": str, "distribution": str, "version": str, "summary": str, "abilities": list, "error": str}
 DriverFilter = Annotated[dict[str, Any], filter_of(FIELDS, "name")]

@@ -7,14 +7,14 @@ from twisted.internet.defer import CancelledError
 from fluidvm.api.migration import MEMO, move
 from fluidvm.api.placing import fit
 from fluidvm.api.vms import largest_pool
-from fluidvm.declare import AfterCrash, task
 from fluidvm.driver import IDisks, IMigration, INetworks, Interface, Progress
 from fluidvm.engine.job import Job
 from fluidvm.engine.outcome import fault_of
 from fluidvm.engine.placement import Wanted
-from fluidvm.faults import Conflict, sentence
-from fluidvm.kinds import NodeId
-from fluidvm.objects import VM, ComputeNode
+from fluidvm.model.declare import AfterCrash, task
+from fluidvm.model.faults import Conflict, sentence
+from fluidvm.model.kinds import NodeId
+from fluidvm.model.objects import VM, ComputeNode
 from fluidvm.store.objects import Update
 from fluidvm.usage import can_get
 

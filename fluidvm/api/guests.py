@@ -12,13 +12,13 @@ from twisted.internet.defer import Deferred
 from fluidvm.api.listing import selected
 from fluidvm.api.networks import Address
 from fluidvm.call import Call
-from fluidvm.declare import AfterCrash, query, task
 from fluidvm.driver import IGuest, IGuestNetwork, ILimits, IScreenshot, ITemplates, Limits, NoSuchThing
 from fluidvm.engine.job import Job
-from fluidvm.faults import NotFound
-from fluidvm.kinds import Array, Int, NodeId, References, Secret, Struct, Text, VmId, filter_of, refuse
+from fluidvm.model.declare import AfterCrash, query, task
+from fluidvm.model.faults import NotFound
+from fluidvm.model.kinds import Array, Int, NodeId, References, Secret, Struct, Text, VmId, filter_of, refuse
+from fluidvm.model.objects import VM
 from fluidvm.node_watch import Ability
-from fluidvm.objects import VM
 
 T = TypeVar("T")
 OUTPUT = 64 * 1024

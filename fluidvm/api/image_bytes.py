@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from fluidvm.driver import IImages, Progress
 from fluidvm.engine.job import Job
-from fluidvm.faults import Conflict
 from fluidvm.image_files import MIB, PIECE
-from fluidvm.objects import Disk, Image
+from fluidvm.model.faults import Conflict
+from fluidvm.model.objects import Disk, Image
 
 
 async def fill(job: Job, image: int, disk: Disk, volume: str, progress: Progress) -> None:

@@ -12,17 +12,17 @@ from fluidvm.api.image_bytes import drain, fetch
 from fluidvm.api.listing import list_objects, show
 from fluidvm.api.placing import free_name, may_own, owner_of
 from fluidvm.call import Call
-from fluidvm.declare import query, task
 from fluidvm.driver import IImages
 from fluidvm.engine.entitlement import administers
 from fluidvm.engine.job import Job
-from fluidvm.faults import Conflict, Forbidden, InvalidParams
 from fluidvm.image_files import UPLOAD_NAME, Inspected
-from fluidvm.kinds import Bool, Choice, DiskId, Id, ImageId, Struct, Text, filter_of, named
-from fluidvm.object_fields import wire_fields
-from fluidvm.objects import Disk, Image
+from fluidvm.model.declare import query, task
+from fluidvm.model.faults import Conflict, Forbidden, InvalidParams
+from fluidvm.model.kinds import Bool, Choice, DiskId, Id, ImageId, Struct, Text, filter_of, named
+from fluidvm.model.object_fields import wire_fields
+from fluidvm.model.objects import Disk, Image
+from fluidvm.model.xmlvalue import INT_HIGH, Members, Rendered
 from fluidvm.store.objects import Create, Delete, Update
-from fluidvm.xmlvalue import INT_HIGH, Members, Rendered
 
 FORMATS = ("qcow2", "raw")
 ImageSpec = Annotated[

@@ -11,11 +11,11 @@ from twisted.internet.defer import Deferred
 from fluidvm.api.listing import page
 from fluidvm.driver import DriverError, ISnapshots, IVolumeSnapshots, NoSuchThing, Unreachable
 from fluidvm.engine.job import Job
-from fluidvm.faults import Conflict, NotFound
-from fluidvm.objects import VM, Disk
+from fluidvm.model.faults import Conflict, NotFound
+from fluidvm.model.objects import VM, Disk
+from fluidvm.model.xmlvalue import Members, moment
 from fluidvm.reconcile import kept_of
 from fluidvm.store.objects import Update
-from fluidvm.xmlvalue import Members, moment
 
 T = TypeVar("T", bound=VM | Disk)
 

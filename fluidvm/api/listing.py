@@ -12,7 +12,7 @@ from twisted.logger import Logger
 from fluidvm.call import Call
 from fluidvm.engine.entitlement import reads_all
 from fluidvm.inventory import Entry, missing
-from fluidvm.xmlvalue import INT_HIGH, INT_LOW, Members, Rendered, render
+from fluidvm.model.xmlvalue import INT_HIGH, INT_LOW, Members, Rendered, render
 
 _log = Logger()
 _PAGING = ("fields", "limit", "after")

@@ -8,10 +8,10 @@ from typing import Self
 import pyotp
 
 from fluidvm.call import Call
-from fluidvm.faults import BadCredentials
-from fluidvm.kinds import Secret
 from fluidvm.logins import second_factor_step
-from fluidvm.objects import User
+from fluidvm.model.faults import BadCredentials
+from fluidvm.model.kinds import Secret
+from fluidvm.model.objects import User
 from fluidvm.store import users as stored
 
 CODE = Secret("the second factor's code, where the user has one; else empty", longest=16)

@@ -16,12 +16,12 @@ from fluidvm.api.placing import may_force, take_room
 from fluidvm.api.vm_power import mark, settle
 from fluidvm.api.vms import FORCE, check_boot, domain_spec
 from fluidvm.call import Call
-from fluidvm.declare import AfterCrash, task
 from fluidvm.driver import DomainDisk, IDisks, IMigration, NoSuchThing, Progress
 from fluidvm.engine.job import Job
-from fluidvm.faults import Conflict, NotFound, Unavailable, sentence
-from fluidvm.kinds import Bool, NodeId, Struct, VmId
-from fluidvm.objects import VM, ComputeNode, Disk
+from fluidvm.model.declare import AfterCrash, task
+from fluidvm.model.faults import Conflict, NotFound, Unavailable, sentence
+from fluidvm.model.kinds import Bool, NodeId, Struct, VmId
+from fluidvm.model.objects import VM, ComputeNode, Disk
 from fluidvm.store.objects import Update
 from fluidvm.usage import can_get
 

@@ -11,15 +11,15 @@ from typing import Annotated, Any
 from fluidvm.api.listing import page
 from fluidvm.api.shares import put_shares
 from fluidvm.call import Call
-from fluidvm.declare import query, task
 from fluidvm.driver import DomainInterface, DriverError, INetworks, Unreachable
 from fluidvm.engine.entitlement import administers, reads_all
 from fluidvm.engine.job import Job
-from fluidvm.faults import Conflict, Forbidden, NotFound
-from fluidvm.kinds import Choice, Int, NodeId, References, Struct, Text, VmId, filter_of, named, refuse
-from fluidvm.objects import VM, ComputeNode
+from fluidvm.model.declare import query, task
+from fluidvm.model.faults import Conflict, Forbidden, NotFound
+from fluidvm.model.kinds import Choice, Int, NodeId, References, Struct, Text, VmId, filter_of, named, refuse
+from fluidvm.model.objects import VM, ComputeNode
+from fluidvm.model.xmlvalue import Members
 from fluidvm.store.objects import Update
-from fluidvm.xmlvalue import Members
 
 PREFIX = "52:54:00"
 """What generated addresses begin with: locally administered, and QEMU's by custom."""

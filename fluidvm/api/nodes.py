@@ -7,16 +7,16 @@ from typing import Annotated, Any
 
 from fluidvm.api.listing import list_objects, page, show
 from fluidvm.call import Call
-from fluidvm.declare import query, task
 from fluidvm.driver_loader import BrokenDriver, UnknownDriver
 from fluidvm.engine.job import Job
-from fluidvm.faults import Conflict, InvalidParams, Unsupported, sentence
-from fluidvm.kinds import Array, Choice, Double, Int, Kind, NodeId, Struct, Text, filter_of, named
-from fluidvm.object_fields import wire_fields
-from fluidvm.objects import ComputeNode
+from fluidvm.model.declare import query, task
+from fluidvm.model.faults import Conflict, InvalidParams, Unsupported, sentence
+from fluidvm.model.kinds import Array, Choice, Double, Int, Kind, NodeId, Struct, Text, filter_of, named
+from fluidvm.model.object_fields import wire_fields
+from fluidvm.model.objects import ComputeNode
+from fluidvm.model.xmlvalue import Members, Rendered
 from fluidvm.store.objects import Create, Delete, Update
 from fluidvm.usage import of_node
-from fluidvm.xmlvalue import Members, Rendered
 
 SERVER_OPTIONS: dict[str, Kind] = {
     "labels": Array("words that VM specs can ask for", of=named("a label"), unique=True),

@@ -6,12 +6,12 @@ from typing import Annotated
 
 from fluidvm.api.placing import free_name
 from fluidvm.call import Call
-from fluidvm.declare import task
 from fluidvm.engine.job import Job
 from fluidvm.engine.quota import check_driver, check_vm, one_vm
-from fluidvm.faults import Conflict
-from fluidvm.kinds import DiskId, Id, VmId, named
-from fluidvm.objects import VM, Disk, User
+from fluidvm.model.declare import task
+from fluidvm.model.faults import Conflict
+from fluidvm.model.kinds import DiskId, Id, VmId, named
+from fluidvm.model.objects import VM, Disk, User
 from fluidvm.store.objects import Change, Mention, Update
 from fluidvm.usage import can_get
 

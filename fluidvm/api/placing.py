@@ -12,9 +12,9 @@ from fluidvm.engine.entitlement import owns
 from fluidvm.engine.job import Job
 from fluidvm.engine.placement import Load, Wanted, another, choose, shortage
 from fluidvm.engine.quota import allows, check_driver, limits_of
-from fluidvm.faults import Conflict, Forbidden, Unavailable
 from fluidvm.inventory import WORDS, Inventory
-from fluidvm.objects import VM, ComputeNode, Disk, Image, User
+from fluidvm.model.faults import Conflict, Forbidden, Unavailable
+from fluidvm.model.objects import VM, ComputeNode, Disk, Image, User
 from fluidvm.usage import of_node
 
 

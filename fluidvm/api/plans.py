@@ -6,16 +6,16 @@ from typing import Annotated, Any
 
 from fluidvm.api.listing import list_objects, show
 from fluidvm.call import Call
-from fluidvm.declare import query, task
 from fluidvm.engine.job import Job
-from fluidvm.faults import Conflict
 from fluidvm.inventory import Inventory
-from fluidvm.kinds import NAME_PATTERN, NAME_RULE, Array, Int, PlanId, Struct, Text, filter_of, named
-from fluidvm.object_fields import wire_fields
-from fluidvm.objects import ResourcePlan
+from fluidvm.model.declare import query, task
+from fluidvm.model.faults import Conflict
+from fluidvm.model.kinds import NAME_PATTERN, NAME_RULE, Array, Int, PlanId, Struct, Text, filter_of, named
+from fluidvm.model.object_fields import wire_fields
+from fluidvm.model.objects import ResourcePlan
+from fluidvm.model.xmlvalue import Members, Rendered, total
 from fluidvm.store.objects import Create, Delete, Update
 from fluidvm.usage import LIMITS, of_user
-from fluidvm.xmlvalue import Members, Rendered, total
 
 Limits = Annotated[
     dict[str, Any],

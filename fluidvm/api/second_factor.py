@@ -8,12 +8,12 @@ import pyotp
 
 from fluidvm.api.login import CODE, Login
 from fluidvm.call import Call
-from fluidvm.declare import query
 from fluidvm.engine.entitlement import administers
-from fluidvm.faults import Conflict, Forbidden, InvalidParams
-from fluidvm.kinds import Secret, UserId
 from fluidvm.logins import second_factor_step
-from fluidvm.objects import User
+from fluidvm.model.declare import query
+from fluidvm.model.faults import Conflict, Forbidden, InvalidParams
+from fluidvm.model.kinds import Secret, UserId
+from fluidvm.model.objects import User
 from fluidvm.store.objects import Update
 
 OwnPassword = Annotated[str, Secret("the caller's password", longest=1024)]

@@ -9,13 +9,13 @@ from fluidvm.api.login import CODE, Login
 from fluidvm.audit import LONGEST_STRING
 from fluidvm.call import Call
 from fluidvm.certificates import stands_for
-from fluidvm.declare import WORKERS, query
 from fluidvm.engine.entitlement import reads_all
-from fluidvm.faults import ApiFault, NotFound, TooManyAttempts
-from fluidvm.kinds import Int, Secret, Serial, Text, filter_of
-from fluidvm.objects import User
+from fluidvm.model.declare import WORKERS, query
+from fluidvm.model.faults import ApiFault, NotFound, TooManyAttempts
+from fluidvm.model.kinds import Int, Secret, Serial, Text, filter_of
+from fluidvm.model.objects import User
+from fluidvm.model.xmlvalue import INT_HIGH, Members, moment
 from fluidvm.sessions import Session
-from fluidvm.xmlvalue import INT_HIGH, Members, moment
 
 SessionFilter = Annotated[dict[str, Any], filter_of(Session.FIELDS)]
 LoginName = Annotated[str, Text("a user's name", longest=1024)]

@@ -5,7 +5,7 @@ from __future__ import annotations
 from fluidvm.driver import IShares, Shares
 from fluidvm.engine.job import Job
 from fluidvm.engine.quota import limits_of
-from fluidvm.objects import VM
+from fluidvm.model.objects import VM
 from fluidvm.store.objects import Update
 
 SHARES = ("cpu_shares", "disk_iops", "disk_mbps", "network_mbps")

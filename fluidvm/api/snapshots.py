@@ -11,14 +11,14 @@ from fluidvm.api.shares import shares_of
 from fluidvm.api.vm_power import mark, settle_after
 from fluidvm.api.vms import disks_of, domain_spec
 from fluidvm.call import Call
-from fluidvm.declare import AfterCrash, query, task
 from fluidvm.driver import DomainState, IShares, ISnapshots, Shares
 from fluidvm.engine.job import Job
-from fluidvm.faults import Conflict, Unavailable
-from fluidvm.kinds import Int, VmId, filter_of, named
-from fluidvm.objects import VM, ComputeNode
+from fluidvm.model.declare import AfterCrash, query, task
+from fluidvm.model.faults import Conflict, Unavailable
+from fluidvm.model.kinds import Int, VmId, filter_of, named
+from fluidvm.model.objects import VM, ComputeNode
+from fluidvm.model.xmlvalue import Members
 from fluidvm.store.objects import Update
-from fluidvm.xmlvalue import Members
 
 FIELDS: dict[str, type] = {"id": int, "vm": int, "name": str, "running": bool, "created": datetime}
 SnapshotName = Annotated[str, named("its name, unique among the VM's snapshots")]

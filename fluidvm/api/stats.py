@@ -6,12 +6,12 @@ from dataclasses import asdict
 from typing import Any
 
 from fluidvm.call import Call
-from fluidvm.declare import query
 from fluidvm.driver import IStats, NoSuchThing
-from fluidvm.faults import NotFound
-from fluidvm.kinds import NodeId, VmId
-from fluidvm.objects import VM, ComputeNode
-from fluidvm.xmlvalue import total
+from fluidvm.model.declare import query
+from fluidvm.model.faults import NotFound
+from fluidvm.model.kinds import NodeId, VmId
+from fluidvm.model.objects import VM, ComputeNode
+from fluidvm.model.xmlvalue import total
 
 
 @query("struct")

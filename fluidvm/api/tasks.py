@@ -9,13 +9,13 @@ from twisted.python.failure import Failure
 
 from fluidvm.api.listing import keep, shown
 from fluidvm.call import Call
-from fluidvm.declare import WORKERS, query
 from fluidvm.engine.context import Context
-from fluidvm.faults import Unavailable
-from fluidvm.kinds import Choice, ContextId, Double, Struct, filter_of
+from fluidvm.model.declare import WORKERS, query
+from fluidvm.model.faults import Unavailable
+from fluidvm.model.kinds import Choice, ContextId, Double, Struct, filter_of
+from fluidvm.model.xmlvalue import INT_HIGH, Members, Pieces
 from fluidvm.sessions import PendingTask, Session
 from fluidvm.store.database import OutcomeUnknown
-from fluidvm.xmlvalue import INT_HIGH, Members, Pieces
 
 CommitOptions = Annotated[
     dict[str, Any],

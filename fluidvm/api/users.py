@@ -7,18 +7,18 @@ from typing import Annotated, Any
 from fluidvm.api.listing import list_objects, show
 from fluidvm.api.plans import usage
 from fluidvm.call import Call
-from fluidvm.declare import WORKERS, query, task
 from fluidvm.engine.job import Job
 from fluidvm.engine.quota import limits_of
-from fluidvm.faults import Conflict
 from fluidvm.inventory import WORDS
-from fluidvm.kinds import Bool, Choice, Id, Password, Struct, Text, UserId, filter_of, named
 from fluidvm.logins import check_password
-from fluidvm.object_fields import wire_fields
-from fluidvm.objects import ROLES, ResourcePlan, User
+from fluidvm.model.declare import WORKERS, query, task
+from fluidvm.model.faults import Conflict
+from fluidvm.model.kinds import Bool, Choice, Id, Password, Struct, Text, UserId, filter_of, named
+from fluidvm.model.object_fields import wire_fields
+from fluidvm.model.objects import ROLES, ResourcePlan, User
+from fluidvm.model.xmlvalue import Members, Rendered
 from fluidvm.store.objects import Create, Delete, Update
 from fluidvm.usage import LIMITS, of_user
-from fluidvm.xmlvalue import Members, Rendered
 
 _DETAILS = {"full_name": Text("a person's name", longest=255), "email": Text("an address", longest=255)}
 _PLAN = Id("what bounds the user", type="resource_plan", none="nothing does")

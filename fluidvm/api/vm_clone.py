@@ -16,13 +16,13 @@ from fluidvm.api.shares import shares_of
 from fluidvm.api.vms import FORCE, disks_of, domain_spec, remove_made
 from fluidvm.api.volumes import copy_volume
 from fluidvm.call import Call
-from fluidvm.declare import task
 from fluidvm.driver import IConnection, ITemplates, IVolumes
 from fluidvm.engine.job import Job
 from fluidvm.engine.quota import check_driver, check_vm, one_vm
-from fluidvm.faults import Conflict, Unsupported
-from fluidvm.kinds import Struct, VmId, named
-from fluidvm.objects import VM, ComputeNode, Disk
+from fluidvm.model.declare import task
+from fluidvm.model.faults import Conflict, Unsupported
+from fluidvm.model.kinds import Struct, VmId, named
+from fluidvm.model.objects import VM, ComputeNode, Disk
 from fluidvm.store.objects import Create, Update
 from fluidvm.usage import can_get
 

@@ -7,12 +7,12 @@ from typing import Annotated, Any
 
 from fluidvm.api.vms import BootKind, check_boot, check_kernel, disks_of, domain_spec
 from fluidvm.call import Call
-from fluidvm.declare import task
 from fluidvm.driver import DomainState
 from fluidvm.engine.job import Job
-from fluidvm.faults import Conflict
-from fluidvm.kinds import Array, Bool, Struct, Text, VmId, named
-from fluidvm.objects import VM, ComputeNode
+from fluidvm.model.declare import task
+from fluidvm.model.faults import Conflict
+from fluidvm.model.kinds import Array, Bool, Struct, Text, VmId, named
+from fluidvm.model.objects import VM, ComputeNode
 from fluidvm.store.objects import Update
 
 Details = Annotated[

@@ -10,13 +10,13 @@ from twisted.internet.defer import Deferred
 from fluidvm.api.disks import check_attachable
 from fluidvm.api.kept import refuse_kept
 from fluidvm.api.shares import put_shares
-from fluidvm.declare import task
 from fluidvm.driver import DomainDisk, DomainState, IConnection, IDisks, ILiveResize
 from fluidvm.engine.job import Job
 from fluidvm.engine.quota import check_vm
-from fluidvm.faults import Conflict
-from fluidvm.kinds import DiskId, MiB, Struct, Text, Vcpus, VmId
-from fluidvm.objects import VM, Disk
+from fluidvm.model.declare import task
+from fluidvm.model.faults import Conflict
+from fluidvm.model.kinds import DiskId, MiB, Struct, Text, Vcpus, VmId
+from fluidvm.model.objects import VM, Disk
 from fluidvm.store.objects import Update
 from fluidvm.usage import can_get
 

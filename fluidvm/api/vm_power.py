@@ -7,12 +7,12 @@ from typing import Annotated, NoReturn
 
 from twisted.internet.defer import CancelledError
 
-from fluidvm.declare import AfterCrash, task
 from fluidvm.driver import DomainState, DriverError, IConnection, NotReady
 from fluidvm.engine.job import Job
-from fluidvm.faults import Conflict, NotFound
-from fluidvm.kinds import Int, VmId
-from fluidvm.objects import VM, ComputeNode
+from fluidvm.model.declare import AfterCrash, task
+from fluidvm.model.faults import Conflict, NotFound
+from fluidvm.model.kinds import Int, VmId
+from fluidvm.model.objects import VM, ComputeNode
 from fluidvm.store.objects import Update
 
 SHUTDOWN_TIMEOUT = 60

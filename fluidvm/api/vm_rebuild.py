@@ -10,14 +10,14 @@ from twisted.internet.defer import CancelledError
 from fluidvm.api.disks import delete_volume, filled_volume, with_image
 from fluidvm.api.kept import refuse_kept
 from fluidvm.api.vms import domain_spec
-from fluidvm.declare import task
 from fluidvm.driver import DomainDisk, DomainState, IDisks, IImages, IVolumes
 from fluidvm.engine.job import Job
 from fluidvm.engine.quota import check_vm
-from fluidvm.faults import Conflict
 from fluidvm.inventory import missing
-from fluidvm.kinds import ImageId, VmId
-from fluidvm.objects import VM, Disk
+from fluidvm.model.declare import task
+from fluidvm.model.faults import Conflict
+from fluidvm.model.kinds import ImageId, VmId
+from fluidvm.model.objects import VM, Disk
 from fluidvm.store.objects import Update
 
 

@@ -5,11 +5,11 @@ from __future__ import annotations
 from twisted.internet.defer import Deferred
 
 from fluidvm.api.vm_power import mark, may_start, settle, settle_after
-from fluidvm.declare import AfterCrash, task
 from fluidvm.driver import IReset, ISave
 from fluidvm.engine.job import Job
-from fluidvm.kinds import VmId
-from fluidvm.objects import VM
+from fluidvm.model.declare import AfterCrash, task
+from fluidvm.model.kinds import VmId
+from fluidvm.model.objects import VM
 
 
 async def _finish(job: Job, record: VM, work: Deferred[None]) -> None:

@@ -15,7 +15,6 @@ from fluidvm.api.networks import MOST, InterfaceKind, check_networks, domain_int
 from fluidvm.api.placing import free_name, may_force, may_own, owner_of, place
 from fluidvm.api.shares import shares_of
 from fluidvm.call import Call
-from fluidvm.declare import AfterCrash, query, task
 from fluidvm.driver import (
     Boot,
     DomainDisk,
@@ -37,8 +36,9 @@ from fluidvm.engine.entitlement import administers
 from fluidvm.engine.job import Job
 from fluidvm.engine.placement import Wanted
 from fluidvm.engine.quota import check_vm, limits_of, one_vm
-from fluidvm.faults import Conflict, Forbidden, InvalidParams
-from fluidvm.kinds import (
+from fluidvm.model.declare import AfterCrash, query, task
+from fluidvm.model.faults import Conflict, Forbidden, InvalidParams
+from fluidvm.model.kinds import (  # fmt: skip
     NAME_PATTERN,
     NAME_RULE,
     Array,
@@ -51,12 +51,12 @@ from fluidvm.kinds import (
     VmId,
     filter_of,
     named,
-)  # fmt: skip
-from fluidvm.object_fields import wire_fields
-from fluidvm.objects import VM, ComputeNode, Disk
+)
+from fluidvm.model.object_fields import wire_fields
+from fluidvm.model.objects import VM, ComputeNode, Disk
+from fluidvm.model.xmlvalue import Members, Rendered
 from fluidvm.store.objects import Change, Create, Delete, Update
 from fluidvm.usage import can_get
-from fluidvm.xmlvalue import Members, Rendered
 
 MEMORY_HIGH = 16 * 1024 * 1024
 HostPath = Text(

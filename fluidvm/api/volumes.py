@@ -12,15 +12,15 @@ from fluidvm.api.kept import refuse_kept
 from fluidvm.api.listing import page
 from fluidvm.api.placing import free_name
 from fluidvm.call import Call
-from fluidvm.declare import query, task
 from fluidvm.driver import DomainDisk, DriverError, IDiskResize, IVolumes, Progress
 from fluidvm.engine.job import Job
 from fluidvm.engine.quota import check_vm
-from fluidvm.faults import ApiFault, Conflict
-from fluidvm.kinds import DiskId, DiskMiB, NodeId, filter_of, named
-from fluidvm.objects import VM, ComputeNode, Disk
+from fluidvm.model.declare import query, task
+from fluidvm.model.faults import ApiFault, Conflict
+from fluidvm.model.kinds import DiskId, DiskMiB, NodeId, filter_of, named
+from fluidvm.model.objects import VM, ComputeNode, Disk
+from fluidvm.model.xmlvalue import INT_HIGH, Members
 from fluidvm.store.objects import Create, Delete, Update
-from fluidvm.xmlvalue import INT_HIGH, Members
 
 CopyName = Annotated[str, named("the copy's name, unique among its owner's disks")]
 TRIES = 60

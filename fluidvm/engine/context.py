@@ -9,10 +9,10 @@ from twisted.internet.defer import DeferredLock
 
 from fluidvm.engine.claims import Holding
 from fluidvm.engine.job import Job
-from fluidvm.object_fields import Fields
+from fluidvm.model.object_fields import Fields
+from fluidvm.model.xmlvalue import moment
 from fluidvm.sessions import Session
 from fluidvm.store.contexts import StoredContext, StoredTask
-from fluidvm.xmlvalue import moment
 
 
 class Task:

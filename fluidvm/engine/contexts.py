@@ -13,7 +13,6 @@ from twisted.logger import Logger
 from twisted.python.failure import Failure
 
 from fluidvm.audit import AuditLog, Line
-from fluidvm.declare import METHODS, AfterCrash
 from fluidvm.engine import entitlement
 from fluidvm.engine.claims import Claims, Holding, Key
 from fluidvm.engine.context import Context, Task
@@ -22,9 +21,11 @@ from fluidvm.engine.outcome import fault_of
 from fluidvm.engine.progress import Progress
 from fluidvm.engine.slots import Slots
 from fluidvm.engine.waiters import Waiters
-from fluidvm.faults import ApiFault, Conflict, Unavailable, Unsupported
 from fluidvm.inventory import Write, missing
-from fluidvm.objects import User
+from fluidvm.model.declare import METHODS, AfterCrash
+from fluidvm.model.faults import ApiFault, Conflict, Unavailable, Unsupported
+from fluidvm.model.objects import User
+from fluidvm.model.xmlvalue import render
 from fluidvm.sessions import PendingTask, Session
 from fluidvm.store import contexts as stored
 from fluidvm.store.audit import add as write_audit
@@ -32,7 +33,6 @@ from fluidvm.store.contexts import StoredContext, StoredTask
 from fluidvm.store.database import OutcomeUnknown
 from fluidvm.store.objects import Change, Mention
 from fluidvm.usage import of_user
-from fluidvm.xmlvalue import render
 
 Outcome = tuple[int, ApiFault | None, Any]
 """A task's place, its fault or C{None}, and its result."""

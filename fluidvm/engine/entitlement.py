@@ -9,10 +9,10 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from fluidvm.declare import WORKERS, Method
-from fluidvm.faults import Forbidden, NotLoggedIn
 from fluidvm.inventory import Inventory, missing
-from fluidvm.objects import OBJECT_TYPES, User
+from fluidvm.model.declare import WORKERS, Method
+from fluidvm.model.faults import Forbidden, NotLoggedIn
+from fluidvm.model.objects import OBJECT_TYPES, User
 from fluidvm.sessions import Session, Sessions
 
 

@@ -15,11 +15,11 @@ from fluidvm.driver_loader import DriverLoader
 from fluidvm.engine.claims import Holding, Key
 from fluidvm.engine.quota import check_total, plan_of
 from fluidvm.engine.slots import Slots
-from fluidvm.faults import Conflict, NotFound
 from fluidvm.image_files import ImageFiles
 from fluidvm.inventory import Inventory, Write
+from fluidvm.model.faults import Conflict, NotFound
+from fluidvm.model.objects import User
 from fluidvm.node_watch import Ability, Nodes
-from fluidvm.objects import User
 from fluidvm.sessions import Session, Sessions
 from fluidvm.store.objects import Change
 from fluidvm.uploads import Uploads

@@ -7,9 +7,10 @@ import secrets
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
-from fluidvm import driver, faults
-from fluidvm.faults import ApiFault, InternalError, sentence
-from fluidvm.xmlvalue import clean
+from fluidvm import driver
+from fluidvm.model import faults
+from fluidvm.model.faults import ApiFault, InternalError, sentence
+from fluidvm.model.xmlvalue import clean
 
 LONGEST = 10_000
 """Characters of a driver's error that are told."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
-from fluidvm.objects import ComputeNode
+from fluidvm.model.objects import ComputeNode
 
 STRATEGIES = ("spread", "pack")
 

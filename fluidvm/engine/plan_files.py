@@ -7,8 +7,8 @@ from typing import Any
 
 from twisted.internet.defer import Deferred, succeed
 
-from fluidvm.faults import ApiFault, NotFound
 from fluidvm.image_files import MIB, ImageFiles, Inspected
+from fluidvm.model.faults import ApiFault, NotFound
 from fluidvm.uploads import Uploads
 from fluidvm.usage import Account, Ledger, of_user
 

@@ -6,8 +6,8 @@ from twisted.internet.interfaces import IReactorTime
 from twisted.python.failure import Failure
 
 from fluidvm.engine.context import Task
-from fluidvm.faults import Unavailable
 from fluidvm.inventory import Inventory
+from fluidvm.model.faults import Unavailable
 from fluidvm.store import contexts as stored
 
 INTERVAL = 0.5

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from fluidvm.faults import QuotaExceeded
 from fluidvm.inventory import Inventory
-from fluidvm.objects import ResourcePlan, User
+from fluidvm.model.faults import QuotaExceeded
+from fluidvm.model.objects import ResourcePlan, User
 from fluidvm.usage import Shaped, can_get, of_user
 
 UNITS = {"memory": " MiB", "disk_space": " MiB", "vm_memory": " MiB", "vm_disk": " MiB"}

@@ -21,7 +21,7 @@ from twisted.internet.interfaces import IDelayedCall
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
-from fluidvm.faults import Unavailable
+from fluidvm.model.faults import Unavailable
 from fluidvm.store.connecting import LIMIT, DatabaseError, Lifeline, connect, parse_url
 from fluidvm.store.later import later, write_later
 from fluidvm.store.source import Source

@@ -10,8 +10,8 @@ from typing import Any, NamedTuple
 from sqlalchemy import Connection, bindparam, delete, func, insert, literal_column, select, text, update
 from sqlalchemy import Update as SqlUpdate
 
-from fluidvm.object_fields import fields_of
-from fluidvm.objects import OBJECT_TYPES, Object
+from fluidvm.model.object_fields import fields_of
+from fluidvm.model.objects import OBJECT_TYPES, Object
 from fluidvm.store import schema
 from fluidvm.store.later import later
 

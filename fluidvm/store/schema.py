@@ -10,8 +10,8 @@ from typing import Any
 from sqlalchemy import JSON, BigInteger, Boolean, Column, Float, Integer, MetaData, String, Table
 from sqlalchemy.types import TypeEngine
 
-from fluidvm.object_fields import fields_of
-from fluidvm.objects import OBJECT_TYPES
+from fluidvm.model.object_fields import fields_of
+from fluidvm.model.objects import OBJECT_TYPES
 
 metadata = MetaData()
 

@@ -20,7 +20,7 @@ from twisted.internet.defer import Deferred
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
-from fluidvm.faults import Unavailable
+from fluidvm.model.faults import Unavailable
 from fluidvm.store.connecting import DatabaseError, Lifeline, close, sentence
 from fluidvm.store.later import forget_later, write_later
 from fluidvm.store.source import Displaced, Source

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from typing import Any
 
-from fluidvm import xmlvalue
-from fluidvm.faults import ApiFault
+from fluidvm.model import xmlvalue
+from fluidvm.model.faults import ApiFault
+from fluidvm.model.xmlvalue import Pieces, render, write
 from fluidvm.wire.bounds import SMALL
 from fluidvm.wire.unsent import PATIENCE, Unsent
 from fluidvm.wire.xmlrpc import frame_answer
-from fluidvm.xmlvalue import Pieces, render, write
 
 RESERVE = 1024
 """Bytes that are kept free for each call of a boxcar which hasn't run yet: an id, a fault."""
@@ -29,7 +29,7 @@ def document(value: Any, unsent: Unsent, address: str) -> bytes | Pieces:
     """
     Write a method's answer.
 
-    @param value: what L{fluidvm.xmlvalue.render} takes.
+    @param value: what L{fluidvm.model.xmlvalue.render} takes.
     @param address: the client's.
     @return: the C{methodResponse} document; if there is no room for it, its pieces, for L{when_there_is_room}.
     @raise TooLarge: it is over the limit.

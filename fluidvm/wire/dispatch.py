@@ -12,18 +12,18 @@ from twisted.internet.task import deferLater
 from fluidvm import api
 from fluidvm.audit import shown
 from fluidvm.call import Call, Services
-from fluidvm.declare import METHODS, Method
 from fluidvm.engine.entitlement import check_role, session_user
 from fluidvm.engine.outcome import fault_of
-from fluidvm.faults import ApiFault, InvalidParams, InvalidRequest, NoSuchMethod, Unavailable
-from fluidvm.kinds import Int, wire_name
+from fluidvm.model.declare import METHODS, Method
+from fluidvm.model.faults import ApiFault, InvalidParams, InvalidRequest, NoSuchMethod, Unavailable
+from fluidvm.model.kinds import Int, wire_name
+from fluidvm.model.xmlvalue import Rendered
 from fluidvm.sessions import HeldBack, PendingTask, Session, UnderWay
 from fluidvm.wire.answers import Boxcar, Confidential, document, when_there_is_room
 from fluidvm.wire.bounds import SMALL
 from fluidvm.wire.peer import Peer
 from fluidvm.wire.unsent import Room, Unsent
 from fluidvm.wire.xmlrpc import parse_call, render_answer, render_fault
-from fluidvm.xmlvalue import Rendered
 
 LONGEST_BOXCAR = 1000
 MOST_BOXCARS = 64 * 2**20

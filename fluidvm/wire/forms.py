@@ -6,7 +6,7 @@ import re
 from encodings.aliases import aliases
 from typing import Any, NamedTuple
 
-from fluidvm.faults import ParseError
+from fluidvm.model.faults import ParseError
 
 # Python's own list has codecs that aren't charsets, and some that are slow or hold surprises; and looking an unknown name up
 # takes memory for good.

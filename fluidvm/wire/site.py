@@ -16,7 +16,7 @@ from twisted.web import http, resource, server, xmlrpc
 
 from fluidvm.consoles import Consoles
 from fluidvm.engine.outcome import fault_of
-from fluidvm.faults import TooLarge
+from fluidvm.model.faults import TooLarge
 from fluidvm.transfers import Transfers
 from fluidvm.wire.bounds import Bounds
 from fluidvm.wire.channel import Channel

@@ -7,7 +7,7 @@ from collections import Counter
 from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IReactorTime
 
-from fluidvm.faults import Unavailable
+from fluidvm.model.faults import Unavailable
 from fluidvm.wire.bounds import Bounds
 
 PATIENCE = 30.0

@@ -13,8 +13,8 @@ from twisted.python.failure import Failure
 from twisted.web import resource, server
 
 from fluidvm.engine.outcome import fault_of
-from fluidvm.faults import ApiFault, InvalidParams, Unavailable
 from fluidvm.image_files import PIECE
+from fluidvm.model.faults import ApiFault, InvalidParams, Unavailable
 from fluidvm.transfers import Sending, Transfers
 from fluidvm.wire.request import PLAIN
 from fluidvm.wire.transfers import cookie, query, refused

@@ -23,7 +23,7 @@ from wsproto.utilities import RemoteProtocolError
 from zope.interface import implementer
 
 from fluidvm.engine.outcome import fault_of
-from fluidvm.faults import NotFound
+from fluidvm.model.faults import NotFound
 from fluidvm.wire import bounds
 from fluidvm.wire.request import PLAIN
 

@@ -14,8 +14,8 @@ from datetime import UTC, datetime
 from typing import Any
 from xml.parsers import expat
 
-from fluidvm.faults import InvalidRequest, ParseError
-from fluidvm.xmlvalue import Rendered, render
+from fluidvm.model.faults import InvalidRequest, ParseError
+from fluidvm.model.xmlvalue import Rendered, render
 
 DEEPEST = 64
 """How many arrays and structs may lie inside each other."""
@@ -286,7 +286,7 @@ def render_answer(value: Any) -> bytes:
     """
     Write a method's answer.
 
-    @param value: what L{fluidvm.xmlvalue.render} takes.
+    @param value: what L{fluidvm.model.xmlvalue.render} takes.
     @return: the C{methodResponse} document.
     @raise TypeError: the value has no XML-RPC type.
     @raise OverflowError: a number is out of the range of its XML-RPC type.

@@ -15,8 +15,8 @@ from hypothesis import strategies as st
 from twisted.trial.unittest import SynchronousTestCase
 
 from fluidvm.conformance.heads import heads, qcow2, vmdk
-from fluidvm.faults import Conflict
 from fluidvm.image_formats import HEAD, MIB, PARALLELS, disk_size
+from fluidvm.model.faults import Conflict
 
 SECRET = b"/root/secret"
 LONGEST = 20.0

@@ -33,7 +33,7 @@ from fluidvm.driver import (
 )
 from fluidvm.drivers import libvirt_disks, libvirt_resize
 from fluidvm.drivers.kvm import KvmConnection, KvmDriver
-from fluidvm.faults import InvalidParams
+from fluidvm.model.faults import InvalidParams
 from tests.real.real_host import CMDLINE, HostCase, ThreadHost, until
 
 RUNNING, PAUSED, STOPPED = DomainState.RUNNING, DomainState.PAUSED, DomainState.STOPPED

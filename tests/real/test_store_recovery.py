@@ -8,7 +8,7 @@ import psycopg
 from sqlalchemy import Connection, text
 from twisted.internet.defer import Deferred
 
-from fluidvm.faults import Unavailable
+from fluidvm.model.faults import Unavailable
 from fluidvm.store.database import CLOSING, SLOW, DatabaseError, OutcomeUnknown
 from tests.postgres import Cluster, shared_cluster
 from tests.unit.store.case import names, put

@@ -29,9 +29,9 @@ from fluidvm.driver import (
     Volume,
 )
 from fluidvm.driver_answers import COUNTER, LONGEST, within
+from fluidvm.model.xmlvalue import INT_HIGH, INT_LOW, carries, moment, render
 from fluidvm.patience import PatientConnection
-from fluidvm.xmlvalue import INT_HIGH, INT_LOW, carries, moment, render
-from tests.unit.test_xmlvalue import CALM
+from tests.unit.model.test_xmlvalue import CALM
 
 GOOD = DomainInfo("u", "web", DomainState.RUNNING, 1, 2, 64, 128, (), False)
 ODD = (

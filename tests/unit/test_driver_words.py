@@ -10,11 +10,11 @@ from typing import Any
 from twisted.trial.unittest import SynchronousTestCase
 
 import fluidvm
-from fluidvm import faults
 from fluidvm.driver import DriverError, Unreachable, WrongState
 from fluidvm.driver_words import Words
-from fluidvm.faults import sentence
-from fluidvm.objects import VM
+from fluidvm.model import faults
+from fluidvm.model.faults import sentence
+from fluidvm.model.objects import VM
 from tests.sentences import NoSentence, is_told
 from tests.support import ServerCase
 from tests.unit.api.test_adoption import stranger

@@ -8,8 +8,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from twisted.trial.unittest import SynchronousTestCase
 
-from fluidvm.faults import Forbidden
 from fluidvm.image_urls import ImageUrls
+from fluidvm.model.faults import Forbidden
 
 BASE = "http://images.example:8080/pub/"
 PIECES = ["..", ".", "%2e", "%2E%2e", "%252e%252e", "/", "%2f", "%252F", "\\", "%5c", ";", "secret", "a", "?", "#", "@"]

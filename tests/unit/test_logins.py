@@ -4,7 +4,6 @@ from twisted.internet import reactor
 from twisted.internet.task import Clock
 from twisted.trial.unittest import SynchronousTestCase, TestCase
 
-from fluidvm.faults import InvalidParams, TooManyAttempts, Unavailable
 from fluidvm.logins import (
     FREE_TRIES,
     FREE_TRIES_PER_ADDRESS,
@@ -15,6 +14,7 @@ from fluidvm.logins import (
     Logins,
     second_factor_step,
 )
+from fluidvm.model.faults import InvalidParams, TooManyAttempts, Unavailable
 from fluidvm.passwords import Hasher, check_password
 
 ALICE = 7

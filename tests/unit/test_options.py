@@ -10,7 +10,7 @@ from typing import Any
 from twisted.trial.unittest import SynchronousTestCase
 
 from fluidvm.image_urls import ImageUrls
-from fluidvm.kinds import Int
+from fluidvm.model.kinds import Int
 from fluidvm.option_kinds import Switch
 from fluidvm.options import OPTIONS, Options, Settings
 from fluidvm.wire.tls import TLSFiles

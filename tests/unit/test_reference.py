@@ -6,7 +6,7 @@ from pathlib import Path
 from twisted.trial.unittest import SynchronousTestCase
 
 from fluidvm import reference
-from fluidvm.declare import METHODS, AfterCrash
+from fluidvm.model.declare import METHODS, AfterCrash
 
 ROOT = Path(__file__).parents[2]
 

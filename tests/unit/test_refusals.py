@@ -13,7 +13,7 @@ from pathlib import Path
 
 from twisted.trial.unittest import SynchronousTestCase
 
-from fluidvm.kinds import Choice, Int
+from fluidvm.model.kinds import Choice, Int
 from fluidvm.option_kinds import DatabaseUrl, DirectoryPath, Endpoints, FilePath, Switch, Words
 from fluidvm.options import OPTIONS, Options
 from fluidvm.preflight import StartError, check

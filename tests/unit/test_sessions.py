@@ -9,8 +9,8 @@ from twisted.internet.task import Clock
 from twisted.trial.unittest import SynchronousTestCase
 
 from fluidvm import api, sessions
-from fluidvm.declare import METHODS
-from fluidvm.faults import InvalidParams, NotLoggedIn, TooLarge
+from fluidvm.model.declare import METHODS
+from fluidvm.model.faults import InvalidParams, NotLoggedIn, TooLarge
 from fluidvm.sessions import FREE_COOKIES, LONGEST_CALL, HeldBack, PendingTask, Session, Sessions, UnderWay
 
 assert api  # importing it declares the methods

@@ -7,8 +7,8 @@ import xmlrpc.client
 from collections.abc import Callable, Iterator
 from typing import Any
 
-from fluidvm.declare import METHODS, Method
-from fluidvm.kinds import Array, Bool, Choice, Double, Id, Int, Kind, Plain, Serial, Struct, Text
+from fluidvm.model.declare import METHODS, Method
+from fluidvm.model.kinds import Array, Bool, Choice, Double, Id, Int, Kind, Plain, Serial, Struct, Text
 from tests.support import PASSWORD, Client, ServerCase
 
 WRONG = {int: "1", str: 1, bool: 1, float: "1", dict: [1], list: {}}

@@ -12,7 +12,7 @@ from fluidvm.api import guests
 from fluidvm.driver import DriverError, GuestOutput, HostInfo
 from fluidvm.drivers.simulator import SimulatedConnection
 from fluidvm.image_files import Inspected
-from fluidvm.xmlvalue import INT_HIGH
+from fluidvm.model.xmlvalue import INT_HIGH
 from tests.support import ServerCase
 from tests.unit.api.test_images import ImageCase
 

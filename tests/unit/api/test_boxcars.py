@@ -9,8 +9,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from twisted.internet.defer import Deferred
 
-from fluidvm.declare import METHODS
-from fluidvm.faults import FAULTS
+from fluidvm.model.declare import METHODS
+from fluidvm.model.faults import FAULTS
 from fluidvm.wire import dispatch
 from fluidvm.wire.peer import Peer
 from fluidvm.wire.unsent import Room

@@ -10,9 +10,9 @@ from twisted.internet.defer import Deferred
 from twisted.internet.task import Clock, deferLater
 
 from fluidvm import image_fetch
-from fluidvm.faults import Unavailable
 from fluidvm.image_fetch import HEAD_TIME, LEAST, MOST_HELD, SILENCE, Source
 from fluidvm.image_urls import ImageUrls
+from fluidvm.model.faults import Unavailable
 from tests.hostile_server import HostileServer, endless, says, whole
 from tests.unit.api.test_images import WHOLE, ImageCase, digest
 

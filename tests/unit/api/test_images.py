@@ -13,8 +13,8 @@ from twisted.web.server import NOT_DONE_YET, Site
 
 from fluidvm import image_fetch
 from fluidvm.driver import IDisks, IImages
-from fluidvm.faults import Conflict, QuotaExceeded
 from fluidvm.image_files import MIB, PIECE
+from fluidvm.model.faults import Conflict, QuotaExceeded
 from fluidvm.uploads import MOST_UPLOADS
 from tests.support import Client, Running, ServerCase
 

@@ -7,7 +7,7 @@ from typing import Any
 
 from twisted.internet.defer import Deferred
 
-from fluidvm import xmlvalue
+from fluidvm.model import xmlvalue
 from fluidvm.wire.answers import RESERVE
 from fluidvm.wire.bounds import SMALL
 from fluidvm.wire.peer import Peer

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
-from fluidvm.declare import METHODS
 from fluidvm.driver import DomainSpec
-from fluidvm.kinds import Struct
+from fluidvm.model.declare import METHODS
+from fluidvm.model.kinds import Struct
 from tests.support import Client, ServerCase
 from tests.unit.api.test_nodes import simulated
 

@@ -7,7 +7,7 @@ from zope.interface.interface import InterfaceClass
 
 from fluidvm import node_watch
 from fluidvm.driver import DomainSpec
-from fluidvm.faults import Unavailable
+from fluidvm.model.faults import Unavailable
 from fluidvm.store.database import Database
 from tests.support import Client, Running, ServerCase
 

@@ -10,8 +10,8 @@ from twisted.internet.defer import Deferred
 
 from fluidvm import image_files, preflight
 from fluidvm.disk_room import DiskRoom
-from fluidvm.faults import Conflict, QuotaExceeded
 from fluidvm.image_files import MIB, ImageFiles
+from fluidvm.model.faults import Conflict, QuotaExceeded
 from fluidvm.preflight import StartError
 from fluidvm.store import uploads as stored
 from tests.unit.api.test_images import WHOLE, ImageCase

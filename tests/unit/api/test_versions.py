@@ -5,8 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 from fluidvm.engine.context import Context
-from fluidvm.object_fields import wire_fields
-from fluidvm.objects import OBJECT_TYPES
+from fluidvm.model.object_fields import wire_fields
+from fluidvm.model.objects import OBJECT_TYPES
 from fluidvm.store import objects as stored
 from fluidvm.store.objects import Update
 from tests.support import PASSWORD, ServerCase

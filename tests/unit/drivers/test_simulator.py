@@ -16,7 +16,7 @@ from fluidvm.driver import DomainDisk, DomainSpec, DomainState, DriverError, Unr
 from fluidvm.drivers.simulated_host import SimulatedHost
 from fluidvm.drivers.simulator import STEPS, SimulatedConnection, SimulatorDriver
 from fluidvm.drivers.simulator_journal import SLACK
-from fluidvm.faults import InvalidParams
+from fluidvm.model.faults import InvalidParams
 from tests.unit.drivers.test_simulator_contract import ClockHost
 
 RUNNING, STOPPED = DomainState.RUNNING, DomainState.STOPPED

@@ -32,7 +32,7 @@ from fluidvm.drivers.xen_xml import (
     xen_domain_xml,
     xen_interface_xml,
 )
-from fluidvm.faults import InvalidParams
+from fluidvm.model.faults import InvalidParams
 from tests.unit.drivers.test_domain_xml import UUID, carried
 
 GOLDEN = Path(__file__).parent / "golden"

@@ -9,13 +9,13 @@ from typing import Any, TypeVar
 
 from twisted.internet.defer import Deferred, fail
 
-from fluidvm.declare import METHODS
 from fluidvm.driver import DomainDisk, DomainInterface, DomainSpec, DomainState, Unreachable
 from fluidvm.drivers.simulated_host import SimulatedHost
 from fluidvm.drivers.simulator import SimulatorDriver
-from fluidvm.faults import Unavailable
 from fluidvm.inventory import Inventory
-from fluidvm.objects import OBJECT_TYPES, VM, ComputeNode, Disk, Object
+from fluidvm.model.declare import METHODS
+from fluidvm.model.faults import Unavailable
+from fluidvm.model.objects import OBJECT_TYPES, VM, ComputeNode, Disk, Object
 from tests.inline import InlineServer, now
 from tests.support import PASSWORD
 from tests.unit.api.test_images import qcow2

@@ -5,8 +5,8 @@ from __future__ import annotations
 import uuid
 from typing import Any
 
-from fluidvm.declare import METHODS
-from fluidvm.objects import VM, ComputeNode, Disk, Image, ResourcePlan, User
+from fluidvm.model.declare import METHODS
+from fluidvm.model.objects import VM, ComputeNode, Disk, Image, ResourcePlan, User
 from tests.support import PASSWORD
 from tests.unit.engine.fleet import MACS, NAMES, Fleet
 

@@ -349,7 +349,7 @@ class RecoveryTests(ServerCase):
         self.flushLoggedErrors()
 
     def fail_store(self, connection: Any) -> None:
-        from fluidvm.faults import Unavailable
+        from fluidvm.model.faults import Unavailable
 
         raise Unavailable("The store failed: for the test.")
 

@@ -15,7 +15,7 @@ from fluidvm.engine import plan
 from fluidvm.engine.plan_files import PlannedImages
 from fluidvm.wire.peer import Peer
 from tests.support import Client, ServerCase
-from tests.unit.test_xmlvalue import CALM
+from tests.unit.model.test_xmlvalue import CALM
 
 PER_TASK = 100
 """Steps that no task of a small fleet needs."""

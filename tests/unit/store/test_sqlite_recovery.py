@@ -9,7 +9,7 @@ from threading import Event
 
 from sqlalchemy import Connection, event
 
-from fluidvm.faults import Unavailable
+from fluidvm.model.faults import Unavailable
 from fluidvm.store.database import CLOSING, OutcomeUnknown
 from tests.unit.store.case import names, put
 from tests.unit.store.support import StoreCase

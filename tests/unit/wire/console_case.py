@@ -10,7 +10,7 @@ from twisted.python.failure import Failure
 from wsproto import ConnectionType, WSConnection
 from wsproto.events import AcceptConnection, CloseConnection, Event, Request
 
-from fluidvm.faults import NotFound
+from fluidvm.model.faults import NotFound
 from fluidvm.wire.channel import Channel
 from tests.unit.wire.support import SiteTests
 

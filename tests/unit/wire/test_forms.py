@@ -9,7 +9,7 @@ from twisted.internet.defer import succeed
 from twisted.trial.unittest import SynchronousTestCase
 from twisted.web.http_headers import Headers
 
-from fluidvm.faults import ParseError
+from fluidvm.model.faults import ParseError
 from fluidvm.wire.forms import Form, form_of, takes_gzip, to_utf8
 from fluidvm.wire.peer import Peer
 from fluidvm.wire.xmlrpc import parse_call, render_answer

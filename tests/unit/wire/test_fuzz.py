@@ -12,11 +12,11 @@ from twisted.internet.task import Clock
 from twisted.internet.testing import StringTransport
 from twisted.trial.unittest import SynchronousTestCase
 
-from fluidvm.faults import FAULTS, ApiFault, InvalidRequest, ParseError
+from fluidvm.model.faults import FAULTS, ApiFault, InvalidRequest, ParseError
 from fluidvm.wire.peer import Peer
 from fluidvm.wire.site import make_site
 from fluidvm.wire.xmlrpc import _parse_any, _parse_plain, parse_call, render_answer, render_fault
-from tests.unit.test_xmlvalue import CALM, VALUES, sent
+from tests.unit.model.test_xmlvalue import CALM, VALUES, sent
 from tests.unit.wire.support import answers
 
 TAGS = [

@@ -15,12 +15,12 @@ from twisted.internet.testing import StringTransport
 from twisted.logger import capturedLogs
 from twisted.python.failure import Failure
 
-from fluidvm.declare import METHODS
-from fluidvm.faults import FAULTS
+from fluidvm.model.declare import METHODS
+from fluidvm.model.faults import FAULTS
 from fluidvm.sessions import FREE_COOKIES
 from fluidvm.wire.peer import Peer
 from tests.support import Running, ServerCase
-from tests.unit.test_xmlvalue import CALM, VALUES
+from tests.unit.model.test_xmlvalue import CALM, VALUES
 from tests.unit.wire.support import answers
 
 ODD = st.integers(-(10**31), 10**31) | st.sampled_from([2**31, -(2**31) - 1, 2**32 + 5, 2**63]) | VALUES

@@ -10,7 +10,7 @@ from twisted.internet.task import Clock
 from twisted.python.failure import Failure
 from twisted.trial.unittest import SynchronousTestCase
 
-from fluidvm.faults import Unavailable
+from fluidvm.model.faults import Unavailable
 from fluidvm.wire.bounds import SMALL
 from fluidvm.wire.unsent import PATIENCE, Unsent
 from tests.unit.wire.support import SiteTests, Slow, post

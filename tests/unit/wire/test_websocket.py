@@ -9,7 +9,7 @@ from twisted.python.failure import Failure
 from wsproto import ConnectionType, WSConnection
 from wsproto.events import BytesMessage, CloseConnection, Ping, Request
 
-from fluidvm.faults import Conflict, NotFound, Unavailable
+from fluidvm.model.faults import Conflict, NotFound, Unavailable
 from fluidvm.wire.websocket import LOOK, PING, SILENCE
 from tests.unit.wire.console_case import HEAD, UPGRADE, Console, ConsoleCase
 from tests.unit.wire.support import SiteTests

@@ -8,9 +8,9 @@ from typing import Any
 
 from twisted.trial.unittest import SynchronousTestCase
 
-from fluidvm.faults import ApiFault, InvalidRequest, ParseError
+from fluidvm.model.faults import ApiFault, InvalidRequest, ParseError
+from fluidvm.model.xmlvalue import Rendered, render
 from fluidvm.wire.xmlrpc import DEEPEST, MOST_VALUES, parse_call, render_answer, render_fault
-from fluidvm.xmlvalue import Rendered, render
 
 
 def call(inside: str) -> bytes:

@@ -14,7 +14,7 @@ from operator import attrgetter
 from types import NoneType, UnionType
 from typing import Annotated, Any, ClassVar, NamedTuple, Protocol, Union, get_args, get_origin, get_type_hints
 
-from fluidvm.xmlvalue import total
+from fluidvm.model.xmlvalue import total
 
 Fields = Mapping[str, type]
 """The keys of a wire form, in order, and the type of each."""

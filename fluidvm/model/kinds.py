@@ -13,8 +13,8 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Annotated, Any, ClassVar, NamedTuple, NoReturn
 
-from fluidvm.faults import InvalidParams
-from fluidvm.xmlvalue import INT_HIGH, INT_LOW, carries
+from fluidvm.model.faults import InvalidParams
+from fluidvm.model.xmlvalue import INT_HIGH, INT_LOW, carries
 
 
 class Reference(NamedTuple):

@@ -14,7 +14,7 @@ from datetime import UTC, datetime
 from decimal import Decimal
 from typing import Any
 
-from fluidvm.faults import TooLarge
+from fluidvm.model.faults import TooLarge
 
 LONGEST = 64 * 2**20
 """Bytes that one answer may have."""

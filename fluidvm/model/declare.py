@@ -15,9 +15,9 @@ from typing import Any, TypeVar, get_type_hints
 
 from zope.interface import Interface
 
-from fluidvm.faults import InvalidParams
-from fluidvm.kinds import Int, Kind, References
-from fluidvm.objects import ROLES
+from fluidvm.model.faults import InvalidParams
+from fluidvm.model.kinds import Int, Kind, References
+from fluidvm.model.objects import ROLES
 
 F = TypeVar("F", bound=Callable[..., Any])
 Early = Callable[..., None]

@@ -1,8 +1,8 @@
 """
 The objects that FluidVM keeps: frozen values.
 
-Each field is listed once, here. Its form on the wire and its column follow from its declaration (L{fluidvm.object_fields});
-a new field also needs a migration.
+Each field is listed once, here. Its form on the wire and its column follow from its declaration
+(L{fluidvm.model.object_fields}); a new field also needs a migration.
 """
 
 from __future__ import annotations
@@ -12,8 +12,8 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Annotated, Any, ClassVar
 
-from fluidvm.object_fields import Fields, Form
-from fluidvm.xmlvalue import moment, total
+from fluidvm.model.object_fields import Fields, Form
+from fluidvm.model.xmlvalue import moment, total
 
 ROLES = ("admin", "user", "auditor")
 

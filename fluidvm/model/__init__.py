@@ -1,0 +1,6 @@
+"""
+What the wire speaks of: faults, kinds of arguments, objects, their XML form, the declaration of methods.
+
+Imported by driver, store, inventory, images, auth, nodes, engine, access, api, api.storage, api.vms, api.accounts,
+api.nodes, wire, server, tools.
+"""
