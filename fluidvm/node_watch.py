@@ -26,7 +26,7 @@ from fluidvm.driver import (
     Interface,
     Unreachable,
 )
-from fluidvm.driver_loader import BrokenDriver, DriverLoader, UnknownDriver
+from fluidvm.driver.loader import BrokenDriver, DriverLoader, UnknownDriver
 from fluidvm.driver_words import Words
 from fluidvm.inventory import Inventory, missing
 from fluidvm.model.faults import Unavailable, Unsupported, sentence

@@ -12,7 +12,7 @@ from zope.interface import directlyProvides, providedBy
 from zope.interface.interface import Method
 
 from fluidvm.driver import DriverError, IPatience, Unreachable
-from fluidvm.driver_answers import within
+from fluidvm.driver.answers import within
 
 LOOKS = 4
 """How often within the time-out the verbs under way are looked at."""

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from fluidvm import api
 from fluidvm.driver import ABILITIES
-from fluidvm.driver_loader import DriverLoader
+from fluidvm.driver.loader import DriverLoader
 from fluidvm.model.declare import METHODS, Method
 from fluidvm.model.kinds import Kind, Struct
 from fluidvm.model.object_fields import wire_fields

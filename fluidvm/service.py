@@ -30,7 +30,7 @@ from fluidvm.belonging import BelongingError
 from fluidvm.call import Services
 from fluidvm.certificates import MappingError, read_mapping
 from fluidvm.consoles import Consoles
-from fluidvm.driver_loader import DriverLoader
+from fluidvm.driver.loader import DriverLoader
 from fluidvm.engine.contexts import Engine
 from fluidvm.engine.job import Resources
 from fluidvm.engine.plan import Planner, model_of

@@ -7,7 +7,7 @@ from typing import Annotated, Any
 from fluidvm.api.listing import page
 from fluidvm.call import Call
 from fluidvm.driver import ABILITIES, Interface
-from fluidvm.driver_loader import DriverDescription, DriverLoader
+from fluidvm.driver.loader import DriverDescription, DriverLoader
 from fluidvm.engine.entitlement import reads_all
 from fluidvm.model.declare import METHODS, query
 from fluidvm.model.faults import NotFound

@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 from fluidvm.api.listing import list_objects, page, show
 from fluidvm.call import Call
-from fluidvm.driver_loader import BrokenDriver, UnknownDriver
+from fluidvm.driver.loader import BrokenDriver, UnknownDriver
 from fluidvm.engine.job import Job
 from fluidvm.model.declare import query, task
 from fluidvm.model.faults import Conflict, InvalidParams, Unsupported, sentence

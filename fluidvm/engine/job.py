@@ -11,7 +11,7 @@ from twisted.internet.interfaces import IReactorTime
 from twisted.internet.task import deferLater
 
 from fluidvm.driver import DomainInfo, DomainState, IConnection, NoSuchThing
-from fluidvm.driver_loader import DriverLoader
+from fluidvm.driver.loader import DriverLoader
 from fluidvm.engine.claims import Holding, Key
 from fluidvm.engine.quota import check_total, plan_of
 from fluidvm.engine.slots import Slots

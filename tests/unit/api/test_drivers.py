@@ -4,7 +4,7 @@ import sys
 from pathlib import Path
 
 from fluidvm.driver import ABILITIES
-from fluidvm.driver_loader import GROUP
+from fluidvm.driver.loader import GROUP
 from tests.support import ServerCase
 
 

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from twisted.internet.defer import Deferred
 from zope.interface import Interface
 
-from fluidvm.driver_values import Shares
+from fluidvm.driver.values import Shares
 
 
 class IShares(Interface):

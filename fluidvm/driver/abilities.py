@@ -12,7 +12,7 @@ from typing import Any
 from twisted.internet.defer import Deferred
 from zope.interface import Attribute, Interface
 
-from fluidvm.driver_values import (
+from fluidvm.driver.values import (
     DomainDisk,
     DomainInterface,
     DomainSpec,

@@ -10,7 +10,7 @@ from twisted.trial.unittest import SynchronousTestCase
 from zope.interface import Interface, implementer
 
 from fluidvm.driver import ABILITIES, IConnection, IDisks, IDriver, IEvents, Struct
-from fluidvm.driver_loader import GROUP, BrokenDriver, DriverDescription, DriverLoader, UnknownDriver, abilities
+from fluidvm.driver.loader import GROUP, BrokenDriver, DriverDescription, DriverLoader, UnknownDriver, abilities
 from fluidvm.drivers.simulator import SimulatedConnection, SimulatorDriver
 
 HERE = __name__

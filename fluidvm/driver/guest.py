@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from twisted.internet.defer import Deferred
 from zope.interface import Interface
 
-from fluidvm.driver_values import GuestNetwork, GuestOutput, Limits
+from fluidvm.driver.values import GuestNetwork, GuestOutput, Limits
 
 
 class IGuest(Interface):

@@ -13,7 +13,6 @@ from twisted.internet.task import Clock
 from twisted.trial.unittest import SynchronousTestCase
 from zope.interface import implementer
 
-from fluidvm import driver_values
 from fluidvm.driver import (
     DomainInfo,
     DomainState,
@@ -28,7 +27,8 @@ from fluidvm.driver import (
     Snapshot,
     Volume,
 )
-from fluidvm.driver_answers import COUNTER, LONGEST, within
+from fluidvm.driver import values as driver_values
+from fluidvm.driver.answers import COUNTER, LONGEST, within
 from fluidvm.model.xmlvalue import INT_HIGH, INT_LOW, carries, moment, render
 from fluidvm.patience import PatientConnection
 from tests.unit.model.test_xmlvalue import CALM
