@@ -11,7 +11,7 @@ from fluidvm.engine import entitlement
 from fluidvm.engine.contexts import Engine
 from fluidvm.engine.job import Resources
 from fluidvm.engine.plan import Planner
-from fluidvm.inventory import Inventory
+from fluidvm.inventory.inventory import Inventory
 from fluidvm.logins import Logins
 from fluidvm.model.declare import Method
 from fluidvm.model.faults import NotLoggedIn

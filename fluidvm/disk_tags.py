@@ -11,7 +11,7 @@ import secrets
 from collections import OrderedDict
 
 from fluidvm.engine.claims import Claims, Watch
-from fluidvm.inventory import Inventory
+from fluidvm.inventory.inventory import Inventory
 from fluidvm.model.objects import VM, Disk
 from fluidvm.store.objects import ChangeRow
 

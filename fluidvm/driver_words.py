@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 
 from fluidvm.driver import DriverError
-from fluidvm.inventory import Inventory
+from fluidvm.inventory.inventory import Inventory
 from fluidvm.model.faults import sentence
 from fluidvm.model.objects import VM
 

@@ -10,7 +10,7 @@ from twisted.internet.task import deferLater
 from twisted.logger import Logger
 
 from fluidvm.driver import DriverError, ISnapshots, IVolumeSnapshots, NoSuchThing
-from fluidvm.inventory import Inventory
+from fluidvm.inventory.inventory import Inventory
 from fluidvm.model.faults import Unavailable
 from fluidvm.model.objects import VM, Disk
 from fluidvm.reconcile import Busy, kept_of

@@ -10,7 +10,7 @@ from twisted.internet.interfaces import IDelayedCall, IReactorTime
 from twisted.logger import Logger
 
 from fluidvm.driver import DriverError, IDisks, IVolumes, NoSuchThing, Volume
-from fluidvm.inventory import Inventory
+from fluidvm.inventory.inventory import Inventory
 from fluidvm.model.faults import Unavailable
 from fluidvm.reconcile import Busy, comparable, disk_differences
 

@@ -28,7 +28,7 @@ from fluidvm.driver import (
 )
 from fluidvm.driver.loader import BrokenDriver, DriverLoader, UnknownDriver
 from fluidvm.driver_words import Words
-from fluidvm.inventory import Inventory, missing
+from fluidvm.inventory.inventory import Inventory, missing
 from fluidvm.model.faults import Unavailable, Unsupported, sentence
 from fluidvm.model.objects import ComputeNode
 from fluidvm.node_host import Host

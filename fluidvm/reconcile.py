@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 from fluidvm.driver import DomainInfo, Snapshot, Volume
-from fluidvm.inventory import Inventory
+from fluidvm.inventory.inventory import Inventory
 from fluidvm.model.objects import VM, Disk
 from fluidvm.store.objects import Change, Update
 

@@ -35,7 +35,7 @@ from fluidvm.engine.contexts import Engine
 from fluidvm.engine.job import Resources
 from fluidvm.engine.plan import Planner, model_of
 from fluidvm.image_files import MIB, ImageFiles
-from fluidvm.inventory import Inventory
+from fluidvm.inventory.inventory import Inventory
 from fluidvm.logins import ADDRESSES_PER_USER, Logins
 from fluidvm.model.faults import Unavailable
 from fluidvm.model.objects import Image

@@ -14,14 +14,14 @@ from sqlalchemy import Connection
 from twisted.internet.defer import Deferred, succeed
 from twisted.logger import Logger
 
-from fluidvm.engine.quota import check_total
 from fluidvm.image_files import MIB, ImageFiles
-from fluidvm.inventory import Inventory
+from fluidvm.inventory.inventory import Inventory
+from fluidvm.inventory.ledger import of_user
+from fluidvm.inventory.quota import check_total
 from fluidvm.model.faults import Conflict, NotFound, TooLarge
 from fluidvm.model.objects import Image
 from fluidvm.store import uploads as stored
 from fluidvm.store.uploads import Upload
-from fluidvm.usage import of_user
 
 Key = tuple[int, str]
 """A user's id, and the upload's name."""

@@ -10,15 +10,15 @@ from typing import Annotated, Any
 from fluidvm import driver
 from fluidvm.driver import Boot, DomainDisk, DomainInfo, DomainSpec, IAdoption, ISnapshots, NoSuchThing, Snapshot, Volume
 from fluidvm.engine.job import Job
-from fluidvm.engine.quota import check_driver, check_vm, one_vm
-from fluidvm.inventory import Inventory
+from fluidvm.inventory.inventory import Inventory
+from fluidvm.inventory.ledger import can_get
+from fluidvm.inventory.quota import check_driver, check_vm, one_vm
 from fluidvm.model.declare import task
 from fluidvm.model.faults import Conflict, NotFound, Unsupported
 from fluidvm.model.kinds import NAME_PATTERN, Id, NodeId, Text
 from fluidvm.model.objects import POWERED, VM, ComputeNode, Disk, User
 from fluidvm.reconcile import kept_of
 from fluidvm.store.objects import Create, Update
-from fluidvm.usage import can_get
 
 UUID = r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}"
 GuestUuid = Annotated[

@@ -18,7 +18,7 @@ from fluidvm.driver import IDisks, IImages, IVolumes, NoSuchThing
 from fluidvm.engine.entitlement import check_object
 from fluidvm.engine.job import Job
 from fluidvm.engine.placement import Wanted
-from fluidvm.inventory import Inventory
+from fluidvm.inventory.inventory import Inventory
 from fluidvm.model.declare import query, task
 from fluidvm.model.faults import Conflict, InvalidParams
 from fluidvm.model.kinds import DiskId, Id, Int, Struct, Text, filter_of, named

@@ -11,12 +11,12 @@ from fluidvm.driver import IDisks, IMigration, INetworks, Interface, Progress
 from fluidvm.engine.job import Job
 from fluidvm.engine.outcome import fault_of
 from fluidvm.engine.placement import Wanted
+from fluidvm.inventory.ledger import can_get
 from fluidvm.model.declare import AfterCrash, task
 from fluidvm.model.faults import Conflict, sentence
 from fluidvm.model.kinds import NodeId
 from fluidvm.model.objects import VM, ComputeNode
 from fluidvm.store.objects import Update
-from fluidvm.usage import can_get
 
 MOST_TOLD = 20
 """How many VMs that stayed an error tells about."""

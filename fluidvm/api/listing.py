@@ -11,7 +11,7 @@ from twisted.logger import Logger
 
 from fluidvm.call import Call
 from fluidvm.engine.entitlement import reads_all
-from fluidvm.inventory import Entry, missing
+from fluidvm.inventory.inventory import Entry, missing
 from fluidvm.model.xmlvalue import INT_HIGH, INT_LOW, Members, Rendered, render
 
 _log = Logger()

@@ -18,12 +18,12 @@ from fluidvm.api.vms import FORCE, check_boot, domain_spec
 from fluidvm.call import Call
 from fluidvm.driver import DomainDisk, IDisks, IMigration, NoSuchThing, Progress
 from fluidvm.engine.job import Job
+from fluidvm.inventory.ledger import can_get
 from fluidvm.model.declare import AfterCrash, task
 from fluidvm.model.faults import Conflict, NotFound, Unavailable, sentence
 from fluidvm.model.kinds import Bool, NodeId, Struct, VmId
 from fluidvm.model.objects import VM, ComputeNode, Disk
 from fluidvm.store.objects import Update
-from fluidvm.usage import can_get
 
 MOVABLE = ("stopped", "crashed", "running")
 MEMO = ("from", "live", "volumes", "old", "paths")

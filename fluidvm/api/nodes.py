@@ -9,6 +9,7 @@ from fluidvm.api.listing import list_objects, page, show
 from fluidvm.call import Call
 from fluidvm.driver.loader import BrokenDriver, UnknownDriver
 from fluidvm.engine.job import Job
+from fluidvm.inventory.ledger import of_node
 from fluidvm.model.declare import query, task
 from fluidvm.model.faults import Conflict, InvalidParams, Unsupported, sentence
 from fluidvm.model.kinds import Array, Choice, Double, Int, Kind, NodeId, Struct, Text, filter_of, named
@@ -16,7 +17,6 @@ from fluidvm.model.object_fields import wire_fields
 from fluidvm.model.objects import ComputeNode
 from fluidvm.model.xmlvalue import Members, Rendered
 from fluidvm.store.objects import Create, Delete, Update
-from fluidvm.usage import of_node
 
 SERVER_OPTIONS: dict[str, Kind] = {
     "labels": Array("words that VM specs can ask for", of=named("a label"), unique=True),

@@ -7,13 +7,13 @@ from typing import Annotated
 from fluidvm.api.placing import free_name
 from fluidvm.call import Call
 from fluidvm.engine.job import Job
-from fluidvm.engine.quota import check_driver, check_vm, one_vm
+from fluidvm.inventory.ledger import can_get
+from fluidvm.inventory.quota import check_driver, check_vm, one_vm
 from fluidvm.model.declare import task
 from fluidvm.model.faults import Conflict
 from fluidvm.model.kinds import DiskId, Id, VmId, named
 from fluidvm.model.objects import VM, Disk, User
 from fluidvm.store.objects import Change, Mention, Update
-from fluidvm.usage import can_get
 
 NewOwner = Annotated[int, Id("whose it is to be", type="user")]
 VmName = Annotated[str, named("its new name, unique among its owner's VMs")]

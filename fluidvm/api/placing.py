@@ -11,11 +11,11 @@ from fluidvm.driver import Interface
 from fluidvm.engine.entitlement import owns
 from fluidvm.engine.job import Job
 from fluidvm.engine.placement import Load, Wanted, another, choose, shortage
-from fluidvm.engine.quota import allows, check_driver, limits_of
-from fluidvm.inventory import WORDS, Inventory
+from fluidvm.inventory.inventory import WORDS, Inventory
+from fluidvm.inventory.ledger import of_node
+from fluidvm.inventory.quota import allows, check_driver, limits_of
 from fluidvm.model.faults import Conflict, Forbidden, Unavailable
 from fluidvm.model.objects import VM, ComputeNode, Disk, Image, User
-from fluidvm.usage import of_node
 
 
 def may_own(call: Call, spec: dict[str, Any]) -> None:

@@ -7,7 +7,8 @@ from typing import Annotated, Any
 from fluidvm.api.listing import list_objects, show
 from fluidvm.call import Call
 from fluidvm.engine.job import Job
-from fluidvm.inventory import Inventory
+from fluidvm.inventory.inventory import Inventory
+from fluidvm.inventory.ledger import LIMITS, of_user
 from fluidvm.model.declare import query, task
 from fluidvm.model.faults import Conflict
 from fluidvm.model.kinds import NAME_PATTERN, NAME_RULE, Array, Int, PlanId, Struct, Text, filter_of, named
@@ -15,7 +16,6 @@ from fluidvm.model.object_fields import wire_fields
 from fluidvm.model.objects import ResourcePlan
 from fluidvm.model.xmlvalue import Members, Rendered, total
 from fluidvm.store.objects import Create, Delete, Update
-from fluidvm.usage import LIMITS, of_user
 
 Limits = Annotated[
     dict[str, Any],

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from fluidvm.driver import IShares, Shares
 from fluidvm.engine.job import Job
-from fluidvm.engine.quota import limits_of
+from fluidvm.inventory.quota import limits_of
 from fluidvm.model.objects import VM
 from fluidvm.store.objects import Update
 

@@ -8,8 +8,9 @@ from fluidvm.api.listing import list_objects, show
 from fluidvm.api.plans import usage
 from fluidvm.call import Call
 from fluidvm.engine.job import Job
-from fluidvm.engine.quota import limits_of
-from fluidvm.inventory import WORDS
+from fluidvm.inventory.inventory import WORDS
+from fluidvm.inventory.ledger import LIMITS, of_user
+from fluidvm.inventory.quota import limits_of
 from fluidvm.logins import check_password
 from fluidvm.model.declare import WORKERS, query, task
 from fluidvm.model.faults import Conflict
@@ -18,7 +19,6 @@ from fluidvm.model.object_fields import wire_fields
 from fluidvm.model.objects import ROLES, ResourcePlan, User
 from fluidvm.model.xmlvalue import Members, Rendered
 from fluidvm.store.objects import Create, Delete, Update
-from fluidvm.usage import LIMITS, of_user
 
 _DETAILS = {"full_name": Text("a person's name", longest=255), "email": Text("an address", longest=255)}
 _PLAN = Id("what bounds the user", type="resource_plan", none="nothing does")

@@ -18,13 +18,13 @@ from fluidvm.api.volumes import copy_volume
 from fluidvm.call import Call
 from fluidvm.driver import IConnection, ITemplates, IVolumes
 from fluidvm.engine.job import Job
-from fluidvm.engine.quota import check_driver, check_vm, one_vm
+from fluidvm.inventory.ledger import can_get
+from fluidvm.inventory.quota import check_driver, check_vm, one_vm
 from fluidvm.model.declare import task
 from fluidvm.model.faults import Conflict, Unsupported
 from fluidvm.model.kinds import Struct, VmId, named
 from fluidvm.model.objects import VM, ComputeNode, Disk
 from fluidvm.store.objects import Create, Update
-from fluidvm.usage import can_get
 
 CloneName = Annotated[str, named("the new VM's name, unique among its owner's VMs")]
 

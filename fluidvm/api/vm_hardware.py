@@ -12,13 +12,13 @@ from fluidvm.api.kept import refuse_kept
 from fluidvm.api.shares import put_shares
 from fluidvm.driver import DomainDisk, DomainState, IConnection, IDisks, ILiveResize
 from fluidvm.engine.job import Job
-from fluidvm.engine.quota import check_vm
+from fluidvm.inventory.ledger import can_get
+from fluidvm.inventory.quota import check_vm
 from fluidvm.model.declare import task
 from fluidvm.model.faults import Conflict
 from fluidvm.model.kinds import DiskId, MiB, Struct, Text, Vcpus, VmId
 from fluidvm.model.objects import VM, Disk
 from fluidvm.store.objects import Update
-from fluidvm.usage import can_get
 
 AttachOptions = Annotated[
     dict[str, Any],

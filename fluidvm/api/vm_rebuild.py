@@ -12,8 +12,8 @@ from fluidvm.api.kept import refuse_kept
 from fluidvm.api.vms import domain_spec
 from fluidvm.driver import DomainDisk, DomainState, IDisks, IImages, IVolumes
 from fluidvm.engine.job import Job
-from fluidvm.engine.quota import check_vm
-from fluidvm.inventory import missing
+from fluidvm.inventory.inventory import missing
+from fluidvm.inventory.quota import check_vm
 from fluidvm.model.declare import task
 from fluidvm.model.faults import Conflict
 from fluidvm.model.kinds import ImageId, VmId

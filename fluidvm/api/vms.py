@@ -35,7 +35,8 @@ from fluidvm.driver import (
 from fluidvm.engine.entitlement import administers
 from fluidvm.engine.job import Job
 from fluidvm.engine.placement import Wanted
-from fluidvm.engine.quota import check_vm, limits_of, one_vm
+from fluidvm.inventory.ledger import can_get
+from fluidvm.inventory.quota import check_vm, limits_of, one_vm
 from fluidvm.model.declare import AfterCrash, query, task
 from fluidvm.model.faults import Conflict, Forbidden, InvalidParams
 from fluidvm.model.kinds import (  # fmt: skip
@@ -56,7 +57,6 @@ from fluidvm.model.object_fields import wire_fields
 from fluidvm.model.objects import VM, ComputeNode, Disk
 from fluidvm.model.xmlvalue import Members, Rendered
 from fluidvm.store.objects import Change, Create, Delete, Update
-from fluidvm.usage import can_get
 
 MEMORY_HIGH = 16 * 1024 * 1024
 HostPath = Text(

@@ -14,7 +14,7 @@ from fluidvm.api.placing import free_name
 from fluidvm.call import Call
 from fluidvm.driver import DomainDisk, DriverError, IDiskResize, IVolumes, Progress
 from fluidvm.engine.job import Job
-from fluidvm.engine.quota import check_vm
+from fluidvm.inventory.quota import check_vm
 from fluidvm.model.declare import query, task
 from fluidvm.model.faults import ApiFault, Conflict
 from fluidvm.model.kinds import DiskId, DiskMiB, NodeId, filter_of, named

@@ -21,7 +21,8 @@ from fluidvm.engine.outcome import fault_of
 from fluidvm.engine.progress import Progress
 from fluidvm.engine.slots import Slots
 from fluidvm.engine.waiters import Waiters
-from fluidvm.inventory import Write, missing
+from fluidvm.inventory.inventory import Write, missing
+from fluidvm.inventory.ledger import of_user
 from fluidvm.model.declare import METHODS, AfterCrash
 from fluidvm.model.faults import ApiFault, Conflict, Unavailable, Unsupported
 from fluidvm.model.objects import User
@@ -32,7 +33,6 @@ from fluidvm.store.audit import add as write_audit
 from fluidvm.store.contexts import StoredContext, StoredTask
 from fluidvm.store.database import OutcomeUnknown
 from fluidvm.store.objects import Change, Mention
-from fluidvm.usage import of_user
 
 Outcome = tuple[int, ApiFault | None, Any]
 """A task's place, its fault or C{None}, and its result."""

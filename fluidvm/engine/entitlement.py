@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from fluidvm.inventory import Inventory, missing
+from fluidvm.inventory.inventory import Inventory, missing
 from fluidvm.model.declare import WORKERS, Method
 from fluidvm.model.faults import Forbidden, NotLoggedIn
 from fluidvm.model.objects import OBJECT_TYPES, User

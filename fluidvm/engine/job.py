@@ -13,17 +13,17 @@ from twisted.internet.task import deferLater
 from fluidvm.driver import DomainInfo, DomainState, IConnection, NoSuchThing
 from fluidvm.driver.loader import DriverLoader
 from fluidvm.engine.claims import Holding, Key
-from fluidvm.engine.quota import check_total, plan_of
 from fluidvm.engine.slots import Slots
 from fluidvm.image_files import ImageFiles
-from fluidvm.inventory import Inventory, Write
+from fluidvm.inventory.inventory import Inventory, Write
+from fluidvm.inventory.ledger import of_mac, of_node, of_user
+from fluidvm.inventory.quota import check_total, plan_of
 from fluidvm.model.faults import Conflict, NotFound
 from fluidvm.model.objects import User
 from fluidvm.node_watch import Ability, Nodes
 from fluidvm.sessions import Session, Sessions
 from fluidvm.store.objects import Change
 from fluidvm.uploads import Uploads
-from fluidvm.usage import of_mac, of_node, of_user
 
 T = TypeVar("T")
 POLL = 0.25

@@ -47,7 +47,7 @@ from fluidvm.engine.job import Job, Resources
 from fluidvm.engine.outcome import fault_of
 from fluidvm.engine.plan_files import Looked, PlannedImages, PlannedUploads, look_at_uploads
 from fluidvm.engine.slots import Slots
-from fluidvm.inventory import Inventory
+from fluidvm.inventory.inventory import Inventory
 from fluidvm.model.faults import ApiFault, Conflict, TooLarge, Unavailable
 from fluidvm.model.objects import ComputeNode
 from fluidvm.sessions import PendingTask, Session

@@ -6,7 +6,7 @@ from twisted.internet.interfaces import IReactorTime
 from twisted.python.failure import Failure
 
 from fluidvm.engine.context import Task
-from fluidvm.inventory import Inventory
+from fluidvm.inventory.inventory import Inventory
 from fluidvm.model.faults import Unavailable
 from fluidvm.store import contexts as stored
 

@@ -6,7 +6,7 @@ from twisted.internet.defer import Deferred, fail
 
 from fluidvm.driver import DriverError, Unreachable
 from fluidvm.drivers.simulator import SimulatedConnection, SimulatorDriver
-from fluidvm.inventory import Inventory
+from fluidvm.inventory.inventory import Inventory
 from fluidvm.model.objects import VM
 from tests.support import Client, Running, ServerCase, simulated
 

@@ -12,7 +12,7 @@ from twisted.internet.defer import Deferred, fail
 from fluidvm.driver import DomainDisk, DomainInterface, DomainSpec, DomainState, Unreachable
 from fluidvm.drivers.simulated_host import SimulatedHost
 from fluidvm.drivers.simulator import SimulatorDriver
-from fluidvm.inventory import Inventory
+from fluidvm.inventory.inventory import Inventory
 from fluidvm.model.declare import METHODS
 from fluidvm.model.faults import Unavailable
 from fluidvm.model.objects import OBJECT_TYPES, VM, ComputeNode, Disk, Object

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from fluidvm.inventory import Inventory
+from fluidvm.inventory.inventory import Inventory
+from fluidvm.inventory.ledger import Shaped, can_get, of_user
 from fluidvm.model.faults import QuotaExceeded
 from fluidvm.model.objects import ResourcePlan, User
-from fluidvm.usage import Shaped, can_get, of_user
 
 UNITS = {"memory": " MiB", "disk_space": " MiB", "vm_memory": " MiB", "vm_disk": " MiB"}
 WORDS = {

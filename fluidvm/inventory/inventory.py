@@ -18,7 +18,8 @@ from twisted.internet.defer import Deferred
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
-from fluidvm.change_log import WINDOW, ChangeLog
+from fluidvm.inventory.change_log import WINDOW, ChangeLog
+from fluidvm.inventory.ledger import Ledger, of_node
 from fluidvm.model.faults import Conflict, NotFound, Unavailable
 from fluidvm.model.object_fields import wire_form
 from fluidvm.model.objects import OBJECT_TYPES, POWERED, VM, ComputeNode, Disk, Image, Object, ResourcePlan, User
@@ -26,7 +27,6 @@ from fluidvm.model.xmlvalue import Rendered, render
 from fluidvm.store import objects as stored
 from fluidvm.store.database import Database, OutcomeUnknown
 from fluidvm.store.objects import Change, ChangeRow, Create, Delete, Mention, Update
-from fluidvm.usage import Ledger, of_node
 
 O = TypeVar("O", bound=Object)  # noqa: E741
 Write = tuple[Callable[..., Any], tuple[Any, ...]]

@@ -2,8 +2,8 @@ from __future__ import annotations
 
 from twisted.trial.unittest import SynchronousTestCase
 
-from fluidvm import change_log
-from fluidvm.change_log import ChangeLog
+from fluidvm.inventory import change_log
+from fluidvm.inventory.change_log import ChangeLog
 from fluidvm.store.objects import ChangeRow
 
 
