@@ -18,7 +18,7 @@ from twisted.python import usage
 
 from fluidvm import __version__
 from fluidvm.engine.placement import STRATEGIES
-from fluidvm.image_urls import ImageUrls
+from fluidvm.images.urls import ImageUrls
 from fluidvm.model.faults import InvalidParams
 from fluidvm.model.kinds import Choice, Int, Kind
 from fluidvm.option_kinds import DatabaseUrl, DirectoryPath, Endpoints, FilePath, Switch, Words

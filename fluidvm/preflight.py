@@ -20,10 +20,10 @@ from twisted.internet.protocol import Factory
 from twisted.internet.selectreactor import SelectReactor
 from twisted.python.failure import Failure
 
-from fluidvm import belonging
 from fluidvm.admin import PasswordError, read_password
-from fluidvm.belonging import BelongingError
 from fluidvm.certificates import MappingError, read_mapping
+from fluidvm.images import belonging
+from fluidvm.images.belonging import BelongingError
 from fluidvm.options import Settings
 from fluidvm.passwords import Hasher
 from fluidvm.store import standing

@@ -23,10 +23,8 @@ from twisted.internet.threads import deferToThreadPool
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
-from fluidvm import belonging
 from fluidvm.admin import PasswordError, ensure_admin, read_password
 from fluidvm.audit import AuditLog
-from fluidvm.belonging import BelongingError
 from fluidvm.call import Services
 from fluidvm.certificates import MappingError, read_mapping
 from fluidvm.consoles import Consoles
@@ -34,7 +32,10 @@ from fluidvm.driver.loader import DriverLoader
 from fluidvm.engine.contexts import Engine
 from fluidvm.engine.job import Resources
 from fluidvm.engine.plan import Planner, model_of
-from fluidvm.image_files import MIB, ImageFiles
+from fluidvm.images import belonging
+from fluidvm.images.belonging import BelongingError
+from fluidvm.images.files import MIB, ImageFiles
+from fluidvm.images.uploads import Uploads
 from fluidvm.inventory.inventory import Inventory
 from fluidvm.logins import ADDRESSES_PER_USER, Logins
 from fluidvm.model.faults import Unavailable
@@ -48,7 +49,6 @@ from fluidvm.store.connecting import sentence
 from fluidvm.store.database import Database, DatabaseError
 from fluidvm.store.users import load_known
 from fluidvm.transfers import Transfers
-from fluidvm.uploads import Uploads
 from fluidvm.wire.compression import Compressor
 from fluidvm.wire.dispatch import Dispatcher
 from fluidvm.wire.listening import endpoint

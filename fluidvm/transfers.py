@@ -17,12 +17,12 @@ from fluidvm.driver import IImages, NoSuchThing
 from fluidvm.engine.claims import Claims, Watch
 from fluidvm.engine.entitlement import check_object, check_transfer, session_user
 from fluidvm.engine.job import Resources
-from fluidvm.image_files import UPLOAD_NAME
+from fluidvm.images.files import UPLOAD_NAME
+from fluidvm.images.uploads import Writing
 from fluidvm.model.faults import ApiFault, Conflict, InvalidParams, NotFound, NotLoggedIn, Unavailable
 from fluidvm.model.objects import VM, Disk, User
 from fluidvm.sessions import Session
 from fluidvm.store.objects import ChangeRow
-from fluidvm.uploads import Writing
 
 MOST = 16
 """How many transfers may be under way together."""

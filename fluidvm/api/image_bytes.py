@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from fluidvm.driver import IImages, Progress
 from fluidvm.engine.job import Job
-from fluidvm.image_files import MIB, PIECE
+from fluidvm.images.files import MIB, PIECE
 from fluidvm.model.faults import Conflict
 from fluidvm.model.objects import Disk, Image
 

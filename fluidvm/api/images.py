@@ -15,7 +15,7 @@ from fluidvm.call import Call
 from fluidvm.driver import IImages
 from fluidvm.engine.entitlement import administers
 from fluidvm.engine.job import Job
-from fluidvm.image_files import UPLOAD_NAME, Inspected
+from fluidvm.images.files import UPLOAD_NAME, Inspected
 from fluidvm.model.declare import query, task
 from fluidvm.model.faults import Conflict, Forbidden, InvalidParams
 from fluidvm.model.kinds import Bool, Choice, DiskId, Id, ImageId, Struct, Text, filter_of, named

@@ -14,7 +14,8 @@ from fluidvm.driver import DomainInfo, DomainState, IConnection, NoSuchThing
 from fluidvm.driver.loader import DriverLoader
 from fluidvm.engine.claims import Holding, Key
 from fluidvm.engine.slots import Slots
-from fluidvm.image_files import ImageFiles
+from fluidvm.images.files import ImageFiles
+from fluidvm.images.uploads import Uploads
 from fluidvm.inventory.inventory import Inventory, Write
 from fluidvm.inventory.ledger import of_mac, of_node, of_user
 from fluidvm.inventory.quota import check_total, plan_of
@@ -23,7 +24,6 @@ from fluidvm.model.objects import User
 from fluidvm.node_watch import Ability, Nodes
 from fluidvm.sessions import Session, Sessions
 from fluidvm.store.objects import Change
-from fluidvm.uploads import Uploads
 
 T = TypeVar("T")
 POLL = 0.25

@@ -7,10 +7,10 @@ from typing import Any
 
 from twisted.internet.defer import Deferred, succeed
 
-from fluidvm.image_files import MIB, ImageFiles, Inspected
+from fluidvm.images.files import MIB, ImageFiles, Inspected
+from fluidvm.images.uploads import Uploads
 from fluidvm.inventory.ledger import Account, Ledger, of_user
 from fluidvm.model.faults import ApiFault, NotFound
-from fluidvm.uploads import Uploads
 
 Looked = Mapping[tuple[int, str, str], "Inspected | ApiFault"]
 """What uploads are, by user, name and format, or why they are no images of that format."""

@@ -13,7 +13,7 @@ from twisted.web import resource, server
 from zope.interface import implementer
 
 from fluidvm.engine.outcome import fault_of
-from fluidvm.image_files import PIECE
+from fluidvm.images.files import PIECE
 from fluidvm.model.faults import Unavailable
 from fluidvm.transfers import Contents, Fetching, Transfers
 from fluidvm.wire.request import PLAIN

@@ -13,7 +13,7 @@ from twisted.python.failure import Failure
 from twisted.web import resource, server
 
 from fluidvm.engine.outcome import fault_of
-from fluidvm.image_files import PIECE
+from fluidvm.images.files import PIECE
 from fluidvm.model.faults import ApiFault, InvalidParams, Unavailable
 from fluidvm.transfers import Sending, Transfers
 from fluidvm.wire.request import PLAIN

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from twisted.trial.unittest import SynchronousTestCase
 
 from fluidvm.conformance.heads import heads, qcow2, vmdk
-from fluidvm.image_formats import HEAD, MIB, PARALLELS, disk_size
+from fluidvm.images.formats import HEAD, MIB, PARALLELS, disk_size
 from fluidvm.model.faults import Conflict
 
 SECRET = b"/root/secret"

@@ -9,7 +9,7 @@ from typing import Any
 
 from twisted.trial.unittest import SynchronousTestCase
 
-from fluidvm.image_urls import ImageUrls
+from fluidvm.images.urls import ImageUrls
 from fluidvm.model.kinds import Int
 from fluidvm.option_kinds import Switch
 from fluidvm.options import OPTIONS, Options, Settings

@@ -11,7 +11,7 @@ from twisted.logger import capturedLogs
 from fluidvm.api import guests
 from fluidvm.driver import DriverError, GuestOutput, HostInfo
 from fluidvm.drivers.simulator import SimulatedConnection
-from fluidvm.image_files import Inspected
+from fluidvm.images.files import Inspected
 from fluidvm.model.xmlvalue import INT_HIGH
 from tests.support import ServerCase
 from tests.unit.api.test_images import ImageCase

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from fluidvm import disk_tags
-from fluidvm.image_files import MIB
+from fluidvm.images.files import MIB
 from fluidvm.store.objects import Update
 from tests.unit.api.test_images import WHOLE
 from tests.unit.api.test_transfers import TransferCase

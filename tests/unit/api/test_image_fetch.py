@@ -9,9 +9,9 @@ from twisted.internet import reactor
 from twisted.internet.defer import Deferred
 from twisted.internet.task import Clock, deferLater
 
-from fluidvm import image_fetch
-from fluidvm.image_fetch import HEAD_TIME, LEAST, MOST_HELD, SILENCE, Source
-from fluidvm.image_urls import ImageUrls
+from fluidvm.images import fetch as image_fetch
+from fluidvm.images.fetch import HEAD_TIME, LEAST, MOST_HELD, SILENCE, Source
+from fluidvm.images.urls import ImageUrls
 from fluidvm.model.faults import Unavailable
 from tests.hostile_server import HostileServer, endless, says, whole
 from tests.unit.api.test_images import WHOLE, ImageCase, digest

@@ -11,11 +11,11 @@ from twisted.internet.defer import Deferred
 from twisted.web.resource import Resource
 from twisted.web.server import NOT_DONE_YET, Site
 
-from fluidvm import image_fetch
 from fluidvm.driver import IDisks, IImages
-from fluidvm.image_files import MIB, PIECE
+from fluidvm.images import fetch as image_fetch
+from fluidvm.images.files import MIB, PIECE
+from fluidvm.images.uploads import MOST_UPLOADS
 from fluidvm.model.faults import Conflict, QuotaExceeded
-from fluidvm.uploads import MOST_UPLOADS
 from tests.support import Client, Running, ServerCase
 
 WHOLE = bytes(range(256)) * 4096 + bytes(5 * MIB) + b"the end of it"

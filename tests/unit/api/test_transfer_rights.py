@@ -10,7 +10,7 @@ from twisted.internet import reactor
 from twisted.internet.defer import Deferred
 from twisted.internet.task import deferLater
 
-from fluidvm.image_files import MIB, PIECE
+from fluidvm.images.files import MIB, PIECE
 from fluidvm.store.objects import Update
 from fluidvm.transfers import MOST, MOST_OF_USER, Contents
 from fluidvm.wire.uploads import LEAST

@@ -17,8 +17,9 @@ from twisted.python.failure import Failure
 from twisted.web.client import Agent, FileBodyProducer, readBody
 from twisted.web.http_headers import Headers
 
-from fluidvm import image_files, transfers
-from fluidvm.image_files import MIB, PIECE
+from fluidvm import transfers
+from fluidvm.images import files as image_files
+from fluidvm.images.files import MIB, PIECE
 from fluidvm.sessions import FREE_COOKIES
 from fluidvm.transfers import Contents
 from tests.support import Client, port_of

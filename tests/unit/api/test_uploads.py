@@ -8,9 +8,10 @@ from typing import Any
 
 from twisted.internet.defer import Deferred
 
-from fluidvm import image_files, preflight
-from fluidvm.disk_room import DiskRoom
-from fluidvm.image_files import MIB, ImageFiles
+from fluidvm import preflight
+from fluidvm.images import files as image_files
+from fluidvm.images.disk_room import DiskRoom
+from fluidvm.images.files import MIB, ImageFiles
 from fluidvm.model.faults import Conflict, QuotaExceeded
 from fluidvm.preflight import StartError
 from fluidvm.store import uploads as stored

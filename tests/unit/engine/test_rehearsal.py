@@ -16,7 +16,7 @@ from twisted.trial.unittest import SynchronousTestCase
 from fluidvm.drivers.simulator import SimulatorDriver
 from fluidvm.engine import plan
 from fluidvm.engine.job import Job
-from fluidvm.image_files import MIB
+from fluidvm.images.files import MIB
 from tests.databases import ENGINE
 from tests.inline import InlineServer
 from tests.unit.api.test_images import WHOLE, ImageCase, qcow2

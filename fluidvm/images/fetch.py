@@ -21,7 +21,7 @@ from twisted.web.http_headers import Headers
 from twisted.web.iweb import UNKNOWN_LENGTH, IAgentEndpointFactory
 from zope.interface import implementer
 
-from fluidvm.image_urls import ImageUrls
+from fluidvm.images.urls import ImageUrls
 from fluidvm.model.faults import Unavailable
 
 T = TypeVar("T")

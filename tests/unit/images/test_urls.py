@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from twisted.trial.unittest import SynchronousTestCase
 
-from fluidvm.image_urls import ImageUrls
+from fluidvm.images.urls import ImageUrls
 from fluidvm.model.faults import Forbidden
 
 BASE = "http://images.example:8080/pub/"

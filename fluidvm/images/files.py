@@ -16,10 +16,10 @@ from twisted.internet.threads import deferToThreadPool
 from twisted.logger import Logger
 from twisted.python.threadpool import ThreadPool
 
-from fluidvm.disk_room import DiskRoom
-from fluidvm.image_fetch import Source
-from fluidvm.image_formats import HEAD, disk_size
-from fluidvm.image_urls import ImageUrls
+from fluidvm.images.disk_room import DiskRoom
+from fluidvm.images.fetch import Source
+from fluidvm.images.formats import HEAD, disk_size
+from fluidvm.images.urls import ImageUrls
 from fluidvm.model.faults import Conflict, NotFound
 
 T = TypeVar("T")
@@ -180,7 +180,7 @@ class ImageFiles:
         self._file(id).unlink(missing_ok=True)
         self._part(id).unlink(missing_ok=True)
 
-    # Uploads. Their owner sees to it that nobody else is at work on the same one: see L{fluidvm.uploads}.
+    # Uploads. Their owner sees to it that nobody else is at work on the same one: see L{fluidvm.images.uploads}.
 
     def _upload(self, user: int, name: str) -> Path:
         if not re.fullmatch(UPLOAD_NAME, name):

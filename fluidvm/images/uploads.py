@@ -14,7 +14,7 @@ from sqlalchemy import Connection
 from twisted.internet.defer import Deferred, succeed
 from twisted.logger import Logger
 
-from fluidvm.image_files import MIB, ImageFiles
+from fluidvm.images.files import MIB, ImageFiles
 from fluidvm.inventory.inventory import Inventory
 from fluidvm.inventory.ledger import of_user
 from fluidvm.inventory.quota import check_total
