@@ -5,19 +5,19 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from fluidvm.audit import AuditLog
+from fluidvm.auth import permissions
+from fluidvm.auth.audit import AuditLog
+from fluidvm.auth.logins import Logins
+from fluidvm.auth.sessions import Session
 from fluidvm.consoles import Consoles
-from fluidvm.engine import entitlement
 from fluidvm.engine.contexts import Engine
 from fluidvm.engine.job import Resources
 from fluidvm.engine.plan import Planner
 from fluidvm.inventory.inventory import Inventory
-from fluidvm.logins import Logins
 from fluidvm.model.declare import Method
 from fluidvm.model.faults import NotLoggedIn
 from fluidvm.model.kinds import Reference, References
 from fluidvm.model.objects import User
-from fluidvm.sessions import Session
 from fluidvm.store.database import Database
 
 
@@ -95,7 +95,7 @@ class Call:
                 continue
             # Who may see an image may make something of it.
             change = method.task and (reference.type != "image" or method.target == "image")
-            entitlement.check_object(
+            permissions.check_object(
                 self.inventory, self.user, reference.type, reference.id, method.name, reference.path, change
             )
 
@@ -104,4 +104,4 @@ class Call:
         if key in self.session.promised:
             return True
         owner = self.engine.promised_to(key)
-        return owner is not None and entitlement.owns(self.user, owner)
+        return owner is not None and permissions.owns(self.user, owner)

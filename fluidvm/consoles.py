@@ -7,13 +7,13 @@ from dataclasses import dataclass
 
 from twisted.internet.interfaces import IProtocol
 
-from fluidvm.audit import AuditLog
+from fluidvm.auth.audit import AuditLog
+from fluidvm.auth.permissions import check_console, session_user
+from fluidvm.auth.sessions import Session
 from fluidvm.driver import Interface, ISerialConsole, IVncConsole, NoSuchThing, WrongState
-from fluidvm.engine.entitlement import check_console, session_user
 from fluidvm.engine.job import Resources
 from fluidvm.model.faults import ApiFault, Conflict, NotFound, TooLarge, Unavailable
 from fluidvm.model.objects import VM, User
-from fluidvm.sessions import Session
 
 KINDS: dict[str, type[Interface]] = {"serial": ISerialConsole, "vnc": IVncConsole}
 """Each kind of console, with its ability."""

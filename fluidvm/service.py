@@ -24,9 +24,12 @@ from twisted.logger import Logger
 from twisted.python.failure import Failure
 
 from fluidvm.admin import PasswordError, ensure_admin, read_password
-from fluidvm.audit import AuditLog
+from fluidvm.auth.audit import AuditLog
+from fluidvm.auth.certificates import MappingError, read_mapping
+from fluidvm.auth.logins import ADDRESSES_PER_USER, Logins
+from fluidvm.auth.passwords import Hasher
+from fluidvm.auth.sessions import Sessions
 from fluidvm.call import Services
-from fluidvm.certificates import MappingError, read_mapping
 from fluidvm.consoles import Consoles
 from fluidvm.driver.loader import DriverLoader
 from fluidvm.engine.contexts import Engine
@@ -37,14 +40,11 @@ from fluidvm.images.belonging import BelongingError
 from fluidvm.images.files import MIB, ImageFiles
 from fluidvm.images.uploads import Uploads
 from fluidvm.inventory.inventory import Inventory
-from fluidvm.logins import ADDRESSES_PER_USER, Logins
 from fluidvm.model.faults import Unavailable
 from fluidvm.model.objects import Image
 from fluidvm.node_watch import Habits, Nodes
 from fluidvm.options import Options, Settings
-from fluidvm.passwords import Hasher
 from fluidvm.preflight import Lock, StartError, become, check, hand_over_log
-from fluidvm.sessions import Sessions
 from fluidvm.store.connecting import sentence
 from fluidvm.store.database import Database, DatabaseError
 from fluidvm.store.users import load_known

@@ -11,17 +11,17 @@ from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IDelayedCall
 from twisted.internet.task import deferLater
 
-from fluidvm.audit import AuditLog
+from fluidvm.auth.audit import AuditLog
+from fluidvm.auth.permissions import check_object, check_transfer, session_user
+from fluidvm.auth.sessions import Session
 from fluidvm.disk_tags import DiskTags
 from fluidvm.driver import IImages, NoSuchThing
 from fluidvm.engine.claims import Claims, Watch
-from fluidvm.engine.entitlement import check_object, check_transfer, session_user
 from fluidvm.engine.job import Resources
 from fluidvm.images.files import UPLOAD_NAME
 from fluidvm.images.uploads import Writing
 from fluidvm.model.faults import ApiFault, Conflict, InvalidParams, NotFound, NotLoggedIn, Unavailable
 from fluidvm.model.objects import VM, Disk, User
-from fluidvm.sessions import Session
 from fluidvm.store.objects import ChangeRow
 
 MOST = 16

@@ -13,7 +13,7 @@ from unittest.mock import patch
 
 from twisted.internet.defer import Deferred, execute, succeed
 
-from fluidvm import logins
+from fluidvm.auth import logins
 from fluidvm.images.files import ImageFiles
 from fluidvm.store.database import Database, connect, write_later
 from fluidvm.wire.peer import Peer

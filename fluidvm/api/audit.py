@@ -6,7 +6,7 @@ from datetime import datetime
 from typing import Annotated, Any
 
 from fluidvm.api.listing import listed
-from fluidvm.audit import FIELDS
+from fluidvm.auth.audit import FIELDS
 from fluidvm.call import Call
 from fluidvm.model.declare import query
 from fluidvm.model.kinds import Plain, Struct, filter_of

@@ -5,10 +5,10 @@ from __future__ import annotations
 from typing import Annotated, Any
 
 from fluidvm.api.listing import page
+from fluidvm.auth.permissions import reads_all
 from fluidvm.call import Call
 from fluidvm.driver import ABILITIES, Interface
 from fluidvm.driver.loader import DriverDescription, DriverLoader
-from fluidvm.engine.entitlement import reads_all
 from fluidvm.model.declare import METHODS, query
 from fluidvm.model.faults import NotFound
 from fluidvm.model.kinds import NAME_PATTERN, NAME_RULE, Text, filter_of

@@ -10,9 +10,9 @@ from typing import Annotated, Any
 
 from fluidvm.api.listing import page
 from fluidvm.api.shares import put_shares
+from fluidvm.auth.permissions import administers, reads_all
 from fluidvm.call import Call
 from fluidvm.driver import DomainInterface, DriverError, INetworks, Unreachable
-from fluidvm.engine.entitlement import administers, reads_all
 from fluidvm.engine.job import Job
 from fluidvm.model.declare import query, task
 from fluidvm.model.faults import Conflict, Forbidden, NotFound

@@ -6,16 +6,16 @@ from typing import Annotated, Any
 
 from fluidvm.api.listing import page
 from fluidvm.api.login import CODE, Login
-from fluidvm.audit import LONGEST_STRING
+from fluidvm.auth.audit import LONGEST_STRING
+from fluidvm.auth.certificates import stands_for
+from fluidvm.auth.permissions import reads_all
+from fluidvm.auth.sessions import Session
 from fluidvm.call import Call
-from fluidvm.certificates import stands_for
-from fluidvm.engine.entitlement import reads_all
 from fluidvm.model.declare import WORKERS, query
 from fluidvm.model.faults import ApiFault, NotFound, TooManyAttempts
 from fluidvm.model.kinds import Int, Secret, Serial, Text, filter_of
 from fluidvm.model.objects import User
 from fluidvm.model.xmlvalue import INT_HIGH, Members, moment
-from fluidvm.sessions import Session
 
 SessionFilter = Annotated[dict[str, Any], filter_of(Session.FIELDS)]
 LoginName = Annotated[str, Text("a user's name", longest=1024)]

@@ -8,13 +8,13 @@ from twisted.internet.task import deferLater
 from twisted.python.failure import Failure
 
 from fluidvm.api.listing import keep, shown
+from fluidvm.auth.sessions import PendingTask, Session
 from fluidvm.call import Call
 from fluidvm.engine.context import Context
 from fluidvm.model.declare import WORKERS, query
 from fluidvm.model.faults import Unavailable
 from fluidvm.model.kinds import Choice, ContextId, Double, Struct, filter_of
 from fluidvm.model.xmlvalue import INT_HIGH, Members, Pieces
-from fluidvm.sessions import PendingTask, Session
 from fluidvm.store.database import OutcomeUnknown
 
 CommitOptions = Annotated[

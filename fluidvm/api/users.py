@@ -6,12 +6,12 @@ from typing import Annotated, Any
 
 from fluidvm.api.listing import list_objects, show
 from fluidvm.api.plans import usage
+from fluidvm.auth.logins import check_password
 from fluidvm.call import Call
 from fluidvm.engine.job import Job
 from fluidvm.inventory.inventory import WORDS
 from fluidvm.inventory.ledger import LIMITS, of_user
 from fluidvm.inventory.quota import limits_of
-from fluidvm.logins import check_password
 from fluidvm.model.declare import WORKERS, query, task
 from fluidvm.model.faults import Conflict
 from fluidvm.model.kinds import Bool, Choice, Id, Password, Struct, Text, UserId, filter_of, named

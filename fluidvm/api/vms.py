@@ -14,6 +14,7 @@ from fluidvm.api.listing import list_objects, show
 from fluidvm.api.networks import MOST, InterfaceKind, check_networks, domain_interface, new_interface
 from fluidvm.api.placing import free_name, may_force, may_own, owner_of, place
 from fluidvm.api.shares import shares_of
+from fluidvm.auth.permissions import administers
 from fluidvm.call import Call
 from fluidvm.driver import (
     Boot,
@@ -32,7 +33,6 @@ from fluidvm.driver import (
     NoSuchThing,
     Shares,
 )
-from fluidvm.engine.entitlement import administers
 from fluidvm.engine.job import Job
 from fluidvm.engine.placement import Wanted
 from fluidvm.inventory.ledger import can_get

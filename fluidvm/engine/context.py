@@ -7,11 +7,11 @@ from typing import Any, ClassVar
 
 from twisted.internet.defer import DeferredLock
 
+from fluidvm.auth.sessions import Session
 from fluidvm.engine.claims import Holding
 from fluidvm.engine.job import Job
 from fluidvm.model.object_fields import Fields
 from fluidvm.model.xmlvalue import moment
-from fluidvm.sessions import Session
 from fluidvm.store.contexts import StoredContext, StoredTask
 
 

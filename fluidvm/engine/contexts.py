@@ -12,8 +12,9 @@ from twisted.internet.task import deferLater
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
-from fluidvm.audit import AuditLog, Line
-from fluidvm.engine import entitlement
+from fluidvm.auth import permissions
+from fluidvm.auth.audit import AuditLog, Line
+from fluidvm.auth.sessions import PendingTask, Session
 from fluidvm.engine.claims import Claims, Holding, Key
 from fluidvm.engine.context import Context, Task
 from fluidvm.engine.job import Job, Resources
@@ -27,7 +28,6 @@ from fluidvm.model.declare import METHODS, AfterCrash
 from fluidvm.model.faults import ApiFault, Conflict, Unavailable, Unsupported
 from fluidvm.model.objects import User
 from fluidvm.model.xmlvalue import render
-from fluidvm.sessions import PendingTask, Session
 from fluidvm.store import contexts as stored
 from fluidvm.store.audit import add as write_audit
 from fluidvm.store.contexts import StoredContext, StoredTask
@@ -180,13 +180,13 @@ class Engine:
         if context is None:
             (row,) = await self._inventory.commit([], [(stored.load_one, (id,))])
             context = self._contexts.get(id) or (None if row is None else Context(row))
-        if context is None or not (entitlement.reads_all(viewer) or context.row.owner == viewer.id):
+        if context is None or not (permissions.reads_all(viewer) or context.row.owner == viewer.id):
             raise missing("execution_context", id)
         return context
 
     async def page(self, viewer: User, before: int | None, limit: int) -> list[Context]:
         """Give the contexts that a user may see, newest first: at most C{limit}, from below the id C{before}."""
-        owner = None if entitlement.reads_all(viewer) else viewer.id
+        owner = None if permissions.reads_all(viewer) else viewer.id
         (rows,) = await self._inventory.commit([], [(stored.load_page, (owner, before, limit))])
         return [self._contexts.get(row.id) or Context(row) for row in rows]
 
@@ -311,7 +311,7 @@ class Engine:
             try:
                 if not begun:
                     claims = [(type_name, id) for type_name, id in task.row.claims]
-                    entitlement.check_task(self._inventory, context.row.owner, method, task.row.target, claims)
+                    permissions.check_task(self._inventory, context.row.owner, method, task.row.target, claims)
                 result = await method.function(job, *task.row.arguments)
                 if result is not None:
                     render(result)  # what can't be told isn't kept: it would end every list that it is in

@@ -10,6 +10,7 @@ from twisted.internet.defer import CancelledError, Deferred
 from twisted.internet.interfaces import IReactorTime
 from twisted.internet.task import deferLater
 
+from fluidvm.auth.sessions import Session, Sessions
 from fluidvm.driver import DomainInfo, DomainState, IConnection, NoSuchThing
 from fluidvm.driver.loader import DriverLoader
 from fluidvm.engine.claims import Holding, Key
@@ -22,7 +23,6 @@ from fluidvm.inventory.quota import check_total, plan_of
 from fluidvm.model.faults import Conflict, NotFound
 from fluidvm.model.objects import User
 from fluidvm.node_watch import Ability, Nodes
-from fluidvm.sessions import Session, Sessions
 from fluidvm.store.objects import Change
 
 T = TypeVar("T")

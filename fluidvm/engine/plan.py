@@ -19,6 +19,8 @@ from twisted.internet.defer import Deferred, DeferredLock, fail, succeed
 from twisted.internet.task import Clock
 from twisted.python.failure import Failure
 
+from fluidvm.auth import permissions
+from fluidvm.auth.sessions import PendingTask, Session
 from fluidvm.driver import (
     DomainDisk,
     DomainInfo,
@@ -42,7 +44,6 @@ from fluidvm.drivers.simulated_host import SimulatedHost
 from fluidvm.drivers.simulator import Faults, SimulatedConnection
 from fluidvm.drivers.simulator_snapshots import AMOUNTS, Kept, Snapshots
 from fluidvm.drivers.simulator_volume_snapshots import VolumeSnapshots
-from fluidvm.engine import entitlement
 from fluidvm.engine.job import Job, Resources
 from fluidvm.engine.outcome import fault_of
 from fluidvm.engine.plan_files import Looked, PlannedImages, PlannedUploads, look_at_uploads
@@ -50,7 +51,6 @@ from fluidvm.engine.slots import Slots
 from fluidvm.inventory.inventory import Inventory
 from fluidvm.model.faults import ApiFault, Conflict, TooLarge, Unavailable
 from fluidvm.model.objects import ComputeNode
-from fluidvm.sessions import PendingTask, Session
 
 MOST_STEPS = 20_000
 """How many things a plan's tasks may do together."""
@@ -398,7 +398,7 @@ def _try(planned: Resources, nodes: _Nodes, actor: int, place: int, task: Pendin
 
 async def _run(inventory: Inventory, actor: int, task: PendingTask, job: _Rehearsal) -> None:
     job.effort.step()
-    entitlement.check_task(inventory, actor, task.method, task.target, task.claims)
+    permissions.check_task(inventory, actor, task.method, task.target, task.claims)
     await task.method.function(job, *task.arguments)
 
 

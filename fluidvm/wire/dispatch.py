@@ -10,15 +10,15 @@ from twisted.internet.defer import Deferred
 from twisted.internet.task import deferLater
 
 from fluidvm import api
-from fluidvm.audit import shown
+from fluidvm.auth.audit import shown
+from fluidvm.auth.permissions import check_role, session_user
+from fluidvm.auth.sessions import HeldBack, PendingTask, Session, UnderWay
 from fluidvm.call import Call, Services
-from fluidvm.engine.entitlement import check_role, session_user
 from fluidvm.engine.outcome import fault_of
 from fluidvm.model.declare import METHODS, Method
 from fluidvm.model.faults import ApiFault, InvalidParams, InvalidRequest, NoSuchMethod, Unavailable
 from fluidvm.model.kinds import Int, wire_name
 from fluidvm.model.xmlvalue import Rendered
-from fluidvm.sessions import HeldBack, PendingTask, Session, UnderWay
 from fluidvm.wire.answers import Boxcar, Confidential, document, when_there_is_room
 from fluidvm.wire.bounds import SMALL
 from fluidvm.wire.peer import Peer

@@ -15,9 +15,9 @@ from twisted.internet.testing import StringTransport
 from twisted.logger import capturedLogs
 from twisted.python.failure import Failure
 
+from fluidvm.auth.sessions import FREE_COOKIES
 from fluidvm.model.declare import METHODS
 from fluidvm.model.faults import FAULTS
-from fluidvm.sessions import FREE_COOKIES
 from fluidvm.wire.peer import Peer
 from tests.support import Running, ServerCase
 from tests.unit.model.test_xmlvalue import CALM, VALUES

@@ -3,8 +3,8 @@ from __future__ import annotations
 from twisted.internet.task import Clock
 from twisted.trial.unittest import SynchronousTestCase
 
-from fluidvm import throttle
-from fluidvm.throttle import LONGEST_WAIT, Throttle, network_of
+from fluidvm.auth import throttle
+from fluidvm.auth.throttle import LONGEST_WAIT, Throttle, network_of
 
 
 class ThrottleTests(SynchronousTestCase):

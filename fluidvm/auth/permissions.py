@@ -9,11 +9,11 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
+from fluidvm.auth.sessions import Session, Sessions
 from fluidvm.inventory.inventory import Inventory, missing
 from fluidvm.model.declare import WORKERS, Method
 from fluidvm.model.faults import Forbidden, NotLoggedIn
 from fluidvm.model.objects import OBJECT_TYPES, User
-from fluidvm.sessions import Session, Sessions
 
 
 def administers(user: User) -> bool:

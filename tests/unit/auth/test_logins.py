@@ -4,7 +4,7 @@ from twisted.internet import reactor
 from twisted.internet.task import Clock
 from twisted.trial.unittest import SynchronousTestCase, TestCase
 
-from fluidvm.logins import (
+from fluidvm.auth.logins import (
     FREE_TRIES,
     FREE_TRIES_PER_ADDRESS,
     FREE_TRIES_PER_NAME,
@@ -14,8 +14,8 @@ from fluidvm.logins import (
     Logins,
     second_factor_step,
 )
+from fluidvm.auth.passwords import Hasher, check_password
 from fluidvm.model.faults import InvalidParams, TooManyAttempts, Unavailable
-from fluidvm.passwords import Hasher, check_password
 
 ALICE = 7
 

@@ -8,10 +8,11 @@ from hypothesis import strategies as st
 from twisted.internet.task import Clock
 from twisted.trial.unittest import SynchronousTestCase
 
-from fluidvm import api, sessions
+from fluidvm import api
+from fluidvm.auth import sessions
+from fluidvm.auth.sessions import FREE_COOKIES, LONGEST_CALL, HeldBack, PendingTask, Session, Sessions, UnderWay
 from fluidvm.model.declare import METHODS
 from fluidvm.model.faults import InvalidParams, NotLoggedIn, TooLarge
-from fluidvm.sessions import FREE_COOKIES, LONGEST_CALL, HeldBack, PendingTask, Session, Sessions, UnderWay
 
 assert api  # importing it declares the methods
 

@@ -12,12 +12,12 @@ from typing import Any, ClassVar, Self
 
 from twisted.internet.interfaces import IDelayedCall, IReactorTime
 
+from fluidvm.auth.throttle import Throttle, network_of
 from fluidvm.model.declare import Method
 from fluidvm.model.faults import ApiFault, InvalidParams, NotLoggedIn, TooLarge, TooManyAttempts
 from fluidvm.model.kinds import wire_name
 from fluidvm.model.object_fields import Fields
 from fluidvm.model.xmlvalue import INT_HIGH, INT_LOW, moment
-from fluidvm.throttle import Throttle, network_of
 
 FREE_COOKIES = 250
 """How many wrong cookies in a row cost an address nothing: clients that were logged out have some."""

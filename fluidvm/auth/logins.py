@@ -14,9 +14,9 @@ from twisted.internet.interfaces import IReactorTime
 from twisted.internet.threads import deferToThreadPool
 from twisted.python.threadpool import ThreadPool
 
+from fluidvm.auth.passwords import Hasher, check_password
+from fluidvm.auth.throttle import Throttle, network_of
 from fluidvm.model.faults import TooManyAttempts, Unavailable
-from fluidvm.passwords import Hasher, check_password
-from fluidvm.throttle import Throttle, network_of
 
 __all__ = ["Attempt", "Logins", "check_password", "second_factor_step"]
 
