@@ -42,7 +42,8 @@ from fluidvm.images.uploads import Uploads
 from fluidvm.inventory.inventory import Inventory
 from fluidvm.model.faults import Unavailable
 from fluidvm.model.objects import Image
-from fluidvm.node_watch import Habits, Nodes
+from fluidvm.nodes.nodes import Nodes
+from fluidvm.nodes.watch import Habits
 from fluidvm.options import Options, Settings
 from fluidvm.preflight import Lock, StartError, become, check, hand_over_log
 from fluidvm.store.connecting import sentence

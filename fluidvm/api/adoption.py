@@ -17,7 +17,7 @@ from fluidvm.model.declare import task
 from fluidvm.model.faults import Conflict, NotFound, Unsupported
 from fluidvm.model.kinds import NAME_PATTERN, Id, NodeId, Text
 from fluidvm.model.objects import POWERED, VM, ComputeNode, Disk, User
-from fluidvm.reconcile import kept_of
+from fluidvm.nodes.reconcile import kept_of
 from fluidvm.store.objects import Create, Update
 
 UUID = r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}"

@@ -18,7 +18,7 @@ from fluidvm.model.declare import AfterCrash, query, task
 from fluidvm.model.faults import NotFound
 from fluidvm.model.kinds import Array, Int, NodeId, References, Secret, Struct, Text, VmId, filter_of, refuse
 from fluidvm.model.objects import VM
-from fluidvm.node_watch import Ability
+from fluidvm.nodes.watch import Ability
 
 T = TypeVar("T")
 OUTPUT = 64 * 1024

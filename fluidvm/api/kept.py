@@ -14,7 +14,7 @@ from fluidvm.engine.job import Job
 from fluidvm.model.faults import Conflict, NotFound
 from fluidvm.model.objects import VM, Disk
 from fluidvm.model.xmlvalue import Members, moment
-from fluidvm.reconcile import kept_of
+from fluidvm.nodes.reconcile import kept_of
 from fluidvm.store.objects import Update
 
 T = TypeVar("T", bound=VM | Disk)

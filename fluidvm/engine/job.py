@@ -22,7 +22,8 @@ from fluidvm.inventory.ledger import of_mac, of_node, of_user
 from fluidvm.inventory.quota import check_total, plan_of
 from fluidvm.model.faults import Conflict, NotFound
 from fluidvm.model.objects import User
-from fluidvm.node_watch import Ability, Nodes
+from fluidvm.nodes.nodes import Nodes
+from fluidvm.nodes.watch import Ability
 from fluidvm.store.objects import Change
 
 T = TypeVar("T")

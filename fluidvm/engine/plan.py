@@ -39,7 +39,6 @@ from fluidvm.driver import (
     Unsupported,
     Volume,
 )
-from fluidvm.driver_words import Words
 from fluidvm.drivers.simulated_host import SimulatedHost
 from fluidvm.drivers.simulator import Faults, SimulatedConnection
 from fluidvm.drivers.simulator_snapshots import AMOUNTS, Kept, Snapshots
@@ -51,6 +50,7 @@ from fluidvm.engine.slots import Slots
 from fluidvm.inventory.inventory import Inventory
 from fluidvm.model.faults import ApiFault, Conflict, TooLarge, Unavailable
 from fluidvm.model.objects import ComputeNode
+from fluidvm.nodes.driver_words import Words
 
 MOST_STEPS = 20_000
 """How many things a plan's tasks may do together."""
@@ -128,7 +128,7 @@ class _Model(SimulatedConnection):
 
 class _Nodes:
     """
-    Compute nodes as they would be; takes the place of L{fluidvm.node_watch.Nodes} for a plan's jobs.
+    Compute nodes as they would be; takes the place of L{fluidvm.nodes.nodes.Nodes} for a plan's jobs.
 
     @ivar asked: the last one that was asked for.
     @ivar effort: what the plan has cost.

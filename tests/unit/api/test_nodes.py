@@ -5,9 +5,9 @@ from typing import Any
 from twisted.internet.defer import fail
 from zope.interface.interface import InterfaceClass
 
-from fluidvm import node_watch
 from fluidvm.driver import DomainSpec
 from fluidvm.model.faults import Unavailable
+from fluidvm.nodes import watch as node_watch
 from fluidvm.store.database import Database
 from tests.support import Client, Running, ServerCase
 

@@ -8,7 +8,7 @@ from dataclasses import replace
 from twisted.internet.defer import Deferred
 
 from fluidvm.drivers.simulator import SimulatedConnection
-from fluidvm.node_storage import INTERVAL
+from fluidvm.nodes.storage import INTERVAL
 from tests.support import Client, Running, ServerCase
 from tests.unit.api.test_nodes import simulated
 

@@ -30,7 +30,7 @@ from fluidvm.driver import (
 from fluidvm.driver import values as driver_values
 from fluidvm.driver.answers import COUNTER, LONGEST, within
 from fluidvm.model.xmlvalue import INT_HIGH, INT_LOW, carries, moment, render
-from fluidvm.patience import PatientConnection
+from fluidvm.nodes.timeouts import PatientConnection
 from tests.unit.model.test_xmlvalue import CALM
 
 GOOD = DomainInfo("u", "web", DomainState.RUNNING, 1, 2, 64, 128, (), False)

@@ -13,7 +13,7 @@ from fluidvm.driver import DriverError, ISnapshots, IVolumeSnapshots, NoSuchThin
 from fluidvm.inventory.inventory import Inventory
 from fluidvm.model.faults import Unavailable
 from fluidvm.model.objects import VM, Disk
-from fluidvm.reconcile import Busy, kept_of
+from fluidvm.nodes.reconcile import Busy, kept_of
 from fluidvm.store.objects import Update
 
 IN_ONE_TURN = 50

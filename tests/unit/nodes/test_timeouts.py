@@ -8,7 +8,7 @@ from twisted.trial.unittest import SynchronousTestCase
 from zope.interface import alsoProvides, implementer
 
 from fluidvm.driver import IConnection, IEvents, ILiveResize, IPatience, Unreachable
-from fluidvm.patience import PatientConnection
+from fluidvm.nodes.timeouts import PatientConnection
 
 
 @implementer(IConnection, ILiveResize)

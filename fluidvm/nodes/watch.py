@@ -6,36 +6,30 @@ What the hypervisor tells, by its events or when it is listed, goes into the sto
 
 from __future__ import annotations
 
-import shutil
 from contextlib import suppress
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any, TypeVar, overload
+from typing import Any, TypeVar
 
 from twisted.internet.defer import CancelledError, Deferred, TimeoutError
-from twisted.internet.interfaces import IDelayedCall, IReactorTime
-from twisted.internet.threads import deferToThreadPool
+from twisted.internet.interfaces import IDelayedCall
 from twisted.logger import Logger
 
 from fluidvm.driver import (
     DomainState,
     DriverError,
-    IConnection,
-    IDisks,
     IEvents,
-    Interface,
     Unreachable,
 )
 from fluidvm.driver.loader import BrokenDriver, DriverLoader, UnknownDriver
-from fluidvm.driver_words import Words
-from fluidvm.inventory.inventory import Inventory, missing
-from fluidvm.model.faults import Unavailable, Unsupported, sentence
+from fluidvm.inventory.inventory import Inventory
+from fluidvm.model.faults import Unavailable, sentence
 from fluidvm.model.objects import ComputeNode
-from fluidvm.node_host import Host
-from fluidvm.node_snapshots import NodeSnapshots
-from fluidvm.node_storage import NodeStorage
-from fluidvm.patience import PatientConnection
-from fluidvm.reconcile import Busy, vm_differences
+from fluidvm.nodes.driver_words import Words
+from fluidvm.nodes.host import Host
+from fluidvm.nodes.reconcile import Busy, vm_differences
+from fluidvm.nodes.snapshots import NodeSnapshots
+from fluidvm.nodes.storage import NodeStorage
+from fluidvm.nodes.timeouts import PatientConnection
 from fluidvm.store.objects import Change, Update
 
 T = TypeVar("T")
@@ -314,131 +308,3 @@ class NodeWatch:
 def offline(node: ComputeNode) -> Unavailable:
     """The fault for a compute node that can't be asked, with the reason, which may be a sentence."""
     return Unavailable(f"Compute node {node.name} is offline: {sentence(node.reason or 'connection lost')}")
-
-
-class Nodes:
-    """
-    All watched nodes.
-
-    @param reactor: the real one, for threads.
-    @param clock: the time.
-    @param state_dir: where each node's driver may keep a directory.
-    @param habits: how patient it is with each.
-    """
-
-    def __init__(
-        self, reactor: Any, clock: IReactorTime, drivers: DriverLoader, inventory: Inventory, state_dir: Path, habits: Habits
-    ) -> None:
-        self._habits = habits
-        self._reactor = reactor
-        self._clock = clock
-        self._drivers = drivers
-        self._inventory = inventory
-        self._state_dir = state_dir
-        self._watches: dict[int, NodeWatch] = {}
-        self.busy: Busy = lambda type, id: False
-        """Tells whether a task holds a VM; the engine sets it."""
-
-    def start(self) -> None:
-        """Watch every node of the inventory."""
-        for node in self._inventory.all(ComputeNode):
-            self.watch(node)
-
-    def watch(self, node: ComputeNode) -> Deferred[None]:
-        """Watch a new node. Fires when the first attempt to connect has ended, well or badly."""
-        if node.id in self._watches:  # by an interrupted run of the same task
-            return self._watches[node.id].settled()
-        host = Host(self._reactor, self._clock, node.name, self._state_dir / f"node-{node.id}")
-        watch = NodeWatch(node, self._drivers, self._inventory, host, lambda type, id: self.busy(type, id), self._habits)
-        self._watches[node.id] = watch
-        watch.start()
-        return watch.settled()
-
-    async def unwatch(self, id: int) -> None:
-        """Let go of a node that is no longer in the fleet; what its driver remembered is forgotten."""
-        watch = self._watches.pop(id, None)
-        if watch is not None:
-            await watch.stop()
-        path, pool = self._state_dir / f"node-{id}", self._reactor.getThreadPool()
-        await deferToThreadPool(self._reactor, pool, shutil.rmtree, path, ignore_errors=True)
-
-    async def refresh(self, id: int) -> None:
-        """
-        Look at a node now.
-
-        @raise NotFound: no such node.
-        @raise Unavailable: it can't be reached.
-        """
-        watch = self._watches.get(id)
-        if watch is None:
-            raise missing("compute_node", id)
-        await watch.refresh()
-
-    async def stop(self) -> None:
-        """Let go of all nodes."""
-        watches, self._watches = self._watches, {}
-        for watch in watches.values():
-            await watch.stop()
-
-    @overload
-    async def connection(self, id: int) -> IConnection: ...
-
-    @overload
-    async def connection(self, id: int, ability: type[Ability]) -> Ability: ...
-
-    async def connection(self, id: int, ability: Any = IConnection) -> Any:
-        """
-        Give a node's connection; waits while it is being made.
-
-        @param ability: what it must provide.
-        @raise NotFound: no such node.
-        @raise Unavailable: it is offline.
-        @raise Unsupported: it can't do it. The one place that says so.
-        """
-        watch = self._watches.get(id)
-        if watch is None:
-            raise missing("compute_node", id)
-        await watch.settled()
-        return self.check(id, ability)
-
-    async def settled(self) -> bool:
-        """Wait until no node is being connected; tells whether one was."""
-        waiting = [settling for settling in (watch.settled() for watch in self._watches.values()) if not settling.called]
-        for settling in waiting:
-            await settling
-        return bool(waiting)
-
-    def check(self, id: int, ability: type[Ability]) -> Ability:
-        """As L{connection}, for a node as it is now: one that is connecting isn't online."""
-        watch = self._watches.get(id)
-        if watch is None:
-            raise missing("compute_node", id)
-        node = self._inventory.get(ComputeNode, id)
-        if watch.connection is None:
-            raise offline(node)
-        interface: Any = ability
-        if not interface.providedBy(watch.connection):
-            raise Unsupported(f"Compute node {node.name}: driver {node.driver} can't do that ({interface.__name__[1:]}).")
-        return watch.connection  # type: ignore[no-any-return]
-
-    def provides(self, id: int, ability: type[Interface]) -> bool:
-        """Tell whether a node is online and its driver can do something."""
-        watch = self._watches.get(id)
-        return watch is not None and watch.connection is not None and bool(ability.providedBy(watch.connection))
-
-    def pool_space(self, id: int, pool: str) -> int | None:
-        """Tell how many MiB a node's storage pool had free when it was last asked; C{None}: it isn't known."""
-        watch = self._watches.get(id)
-        return None if watch is None else watch.storage.pools.get(pool)
-
-    def formats(self, id: int) -> tuple[str, ...]:
-        """
-        Tell a node's disk formats, the default one first.
-
-        @raise Unavailable: it is offline.
-        """
-        watch = self._watches.get(id)
-        if watch is None or not IDisks.providedBy(watch.connection):
-            raise Unavailable(f"Compute node {id} went offline.")
-        formats: tuple[str, ...] = watch.connection.formats
-        return formats

@@ -12,7 +12,7 @@ from twisted.logger import Logger
 from fluidvm.driver import DriverError, IDisks, IVolumes, NoSuchThing, Volume
 from fluidvm.inventory.inventory import Inventory
 from fluidvm.model.faults import Unavailable
-from fluidvm.reconcile import Busy, comparable, disk_differences
+from fluidvm.nodes.reconcile import Busy, comparable, disk_differences
 
 INTERVAL = 60.0
 """Seconds between two looks."""

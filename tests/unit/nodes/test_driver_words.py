@@ -11,16 +11,16 @@ from twisted.trial.unittest import SynchronousTestCase
 
 import fluidvm
 from fluidvm.driver import DriverError, Unreachable, WrongState
-from fluidvm.driver_words import Words
 from fluidvm.model import faults
 from fluidvm.model.faults import sentence
 from fluidvm.model.objects import VM
+from fluidvm.nodes.driver_words import Words
 from tests.sentences import NoSentence, is_told
 from tests.support import ServerCase
 from tests.unit.api.test_adoption import stranger
 from tests.unit.api.test_nodes import simulated
 
-ROOT = Path(fluidvm.__file__).parents[1]
+ROOT = Path(fluidvm.__file__).parents[2]
 RAISED = {cls.__name__ for cls in (*faults.FAULTS.values(), *DriverError.__subclasses__(), DriverError)}
 
 
