@@ -10,9 +10,9 @@ from fluidvm.auth.audit import AuditLog
 from fluidvm.auth.logins import Logins
 from fluidvm.auth.sessions import Session
 from fluidvm.consoles import Consoles
-from fluidvm.engine.contexts import Engine
+from fluidvm.engine.engine import Engine
 from fluidvm.engine.job import Resources
-from fluidvm.engine.plan import Planner
+from fluidvm.engine.rehearsal import Planner
 from fluidvm.inventory.inventory import Inventory
 from fluidvm.model.declare import Method
 from fluidvm.model.faults import NotLoggedIn

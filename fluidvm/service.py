@@ -32,9 +32,9 @@ from fluidvm.auth.sessions import Sessions
 from fluidvm.call import Services
 from fluidvm.consoles import Consoles
 from fluidvm.driver.loader import DriverLoader
-from fluidvm.engine.contexts import Engine
+from fluidvm.engine.engine import Engine
 from fluidvm.engine.job import Resources
-from fluidvm.engine.plan import Planner, model_of
+from fluidvm.engine.rehearsal import Planner, model_of
 from fluidvm.images import belonging
 from fluidvm.images.belonging import BelongingError
 from fluidvm.images.files import MIB, ImageFiles

@@ -8,8 +8,8 @@ from fluidvm.api.migration import MEMO, move
 from fluidvm.api.placing import fit
 from fluidvm.api.vms import largest_pool
 from fluidvm.driver import IDisks, IMigration, INetworks, Interface, Progress
+from fluidvm.engine.errors import fault_of
 from fluidvm.engine.job import Job
-from fluidvm.engine.outcome import fault_of
 from fluidvm.engine.placement import Wanted
 from fluidvm.inventory.ledger import can_get
 from fluidvm.model.declare import AfterCrash, task

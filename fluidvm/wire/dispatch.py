@@ -14,7 +14,7 @@ from fluidvm.auth.audit import shown
 from fluidvm.auth.permissions import check_role, session_user
 from fluidvm.auth.sessions import HeldBack, PendingTask, Session, UnderWay
 from fluidvm.call import Call, Services
-from fluidvm.engine.outcome import fault_of
+from fluidvm.engine.errors import fault_of
 from fluidvm.model.declare import METHODS, Method
 from fluidvm.model.faults import ApiFault, InvalidParams, InvalidRequest, NoSuchMethod, Unavailable
 from fluidvm.model.kinds import Int, wire_name

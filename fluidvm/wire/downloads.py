@@ -12,7 +12,7 @@ from twisted.python.failure import Failure
 from twisted.web import resource, server
 from zope.interface import implementer
 
-from fluidvm.engine.outcome import fault_of
+from fluidvm.engine.errors import fault_of
 from fluidvm.images.files import PIECE
 from fluidvm.model.faults import Unavailable
 from fluidvm.transfers import Contents, Fetching, Transfers

@@ -15,7 +15,7 @@ from twisted.python.failure import Failure
 from twisted.web import http, resource, server, xmlrpc
 
 from fluidvm.consoles import Consoles
-from fluidvm.engine.outcome import fault_of
+from fluidvm.engine.errors import fault_of
 from fluidvm.model.faults import TooLarge
 from fluidvm.transfers import Transfers
 from fluidvm.wire.bounds import Bounds

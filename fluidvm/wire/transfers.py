@@ -8,7 +8,7 @@ from urllib.parse import parse_qs
 from twisted.python.failure import Failure
 
 from fluidvm.auth.sessions import HeldBack
-from fluidvm.engine.outcome import fault_of
+from fluidvm.engine.errors import fault_of
 from fluidvm.transfers import Transfers
 from fluidvm.wire.request import PLAIN, Request
 

@@ -12,7 +12,7 @@ from twisted.logger import Logger
 from twisted.python.failure import Failure
 from twisted.web import resource, server
 
-from fluidvm.engine.outcome import fault_of
+from fluidvm.engine.errors import fault_of
 from fluidvm.images.files import PIECE
 from fluidvm.model.faults import ApiFault, InvalidParams, Unavailable
 from fluidvm.transfers import Sending, Transfers

@@ -22,7 +22,7 @@ from wsproto.frame_protocol import CloseReason
 from wsproto.utilities import RemoteProtocolError
 from zope.interface import implementer
 
-from fluidvm.engine.outcome import fault_of
+from fluidvm.engine.errors import fault_of
 from fluidvm.model.faults import NotFound
 from fluidvm.wire import bounds
 from fluidvm.wire.request import PLAIN

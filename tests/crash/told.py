@@ -20,7 +20,7 @@ from typing import Any
 from twisted.scripts.twistd import run
 
 from fluidvm.engine.claims import Claims
-from fluidvm.engine.contexts import Engine
+from fluidvm.engine.engine import Engine
 
 BEGIN, END = "--- what waits for what", "--- that was it"
 

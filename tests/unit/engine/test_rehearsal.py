@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from twisted.trial.unittest import SynchronousTestCase
 
 from fluidvm.drivers.simulator import SimulatorDriver
-from fluidvm.engine import plan
+from fluidvm.engine import rehearsal
 from fluidvm.engine.job import Job
 from fluidvm.images.files import MIB
 from tests.databases import ENGINE
@@ -46,7 +46,7 @@ class Rehearsal:
         connect = self.fleet.connect(SimulatorDriver.connect)
         watched = patch.object(Job, "connection", self._watched())
         # How long a plan takes says here how busy the machine is, nothing else.
-        with patch.object(SimulatorDriver, "connect", connect), watched, patch.object(plan, "LONGEST", 60.0):
+        with patch.object(SimulatorDriver, "connect", connect), watched, patch.object(rehearsal, "LONGEST", 60.0):
             self.fleet.build()
             for _ in range(BATCHES):
                 for _ in range(self.fleet.one((0, 1, 2))):

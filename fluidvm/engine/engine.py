@@ -17,8 +17,8 @@ from fluidvm.auth.audit import AuditLog, Line
 from fluidvm.auth.sessions import PendingTask, Session
 from fluidvm.engine.claims import Claims, Holding, Key
 from fluidvm.engine.context import Context, Task
+from fluidvm.engine.errors import fault_of
 from fluidvm.engine.job import Job, Resources
-from fluidvm.engine.outcome import fault_of
 from fluidvm.engine.progress import Progress
 from fluidvm.engine.slots import Slots
 from fluidvm.engine.waiters import Waiters

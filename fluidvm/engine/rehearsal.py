@@ -43,9 +43,9 @@ from fluidvm.drivers.simulated_host import SimulatedHost
 from fluidvm.drivers.simulator import Faults, SimulatedConnection
 from fluidvm.drivers.simulator_snapshots import AMOUNTS, Kept, Snapshots
 from fluidvm.drivers.simulator_volume_snapshots import VolumeSnapshots
+from fluidvm.engine.errors import fault_of
 from fluidvm.engine.job import Job, Resources
-from fluidvm.engine.outcome import fault_of
-from fluidvm.engine.plan_files import Looked, PlannedImages, PlannedUploads, look_at_uploads
+from fluidvm.engine.rehearsal_files import Looked, PlannedImages, PlannedUploads, look_at_uploads
 from fluidvm.engine.slots import Slots
 from fluidvm.inventory.inventory import Inventory
 from fluidvm.model.faults import ApiFault, Conflict, TooLarge, Unavailable

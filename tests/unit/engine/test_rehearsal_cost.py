@@ -11,8 +11,8 @@ from twisted.internet.defer import Deferred
 from twisted.web.client import Agent
 
 from fluidvm.drivers.simulated_host import SimulatedHost
-from fluidvm.engine import plan
-from fluidvm.engine.plan_files import PlannedImages
+from fluidvm.engine import rehearsal
+from fluidvm.engine.rehearsal_files import PlannedImages
 from fluidvm.wire.peer import Peer
 from tests.support import Client, ServerCase
 from tests.unit.model.test_xmlvalue import CALM
@@ -47,14 +47,14 @@ class PlanCase(ServerCase):
     def count(self) -> list[int]:
         """Count looks at domains, and stop what looks, or reads, without end."""
         looks, reads = [0], [0]
-        look, read = SimulatedHost.domain, plan._Model.read_volume
+        look, read = SimulatedHost.domain, rehearsal._Model.read_volume
 
         def counted_read(model: Any, *arguments: Any) -> Deferred[bytes]:
             reads[0] += 1
             assert reads[0] < 1000, "a plan reads without end"
             return read(model, *arguments)
 
-        self.patch(plan._Model, "read_volume", counted_read)
+        self.patch(rehearsal._Model, "read_volume", counted_read)
 
         def counted(host: SimulatedHost, uuid: str) -> Any:
             looks[0] += 1
@@ -102,13 +102,13 @@ class CostTests(PlanCase):
 
     def steps(self) -> list[int]:
         steps = [0]
-        step = plan._Effort.step
+        step = rehearsal._Effort.step
 
         def counted(effort: Any) -> None:
             steps[0] += 1
             step(effort)
 
-        self.patch(plan._Effort, "step", counted)
+        self.patch(rehearsal._Effort, "step", counted)
         return steps
 
     async def test_whatever_is_pending(self) -> None:
@@ -162,14 +162,14 @@ class BoundTests(PlanCase):
 
     async def test_steps(self) -> None:
         await self.pending()
-        self.patch(plan, "MOST_STEPS", 12)
+        self.patch(rehearsal, "MOST_STEPS", 12)
         told = await self.planned()
         codes = [code for code, _ in told]
         self.assertEqual(codes, [0] * codes.count(0) + [413] * codes.count(413))
         self.assertGreater(codes.count(0), 0)
         self.assertGreater(codes.count(413), 0)
         self.assertIn("Plan fewer tasks", told[-1][1])
-        self.patch(plan, "MOST_STEPS", 1000)
+        self.patch(rehearsal, "MOST_STEPS", 1000)
         self.assertEqual([code for code, _ in await self.planned()], [0] * 10)
 
     async def test_time(self) -> None:
@@ -181,7 +181,7 @@ class BoundTests(PlanCase):
             return now[0]
 
         self.planner._spent = spent
-        self.patch(plan, "LONGEST", 0.15)
+        self.patch(rehearsal, "LONGEST", 0.15)
         codes = [code for code, _ in await self.planned()]
         self.assertEqual((codes[0], codes[-1]), (0, 413))
         self.assertEqual([vm["name"] for vm in await self.admin.call("list_vms")], ["web"])
@@ -190,7 +190,7 @@ class BoundTests(PlanCase):
         """What is copied for the model counts, too."""
         for number in range(30):
             await self.small(f"d{number}")
-        self.patch(plan, "MOST_STEPS", 20)
+        self.patch(rehearsal, "MOST_STEPS", 20)
         await self.admin.call("stop_vm", self.vm)
         self.assertEqual([code for code, _ in await self.planned()], [413])
 
