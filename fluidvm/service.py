@@ -23,14 +23,15 @@ from twisted.internet.threads import deferToThreadPool
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
+from fluidvm.access.call import Services
+from fluidvm.access.consoles import Consoles
+from fluidvm.access.transfers import Transfers
 from fluidvm.admin import PasswordError, ensure_admin, read_password
 from fluidvm.auth.audit import AuditLog
 from fluidvm.auth.certificates import MappingError, read_mapping
 from fluidvm.auth.logins import ADDRESSES_PER_USER, Logins
 from fluidvm.auth.passwords import Hasher
 from fluidvm.auth.sessions import Sessions
-from fluidvm.call import Services
-from fluidvm.consoles import Consoles
 from fluidvm.driver.loader import DriverLoader
 from fluidvm.engine.engine import Engine
 from fluidvm.engine.job import Resources
@@ -49,7 +50,6 @@ from fluidvm.preflight import Lock, StartError, become, check, hand_over_log
 from fluidvm.store.connecting import sentence
 from fluidvm.store.database import Database, DatabaseError
 from fluidvm.store.users import load_known
-from fluidvm.transfers import Transfers
 from fluidvm.wire.compression import Compressor
 from fluidvm.wire.dispatch import Dispatcher
 from fluidvm.wire.listening import endpoint

@@ -5,9 +5,9 @@ from __future__ import annotations
 from datetime import datetime
 from typing import Annotated, Any
 
+from fluidvm.access.call import Call
 from fluidvm.api.listing import listed
 from fluidvm.auth.audit import FIELDS
-from fluidvm.call import Call
 from fluidvm.model.declare import query
 from fluidvm.model.kinds import Plain, Struct, filter_of
 from fluidvm.model.xmlvalue import Members

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import Annotated, Any
 
-from fluidvm.call import Call
-from fluidvm.consoles import KINDS
+from fluidvm.access.call import Call
+from fluidvm.access.consoles import KINDS
 from fluidvm.model.declare import WORKERS, query
 from fluidvm.model.kinds import Choice, VmId
 from fluidvm.model.objects import VM

@@ -5,9 +5,9 @@ from __future__ import annotations
 from datetime import datetime
 from typing import Annotated, Any
 
+from fluidvm.access.call import Call
 from fluidvm.api.disks import check_idle
 from fluidvm.api.kept import listed, look, make, snapshot_of
-from fluidvm.call import Call
 from fluidvm.driver import IVolumeSnapshots
 from fluidvm.engine.job import Job
 from fluidvm.model.declare import query, task

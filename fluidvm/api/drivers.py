@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import Annotated, Any
 
+from fluidvm.access.call import Call
 from fluidvm.api.listing import page
 from fluidvm.auth.permissions import reads_all
-from fluidvm.call import Call
 from fluidvm.driver import ABILITIES, Interface
 from fluidvm.driver.loader import DriverDescription, DriverLoader
 from fluidvm.model.declare import METHODS, query

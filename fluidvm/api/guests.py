@@ -9,9 +9,9 @@ from typing import Annotated, Any, TypeVar
 
 from twisted.internet.defer import Deferred
 
+from fluidvm.access.call import Call
 from fluidvm.api.listing import selected
 from fluidvm.api.networks import Address
-from fluidvm.call import Call
 from fluidvm.driver import IGuest, IGuestNetwork, ILimits, IScreenshot, ITemplates, Limits, NoSuchThing
 from fluidvm.engine.job import Job
 from fluidvm.model.declare import AfterCrash, query, task

@@ -9,8 +9,8 @@ from typing import Any
 
 from twisted.logger import Logger
 
+from fluidvm.access.call import Call
 from fluidvm.auth.permissions import reads_all
-from fluidvm.call import Call
 from fluidvm.inventory.inventory import Entry, missing
 from fluidvm.model.xmlvalue import INT_HIGH, INT_LOW, Members, Rendered, render
 

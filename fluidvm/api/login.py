@@ -7,8 +7,8 @@ from typing import Self
 
 import pyotp
 
+from fluidvm.access.call import Call
 from fluidvm.auth.logins import second_factor_step
-from fluidvm.call import Call
 from fluidvm.model.faults import BadCredentials
 from fluidvm.model.kinds import Secret
 from fluidvm.model.objects import User

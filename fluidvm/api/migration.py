@@ -10,12 +10,12 @@ from uuid import uuid4
 
 from twisted.internet.defer import CancelledError
 
+from fluidvm.access.call import Call
 from fluidvm.api.kept import refuse_kept
 from fluidvm.api.networks import check_networks
 from fluidvm.api.placing import may_force, take_room
 from fluidvm.api.vm_power import mark, settle
 from fluidvm.api.vms import FORCE, check_boot, domain_spec
-from fluidvm.call import Call
 from fluidvm.driver import DomainDisk, IDisks, IMigration, NoSuchThing, Progress
 from fluidvm.engine.job import Job
 from fluidvm.inventory.ledger import can_get

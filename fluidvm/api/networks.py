@@ -8,10 +8,10 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Annotated, Any
 
+from fluidvm.access.call import Call
 from fluidvm.api.listing import page
 from fluidvm.api.shares import put_shares
 from fluidvm.auth.permissions import administers, reads_all
-from fluidvm.call import Call
 from fluidvm.driver import DomainInterface, DriverError, INetworks, Unreachable
 from fluidvm.engine.job import Job
 from fluidvm.model.declare import query, task

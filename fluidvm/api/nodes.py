@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Annotated, Any
 
+from fluidvm.access.call import Call
 from fluidvm.api.listing import list_objects, page, show
-from fluidvm.call import Call
 from fluidvm.driver.loader import BrokenDriver, UnknownDriver
 from fluidvm.engine.job import Job
 from fluidvm.inventory.ledger import of_node

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import Annotated
 
+from fluidvm.access.call import Call
 from fluidvm.api.placing import free_name
-from fluidvm.call import Call
 from fluidvm.engine.job import Job
 from fluidvm.inventory.ledger import can_get
 from fluidvm.inventory.quota import check_driver, check_vm, one_vm

@@ -6,8 +6,8 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
 from typing import Any
 
+from fluidvm.access.call import Call
 from fluidvm.auth.permissions import owns
-from fluidvm.call import Call
 from fluidvm.driver import Interface
 from fluidvm.engine.job import Job
 from fluidvm.engine.placement import Load, Wanted, another, choose, shortage

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import Annotated, Any
 
+from fluidvm.access.call import Call
 from fluidvm.api.listing import list_objects, show
-from fluidvm.call import Call
 from fluidvm.engine.job import Job
 from fluidvm.inventory.inventory import Inventory
 from fluidvm.inventory.ledger import LIMITS, of_user

@@ -6,10 +6,10 @@ from typing import Annotated
 
 import pyotp
 
+from fluidvm.access.call import Call
 from fluidvm.api.login import CODE, Login
 from fluidvm.auth.logins import second_factor_step
 from fluidvm.auth.permissions import administers
-from fluidvm.call import Call
 from fluidvm.model.declare import query
 from fluidvm.model.faults import Conflict, Forbidden, InvalidParams
 from fluidvm.model.kinds import Secret, UserId

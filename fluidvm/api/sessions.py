@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from typing import Annotated, Any
 
+from fluidvm.access.call import Call
 from fluidvm.api.listing import page
 from fluidvm.api.login import CODE, Login
 from fluidvm.auth.audit import LONGEST_STRING
 from fluidvm.auth.certificates import stands_for
 from fluidvm.auth.permissions import reads_all
 from fluidvm.auth.sessions import Session
-from fluidvm.call import Call
 from fluidvm.model.declare import WORKERS, query
 from fluidvm.model.faults import ApiFault, NotFound, TooManyAttempts
 from fluidvm.model.kinds import Int, Secret, Serial, Text, filter_of

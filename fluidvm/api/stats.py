@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import asdict
 from typing import Any
 
-from fluidvm.call import Call
+from fluidvm.access.call import Call
 from fluidvm.driver import IStats, NoSuchThing
 from fluidvm.model.declare import query
 from fluidvm.model.faults import NotFound

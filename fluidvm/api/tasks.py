@@ -7,9 +7,9 @@ from typing import Annotated, Any
 from twisted.internet.task import deferLater
 from twisted.python.failure import Failure
 
+from fluidvm.access.call import Call
 from fluidvm.api.listing import keep, shown
 from fluidvm.auth.sessions import PendingTask, Session
-from fluidvm.call import Call
 from fluidvm.engine.context import Context
 from fluidvm.model.declare import WORKERS, query
 from fluidvm.model.faults import Unavailable

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from typing import Annotated, Any
 
+from fluidvm.access.call import Call
 from fluidvm.api.listing import list_objects, show
 from fluidvm.api.plans import usage
 from fluidvm.auth.logins import check_password
-from fluidvm.call import Call
 from fluidvm.engine.job import Job
 from fluidvm.inventory.inventory import WORDS
 from fluidvm.inventory.ledger import LIMITS, of_user

@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Annotated, Any
 
+from fluidvm.access.call import Call
 from fluidvm.api.vms import BootKind, check_boot, check_kernel, disks_of, domain_spec
-from fluidvm.call import Call
 from fluidvm.driver import DomainState
 from fluidvm.engine.job import Job
 from fluidvm.model.declare import task

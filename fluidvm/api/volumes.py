@@ -7,11 +7,11 @@ from typing import Annotated, Any
 from twisted.internet.defer import CancelledError, Deferred
 from twisted.internet.task import deferLater
 
+from fluidvm.access.call import Call
 from fluidvm.api.disks import check_idle, delete_volume, new_disk
 from fluidvm.api.kept import refuse_kept
 from fluidvm.api.listing import page
 from fluidvm.api.placing import free_name
-from fluidvm.call import Call
 from fluidvm.driver import DomainDisk, DriverError, IDiskResize, IVolumes, Progress
 from fluidvm.engine.job import Job
 from fluidvm.inventory.quota import check_vm

@@ -148,7 +148,7 @@ def query(
     """
     Declare a method that answers at once.
 
-    The function takes an L{fluidvm.call.Call}, then the arguments; it may be a coroutine function.
+    The function takes an L{fluidvm.access.call.Call}, then the arguments; it may be a coroutine function.
 
     @param returns: the XML-RPC type of the answer. The other parameters are L{Method}'s attributes.
     """

@@ -10,10 +10,10 @@ from twisted.internet.defer import Deferred
 from twisted.internet.task import deferLater
 
 from fluidvm import api
+from fluidvm.access.call import Call, Services
 from fluidvm.auth.audit import shown
 from fluidvm.auth.permissions import check_role, session_user
 from fluidvm.auth.sessions import HeldBack, PendingTask, Session, UnderWay
-from fluidvm.call import Call, Services
 from fluidvm.engine.errors import fault_of
 from fluidvm.model.declare import METHODS, Method
 from fluidvm.model.faults import ApiFault, InvalidParams, InvalidRequest, NoSuchMethod, Unavailable

@@ -12,10 +12,10 @@ from twisted.python.failure import Failure
 from twisted.web import resource, server
 from zope.interface import implementer
 
+from fluidvm.access.transfers import Contents, Fetching, Transfers
 from fluidvm.engine.errors import fault_of
 from fluidvm.images.files import PIECE
 from fluidvm.model.faults import Unavailable
-from fluidvm.transfers import Contents, Fetching, Transfers
 from fluidvm.wire.request import PLAIN
 from fluidvm.wire.transfers import cookie, refused
 

@@ -14,10 +14,10 @@ from twisted.logger import Logger
 from twisted.python.failure import Failure
 from twisted.web import http, resource, server, xmlrpc
 
-from fluidvm.consoles import Consoles
+from fluidvm.access.consoles import Consoles
+from fluidvm.access.transfers import Transfers
 from fluidvm.engine.errors import fault_of
 from fluidvm.model.faults import TooLarge
-from fluidvm.transfers import Transfers
 from fluidvm.wire.bounds import Bounds
 from fluidvm.wire.channel import Channel
 from fluidvm.wire.compression import Compressor

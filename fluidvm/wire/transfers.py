@@ -7,9 +7,9 @@ from urllib.parse import parse_qs
 
 from twisted.python.failure import Failure
 
+from fluidvm.access.transfers import Transfers
 from fluidvm.auth.sessions import HeldBack
 from fluidvm.engine.errors import fault_of
-from fluidvm.transfers import Transfers
 from fluidvm.wire.request import PLAIN, Request
 
 COOKIE = b"X-FluidVM-Cookie"

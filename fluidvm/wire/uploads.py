@@ -12,10 +12,10 @@ from twisted.logger import Logger
 from twisted.python.failure import Failure
 from twisted.web import resource, server
 
+from fluidvm.access.transfers import Sending, Transfers
 from fluidvm.engine.errors import fault_of
 from fluidvm.images.files import PIECE
 from fluidvm.model.faults import ApiFault, InvalidParams, Unavailable
-from fluidvm.transfers import Sending, Transfers
 from fluidvm.wire.request import PLAIN
 from fluidvm.wire.transfers import cookie, query, refused
 

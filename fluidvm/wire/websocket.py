@@ -30,7 +30,7 @@ from fluidvm.wire.request import PLAIN
 if TYPE_CHECKING:
     from twisted.python.failure import Failure
 
-    from fluidvm.consoles import Console, Consoles
+    from fluidvm.access.consoles import Console, Consoles
 
 LOOK = 5.0
 """Seconds between two looks at whether a console may stay."""

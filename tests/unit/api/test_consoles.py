@@ -10,8 +10,8 @@ from twisted.internet import reactor
 from twisted.internet.task import deferLater
 from wsproto.events import CloseConnection, TextMessage
 
-from fluidvm import consoles
-from fluidvm.consoles import LIFE, MOST_TICKETS
+from fluidvm.access import consoles
+from fluidvm.access.consoles import LIFE, MOST_TICKETS
 from fluidvm.driver import ISerialConsole
 from tests.support import Client, ServerCase, port_of
 from tests.websocket_client import Looker, Refused, look

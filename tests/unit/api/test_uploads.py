@@ -15,8 +15,8 @@ from fluidvm.images.files import MIB, ImageFiles
 from fluidvm.model.faults import Conflict, QuotaExceeded
 from fluidvm.preflight import StartError
 from fluidvm.store import uploads as stored
+from tests.unit.access.test_transfers import TransferCase
 from tests.unit.api.test_images import WHOLE, ImageCase
-from tests.unit.api.test_transfers import TransferCase
 
 
 class PlanTests(TransferCase):

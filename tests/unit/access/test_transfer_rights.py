@@ -10,13 +10,13 @@ from twisted.internet import reactor
 from twisted.internet.defer import Deferred
 from twisted.internet.task import deferLater
 
+from fluidvm.access.transfers import MOST, MOST_OF_USER, Contents
 from fluidvm.images.files import MIB, PIECE
 from fluidvm.store.objects import Update
-from fluidvm.transfers import MOST, MOST_OF_USER, Contents
 from fluidvm.wire.uploads import LEAST
 from tests.support import Client
+from tests.unit.access.test_transfers import Raw, TransferCase
 from tests.unit.api.test_images import WHOLE
-from tests.unit.api.test_transfers import Raw, TransferCase
 
 BIG = 200
 

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from fluidvm import disk_tags
+from fluidvm.access import disk_tags
 from fluidvm.images.files import MIB
 from fluidvm.store.objects import Update
+from tests.unit.access.test_transfers import TransferCase
 from tests.unit.api.test_images import WHOLE
-from tests.unit.api.test_transfers import TransferCase
 
 SENT = WHOLE.ljust(7 * MIB, b"\0")
 

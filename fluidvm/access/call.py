@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from fluidvm.access.consoles import Consoles
 from fluidvm.auth import permissions
 from fluidvm.auth.audit import AuditLog
 from fluidvm.auth.logins import Logins
 from fluidvm.auth.sessions import Session
-from fluidvm.consoles import Consoles
 from fluidvm.engine.engine import Engine
 from fluidvm.engine.job import Resources
 from fluidvm.engine.rehearsal import Planner

@@ -11,10 +11,10 @@ from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IDelayedCall
 from twisted.internet.task import deferLater
 
+from fluidvm.access.disk_tags import DiskTags
 from fluidvm.auth.audit import AuditLog
 from fluidvm.auth.permissions import check_object, check_transfer, session_user
 from fluidvm.auth.sessions import Session
-from fluidvm.disk_tags import DiskTags
 from fluidvm.driver import IImages, NoSuchThing
 from fluidvm.engine.claims import Claims, Watch
 from fluidvm.engine.job import Resources

@@ -17,11 +17,11 @@ from twisted.python.failure import Failure
 from twisted.web.client import Agent, FileBodyProducer, readBody
 from twisted.web.http_headers import Headers
 
-from fluidvm import transfers
+from fluidvm.access import transfers
+from fluidvm.access.transfers import Contents
 from fluidvm.auth.sessions import FREE_COOKIES
 from fluidvm.images import files as image_files
 from fluidvm.images.files import MIB, PIECE
-from fluidvm.transfers import Contents
 from tests.support import Client, port_of
 from tests.unit.api.test_images import WHOLE, ImageCase, digest
 
