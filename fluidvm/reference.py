@@ -17,8 +17,8 @@ from fluidvm.model.declare import METHODS, Method
 from fluidvm.model.kinds import Kind, Struct
 from fluidvm.model.object_fields import wire_fields
 from fluidvm.model.objects import OBJECT_TYPES, ROLES
-from fluidvm.option_kinds import Switch
-from fluidvm.options import CONFIG, OPTIONS
+from fluidvm.server.option_kinds import Switch
+from fluidvm.server.options import CONFIG, OPTIONS
 
 assert api  # importing it declares the methods
 

@@ -52,7 +52,7 @@ class InlineDatabase(Database):
 def without_threads(kept: ExitStack, database: type[Database] = InlineDatabase) -> None:
     """Until C{kept} is closed, servers have no threads: their store and their password hashes answer at once."""
     kept.enter_context(patch.object(logins.Logins, "_run", lambda self, function, *args: execute(function, *args)))
-    kept.enter_context(patch("fluidvm.service.Database", database))
+    kept.enter_context(patch("fluidvm.server.service.Database", database))
 
 
 def _at_once(self: object, function: Callable[..., Any], *args: Any) -> Deferred[Any]:

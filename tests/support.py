@@ -15,8 +15,8 @@ from twisted.internet.task import Clock, deferLater
 from twisted.trial.unittest import TestCase
 
 from fluidvm.drivers.simulated_host import SimulatedHost
-from fluidvm.options import Options, Settings
-from fluidvm.service import Server
+from fluidvm.server.options import Options, Settings
+from fluidvm.server.service import Server
 from fluidvm.wire.peer import Peer
 
 from .databases import execute, new_database

@@ -17,8 +17,8 @@ from twisted.trial.unittest import TestCase
 from twisted.web.xmlrpc import Proxy
 
 from fluidvm.drivers.kvm import KvmConnection
-from fluidvm.options import Options
-from fluidvm.service import Server
+from fluidvm.server.options import Options
+from fluidvm.server.service import Server
 from lab.host import guest
 from tests import PATIENCE
 from tests.real.agent_guest import listening

@@ -18,7 +18,7 @@ from unittest.mock import patch
 import psycopg
 from twisted.trial.unittest import SynchronousTestCase
 
-from fluidvm import preflight
+from fluidvm.server import preflight
 from tests import PATIENCE
 from tests.authority import Authority
 from tests.postgres import shared_cluster

@@ -180,7 +180,7 @@ class StartTests(ProcessCase):
 
 
 class RefusalTests(ProcessCase):
-    """One of each kind; L{tests.unit.test_refusals} has them all."""
+    """One of each kind; L{tests.unit.server.test_refusals} has them all."""
 
     def refused(self, words: str, *options: str) -> None:
         """One line that says why, and a failing exit: in the foreground and as a daemon."""

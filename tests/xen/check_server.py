@@ -13,8 +13,8 @@ from twisted.trial.unittest import TestCase
 from twisted.web.xmlrpc import Proxy
 
 from fluidvm.drivers.xen import DOM0
-from fluidvm.options import Options
-from fluidvm.service import Server
+from fluidvm.server.options import Options
+from fluidvm.server.service import Server
 from lab.host import guest
 from tests.real.real_host import CMDLINE, shared_host, until
 from tests.support import CHEAP, PASSWORD, port_of

@@ -8,12 +8,12 @@ from typing import Any
 
 from twisted.internet.defer import Deferred
 
-from fluidvm import preflight
 from fluidvm.images import files as image_files
 from fluidvm.images.disk_room import DiskRoom
 from fluidvm.images.files import MIB, ImageFiles
 from fluidvm.model.faults import Conflict, QuotaExceeded
-from fluidvm.preflight import StartError
+from fluidvm.server import preflight
+from fluidvm.server.preflight import StartError
 from fluidvm.store import uploads as stored
 from tests.unit.access.test_transfers import TransferCase
 from tests.unit.api.test_images import WHOLE, ImageCase

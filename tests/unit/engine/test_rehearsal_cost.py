@@ -13,6 +13,7 @@ from twisted.web.client import Agent
 from fluidvm.drivers.simulated_host import SimulatedHost
 from fluidvm.engine import rehearsal
 from fluidvm.engine.rehearsal_files import PlannedImages
+from fluidvm.server import model
 from fluidvm.wire.peer import Peer
 from tests.support import Client, ServerCase
 from tests.unit.model.test_xmlvalue import CALM
@@ -47,14 +48,14 @@ class PlanCase(ServerCase):
     def count(self) -> list[int]:
         """Count looks at domains, and stop what looks, or reads, without end."""
         looks, reads = [0], [0]
-        look, read = SimulatedHost.domain, rehearsal._Model.read_volume
+        look, read = SimulatedHost.domain, model._Model.read_volume
 
         def counted_read(model: Any, *arguments: Any) -> Deferred[bytes]:
             reads[0] += 1
             assert reads[0] < 1000, "a plan reads without end"
             return read(model, *arguments)
 
-        self.patch(rehearsal._Model, "read_volume", counted_read)
+        self.patch(model._Model, "read_volume", counted_read)
 
         def counted(host: SimulatedHost, uuid: str) -> Any:
             looks[0] += 1
@@ -102,13 +103,13 @@ class CostTests(PlanCase):
 
     def steps(self) -> list[int]:
         steps = [0]
-        step = rehearsal._Effort.step
+        step = rehearsal.Effort.step
 
         def counted(effort: Any) -> None:
             steps[0] += 1
             step(effort)
 
-        self.patch(rehearsal._Effort, "step", counted)
+        self.patch(rehearsal.Effort, "step", counted)
         return steps
 
     async def test_whatever_is_pending(self) -> None:

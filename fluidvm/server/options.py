@@ -21,7 +21,7 @@ from fluidvm.engine.placement import STRATEGIES
 from fluidvm.images.urls import ImageUrls
 from fluidvm.model.faults import InvalidParams
 from fluidvm.model.kinds import Choice, Int, Kind
-from fluidvm.option_kinds import DatabaseUrl, DirectoryPath, Endpoints, FilePath, Switch, Words
+from fluidvm.server.option_kinds import DatabaseUrl, DirectoryPath, Endpoints, FilePath, Switch, Words
 from fluidvm.wire.proxies import HEADERS, Proxies
 from fluidvm.wire.tls import CLIENTS, TLSFiles
 

@@ -20,12 +20,12 @@ from twisted.internet.protocol import Factory
 from twisted.internet.selectreactor import SelectReactor
 from twisted.python.failure import Failure
 
-from fluidvm.admin import PasswordError, read_password
 from fluidvm.auth.certificates import MappingError, read_mapping
 from fluidvm.auth.passwords import Hasher
 from fluidvm.images import belonging
 from fluidvm.images.belonging import BelongingError
-from fluidvm.options import Settings
+from fluidvm.server.admin import PasswordError, read_password
+from fluidvm.server.options import Settings
 from fluidvm.store import standing
 from fluidvm.store.database import DatabaseError, connect, parse_url
 from fluidvm.wire.listening import endpoint

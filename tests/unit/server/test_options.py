@@ -11,8 +11,8 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from fluidvm.images.urls import ImageUrls
 from fluidvm.model.kinds import Int
-from fluidvm.option_kinds import Switch
-from fluidvm.options import OPTIONS, Options, Settings
+from fluidvm.server.option_kinds import Switch
+from fluidvm.server.options import OPTIONS, Options, Settings
 from fluidvm.wire.tls import TLSFiles
 
 GIVEN: dict[str, Any] = {

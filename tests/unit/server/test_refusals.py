@@ -14,10 +14,10 @@ from pathlib import Path
 from twisted.trial.unittest import SynchronousTestCase
 
 from fluidvm.model.kinds import Choice, Int
-from fluidvm.option_kinds import DatabaseUrl, DirectoryPath, Endpoints, FilePath, Switch, Words
-from fluidvm.options import OPTIONS, Options
-from fluidvm.preflight import StartError, check
-from fluidvm.service import makeService
+from fluidvm.server.option_kinds import DatabaseUrl, DirectoryPath, Endpoints, FilePath, Switch, Words
+from fluidvm.server.options import OPTIONS, Options
+from fluidvm.server.preflight import StartError, check
+from fluidvm.server.service import makeService
 from tests.authority import Authority
 
 WRONG: dict[type, tuple[object, ...]] = {

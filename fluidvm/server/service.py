@@ -26,7 +26,6 @@ from twisted.python.failure import Failure
 from fluidvm.access.call import Services
 from fluidvm.access.consoles import Consoles
 from fluidvm.access.transfers import Transfers
-from fluidvm.admin import PasswordError, ensure_admin, read_password
 from fluidvm.auth.audit import AuditLog
 from fluidvm.auth.certificates import MappingError, read_mapping
 from fluidvm.auth.logins import ADDRESSES_PER_USER, Logins
@@ -35,7 +34,7 @@ from fluidvm.auth.sessions import Sessions
 from fluidvm.driver.loader import DriverLoader
 from fluidvm.engine.engine import Engine
 from fluidvm.engine.job import Resources
-from fluidvm.engine.rehearsal import Planner, model_of
+from fluidvm.engine.rehearsal import Planner
 from fluidvm.images import belonging
 from fluidvm.images.belonging import BelongingError
 from fluidvm.images.files import MIB, ImageFiles
@@ -45,8 +44,10 @@ from fluidvm.model.faults import Unavailable
 from fluidvm.model.objects import Image
 from fluidvm.nodes.nodes import Nodes
 from fluidvm.nodes.watch import Habits
-from fluidvm.options import Options, Settings
-from fluidvm.preflight import Lock, StartError, become, check, hand_over_log
+from fluidvm.server.admin import PasswordError, ensure_admin, read_password
+from fluidvm.server.model import model_of
+from fluidvm.server.options import Options, Settings
+from fluidvm.server.preflight import Lock, StartError, become, check, hand_over_log
 from fluidvm.store.connecting import sentence
 from fluidvm.store.database import Database, DatabaseError
 from fluidvm.store.users import load_known

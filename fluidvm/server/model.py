@@ -1,0 +1,136 @@
+"""A compute node as a rehearsal sees it: the simulator's model of a host, with what the inventory has on the node."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+from twisted.internet.defer import Deferred, fail, succeed
+from twisted.python.failure import Failure
+
+from fluidvm.driver import (
+    DomainDisk,
+    DomainInfo,
+    DomainInterface,
+    DomainSpec,
+    DomainState,
+    DriverError,
+    Snapshot,
+    Volume,
+)
+from fluidvm.drivers.simulated_host import SimulatedHost
+from fluidvm.drivers.simulator import Faults, SimulatedConnection
+from fluidvm.drivers.simulator_snapshots import AMOUNTS, Kept, Snapshots
+from fluidvm.drivers.simulator_volume_snapshots import VolumeSnapshots
+from fluidvm.engine.rehearsal import Effort, Still
+from fluidvm.inventory.inventory import Inventory
+from fluidvm.nodes.driver_words import Words
+
+_STATES = {
+    "running": DomainState.RUNNING, "paused": DomainState.PAUSED, "starting": DomainState.RUNNING,
+    "saved": DomainState.SAVED, "crashed": DomainState.CRASHED,
+}  # fmt: skip
+
+
+_NOT_THERE = ("creating", "missing")
+"""States of VMs and disks that their compute node hasn't."""
+
+
+class _Model(SimulatedConnection):
+    """A hypervisor as it would be: each verb works at once, on memory."""
+
+    def __init__(
+        self, host: SimulatedHost, formats: tuple[str, ...], refused: Mapping[str, Exception], effort: Effort, words: Words
+    ) -> None:
+        super().__init__(host, Faults({}, Still()))  # type: ignore[arg-type]
+        self.formats = formats  # type: ignore[assignment]
+        self._refused = refused
+        self._effort = effort
+        self._words = words
+
+    def _do(self, *work: Any, **more: Any) -> Deferred[Any]:
+        return super()._do(*work, **more).addErrback(self._in_words)
+
+    def _in_words(self, failure: Failure) -> Failure:
+        return Failure(self._words.told(failure.value)) if isinstance(failure.value, DriverError) else failure
+
+    def _check(self) -> None:
+        self._effort.step()
+        super()._check()
+
+    def read_volume(self, pool: str, name: str, format: str, offset: int, length: int) -> Deferred[bytes]:
+        """No bytes are moved in a plan: a large disk has very many."""
+        return succeed(b"")
+
+    def get_spec(self, uuid: str) -> Deferred[DomainSpec]:
+        """What it is, or why it can't be taken over."""
+        return fail(self._refused[uuid]) if uuid in self._refused else super().get_spec(uuid)
+
+    def volume_of(self, path: str, format: str) -> Deferred[Volume]:
+        """As L{get_spec}, of a disk."""
+        return fail(self._refused[path]) if path in self._refused else super().volume_of(path, format)
+
+
+def _copy(inventory: Inventory, node: int, effort: Effort) -> SimulatedHost:
+    """A node's VMs and disks as the inventory has them."""
+    host = SimulatedHost(None)
+    for vm in inventory.vms_on(node):
+        effort.step()
+        if vm.state in _NOT_THERE:
+            continue
+        disks = tuple(DomainDisk(disk.path, disk.format, str(disk.target)) for disk in inventory.disks_of(vm.id))
+        interfaces = _interfaces(vm.interfaces)
+        domain = DomainInfo(
+            vm.uuid, vm.domain_name, _STATES.get(vm.state, DomainState.STOPPED), vm.vcpus, vm.max_vcpus, vm.memory,
+            vm.max_memory, disks, vm.autostart, interfaces,
+        )  # fmt: skip
+        host.add(domain)
+        Snapshots(host).put(vm.uuid, [_as_kept(one, domain) for one in vm.snapshots])
+    for disk in inventory.disks_on(node):
+        effort.step()
+        if disk.state in _NOT_THERE:
+            continue
+        host.add_volume(Volume(disk.pool, disk.volume, disk.path, disk.format, disk.size))
+        VolumeSnapshots(host).put(disk.pool, disk.volume, [_snapshot(one) for one in disk.snapshots])
+    return host
+
+
+def _interfaces(told: Iterable[Mapping[str, Any]]) -> tuple[DomainInterface, ...]:
+    return tuple(DomainInterface(one["mac"], one["network"], one.get("model", "")) for one in told)
+
+
+def _snapshot(told: Mapping[str, Any]) -> Snapshot:
+    return Snapshot(told["name"], told["created"], told["running"])
+
+
+def _as_kept(told: Mapping[str, Any], domain: DomainInfo) -> Kept:
+    """A VM's snapshot. What the domain was when others made one only its node knows."""
+    had = told.get("had")
+    if had is None:
+        return Kept.of(domain, _snapshot(told))
+    return Kept(_snapshot(told), domain.disks, _interfaces(had["interfaces"]), tuple(had[name] for name in AMOUNTS))
+
+
+def model_of(
+    inventory: Inventory,
+    node: int,
+    effort: Effort,
+    strangers: Iterable[tuple[DomainInfo, Sequence[Volume], Sequence[Snapshot]]],
+    formats: tuple[str, ...],
+    refused: Mapping[str, Exception],
+) -> _Model:
+    """
+    Make the model of a compute node, on the simulator.
+
+    @param effort: what the model's work is added to.
+    @param strangers: guests of the node that aren't in the inventory, with their volumes and their snapshots.
+    @param formats: the disk formats that the node's driver has.
+    @param refused: by UUID, why a guest can't be taken over.
+    """
+    host = _copy(inventory, node, effort)
+    for info, volumes, kept in strangers:
+        host.add(info)
+        Snapshots(host).put(info.uuid, [Kept.of(info, snapshot) for snapshot in kept])
+        for volume in volumes:
+            host.add_volume(volume)
+    return _Model(host, formats, refused, effort, Words(inventory, node))
