@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 from fluidvm.access.call import Call
 from fluidvm.api.disks import check_idle
-from fluidvm.api.kept import listed, look, make, snapshot_of
+from fluidvm.api.snapshot_records import listed, look, make, snapshot_of
 from fluidvm.driver import IVolumeSnapshots
 from fluidvm.engine.job import Job
 from fluidvm.model.declare import query, task

@@ -5,7 +5,7 @@ from __future__ import annotations
 from twisted.internet.defer import CancelledError
 
 from fluidvm.api.migration import MEMO, move
-from fluidvm.api.placing import fit
+from fluidvm.api.placement import fit
 from fluidvm.api.vms import largest_pool
 from fluidvm.driver import IDisks, IMigration, INetworks, Interface, Progress
 from fluidvm.engine.errors import fault_of

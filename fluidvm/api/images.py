@@ -11,7 +11,7 @@ from fluidvm.access.call import Call
 from fluidvm.api.disks import check_idle
 from fluidvm.api.image_bytes import drain, fetch
 from fluidvm.api.listing import list_objects, show
-from fluidvm.api.placing import free_name, may_own, owner_of
+from fluidvm.api.placement import free_name, may_own, owner_of
 from fluidvm.auth.permissions import administers
 from fluidvm.driver import IImages
 from fluidvm.engine.job import Job

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Annotated
 
 from fluidvm.access.call import Call
-from fluidvm.api.placing import free_name
+from fluidvm.api.placement import free_name
 from fluidvm.engine.job import Job
 from fluidvm.inventory.ledger import can_get
 from fluidvm.inventory.quota import check_driver, check_vm, one_vm

@@ -7,8 +7,8 @@ from datetime import datetime
 from typing import Annotated, Any
 
 from fluidvm.access.call import Call
-from fluidvm.api.kept import listed, look, make, snapshot_of
 from fluidvm.api.shares import shares_of
+from fluidvm.api.snapshot_records import listed, look, make, snapshot_of
 from fluidvm.api.vm_power import mark, settle_after
 from fluidvm.api.vms import disks_of, domain_spec
 from fluidvm.driver import DomainState, IShares, ISnapshots, Shares

@@ -9,9 +9,9 @@ from twisted.internet.task import deferLater
 
 from fluidvm.access.call import Call
 from fluidvm.api.disks import check_idle, delete_volume, new_disk
-from fluidvm.api.kept import refuse_kept
 from fluidvm.api.listing import page
-from fluidvm.api.placing import free_name
+from fluidvm.api.placement import free_name
+from fluidvm.api.snapshot_records import refuse_kept
 from fluidvm.driver import DomainDisk, DriverError, IDiskResize, IVolumes, Progress
 from fluidvm.engine.job import Job
 from fluidvm.inventory.quota import check_vm
