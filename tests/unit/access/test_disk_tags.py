@@ -6,7 +6,7 @@ from fluidvm.access import disk_tags
 from fluidvm.images.files import MIB
 from fluidvm.store.objects import Update
 from tests.unit.access.test_transfers import TransferCase
-from tests.unit.api.test_images import WHOLE
+from tests.unit.api.storage.test_images import WHOLE
 
 SENT = WHOLE.ljust(7 * MIB, b"\0")
 

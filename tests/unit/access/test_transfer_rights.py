@@ -16,7 +16,7 @@ from fluidvm.store.objects import Update
 from fluidvm.wire.uploads import LEAST
 from tests.support import Client
 from tests.unit.access.test_transfers import Raw, TransferCase
-from tests.unit.api.test_images import WHOLE
+from tests.unit.api.storage.test_images import WHOLE
 
 BIG = 200
 

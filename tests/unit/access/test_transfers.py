@@ -23,7 +23,7 @@ from fluidvm.auth.sessions import FREE_COOKIES
 from fluidvm.images import files as image_files
 from fluidvm.images.files import MIB, PIECE
 from tests.support import Client, port_of
-from tests.unit.api.test_images import WHOLE, ImageCase, digest
+from tests.unit.api.storage.test_images import WHOLE, ImageCase, digest
 
 
 class Raw(Protocol):

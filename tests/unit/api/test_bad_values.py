@@ -14,7 +14,7 @@ from fluidvm.drivers.simulator import SimulatedConnection
 from fluidvm.images.files import Inspected
 from fluidvm.model.xmlvalue import INT_HIGH
 from tests.support import ServerCase
-from tests.unit.api.test_images import ImageCase
+from tests.unit.api.storage.test_images import ImageCase
 
 HUGE = 16 * 1024 * 1024
 """MiB: the most that one VM may have."""

@@ -18,7 +18,7 @@ from fluidvm.model.faults import Unavailable
 from fluidvm.model.objects import OBJECT_TYPES, VM, ComputeNode, Disk, Object
 from tests.inline import InlineServer, now
 from tests.support import PASSWORD
-from tests.unit.api.test_images import qcow2
+from tests.unit.api.storage.test_images import qcow2
 
 T = TypeVar("T")
 MIB = 2**20

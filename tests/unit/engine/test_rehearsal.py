@@ -19,7 +19,7 @@ from fluidvm.engine.job import Job
 from fluidvm.images.files import MIB
 from tests.databases import ENGINE
 from tests.inline import InlineServer
-from tests.unit.api.test_images import WHOLE, ImageCase, qcow2
+from tests.unit.api.storage.test_images import WHOLE, ImageCase, qcow2
 from tests.unit.engine.fleet import ACTORS
 from tests.unit.engine.random_calls import TASKS, RandomCalls
 

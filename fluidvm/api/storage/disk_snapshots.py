@@ -6,8 +6,8 @@ from datetime import datetime
 from typing import Annotated, Any
 
 from fluidvm.access.call import Call
-from fluidvm.api.disks import check_idle
 from fluidvm.api.snapshot_records import listed, look, make, snapshot_of
+from fluidvm.api.storage.disks import check_idle
 from fluidvm.driver import IVolumeSnapshots
 from fluidvm.engine.job import Job
 from fluidvm.model.declare import query, task

@@ -16,7 +16,7 @@ from fluidvm.server import preflight
 from fluidvm.server.preflight import StartError
 from fluidvm.store import uploads as stored
 from tests.unit.access.test_transfers import TransferCase
-from tests.unit.api.test_images import WHOLE, ImageCase
+from tests.unit.api.storage.test_images import WHOLE, ImageCase
 
 
 class PlanTests(TransferCase):

@@ -11,9 +11,9 @@ from uuid import uuid4
 from twisted.internet.defer import CancelledError
 
 from fluidvm.access.call import Call
-from fluidvm.api.image_bytes import fill
 from fluidvm.api.listing import list_objects, show
 from fluidvm.api.placement import free_name, may_own, owner_of, place
+from fluidvm.api.storage.image_bytes import fill
 from fluidvm.auth.permissions import check_object
 from fluidvm.driver import IDisks, IImages, IVolumes, NoSuchThing
 from fluidvm.engine.job import Job

@@ -8,10 +8,10 @@ from typing import Annotated, Any
 from twisted.internet.defer import CancelledError
 
 from fluidvm.access.call import Call
-from fluidvm.api.disks import check_idle
-from fluidvm.api.image_bytes import drain, fetch
 from fluidvm.api.listing import list_objects, show
 from fluidvm.api.placement import free_name, may_own, owner_of
+from fluidvm.api.storage.disks import check_idle
+from fluidvm.api.storage.image_bytes import drain, fetch
 from fluidvm.auth.permissions import administers
 from fluidvm.driver import IImages
 from fluidvm.engine.job import Job

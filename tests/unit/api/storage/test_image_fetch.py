@@ -14,7 +14,7 @@ from fluidvm.images.fetch import HEAD_TIME, LEAST, MOST_HELD, SILENCE, Source
 from fluidvm.images.urls import ImageUrls
 from fluidvm.model.faults import Unavailable
 from tests.hostile_server import HostileServer, endless, says, whole
-from tests.unit.api.test_images import WHOLE, ImageCase, digest
+from tests.unit.api.storage.test_images import WHOLE, ImageCase, digest
 
 FILE = b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n" % len(WHOLE)
 

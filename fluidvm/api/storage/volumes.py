@@ -8,10 +8,10 @@ from twisted.internet.defer import CancelledError, Deferred
 from twisted.internet.task import deferLater
 
 from fluidvm.access.call import Call
-from fluidvm.api.disks import check_idle, delete_volume, new_disk
 from fluidvm.api.listing import page
 from fluidvm.api.placement import free_name
 from fluidvm.api.snapshot_records import refuse_kept
+from fluidvm.api.storage.disks import check_idle, delete_volume, new_disk
 from fluidvm.driver import DomainDisk, DriverError, IDiskResize, IVolumes, Progress
 from fluidvm.engine.job import Job
 from fluidvm.inventory.quota import check_vm
