@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from twisted.internet.defer import CancelledError
 
-from fluidvm.api.migration import MEMO, move
 from fluidvm.api.placement import fit
-from fluidvm.api.vms import largest_pool
+from fluidvm.api.vms.migration import MEMO, move
+from fluidvm.api.vms.vms import largest_pool
 from fluidvm.driver import IDisks, IMigration, INetworks, Interface, Progress
 from fluidvm.engine.errors import fault_of
 from fluidvm.engine.job import Job

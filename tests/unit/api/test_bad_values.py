@@ -8,7 +8,7 @@ from typing import Any
 from twisted.internet.defer import Deferred, succeed
 from twisted.logger import capturedLogs
 
-from fluidvm.api import guests
+from fluidvm.api.vms import guests
 from fluidvm.driver import DriverError, GuestOutput, HostInfo
 from fluidvm.drivers.simulator import SimulatedConnection
 from fluidvm.images.files import Inspected

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from tests.support import Client, ServerCase
-from tests.unit.api.test_adoption import stranger
+from tests.unit.api.vms.test_adoption import stranger
 
 
 class PlacingCase(ServerCase):

@@ -17,8 +17,8 @@ from fluidvm.model.objects import VM
 from fluidvm.nodes.driver_words import Words
 from tests.sentences import NoSentence, is_told
 from tests.support import ServerCase
-from tests.unit.api.test_adoption import stranger
 from tests.unit.api.test_nodes import simulated
+from tests.unit.api.vms.test_adoption import stranger
 
 ROOT = Path(fluidvm.__file__).parents[2]
 RAISED = {cls.__name__ for cls in (*faults.FAULTS.values(), *DriverError.__subclasses__(), DriverError)}

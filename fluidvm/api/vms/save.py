@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from twisted.internet.defer import Deferred
 
-from fluidvm.api.vm_power import mark, may_start, settle, settle_after
+from fluidvm.api.vms.power import mark, may_start, settle, settle_after
 from fluidvm.driver import IReset, ISave
 from fluidvm.engine.job import Job
 from fluidvm.model.declare import AfterCrash, task

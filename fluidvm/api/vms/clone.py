@@ -10,12 +10,12 @@ from uuid import uuid4
 from twisted.internet.defer import CancelledError
 
 from fluidvm.access.call import Call
-from fluidvm.api.networks import check_networks, new_interface
 from fluidvm.api.placement import free_name, may_force, take_room
-from fluidvm.api.shares import shares_of
 from fluidvm.api.storage.disks import new_disk
 from fluidvm.api.storage.volumes import copy_volume
-from fluidvm.api.vms import FORCE, disks_of, domain_spec, remove_made
+from fluidvm.api.vms.networks import check_networks, new_interface
+from fluidvm.api.vms.shares import shares_of
+from fluidvm.api.vms.vms import FORCE, disks_of, domain_spec, remove_made
 from fluidvm.driver import IConnection, ITemplates, IVolumes
 from fluidvm.engine.job import Job
 from fluidvm.inventory.ledger import can_get

@@ -11,7 +11,7 @@ from twisted.internet.defer import Deferred
 
 from fluidvm.access.call import Call
 from fluidvm.api.listing import selected
-from fluidvm.api.networks import Address
+from fluidvm.api.vms.networks import Address
 from fluidvm.driver import IGuest, IGuestNetwork, ILimits, IScreenshot, ITemplates, Limits, NoSuchThing
 from fluidvm.engine.job import Job
 from fluidvm.model.declare import AfterCrash, query, task

@@ -9,7 +9,7 @@ from twisted.internet.defer import CancelledError
 
 from fluidvm.api.snapshot_records import refuse_kept
 from fluidvm.api.storage.disks import delete_volume, filled_volume, with_image
-from fluidvm.api.vms import domain_spec
+from fluidvm.api.vms.vms import domain_spec
 from fluidvm.driver import DomainDisk, DomainState, IDisks, IImages, IVolumes
 from fluidvm.engine.job import Job
 from fluidvm.inventory.inventory import missing

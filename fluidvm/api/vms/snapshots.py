@@ -7,10 +7,10 @@ from datetime import datetime
 from typing import Annotated, Any
 
 from fluidvm.access.call import Call
-from fluidvm.api.shares import shares_of
 from fluidvm.api.snapshot_records import listed, look, make, snapshot_of
-from fluidvm.api.vm_power import mark, settle_after
-from fluidvm.api.vms import disks_of, domain_spec
+from fluidvm.api.vms.power import mark, settle_after
+from fluidvm.api.vms.shares import shares_of
+from fluidvm.api.vms.vms import disks_of, domain_spec
 from fluidvm.driver import DomainState, IShares, ISnapshots, Shares
 from fluidvm.engine.job import Job
 from fluidvm.model.declare import AfterCrash, query, task

@@ -10,7 +10,7 @@ from typing import Annotated, Any
 
 from fluidvm.access.call import Call
 from fluidvm.api.listing import page
-from fluidvm.api.shares import put_shares
+from fluidvm.api.vms.shares import put_shares
 from fluidvm.auth.permissions import administers, reads_all
 from fluidvm.driver import DomainInterface, DriverError, INetworks, Unreachable
 from fluidvm.engine.job import Job

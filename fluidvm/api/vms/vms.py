@@ -11,10 +11,10 @@ from twisted.internet.defer import CancelledError
 
 from fluidvm.access.call import Call
 from fluidvm.api.listing import list_objects, show
-from fluidvm.api.networks import MOST, InterfaceKind, check_networks, domain_interface, new_interface
 from fluidvm.api.placement import free_name, may_force, may_own, owner_of, place
-from fluidvm.api.shares import shares_of
 from fluidvm.api.storage.disks import DEFAULT_POOL, check_attachable, delete_volume, make_volume, new_disk, with_image
+from fluidvm.api.vms.networks import MOST, InterfaceKind, check_networks, domain_interface, new_interface
+from fluidvm.api.vms.shares import shares_of
 from fluidvm.auth.permissions import administers
 from fluidvm.driver import (
     Boot,

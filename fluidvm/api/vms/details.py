@@ -6,7 +6,7 @@ from dataclasses import replace
 from typing import Annotated, Any
 
 from fluidvm.access.call import Call
-from fluidvm.api.vms import BootKind, check_boot, check_kernel, disks_of, domain_spec
+from fluidvm.api.vms.vms import BootKind, check_boot, check_kernel, disks_of, domain_spec
 from fluidvm.driver import DomainState
 from fluidvm.engine.job import Job
 from fluidvm.model.declare import task

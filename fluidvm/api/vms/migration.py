@@ -11,11 +11,11 @@ from uuid import uuid4
 from twisted.internet.defer import CancelledError
 
 from fluidvm.access.call import Call
-from fluidvm.api.networks import check_networks
 from fluidvm.api.placement import may_force, take_room
 from fluidvm.api.snapshot_records import refuse_kept
-from fluidvm.api.vm_power import mark, settle
-from fluidvm.api.vms import FORCE, check_boot, domain_spec
+from fluidvm.api.vms.networks import check_networks
+from fluidvm.api.vms.power import mark, settle
+from fluidvm.api.vms.vms import FORCE, check_boot, domain_spec
 from fluidvm.driver import DomainDisk, IDisks, IMigration, NoSuchThing, Progress
 from fluidvm.engine.job import Job
 from fluidvm.inventory.ledger import can_get

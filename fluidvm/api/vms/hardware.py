@@ -7,9 +7,9 @@ from typing import Annotated, Any, Protocol
 
 from twisted.internet.defer import Deferred
 
-from fluidvm.api.shares import put_shares
 from fluidvm.api.snapshot_records import refuse_kept
 from fluidvm.api.storage.disks import check_attachable
+from fluidvm.api.vms.shares import put_shares
 from fluidvm.driver import DomainDisk, DomainState, IConnection, IDisks, ILiveResize
 from fluidvm.engine.job import Job
 from fluidvm.inventory.ledger import can_get

@@ -1,0 +1,37 @@
+"""
+The methods for VMs: made, started, changed, moved, looked into.
+
+Imported by api.nodes.
+"""
+
+from fluidvm.api.vms import (
+    adoption,
+    clone,
+    consoles,
+    details,
+    guests,
+    hardware,
+    migration,
+    networks,
+    power,
+    rebuild,
+    save,
+    snapshots,
+    vms,
+)
+
+__all__ = [
+    "adoption",
+    "clone",
+    "consoles",
+    "details",
+    "guests",
+    "hardware",
+    "migration",
+    "networks",
+    "power",
+    "rebuild",
+    "save",
+    "snapshots",
+    "vms",
+]
