@@ -4,34 +4,6 @@ Every method of the API, declared where it is written; importing this fills METH
 Imported by api.storage, api.vms, api.accounts, api.nodes, wire, tools.
 """
 
-from fluidvm.api import (
-    audit,
-    drivers,
-    evacuation,
-    nodes,
-    ownership,
-    plans,
-    second_factor,
-    sessions,
-    stats,
-    storage,
-    tasks,
-    users,
-    vms,
-)
+from fluidvm.api import accounts, drivers, evacuation, nodes, stats, storage, tasks, vms
 
-__all__ = [
-    "audit",
-    "drivers",
-    "evacuation",
-    "nodes",
-    "ownership",
-    "plans",
-    "second_factor",
-    "sessions",
-    "stats",
-    "storage",
-    "tasks",
-    "users",
-    "vms",
-]
+__all__ = ["accounts", "drivers", "evacuation", "nodes", "stats", "storage", "tasks", "vms"]

@@ -10,7 +10,7 @@ from fluidvm.driver import Shares
 from fluidvm.drivers.simulated_host import SimulatedHost
 from fluidvm.drivers.simulator import SimulatedConnection
 from tests.support import PASSWORD, Client
-from tests.unit.api.test_plans import QuotaCase
+from tests.unit.api.accounts.test_plans import QuotaCase
 
 PLAN = {"cpu_shares": 512, "disk_iops": 100, "disk_mbps": 10, "network_mbps": 50}
 MORE = {"cpu_shares": 2048, "disk_iops": 500}

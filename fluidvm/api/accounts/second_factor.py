@@ -7,7 +7,7 @@ from typing import Annotated
 import pyotp
 
 from fluidvm.access.call import Call
-from fluidvm.api.login import CODE, Login
+from fluidvm.api.accounts.login import CODE, Login
 from fluidvm.auth.logins import second_factor_step
 from fluidvm.auth.permissions import administers
 from fluidvm.model.declare import query

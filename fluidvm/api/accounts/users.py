@@ -5,8 +5,8 @@ from __future__ import annotations
 from typing import Annotated, Any
 
 from fluidvm.access.call import Call
+from fluidvm.api.accounts.plans import usage
 from fluidvm.api.listing import list_objects, show
-from fluidvm.api.plans import usage
 from fluidvm.auth.logins import check_password
 from fluidvm.engine.job import Job
 from fluidvm.inventory.inventory import WORDS

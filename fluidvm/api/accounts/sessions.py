@@ -5,8 +5,8 @@ from __future__ import annotations
 from typing import Annotated, Any
 
 from fluidvm.access.call import Call
+from fluidvm.api.accounts.login import CODE, Login
 from fluidvm.api.listing import page
-from fluidvm.api.login import CODE, Login
 from fluidvm.auth.audit import LONGEST_STRING
 from fluidvm.auth.certificates import stands_for
 from fluidvm.auth.permissions import reads_all
