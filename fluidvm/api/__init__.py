@@ -4,6 +4,6 @@ Every method of the API, declared where it is written; importing this fills METH
 Imported by api.storage, api.vms, api.accounts, api.nodes, wire, tools.
 """
 
-from fluidvm.api import accounts, drivers, evacuation, nodes, stats, storage, tasks, vms
+from fluidvm.api import accounts, nodes, storage, tasks, vms
 
-__all__ = ["accounts", "drivers", "evacuation", "nodes", "stats", "storage", "tasks", "vms"]
+__all__ = ["accounts", "nodes", "storage", "tasks", "vms"]

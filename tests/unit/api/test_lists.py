@@ -8,7 +8,7 @@ from fluidvm.driver import DomainSpec
 from fluidvm.model.declare import METHODS
 from fluidvm.model.kinds import Struct
 from tests.support import Client, ServerCase
-from tests.unit.api.test_nodes import simulated
+from tests.unit.api.nodes.test_nodes import simulated
 
 LISTS = sorted(name for name in METHODS if name.startswith("list_"))
 KEYS = {

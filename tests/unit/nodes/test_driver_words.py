@@ -17,7 +17,7 @@ from fluidvm.model.objects import VM
 from fluidvm.nodes.driver_words import Words
 from tests.sentences import NoSentence, is_told
 from tests.support import ServerCase
-from tests.unit.api.test_nodes import simulated
+from tests.unit.api.nodes.test_nodes import simulated
 from tests.unit.api.vms.test_adoption import stranger
 
 ROOT = Path(fluidvm.__file__).parents[2]

@@ -1,7 +1,7 @@
 from __future__ import annotations
 
 from tests.support import ServerCase
-from tests.unit.api.test_nodes import simulated
+from tests.unit.api.nodes.test_nodes import simulated
 
 
 class OwnershipTests(ServerCase):

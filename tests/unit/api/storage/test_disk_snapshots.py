@@ -7,7 +7,7 @@ from typing import Any
 from fluidvm.drivers.simulator_volume_snapshots import VolumeSnapshots
 from tests.support import Client, Running, ServerCase
 from tests.unit.api.accounts.test_plans import QuotaCase
-from tests.unit.api.test_nodes import simulated
+from tests.unit.api.nodes.test_nodes import simulated
 
 
 async def make(client: Client, disk: int, name: str) -> int:

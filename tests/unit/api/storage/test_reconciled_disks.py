@@ -10,7 +10,7 @@ from twisted.internet.defer import Deferred
 from fluidvm.drivers.simulator import SimulatedConnection
 from fluidvm.nodes.storage import INTERVAL
 from tests.support import Client, Running, ServerCase
-from tests.unit.api.test_nodes import simulated
+from tests.unit.api.nodes.test_nodes import simulated
 
 
 class DiskTests(ServerCase):

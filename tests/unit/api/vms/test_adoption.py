@@ -5,7 +5,7 @@ from typing import Any
 
 from fluidvm.driver import Boot, DomainDisk, DomainInterface, DomainSpec
 from tests.support import Running, ServerCase
-from tests.unit.api.test_nodes import simulated
+from tests.unit.api.nodes.test_nodes import simulated
 
 MAC = "02:00:00:00:00:01"
 

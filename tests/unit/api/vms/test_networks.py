@@ -3,7 +3,7 @@ from __future__ import annotations
 import re
 
 from tests.support import Running, ServerCase
-from tests.unit.api.test_nodes import simulated
+from tests.unit.api.nodes.test_nodes import simulated
 
 
 def faults(running: Running, node: int) -> object:

@@ -11,7 +11,7 @@ from fluidvm.driver import DomainDisk, DomainInfo, DomainState
 from fluidvm.drivers.simulator_snapshots import Snapshots
 from tests.support import Client, Running, ServerCase
 from tests.unit.api.accounts.test_plans import QuotaCase
-from tests.unit.api.test_nodes import simulated
+from tests.unit.api.nodes.test_nodes import simulated
 
 
 async def make(client: Client, vm: int, name: str) -> int:
