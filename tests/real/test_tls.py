@@ -257,7 +257,7 @@ class ClientCertificateTests(TLSCase):
 class DevelopmentCertificateTests(ProcessCase):
     def test_made_and_served(self) -> None:
         made = self.directory / "tls"
-        command = [sys.executable, "-m", "fluidvm.devcert", str(made), "node.example"]
+        command = [sys.executable, "-m", "fluidvm.tools.devcert", str(made), "node.example"]
         words = self.run_to_end(command).stdout.split()
         self.assertEqual((made / "key.pem").stat().st_mode & 0o777, 0o600)
         self.assertIn("exists", self.run_to_end(command).stderr)

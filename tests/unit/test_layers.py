@@ -12,7 +12,7 @@ from pathlib import Path
 from twisted.trial.unittest import SynchronousTestCase
 
 import fluidvm
-from fluidvm.rooms import Rooms, draw
+from fluidvm.tools.rooms import Rooms, draw
 
 ROOT = Path(fluidvm.__file__).parent
 DOCS = ROOT.parent / "docs"
@@ -135,7 +135,7 @@ class RoomsTests(SynchronousTestCase):
                     self.assertIn(sentence, said, f"fluidvm/{name.replace('.', '/')}/__init__.py")
 
     def test_the_picture_is_the_table(self) -> None:
-        self.assertEqual((DOCS / "rooms.svg").read_text(), draw(ROOMS), "run python -m fluidvm.rooms docs")
+        self.assertEqual((DOCS / "rooms.svg").read_text(), draw(ROOMS), "run python -m fluidvm.tools.rooms docs")
 
     def test_a_table_with_a_circle_is_refused(self) -> None:
         path = Path(self.mktemp())

@@ -1,5 +1,5 @@
 """
-Writes the reference from the declarations: C{python -m fluidvm.reference docs}.
+Writes the reference from the declarations: C{python -m fluidvm.tools.reference docs}.
 
 C{docs/reference.md} has every method, C{docs/abilities.md} what each driver can do, C{docs/options.md} every option of the
 server. A test compares them with the code.
@@ -22,7 +22,7 @@ from fluidvm.server.options import CONFIG, OPTIONS
 
 assert api  # importing it declares the methods
 
-_HEAD = "<!-- written by `python -m fluidvm.reference docs`; a test compares it with the code -->\n"
+_HEAD = "<!-- written by `python -m fluidvm.tools.reference docs`; a test compares it with the code -->\n"
 
 
 def methods() -> str:

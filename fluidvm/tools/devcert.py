@@ -1,5 +1,5 @@
 """
-A self-signed certificate for development: C{python -m fluidvm.devcert DIRECTORY [NAME...]}.
+A self-signed certificate for development: C{python -m fluidvm.tools.devcert DIRECTORY [NAME...]}.
 
 Writes C{cert.pem} and C{key.pem} (0600) for localhost, its addresses, and the names; good for 90 days. Clients trust it by
 taking C{cert.pem} for an authority.
@@ -68,7 +68,7 @@ def _name(name: str) -> x509.GeneralName:
 
 def main() -> None:
     if len(sys.argv) < 2 or sys.argv[1].startswith("-"):
-        raise SystemExit("usage: python -m fluidvm.devcert DIRECTORY [NAME...]")
+        raise SystemExit("usage: python -m fluidvm.tools.devcert DIRECTORY [NAME...]")
     directory = Path(sys.argv[1])
     try:
         directory.mkdir(parents=True, exist_ok=True)

@@ -5,16 +5,16 @@ from pathlib import Path
 
 from twisted.trial.unittest import SynchronousTestCase
 
-from fluidvm import reference
 from fluidvm.model.declare import METHODS, AfterCrash
+from fluidvm.tools import reference
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 
 
 class ReferenceTests(SynchronousTestCase):
     def test_docs_are_what_the_code_says(self) -> None:
         for name, text in reference.PAGES.items():
-            self.assertEqual((ROOT / "docs" / name).read_text(), text(), "run python -m fluidvm.reference docs")
+            self.assertEqual((ROOT / "docs" / name).read_text(), text(), "run python -m fluidvm.tools.reference docs")
 
     def test_promises_name_the_tasks_that_are_not_repeated_after_a_crash(self) -> None:
         pages = (ROOT / "docs" / "promises.md").read_text().split("\n\n")

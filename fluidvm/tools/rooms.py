@@ -1,7 +1,7 @@
 """
 The rooms of the house: the table C{docs/rooms.toml}, and the picture that is drawn from it.
 
-C{python -m fluidvm.rooms docs} writes C{docs/rooms.svg}. A test compares both with the code.
+C{python -m fluidvm.tools.rooms docs} writes C{docs/rooms.svg}. A test compares both with the code.
 """
 
 from __future__ import annotations
