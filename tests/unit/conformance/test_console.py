@@ -11,7 +11,7 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from fluidvm.driver import DomainState, DriverError
 from fluidvm.drivers.simulator import SimulatedConnection
-from tests.unit.test_conformance import broken_promises
+from tests.unit.conformance.test_conformance import broken_promises
 
 
 class KeepsTheFormer(SimulatedConnection):

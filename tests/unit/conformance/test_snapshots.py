@@ -12,7 +12,7 @@ from fluidvm.driver import AlreadyThere, DomainState, Snapshot
 from fluidvm.drivers.simulator import SimulatedConnection
 from fluidvm.drivers.simulator_snapshots import Snapshots
 from fluidvm.drivers.simulator_volume_snapshots import VolumeSnapshots
-from tests.unit.test_conformance import broken_promises
+from tests.unit.conformance.test_conformance import broken_promises
 
 
 class KeepsNothing(SimulatedConnection):

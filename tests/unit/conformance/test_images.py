@@ -13,7 +13,7 @@ from twisted.trial.unittest import SynchronousTestCase
 from fluidvm.driver import Volume
 from fluidvm.drivers.simulator import SimulatedConnection
 from fluidvm.drivers.simulator_images import place, read, volume, write  # type: ignore[attr-defined]
-from tests.unit.test_conformance import broken_promises
+from tests.unit.conformance.test_conformance import broken_promises
 
 
 class WritesFromTheStart(SimulatedConnection):
