@@ -11,24 +11,23 @@ from twisted.internet.defer import CancelledError, Deferred, DeferredLock
 from zope.interface import implementer
 
 from fluidvm.driver import NAME_PATTERN, Bool, Choice, DriverError, DriverHost, IDriver, Struct, Text, Unreachable
-
-from .domain_xml import PROBE_PREFIX, Platform, parse_domain_kinds, probe_xml, unlink_xml
-from .libvirt_adoption import LibvirtAdoption
-from .libvirt_connection import check_uri, open_connection, verb
-from .libvirt_console import LibvirtSerial, LibvirtVnc
-from .libvirt_errors import code_of
-from .libvirt_guest import LibvirtGuest
-from .libvirt_images import LibvirtImages
-from .libvirt_live import LibvirtLiveMigration
-from .libvirt_networks import LibvirtNetworks
-from .libvirt_resize import LibvirtResize
-from .libvirt_save import LibvirtReset, LibvirtSave
-from .libvirt_screen import LibvirtScreen
-from .libvirt_shares import LibvirtShares
-from .libvirt_snapshots import LibvirtSnapshots
-from .libvirt_stats import LibvirtStats
-from .libvirt_volume_snapshots import LibvirtVolumeSnapshots
-from .libvirt_volumes import LibvirtDiskResize
+from fluidvm.drivers.libvirt.adoption import LibvirtAdoption
+from fluidvm.drivers.libvirt.connection import check_uri, open_connection, verb
+from fluidvm.drivers.libvirt.console import LibvirtSerial, LibvirtVnc
+from fluidvm.drivers.libvirt.domain_xml import PROBE_PREFIX, Platform, parse_domain_kinds, probe_xml, unlink_xml
+from fluidvm.drivers.libvirt.errors import code_of
+from fluidvm.drivers.libvirt.guest import LibvirtGuest
+from fluidvm.drivers.libvirt.images import LibvirtImages
+from fluidvm.drivers.libvirt.live_migration import LibvirtLiveMigration
+from fluidvm.drivers.libvirt.networks import LibvirtNetworks
+from fluidvm.drivers.libvirt.resize import LibvirtResize
+from fluidvm.drivers.libvirt.save import LibvirtReset, LibvirtSave
+from fluidvm.drivers.libvirt.screen import LibvirtScreen
+from fluidvm.drivers.libvirt.shares import LibvirtShares
+from fluidvm.drivers.libvirt.snapshots import LibvirtSnapshots
+from fluidvm.drivers.libvirt.stats import LibvirtStats
+from fluidvm.drivers.libvirt.volume_snapshots import LibvirtVolumeSnapshots
+from fluidvm.drivers.libvirt.volumes import LibvirtDiskResize
 
 DEFAULT_URI = "qemu:///system"
 PATH = r"/[^\x00-\x1f\x7f<>\"']*"

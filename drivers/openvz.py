@@ -37,19 +37,18 @@ from fluidvm.driver import (
     Unsupported,
     WrongState,
 )
-
-from .vz_creation import VzCreation
-from .vz_dialect import is_openvz, parse_host, parse_version
-from .vz_guest import VzGuest
-from .vz_identity import unpaused
-from .vz_migration import VzMigration
-from .vz_node import FIRST_RETRY, LONG, ON, PATIENCE, READ, SYSTEM_ERROR, Container, changed, verb
-from .vz_runner import LocalRunner, Runner
-from .vz_saving import VzSaving
-from .vz_shares import VzShares
-from .vz_snapshots import VzSnapshots
-from .vz_ssh import SshRunner, parse_address, read_credentials
-from .vz_stats import VzStats
+from fluidvm.drivers.vz_creation import VzCreation
+from fluidvm.drivers.vz_dialect import is_openvz, parse_host, parse_version
+from fluidvm.drivers.vz_guest import VzGuest
+from fluidvm.drivers.vz_identity import unpaused
+from fluidvm.drivers.vz_migration import VzMigration
+from fluidvm.drivers.vz_node import FIRST_RETRY, LONG, ON, PATIENCE, READ, SYSTEM_ERROR, Container, changed, verb
+from fluidvm.drivers.vz_runner import LocalRunner, Runner
+from fluidvm.drivers.vz_saving import VzSaving
+from fluidvm.drivers.vz_shares import VzShares
+from fluidvm.drivers.vz_snapshots import VzSnapshots
+from fluidvm.drivers.vz_ssh import SshRunner, parse_address, read_credentials
+from fluidvm.drivers.vz_stats import VzStats
 
 RUNNING, PAUSED, STOPPED, SAVED = DomainState.RUNNING, DomainState.PAUSED, DomainState.STOPPED, DomainState.SAVED
 HALT = "halt || init 0 || exit 93"

@@ -9,10 +9,9 @@ from collections.abc import Sequence
 from zope.interface import implementer
 
 from fluidvm.driver import DomainState, DriverError, GuestOutput, IGuest, Unreachable, WrongState
-
-from .guest_lines import one_line
-from .vz_node import LASTING, READ, Container, VzNode, verb
-from .vz_runner import Late, Outcome
+from fluidvm.drivers.guest_lines import one_line
+from fluidvm.drivers.vz_node import LASTING, READ, Container, VzNode, verb
+from fluidvm.drivers.vz_runner import Late, Outcome
 
 # Where sshd looks: vzctl's HOME is / whatever root's home is.
 KEY_SCRIPT = """\

@@ -33,9 +33,8 @@ from twisted.logger import FilteringLogObserver, Logger, LogLevel, LogLevelFilte
 from twisted.python.filepath import FilePath
 
 from fluidvm.driver import DriverError, DriverHost, Unreachable
-
-from .vz_places import Places
-from .vz_runner import Collected, Outcome, environment
+from fluidvm.drivers.vz_places import Places
+from fluidvm.drivers.vz_runner import Collected, Outcome, environment
 
 CHANNELS = 5
 """Commands at the same time: sshd allows 10 sessions on a connection if it isn't told otherwise, and forgets them late."""

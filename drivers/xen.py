@@ -33,17 +33,25 @@ from fluidvm.driver import (
     Unreachable,
     WrongState,
 )
-
-from .domain_xml import parse_domain
-from .libvirt_connection import LogIn, check_uri, open_connection, verb
-from .libvirt_console import LibvirtSerial
-from .libvirt_images import LibvirtImages
-from .libvirt_networks import LibvirtNetworks
-from .libvirt_resize import FOLLOW, LibvirtResize
-from .libvirt_save import LibvirtSave
-from .xen_migration import XenMigration
-from .xen_stats import XenStats
-from .xen_xml import GUESTS, PYGRUB, has_device_model, with_name, with_vcpus, xen_disk_xml, xen_domain_xml, xen_interface_xml
+from fluidvm.drivers.libvirt.connection import LogIn, check_uri, open_connection, verb
+from fluidvm.drivers.libvirt.console import LibvirtSerial
+from fluidvm.drivers.libvirt.domain_xml import parse_domain
+from fluidvm.drivers.libvirt.images import LibvirtImages
+from fluidvm.drivers.libvirt.networks import LibvirtNetworks
+from fluidvm.drivers.libvirt.resize import FOLLOW, LibvirtResize
+from fluidvm.drivers.libvirt.save import LibvirtSave
+from fluidvm.drivers.xen_migration import XenMigration
+from fluidvm.drivers.xen_stats import XenStats
+from fluidvm.drivers.xen_xml import (
+    GUESTS,
+    PYGRUB,
+    has_device_model,
+    with_name,
+    with_vcpus,
+    xen_disk_xml,
+    xen_domain_xml,
+    xen_interface_xml,
+)
 
 T = TypeVar("T")
 DEFAULT_URI = "xen:///system"

@@ -11,9 +11,8 @@ from twisted.python.failure import Failure
 from zope.interface import implementer
 
 from fluidvm.driver import DomainSpec, DomainState, DriverError, IMigration, Progress, Unsupported
-
-from .domain_xml import parse_domain
-from .libvirt_migration import LOOK, LibvirtMigration
+from fluidvm.drivers.libvirt.domain_xml import parse_domain
+from fluidvm.drivers.libvirt.migration import LOOK, LibvirtMigration
 
 FLAGS = libvirt.VIR_MIGRATE_PERSIST_DEST | libvirt.VIR_MIGRATE_UNDEFINE_SOURCE
 

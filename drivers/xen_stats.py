@@ -10,9 +10,8 @@ import libvirt
 from zope.interface import implementer
 
 from fluidvm.driver import DomainStats, HostStats, IStats
-
-from .libvirt_connection import verb
-from .libvirt_domains import LibvirtDomains
+from fluidvm.drivers.libvirt.connection import verb
+from fluidvm.drivers.libvirt.domains import LibvirtDomains
 
 _CANT_TELL = (libvirt.VIR_ERR_NO_SUPPORT, libvirt.VIR_ERR_OPERATION_UNSUPPORTED)
 """What libvirt says of disks that QEMU serves."""

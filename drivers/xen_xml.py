@@ -10,8 +10,7 @@ from xml.etree import ElementTree
 from xml.etree.ElementTree import Element, SubElement
 
 from fluidvm.driver import DomainDisk, DomainInterface, DomainSpec, Unsupported
-
-from .domain_xml import _attributes, _text, add_ends, add_kernel, begin_domain
+from fluidvm.drivers.libvirt.domain_xml import _attributes, _text, add_ends, add_kernel, begin_domain
 
 GUESTS = {"pv": ("linux", "xenpv"), "pvh": ("xenpvh", "xenpvh"), "hvm": ("hvm", "xenfv")}
 """The kinds of guest, each with libvirt's operating system type and machine."""

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import libvirt
 
-from fluidvm.drivers.libvirt_events import ensure_loop
+from fluidvm.drivers.libvirt.events import ensure_loop
 
 LAB = Path(__file__).resolve().parent
 CACHE = Path(os.environ.get("FLUIDVM_GUEST") or LAB.parent / ".state" / "guest")

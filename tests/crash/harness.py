@@ -27,7 +27,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from fluidvm.drivers.domain_xml import KEEPER_PREFIX, parse_domain
+from fluidvm.drivers.libvirt.domain_xml import KEEPER_PREFIX, parse_domain
 from fluidvm.drivers.simulated_host import SimulatedHost
 from tests import PATIENCE
 

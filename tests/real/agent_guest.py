@@ -9,7 +9,7 @@ import libvirt_qemu
 from twisted.internet.threads import deferToThread
 
 from fluidvm.driver import Boot, DomainSpec
-from fluidvm.drivers.libvirt_errors import AGENT_SILENT
+from fluidvm.drivers.libvirt.errors import AGENT_SILENT
 from lab.host import LibvirtHost, guest
 from tests.real.real_host import CMDLINE, bootable, until
 

@@ -31,8 +31,9 @@ from fluidvm.driver import (
     Unsupported,
     WrongState,
 )
-from fluidvm.drivers import libvirt_disks, libvirt_resize
 from fluidvm.drivers.kvm import KvmConnection, KvmDriver
+from fluidvm.drivers.libvirt import disks as libvirt_disks
+from fluidvm.drivers.libvirt import resize as libvirt_resize
 from fluidvm.model.faults import InvalidParams
 from tests.real.real_host import CMDLINE, HostCase, ThreadHost, until
 

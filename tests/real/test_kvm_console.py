@@ -10,7 +10,7 @@ from twisted.internet.defer import gatherResults
 
 from fluidvm.conformance.console import Viewer
 from fluidvm.driver import Unsupported
-from fluidvm.drivers.libvirt_stream import MOST_HELD
+from fluidvm.drivers.libvirt.stream import MOST_HELD
 from tests import PATIENCE
 from tests.real.real_host import HostCase, reactor, until
 

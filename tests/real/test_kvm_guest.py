@@ -9,7 +9,7 @@ from typing import Any
 from twisted.internet.defer import CancelledError, Deferred, DeferredList, gatherResults
 
 from fluidvm.driver import DomainSpec, DriverError, GuestOutput, Unsupported, WrongState
-from fluidvm.drivers.libvirt_guest import AT_ONCE, MOST_INPUT, MOST_OUTPUT
+from fluidvm.drivers.libvirt.guest import AT_ONCE, MOST_INPUT, MOST_OUTPUT
 from tests.real.agent_guest import listening, obedient
 from tests.real.real_host import HostCase, until
 

@@ -11,9 +11,9 @@ from twisted.internet import reactor
 from twisted.internet.defer import CancelledError, Deferred, maybeDeferred
 
 from fluidvm.driver import DomainSpec, DomainState, DriverError, NoSuchThing, Unreachable
-from fluidvm.drivers import libvirt_migration
 from fluidvm.drivers.kvm import KvmConnection, KvmDriver
-from fluidvm.drivers.libvirt_live import moved_xml
+from fluidvm.drivers.libvirt import migration as libvirt_migration
+from fluidvm.drivers.libvirt.live_migration import moved_xml
 from tests.real.real_host import HostCase, ThreadHost, other_host, until
 
 SIZE = 64

@@ -10,7 +10,7 @@ import libvirt
 from twisted.trial.unittest import SynchronousTestCase
 
 from fluidvm.driver import Boot, DomainDisk, DomainSpec, DomainState, Unsupported, WrongState
-from fluidvm.drivers.libvirt_snapshots import parse_snapshot
+from fluidvm.drivers.libvirt.snapshots import parse_snapshot
 from tests.real.real_host import CMDLINE, HostCase, until
 
 RUNNING, STOPPED = DomainState.RUNNING, DomainState.STOPPED

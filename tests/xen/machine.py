@@ -14,7 +14,7 @@ from urllib.parse import quote
 
 import libvirt
 
-from fluidvm.drivers.libvirt_events import ensure_loop
+from fluidvm.drivers.libvirt.events import ensure_loop
 from lab.host import LAB, LabError
 
 HERE = Path(__file__).resolve().parent

@@ -20,7 +20,7 @@ from fluidvm.driver import (
     IDriver,
     Unsupported,
 )
-from fluidvm.drivers.domain_xml import parse_domain
+from fluidvm.drivers.libvirt.domain_xml import parse_domain
 from fluidvm.drivers.xen import XenConnection, XenDriver
 from fluidvm.drivers.xen_xml import (
     GUESTS,
@@ -33,7 +33,7 @@ from fluidvm.drivers.xen_xml import (
     xen_interface_xml,
 )
 from fluidvm.model.faults import InvalidParams
-from tests.unit.drivers.test_domain_xml import UUID, carried
+from tests.unit.drivers.libvirt.test_domain_xml import UUID, carried
 
 GOLDEN = Path(__file__).parent / "golden"
 KERNEL = Boot("/boot/vmlinuz", "/boot/initrd.gz", "console=hvc0 root=/dev/xvda")

@@ -5,10 +5,9 @@ from __future__ import annotations
 from zope.interface import implementer
 
 from fluidvm.driver import DriverError, IImages, WrongState
-
-from .libvirt_bytes import file_size, read, write
-from .libvirt_connection import verb
-from .libvirt_volumes import LibvirtVolumes
+from fluidvm.drivers.libvirt.bytes import file_size, read, write
+from fluidvm.drivers.libvirt.connection import verb
+from fluidvm.drivers.libvirt.volumes import LibvirtVolumes
 
 
 @implementer(IImages)

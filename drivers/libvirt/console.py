@@ -20,12 +20,11 @@ from twisted.internet.protocol import Factory
 from zope.interface import implementer
 
 from fluidvm.driver import DomainState, DriverError, ISerialConsole, IVncConsole, Unreachable, Unsupported, WrongState
-
-from .libvirt_connection import verb
-from .libvirt_domains import LibvirtDomains
-from .libvirt_errors import translate
-from .libvirt_side_connection import SideConnection
-from .libvirt_stream import StreamTransport
+from fluidvm.drivers.libvirt.connection import verb
+from fluidvm.drivers.libvirt.domains import LibvirtDomains
+from fluidvm.drivers.libvirt.errors import translate
+from fluidvm.drivers.libvirt.side_connection import SideConnection
+from fluidvm.drivers.libvirt.stream import StreamTransport
 
 MOST_SERIAL = 100
 """
@@ -36,7 +35,7 @@ OPEN_SECONDS = 30.0
 """Seconds that a console's connection may take to be there: a libvirtd that has too many keeps the next ones waiting."""
 KEEPALIVE = (30, 5)
 """
-As L{fluidvm.drivers.libvirt_connection.KEEPALIVE}, of a console's connection. libvirtd answers nothing there while its guest
+As L{fluidvm.drivers.libvirt.connection.KEEPALIVE}, of a console's connection. libvirtd answers nothing there while its guest
 takes nothing: the server ends such a console after 120 s, and the connection ends after 180 s. That the host is gone is
 noticed by the node's own connection.
 """

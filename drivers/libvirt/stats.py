@@ -8,9 +8,8 @@ import libvirt
 from zope.interface import implementer
 
 from fluidvm.driver import DomainStats, HostStats, IStats
-
-from .libvirt_connection import verb
-from .libvirt_domains import LibvirtDomains
+from fluidvm.drivers.libvirt.connection import verb
+from fluidvm.drivers.libvirt.domains import LibvirtDomains
 
 _WANTED = (
     libvirt.VIR_DOMAIN_STATS_CPU_TOTAL

@@ -12,11 +12,10 @@ import libvirt
 from zope.interface import implementer
 
 from fluidvm.driver import DomainSpec, DriverError, IShares, Shares, Unsupported
-
-from .domain_xml import PROBE_PREFIX, parse_domain, probe_xml
-from .libvirt_connection import verb
-from .libvirt_disks import LibvirtDisks, places
-from .libvirt_errors import code_of
+from fluidvm.drivers.libvirt.connection import verb
+from fluidvm.drivers.libvirt.disks import LibvirtDisks, places
+from fluidvm.drivers.libvirt.domain_xml import PROBE_PREFIX, parse_domain, probe_xml
+from fluidvm.drivers.libvirt.errors import code_of
 
 MIB = 2**20
 USUAL = Shares().cpu_shares

@@ -8,11 +8,10 @@ import libvirt
 from zope.interface import implementer
 
 from fluidvm.driver import DomainSpec, IAdoption, NoSuchThing, Unsupported, Volume, WrongState
-
-from .foreign_xml import read_spec
-from .libvirt_connection import verb
-from .libvirt_disks import LibvirtDisks, checked
-from .libvirt_errors import code_of
+from fluidvm.drivers.libvirt.connection import verb
+from fluidvm.drivers.libvirt.disks import LibvirtDisks, checked
+from fluidvm.drivers.libvirt.errors import code_of
+from fluidvm.drivers.libvirt.foreign_xml import read_spec
 
 _NONE = (libvirt.VIR_ERR_NO_STORAGE_POOL, libvirt.VIR_ERR_NO_STORAGE_VOL)
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 from twisted.trial.unittest import SynchronousTestCase
 
 from fluidvm.driver import Boot, DomainDisk, DomainInterface, DomainSpec, Unsupported
-from fluidvm.drivers.domain_xml import Platform, domain_xml
-from fluidvm.drivers.foreign_xml import read_spec
+from fluidvm.drivers.libvirt.domain_xml import Platform, domain_xml
+from fluidvm.drivers.libvirt.foreign_xml import read_spec
 
 UUID = "6b2c1f0e-8d5a-4c39-9f7b-0123456789ab"
 DISK = (

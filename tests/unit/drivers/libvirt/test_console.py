@@ -15,9 +15,10 @@ from twisted.trial.unittest import TestCase
 
 from fluidvm.conformance.console import Viewer
 from fluidvm.driver import DriverError, Unreachable
-from fluidvm.drivers import libvirt_console, libvirt_side_connection
-from fluidvm.drivers.libvirt_console import OPEN_SECONDS, LibvirtSerial
-from fluidvm.drivers.libvirt_stream import MOST_HELD, PIECE
+from fluidvm.drivers.libvirt import console as libvirt_console
+from fluidvm.drivers.libvirt import side_connection as libvirt_side_connection
+from fluidvm.drivers.libvirt.console import OPEN_SECONDS, LibvirtSerial
+from fluidvm.drivers.libvirt.stream import MOST_HELD, PIECE
 from tests import PATIENCE
 
 reactor: Any = _reactor

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from twisted.trial.unittest import SynchronousTestCase
 
 from fluidvm.driver import NAME_PATTERN, Boot, DomainDisk, DomainInterface, DomainSpec, DriverError
-from fluidvm.drivers.domain_xml import (
+from fluidvm.drivers.libvirt.domain_xml import (
     KEEPER_PREFIX,
     PROBE_PREFIX,
     Platform,

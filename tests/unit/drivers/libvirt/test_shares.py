@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from twisted.trial.unittest import SynchronousTestCase
 
 from fluidvm.driver import Shares
-from fluidvm.drivers.libvirt_shares import from_host, to_host
+from fluidvm.drivers.libvirt.shares import from_host, to_host
 
 V1, V2 = 1024, 100
 

@@ -14,9 +14,8 @@ from twisted.internet.defer import CancelledError
 from twisted.python.failure import Failure
 
 from fluidvm.driver import DomainSpec, DriverError, Progress, Unreachable, Unsupported, WrongState
-
-from .libvirt_errors import code_of
-from .libvirt_migration import LOOK, LibvirtMigration
+from fluidvm.drivers.libvirt.errors import code_of
+from fluidvm.drivers.libvirt.migration import LOOK, LibvirtMigration
 
 GIVE_UP = 20.0
 """Seconds that a host has to give up a move that nobody waits for any more."""

@@ -16,8 +16,7 @@ from twisted.python.failure import Failure
 from twisted.python.threadpool import ThreadPool
 
 from fluidvm.driver import DriverError, DriverHost, Unreachable
-
-from .libvirt_connection import KEEPALIVE, LogIn, do_open
+from fluidvm.drivers.libvirt.connection import KEEPALIVE, LogIn, do_open
 
 T = TypeVar("T")
 

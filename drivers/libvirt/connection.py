@@ -21,10 +21,9 @@ from twisted.logger import Logger
 from zope.interface import implementer
 
 from fluidvm.driver import DomainState, DriverError, DriverHost, IEvents, NoSuchThing, Unreachable
-
-from .domain_xml import KEEPER_PREFIX, PROBE_PREFIX
-from .libvirt_errors import code_of, translate, translate_open
-from .libvirt_events import ensure_loop
+from fluidvm.drivers.libvirt.domain_xml import KEEPER_PREFIX, PROBE_PREFIX
+from fluidvm.drivers.libvirt.errors import code_of, translate, translate_open
+from fluidvm.drivers.libvirt.events import ensure_loop
 
 P = ParamSpec("P")
 T = TypeVar("T")

@@ -11,8 +11,7 @@ from xml.etree import ElementTree
 from xml.etree.ElementTree import Element
 
 from fluidvm.driver import Boot, DomainSpec, Unsupported
-
-from .domain_xml import parse_domain
+from fluidvm.drivers.libvirt.domain_xml import parse_domain
 
 _HARMLESS = frozenset(
     {

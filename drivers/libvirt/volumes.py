@@ -22,11 +22,10 @@ from fluidvm.driver import (
     Volume,
     WrongState,
 )
-
-from .domain_xml import parse_domain, volume_xml
-from .libvirt_bytes import Copying, allocated, copy, file_size, grow
-from .libvirt_connection import verb
-from .libvirt_disks import MIB, LibvirtDisks, checked, describe
+from fluidvm.drivers.libvirt.bytes import Copying, allocated, copy, file_size, grow
+from fluidvm.drivers.libvirt.connection import verb
+from fluidvm.drivers.libvirt.disks import MIB, LibvirtDisks, checked, describe
+from fluidvm.drivers.libvirt.domain_xml import parse_domain, volume_xml
 
 LOOK = 0.5
 """Seconds between two looks at how far a copy is."""

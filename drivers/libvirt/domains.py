@@ -19,10 +19,9 @@ from fluidvm.driver import (
     NoSuchThing,
     WrongState,
 )
-
-from .domain_xml import Platform, domain_xml, parse_domain
-from .libvirt_connection import LibvirtConnection, dotted, verb
-from .libvirt_errors import code_of
+from fluidvm.drivers.libvirt.connection import LibvirtConnection, dotted, verb
+from fluidvm.drivers.libvirt.domain_xml import Platform, domain_xml, parse_domain
+from fluidvm.drivers.libvirt.errors import code_of
 
 _CONFIG = libvirt.VIR_DOMAIN_AFFECT_CONFIG
 _INACTIVE = libvirt.VIR_DOMAIN_XML_INACTIVE

@@ -14,9 +14,8 @@ from twisted.logger import Logger
 from twisted.python.failure import Failure
 
 from fluidvm.driver import DriverHost
-
-from .console_transport import ConsoleTransport
-from .libvirt_side_connection import SideConnection
+from fluidvm.drivers.console_transport import ConsoleTransport
+from fluidvm.drivers.libvirt.side_connection import SideConnection
 
 PIECE = 64 * 1024
 """Bytes that are read or written at once."""

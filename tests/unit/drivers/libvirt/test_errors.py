@@ -6,7 +6,7 @@ import libvirt
 from twisted.trial.unittest import SynchronousTestCase
 
 from fluidvm.driver import DriverError, NoSuchThing, Unreachable, WrongState
-from fluidvm.drivers.libvirt_errors import translate
+from fluidvm.drivers.libvirt.errors import translate
 
 
 def libvirt_error(code: int) -> libvirt.libvirtError:

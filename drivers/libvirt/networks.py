@@ -18,12 +18,11 @@ from fluidvm.driver import (
     NoSuchThing,
     WrongState,
 )
-
-from .domain_xml import interface_xml, parse_domain
-from .libvirt_connection import verb
-from .libvirt_disks import LET_GO, places
-from .libvirt_domains import LibvirtDomains
-from .libvirt_errors import code_of
+from fluidvm.drivers.libvirt.connection import verb
+from fluidvm.drivers.libvirt.disks import LET_GO, places
+from fluidvm.drivers.libvirt.domain_xml import interface_xml, parse_domain
+from fluidvm.drivers.libvirt.domains import LibvirtDomains
+from fluidvm.drivers.libvirt.errors import code_of
 
 _LIVE = libvirt.VIR_DOMAIN_AFFECT_LIVE
 _CONFIG = libvirt.VIR_DOMAIN_AFFECT_CONFIG

@@ -12,9 +12,8 @@ import png
 from zope.interface import implementer
 
 from fluidvm.driver import DomainState, DriverError, IScreenshot, Unsupported, WrongState
-
-from .libvirt_connection import verb
-from .libvirt_domains import LibvirtDomains
+from fluidvm.drivers.libvirt.connection import verb
+from fluidvm.drivers.libvirt.domains import LibvirtDomains
 
 MOST = 64 * 2**20
 """Bytes that a picture may have: four for each of 16 million points."""

@@ -11,9 +11,8 @@ from twisted.python.failure import Failure
 from zope.interface import implementer
 
 from fluidvm.driver import DomainState, DriverError, IReset, ISave, Progress, WrongState
-
-from .libvirt_connection import verb
-from .libvirt_domains import LibvirtDomains
+from fluidvm.drivers.libvirt.connection import verb
+from fluidvm.drivers.libvirt.domains import LibvirtDomains
 
 LOOK = 0.5
 """Seconds between two looks at how far a job is."""

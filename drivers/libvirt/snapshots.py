@@ -20,11 +20,10 @@ from fluidvm.driver import (
     Unsupported,
     WrongState,
 )
-
-from .domain_xml import Description, parse_domain
-from .libvirt_connection import verb
-from .libvirt_domains import LibvirtDomains
-from .libvirt_errors import code_of
+from fluidvm.drivers.libvirt.connection import verb
+from fluidvm.drivers.libvirt.domain_xml import Description, parse_domain
+from fluidvm.drivers.libvirt.domains import LibvirtDomains
+from fluidvm.drivers.libvirt.errors import code_of
 
 LONGEST = 1800.0
 """Seconds that a verb may take: QEMU tells of no progress, and a running guest's whole memory is written or read."""

@@ -11,12 +11,11 @@ from twisted.python.failure import Failure
 from zope.interface import implementer
 
 from fluidvm.driver import AlreadyThere, DomainDisk, DomainSpec, DomainState, IMigration, NoSuchThing, Progress, WrongState
-
-from .domain_xml import parse_domain
-from .libvirt_bytes import Copying, allocated, copy
-from .libvirt_connection import verb
-from .libvirt_disks import LibvirtDisks, checked
-from .libvirt_errors import code_of
+from fluidvm.drivers.libvirt.bytes import Copying, allocated, copy
+from fluidvm.drivers.libvirt.connection import verb
+from fluidvm.drivers.libvirt.disks import LibvirtDisks, checked
+from fluidvm.drivers.libvirt.domain_xml import parse_domain
+from fluidvm.drivers.libvirt.errors import code_of
 
 LOOK = 0.25
 """Seconds between two looks at how far a copy is."""

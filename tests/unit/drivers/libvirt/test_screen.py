@@ -8,7 +8,7 @@ import png
 from twisted.trial.unittest import SynchronousTestCase
 
 from fluidvm.driver import DriverError
-from fluidvm.drivers.libvirt_screen import to_png
+from fluidvm.drivers.libvirt.screen import to_png
 
 
 class ConversionTests(SynchronousTestCase):

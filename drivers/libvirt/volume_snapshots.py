@@ -20,12 +20,11 @@ import libvirt
 from zope.interface import implementer
 
 from fluidvm.driver import DomainDisk, IVolumeSnapshots, NoSuchThing, Snapshot, Unsupported, Volume, WrongState
-
-from .domain_xml import KEEPER_PREFIX, disk_xml, parse_domain
-from .libvirt_connection import verb
-from .libvirt_disks import LibvirtDisks, checked
-from .libvirt_errors import code_of
-from .libvirt_snapshots import LibvirtSnapshots
+from fluidvm.drivers.libvirt.connection import verb
+from fluidvm.drivers.libvirt.disks import LibvirtDisks, checked
+from fluidvm.drivers.libvirt.domain_xml import KEEPER_PREFIX, disk_xml, parse_domain
+from fluidvm.drivers.libvirt.errors import code_of
+from fluidvm.drivers.libvirt.snapshots import LibvirtSnapshots
 
 MARK = "disk:"
 """No name of a domain's snapshot has a colon (L{fluidvm.driver.NAME_PATTERN})."""

@@ -22,12 +22,19 @@ from fluidvm.driver import (
     Volume,
     WrongState,
 )
-
-from .domain_xml import disk_xml, has_backing, parse_domain, parse_pool_path, parse_volume, pool_xml, volume_xml
-from .libvirt_bytes import file_size, mistaken
-from .libvirt_connection import verb
-from .libvirt_domains import LibvirtDomains
-from .libvirt_errors import code_of
+from fluidvm.drivers.libvirt.bytes import file_size, mistaken
+from fluidvm.drivers.libvirt.connection import verb
+from fluidvm.drivers.libvirt.domain_xml import (
+    disk_xml,
+    has_backing,
+    parse_domain,
+    parse_pool_path,
+    parse_volume,
+    pool_xml,
+    volume_xml,
+)
+from fluidvm.drivers.libvirt.domains import LibvirtDomains
+from fluidvm.drivers.libvirt.errors import code_of
 
 MIB = 2**20
 LET_GO = 15.0

@@ -9,10 +9,9 @@ from twisted.internet.defer import CancelledError
 from zope.interface import implementer
 
 from fluidvm.driver import DomainState, DriverError, ILiveResize, Unreachable, WrongState
-
-from .domain_xml import parse_domain
-from .libvirt_connection import verb
-from .libvirt_domains import LibvirtDomains
+from fluidvm.drivers.libvirt.connection import verb
+from fluidvm.drivers.libvirt.domain_xml import parse_domain
+from fluidvm.drivers.libvirt.domains import LibvirtDomains
 
 FOLLOW = 20.0
 """Seconds that a guest has to follow its balloon; one that is booting begins late."""

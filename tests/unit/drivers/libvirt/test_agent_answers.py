@@ -13,8 +13,8 @@ from hypothesis import strategies as st
 from twisted.trial.unittest import SynchronousTestCase
 
 from fluidvm.driver import DomainState, DriverError
-from fluidvm.drivers import libvirt_guest
-from fluidvm.drivers.libvirt_guest import MOST_OUTPUT, MOST_WORDS, LibvirtGuest
+from fluidvm.drivers.libvirt import guest as libvirt_guest
+from fluidvm.drivers.libvirt.guest import MOST_OUTPUT, MOST_WORDS, LibvirtGuest
 
 JSON = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=20) | st.sampled_from(["aGk=", "aG", "\x00"]),

@@ -18,12 +18,11 @@ from twisted.internet.defer import CancelledError, Deferred, DeferredSemaphore, 
 from zope.interface import implementer
 
 from fluidvm.driver import DomainState, DriverError, GuestOutput, IGuest, NoSuchThing, Unreachable, Unsupported, WrongState
-
-from .guest_lines import one_line
-from .libvirt_connection import verb
-from .libvirt_domains import LibvirtDomains
-from .libvirt_errors import AGENT_SILENT, code_of
-from .libvirt_side_connection import SideConnection
+from fluidvm.drivers.guest_lines import one_line
+from fluidvm.drivers.libvirt.connection import verb
+from fluidvm.drivers.libvirt.domains import LibvirtDomains
+from fluidvm.drivers.libvirt.errors import AGENT_SILENT, code_of
+from fluidvm.drivers.libvirt.side_connection import SideConnection
 
 T = TypeVar("T")
 

@@ -1,0 +1,5 @@
+"""
+What all drivers on libvirt share.
+
+Imported by drivers.kvm, drivers.xen.
+"""
