@@ -12,7 +12,7 @@ from twisted.internet.threads import deferToThread
 
 from fluidvm.conformance import driver_contract
 from fluidvm.driver import DomainSpec
-from fluidvm.drivers.xen import XenDriver
+from fluidvm.drivers.xen.driver import XenDriver
 from tests.real.real_host import ThreadHost
 
 from .real_xen import UP, Console, bootable, kill_daemon, options, other_machine, shared_machine

@@ -9,7 +9,7 @@ from twisted.internet import reactor
 from twisted.internet.task import deferLater
 
 from fluidvm.driver import AlreadyThere, DomainState, DriverError, NoSuchThing, Unreachable
-from fluidvm.drivers.xen import DOM0, XenDriver
+from fluidvm.drivers.xen.driver import DOM0, XenDriver
 from tests.real.real_host import ThreadHost
 
 from .machine import USER

@@ -9,7 +9,7 @@ from twisted.internet import reactor
 from twisted.internet.task import deferLater
 
 from fluidvm.driver import Boot, DomainState, DriverError, WrongState
-from fluidvm.drivers import xen
+from fluidvm.drivers.xen import driver
 from tests.real.real_host import until
 
 from .real_xen import PVGRUB, UP, XenCase, bootable
@@ -197,7 +197,7 @@ class ResizeTests(XenCase):
                 return [*self._domain.info()[:3], 2, 0]
 
         self.patch(self.connection, "_do_running", lambda uuid: Stubborn(running(uuid)))
-        self.patch(xen, "FOLLOW", 2.0)
+        self.patch(driver, "FOLLOW", 2.0)
         with self.assertRaises(WrongState) as caught:
             await self.connection.resize_vcpus(spec.uuid, 1)
         self.assertIn("stop", str(caught.exception))

@@ -12,7 +12,7 @@ from twisted.internet.threads import deferToThread
 from twisted.trial.unittest import TestCase
 from twisted.web.xmlrpc import Proxy
 
-from fluidvm.drivers.xen import DOM0
+from fluidvm.drivers.xen.driver import DOM0
 from fluidvm.server.options import Options
 from fluidvm.server.service import Server
 from lab.host import guest

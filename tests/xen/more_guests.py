@@ -6,7 +6,7 @@ import libvirt
 
 from fluidvm.driver import Boot, DomainDisk, Unsupported
 from tests.real.real_host import until
-from tests.unit.drivers.test_xen_xml import GOLDEN
+from tests.unit.drivers.xen.test_xml import GOLDEN
 
 from .real_xen import GUEST, PVGRUB, UP, XenCase, bootable
 

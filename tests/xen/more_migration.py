@@ -10,7 +10,7 @@ from typing import Any
 from twisted.internet.threads import deferToThread
 
 from fluidvm.driver import DomainSpec, DomainState, DriverError, Unsupported
-from fluidvm.drivers.xen import XenDriver
+from fluidvm.drivers.xen.driver import XenDriver
 from tests.real.real_host import ThreadHost, until
 
 from .real_xen import Console, XenCase, kill_daemon, options, other_machine

@@ -7,7 +7,7 @@ from xml.etree import ElementTree
 from twisted.internet import reactor
 from twisted.internet.task import deferLater
 
-from fluidvm.drivers.xen_xml import PYGRUB, xen_domain_xml
+from fluidvm.drivers.xen.domain_xml import PYGRUB, xen_domain_xml
 
 from .real_xen import XenCase, bootable
 

@@ -13,7 +13,7 @@ from twisted.internet.threads import deferToThread
 from twisted.trial.unittest import TestCase
 
 from fluidvm.driver import Boot, DomainDisk, DomainSpec
-from fluidvm.drivers.xen import DOM0, XenConnection, XenDriver
+from fluidvm.drivers.xen.driver import DOM0, XenConnection, XenDriver
 from lab.host import LabError
 from tests import PATIENCE
 from tests.real.real_host import ThreadHost, until

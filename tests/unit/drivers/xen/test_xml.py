@@ -21,8 +21,7 @@ from fluidvm.driver import (
     Unsupported,
 )
 from fluidvm.drivers.libvirt.domain_xml import parse_domain
-from fluidvm.drivers.xen import XenConnection, XenDriver
-from fluidvm.drivers.xen_xml import (
+from fluidvm.drivers.xen.domain_xml import (
     GUESTS,
     PYGRUB,
     has_device_model,
@@ -32,6 +31,7 @@ from fluidvm.drivers.xen_xml import (
     xen_domain_xml,
     xen_interface_xml,
 )
+from fluidvm.drivers.xen.driver import XenConnection, XenDriver
 from fluidvm.model.faults import InvalidParams
 from tests.unit.drivers.libvirt.test_domain_xml import UUID, carried
 

@@ -40,9 +40,7 @@ from fluidvm.drivers.libvirt.images import LibvirtImages
 from fluidvm.drivers.libvirt.networks import LibvirtNetworks
 from fluidvm.drivers.libvirt.resize import FOLLOW, LibvirtResize
 from fluidvm.drivers.libvirt.save import LibvirtSave
-from fluidvm.drivers.xen_migration import XenMigration
-from fluidvm.drivers.xen_stats import XenStats
-from fluidvm.drivers.xen_xml import (
+from fluidvm.drivers.xen.domain_xml import (
     GUESTS,
     PYGRUB,
     has_device_model,
@@ -52,6 +50,8 @@ from fluidvm.drivers.xen_xml import (
     xen_domain_xml,
     xen_interface_xml,
 )
+from fluidvm.drivers.xen.migration import XenMigration
+from fluidvm.drivers.xen.stats import XenStats
 
 T = TypeVar("T")
 DEFAULT_URI = "xen:///system"

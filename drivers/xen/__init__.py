@@ -1,0 +1,5 @@
+"""
+The driver for Xen, by libvirt.
+
+Loaded by its entry point alone.
+"""
