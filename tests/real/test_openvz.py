@@ -26,7 +26,7 @@ from fluidvm.driver import (
     Unsupported,
     WrongState,
 )
-from fluidvm.drivers.vz_identity import foreign_uuid
+from fluidvm.drivers.openvz.identity import foreign_uuid
 from tests.real.vz_case import VzCase, in_both_dialects
 from tests.real.vz_factory import container_spec
 

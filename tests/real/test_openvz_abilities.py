@@ -21,8 +21,8 @@ from fluidvm.driver import (
     Unsupported,
     WrongState,
 )
-from fluidvm.drivers.openvz import OpenVzDriver
-from fluidvm.drivers.vz_guest import KEY_SCRIPT
+from fluidvm.drivers.openvz.driver import OpenVzDriver
+from fluidvm.drivers.openvz.guest import KEY_SCRIPT
 from tests import PATIENCE
 from tests.real.vz_case import VzCase, in_both_dialects
 from tests.real.vz_factory import VzThreadHost, container_spec, node_options

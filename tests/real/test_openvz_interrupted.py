@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from fluidvm.driver import DomainSpec, DomainState, DriverError, NoSuchThing
-from fluidvm.drivers.openvz import OpenVzConnection
-from fluidvm.drivers.vz_identity import foreign_uuid, own_id
+from fluidvm.drivers.openvz.driver import OpenVzConnection
+from fluidvm.drivers.openvz.identity import foreign_uuid, own_id
 from tests import PATIENCE
 from tests.fakes.vz.node import SAMPLE, FakeNode
 from tests.real.test_service import ProcessCase

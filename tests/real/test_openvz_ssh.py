@@ -10,8 +10,8 @@ from twisted.logger import globalLogPublisher
 from twisted.trial.unittest import TestCase
 
 from fluidvm.driver import DomainState, DriverError, Unreachable
-from fluidvm.drivers import vz_ssh
-from fluidvm.drivers.openvz import OpenVzConnection
+from fluidvm.drivers.openvz import ssh as vz_ssh
+from fluidvm.drivers.openvz.driver import OpenVzConnection
 from tests.real.real_host import until
 from tests.real.vz_factory import VzFactory
 

@@ -19,8 +19,8 @@ from twisted.internet.threads import blockingCallFromThread, deferToThread
 from twisted.trial.unittest import SynchronousTestCase, TestCase
 
 from fluidvm.driver import DriverError, Unreachable
-from fluidvm.drivers.vz_runner import GRACE, STDOUT_LIMIT, SYSTEM_PATH, LocalRunner, Outcome
-from fluidvm.drivers.vz_ssh import PING, UNANSWERED, SshAddress, SshRunner, parse_address, read_credentials
+from fluidvm.drivers.openvz.runner import GRACE, STDOUT_LIMIT, SYSTEM_PATH, LocalRunner, Outcome
+from fluidvm.drivers.openvz.ssh import PING, UNANSWERED, SshAddress, SshRunner, parse_address, read_credentials
 from tests.real.real_sshd import Sshd
 from tests.real.vz_factory import VzThreadHost, shared_sshd
 

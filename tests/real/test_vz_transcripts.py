@@ -14,7 +14,7 @@ from twisted.trial.unittest import TestCase
 
 from tests.fakes.vz.node import FakeNode
 
-GOLDEN = Path(__file__).parents[1] / "unit/drivers/golden"
+GOLDEN = Path(__file__).parents[1] / "unit/drivers/openvz/golden"
 # What scripts of the template and of the host said on the way, which is none of vzctl's.
 NOISE = re.compile(r"vps-net_(add|del) |/bin/sh: |/bin/bash: |Failed to set context for ")
 

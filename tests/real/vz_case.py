@@ -11,7 +11,7 @@ from twisted.internet.task import deferLater
 from twisted.trial.unittest import TestCase
 
 from fluidvm.driver import DomainSpec
-from fluidvm.drivers.openvz import OpenVzConnection, OpenVzDriver
+from fluidvm.drivers.openvz.driver import OpenVzConnection, OpenVzDriver
 from tests.fakes.vz.node import FakeNode
 from tests.real.vz_factory import VzThreadHost, container_spec, node_options
 

@@ -13,7 +13,7 @@ from twisted.internet import reactor
 from twisted.internet.task import deferLater
 
 from fluidvm.driver import DomainSpec, DriverError
-from fluidvm.drivers.openvz import OpenVzDriver
+from fluidvm.drivers.openvz.driver import OpenVzDriver
 from tests.fakes.vz.node import FakeNode
 from tests.real.real_host import ThreadHost
 from tests.real.real_sshd import Sshd

@@ -19,8 +19,8 @@ from fluidvm.driver import (
     Volume,
     WrongState,
 )
-from fluidvm.drivers.vz_dialect import LOCKED, first_line
-from fluidvm.drivers.vz_node import FIRST_RETRY, LONG, Container, VzNode, verb
+from fluidvm.drivers.openvz.dialect import LOCKED, first_line
+from fluidvm.drivers.openvz.node import FIRST_RETRY, LONG, Container, VzNode, verb
 
 # vzmigrate(8) of each dialect; what isn't here is a plain DriverError.
 CODES: dict[int, dict[int, type[DriverError]]] = {

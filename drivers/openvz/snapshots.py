@@ -8,10 +8,10 @@ from collections.abc import Sequence
 from zope.interface import implementer
 
 from fluidvm.driver import DomainState, DriverError, ISnapshots, NoSuchThing, Snapshot, Unsupported, WrongState
-from fluidvm.drivers.vz_dialect import Snapshot as Told
-from fluidvm.drivers.vz_dialect import parse_snapshots
-from fluidvm.drivers.vz_identity import check_text
-from fluidvm.drivers.vz_node import LONG, Container, VzNode, verb
+from fluidvm.drivers.openvz.dialect import Snapshot as Told
+from fluidvm.drivers.openvz.dialect import parse_snapshots
+from fluidvm.drivers.openvz.identity import check_text
+from fluidvm.drivers.openvz.node import LONG, Container, VzNode, verb
 
 FIELDS = "uuid,parent_uuid,current,date,name"
 """The one that holds free text comes last."""

@@ -10,8 +10,8 @@ from __future__ import annotations
 from dataclasses import replace
 
 from fluidvm.driver import DomainState, DriverError, WrongState
-from fluidvm.drivers.vz_identity import Mark, unpaused
-from fluidvm.drivers.vz_node import Container, VzNode, started, verb
+from fluidvm.drivers.openvz.identity import Mark, unpaused
+from fluidvm.drivers.openvz.node import Container, VzNode, started, verb
 
 PROBE = 10.0
 """Seconds that a guest has to run C{true}, to show that it isn't frozen."""

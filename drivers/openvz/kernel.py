@@ -9,8 +9,8 @@ kinds apart by C{/proc/vz}, and so does the driver.
 from __future__ import annotations
 
 from fluidvm.driver import DriverError
-from fluidvm.drivers.vz_dialect import MIB
-from fluidvm.drivers.vz_node import Container, VzNode
+from fluidvm.drivers.openvz.dialect import MIB
+from fluidvm.drivers.openvz.node import Container, VzNode
 
 MEMORY_DIR = "/sys/fs/cgroup/memory"
 RATES = ("IOLIMIT", "IOPSLIMIT")

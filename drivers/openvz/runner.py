@@ -1,8 +1,8 @@
 """
 Running commands on an OpenVZ node: argument vectors in, exit code and output out.
 
-Here is what every way to a node has, and the shortest way, to the server's own machine; L{fluidvm.drivers.vz_ssh} has the
-other.
+Here is what every way to a node has, and the shortest way, to the server's own machine; L{fluidvm.drivers.openvz.ssh} has
+the other.
 """
 
 from __future__ import annotations

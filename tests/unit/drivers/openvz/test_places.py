@@ -7,8 +7,8 @@ from twisted.internet.task import Clock
 from twisted.trial.unittest import SynchronousTestCase
 
 from fluidvm.driver import DriverError, Unreachable
-from fluidvm.drivers.vz_node import CHANGING, LASTING
-from fluidvm.drivers.vz_places import Places
+from fluidvm.drivers.openvz.node import CHANGING, LASTING
+from fluidvm.drivers.openvz.places import Places
 
 READING = 0
 

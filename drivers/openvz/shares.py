@@ -7,8 +7,8 @@ from collections.abc import Sequence
 from zope.interface import implementer
 
 from fluidvm.driver import IShares, Shares, Unsupported
-from fluidvm.drivers.vz_node import Container, changed, verb
-from fluidvm.drivers.vz_settings import VzSettings
+from fluidvm.drivers.openvz.node import Container, changed, verb
+from fluidvm.drivers.openvz.settings import VzSettings
 
 USUAL = Shares().cpu_shares
 UNITS = 1000

@@ -7,9 +7,9 @@ import re
 from zope.interface import implementer
 
 from fluidvm.driver import DomainState, DomainStats, DriverError, HostStats, IStats
-from fluidvm.drivers.vz_dialect import MIB
-from fluidvm.drivers.vz_kernel import VzKernel
-from fluidvm.drivers.vz_node import verb
+from fluidvm.drivers.openvz.dialect import MIB
+from fluidvm.drivers.openvz.kernel import VzKernel
+from fluidvm.drivers.openvz.node import verb
 
 
 def parse_cpu(stat: str) -> tuple[int, int]:

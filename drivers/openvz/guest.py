@@ -10,8 +10,8 @@ from zope.interface import implementer
 
 from fluidvm.driver import DomainState, DriverError, GuestOutput, IGuest, Unreachable, WrongState
 from fluidvm.drivers.guest_lines import one_line
-from fluidvm.drivers.vz_node import LASTING, READ, Container, VzNode, verb
-from fluidvm.drivers.vz_runner import Late, Outcome
+from fluidvm.drivers.openvz.node import LASTING, READ, Container, VzNode, verb
+from fluidvm.drivers.openvz.runner import Late, Outcome
 
 # Where sshd looks: vzctl's HOME is / whatever root's home is.
 KEY_SCRIPT = """\

@@ -37,18 +37,18 @@ from fluidvm.driver import (
     Unsupported,
     WrongState,
 )
-from fluidvm.drivers.vz_creation import VzCreation
-from fluidvm.drivers.vz_dialect import is_openvz, parse_host, parse_version
-from fluidvm.drivers.vz_guest import VzGuest
-from fluidvm.drivers.vz_identity import unpaused
-from fluidvm.drivers.vz_migration import VzMigration
-from fluidvm.drivers.vz_node import FIRST_RETRY, LONG, ON, PATIENCE, READ, SYSTEM_ERROR, Container, changed, verb
-from fluidvm.drivers.vz_runner import LocalRunner, Runner
-from fluidvm.drivers.vz_saving import VzSaving
-from fluidvm.drivers.vz_shares import VzShares
-from fluidvm.drivers.vz_snapshots import VzSnapshots
-from fluidvm.drivers.vz_ssh import SshRunner, parse_address, read_credentials
-from fluidvm.drivers.vz_stats import VzStats
+from fluidvm.drivers.openvz.creation import VzCreation
+from fluidvm.drivers.openvz.dialect import is_openvz, parse_host, parse_version
+from fluidvm.drivers.openvz.guest import VzGuest
+from fluidvm.drivers.openvz.identity import unpaused
+from fluidvm.drivers.openvz.migration import VzMigration
+from fluidvm.drivers.openvz.node import FIRST_RETRY, LONG, ON, PATIENCE, READ, SYSTEM_ERROR, Container, changed, verb
+from fluidvm.drivers.openvz.runner import LocalRunner, Runner
+from fluidvm.drivers.openvz.saving import VzSaving
+from fluidvm.drivers.openvz.shares import VzShares
+from fluidvm.drivers.openvz.snapshots import VzSnapshots
+from fluidvm.drivers.openvz.ssh import SshRunner, parse_address, read_credentials
+from fluidvm.drivers.openvz.stats import VzStats
 
 RUNNING, PAUSED, STOPPED, SAVED = DomainState.RUNNING, DomainState.PAUSED, DomainState.STOPPED, DomainState.SAVED
 HALT = "halt || init 0 || exit 93"

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from twisted.trial.unittest import SynchronousTestCase
 
 from fluidvm.driver import AlreadyThere, DriverError, NoSuchThing, Unsupported, WrongState
-from fluidvm.drivers.vz_dialect import (
+from fluidvm.drivers.openvz.dialect import (
     Dialect,
     Status,
     explain,
@@ -27,7 +27,7 @@ from fluidvm.drivers.vz_dialect import (
     parse_version,
     split_survey,
 )
-from fluidvm.drivers.vz_identity import (
+from fluidvm.drivers.openvz.identity import (
     FIRST_ID,
     LAST_ID,
     Mark,
@@ -38,7 +38,7 @@ from fluidvm.drivers.vz_identity import (
     new_ids,
     parse_mark,
 )
-from fluidvm.drivers.vz_stats import parse_available, parse_cpu
+from fluidvm.drivers.openvz.stats import parse_available, parse_cpu
 
 GOLDEN = Path(__file__).parent / "golden"
 ONE, TWO = str(uuid.UUID(int=1)), str(uuid.UUID(int=2))

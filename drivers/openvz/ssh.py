@@ -33,8 +33,8 @@ from twisted.logger import FilteringLogObserver, Logger, LogLevel, LogLevelFilte
 from twisted.python.filepath import FilePath
 
 from fluidvm.driver import DriverError, DriverHost, Unreachable
-from fluidvm.drivers.vz_places import Places
-from fluidvm.drivers.vz_runner import Collected, Outcome, environment
+from fluidvm.drivers.openvz.places import Places
+from fluidvm.drivers.openvz.runner import Collected, Outcome, environment
 
 CHANNELS = 5
 """Commands at the same time: sshd allows 10 sessions on a connection if it isn't told otherwise, and forgets them late."""
@@ -48,7 +48,7 @@ RETRIES, RETRY = 20, 0.25
 PING, UNANSWERED = 5.0, 4
 """Seconds between two questions whether the node is alive, and how many may stay unanswered before it counts as gone."""
 _WARNINGS = Logger(
-    "fluidvm.drivers.vz_ssh",
+    "fluidvm.drivers.openvz.ssh",
     observer=FilteringLogObserver(globalLogPublisher, [LogLevelFilterPredicate(defaultLogLevel=LogLevel.warn)]),
 )
 """In place of conch's own, which tell of each command six times."""

@@ -6,10 +6,10 @@ import re
 from collections.abc import Mapping
 
 from fluidvm.driver import DomainSpec, DriverError, NoSuchThing, WrongState
-from fluidvm.drivers.vz_dialect import AREA_EXISTS, LOCKED, NO_CONFIG
-from fluidvm.drivers.vz_identity import Identity, Mark, new_ids, own_id
-from fluidvm.drivers.vz_node import FIRST_RETRY, LONG, LONGEST_RETRY, ON, Container
-from fluidvm.drivers.vz_settings import VzSettings
+from fluidvm.drivers.openvz.dialect import AREA_EXISTS, LOCKED, NO_CONFIG
+from fluidvm.drivers.openvz.identity import Identity, Mark, new_ids, own_id
+from fluidvm.drivers.openvz.node import FIRST_RETRY, LONG, LONGEST_RETRY, ON, Container
+from fluidvm.drivers.openvz.settings import VzSettings
 
 HOST_NAME = 63
 """Characters that a guest's own name has at most: a kernel takes 64."""

@@ -9,9 +9,9 @@ from ipaddress import ip_interface
 from zope.interface import implementer
 
 from fluidvm.driver import DriverError, GuestNetwork, IGuestNetwork, ILimits, ITemplates, Limits
-from fluidvm.drivers.vz_dialect import parse_conf, parse_templates
-from fluidvm.drivers.vz_kernel import VzKernel
-from fluidvm.drivers.vz_node import changed, verb
+from fluidvm.drivers.openvz.dialect import parse_conf, parse_templates
+from fluidvm.drivers.openvz.kernel import VzKernel
+from fluidvm.drivers.openvz.node import changed, verb
 
 
 def address(text: str) -> str:

@@ -9,9 +9,9 @@ from twisted.python.failure import Failure
 from zope.interface import implementer
 
 from fluidvm.driver import DomainState, IReset, ISave, Progress, WrongState
-from fluidvm.drivers.vz_node import LONG, verb
-from fluidvm.drivers.vz_pausing import VzPausing
-from fluidvm.drivers.vz_runner import Outcome
+from fluidvm.drivers.openvz.node import LONG, verb
+from fluidvm.drivers.openvz.pausing import VzPausing
+from fluidvm.drivers.openvz.runner import Outcome
 
 LOOK = 0.1
 """Seconds between two looks at whether a container is suspended."""

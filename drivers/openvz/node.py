@@ -16,7 +16,7 @@ from twisted.internet.defer import Deferred, DeferredLock
 from twisted.internet.task import deferLater
 
 from fluidvm.driver import DomainInfo, DomainState, DriverError, DriverHost, NoSuchThing, Unreachable
-from fluidvm.drivers.vz_dialect import (
+from fluidvm.drivers.openvz.dialect import (
     GREP_KEYS,
     LIST_FIELDS,
     LOCKED,
@@ -35,8 +35,8 @@ from fluidvm.drivers.vz_dialect import (
     parse_status,
     split_survey,
 )
-from fluidvm.drivers.vz_identity import Identity, identify, is_unfinished, own_id
-from fluidvm.drivers.vz_runner import Outcome, Runner
+from fluidvm.drivers.openvz.identity import Identity, identify, is_unfinished, own_id
+from fluidvm.drivers.openvz.runner import Outcome, Runner
 
 P = ParamSpec("P")
 T = TypeVar("T")
