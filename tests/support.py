@@ -14,7 +14,7 @@ from twisted.internet.defer import Deferred
 from twisted.internet.task import Clock, deferLater
 from twisted.trial.unittest import TestCase
 
-from fluidvm.drivers.simulated_host import SimulatedHost
+from fluidvm.drivers.simulator.host import SimulatedHost
 from fluidvm.server.options import Options, Settings
 from fluidvm.server.service import Server
 from fluidvm.wire.peer import Peer

@@ -18,10 +18,10 @@ from fluidvm.driver import (
     Snapshot,
     Volume,
 )
-from fluidvm.drivers.simulated_host import SimulatedHost
-from fluidvm.drivers.simulator import Faults, SimulatedConnection
-from fluidvm.drivers.simulator_snapshots import AMOUNTS, Kept, Snapshots
-from fluidvm.drivers.simulator_volume_snapshots import VolumeSnapshots
+from fluidvm.drivers.simulator.driver import Faults, SimulatedConnection
+from fluidvm.drivers.simulator.host import SimulatedHost
+from fluidvm.drivers.simulator.snapshots import AMOUNTS, Kept, Snapshots
+from fluidvm.drivers.simulator.volume_snapshots import VolumeSnapshots
 from fluidvm.engine.rehearsal import Effort, Still
 from fluidvm.inventory.inventory import Inventory
 from fluidvm.nodes.driver_words import Words

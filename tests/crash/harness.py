@@ -28,7 +28,7 @@ from pathlib import Path
 from typing import Any
 
 from fluidvm.drivers.libvirt.domain_xml import KEEPER_PREFIX, parse_domain
-from fluidvm.drivers.simulated_host import SimulatedHost
+from fluidvm.drivers.simulator.host import SimulatedHost
 from tests import PATIENCE
 
 from .told import END, told

@@ -10,7 +10,7 @@ from twisted.logger import capturedLogs
 
 from fluidvm.api.vms import guests
 from fluidvm.driver import DriverError, GuestOutput, HostInfo
-from fluidvm.drivers.simulator import SimulatedConnection
+from fluidvm.drivers.simulator.driver import SimulatedConnection
 from fluidvm.images.files import Inspected
 from fluidvm.model.xmlvalue import INT_HIGH
 from tests.support import ServerCase

@@ -28,9 +28,9 @@ from fluidvm.driver import (
     Volume,
     WrongState,
 )
-from fluidvm.drivers.simulated_host import SimulatedHost
-from fluidvm.drivers.simulator import SimulatedConnection
-from tests.unit.drivers.test_simulator_contract import SimulatorFactory
+from fluidvm.drivers.simulator.driver import SimulatedConnection
+from fluidvm.drivers.simulator.host import SimulatedHost
+from tests.unit.drivers.simulator.test_contract import SimulatorFactory
 
 
 class LiesAtStart(SimulatedConnection):

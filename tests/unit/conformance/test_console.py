@@ -10,7 +10,7 @@ from twisted.python.failure import Failure
 from twisted.trial.unittest import SynchronousTestCase
 
 from fluidvm.driver import DomainState, DriverError
-from fluidvm.drivers.simulator import SimulatedConnection
+from fluidvm.drivers.simulator.driver import SimulatedConnection
 from tests.unit.conformance.test_conformance import broken_promises
 
 

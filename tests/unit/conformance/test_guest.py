@@ -11,7 +11,7 @@ from twisted.internet.defer import Deferred, fail, succeed
 from twisted.trial.unittest import SynchronousTestCase
 
 from fluidvm.driver import DomainSpec, DriverError, GuestOutput, Limits
-from fluidvm.drivers.simulator import SimulatedConnection
+from fluidvm.drivers.simulator.driver import SimulatedConnection
 from tests.unit.conformance.test_conformance import broken_promises
 
 

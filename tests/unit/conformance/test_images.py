@@ -11,8 +11,8 @@ from twisted.internet.defer import Deferred, succeed
 from twisted.trial.unittest import SynchronousTestCase
 
 from fluidvm.driver import Volume
-from fluidvm.drivers.simulator import SimulatedConnection
-from fluidvm.drivers.simulator_images import place, read, volume, write  # type: ignore[attr-defined]
+from fluidvm.drivers.simulator.driver import SimulatedConnection
+from fluidvm.drivers.simulator.images import place, read, volume, write  # type: ignore[attr-defined]
 from tests.unit.conformance.test_conformance import broken_promises
 
 

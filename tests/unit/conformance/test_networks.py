@@ -9,7 +9,7 @@ from twisted.internet.defer import Deferred, succeed
 from twisted.trial.unittest import SynchronousTestCase
 
 from fluidvm.driver import DomainInfo, DomainInterface, DomainSpec, DomainState, NoSuchThing
-from fluidvm.drivers.simulator import SimulatedConnection
+from fluidvm.drivers.simulator.driver import SimulatedConnection
 from tests.unit.conformance.test_conformance import broken_promises
 
 

@@ -9,9 +9,9 @@ from twisted.internet.defer import Deferred, fail
 from twisted.trial.unittest import SynchronousTestCase
 
 from fluidvm.driver import AlreadyThere, DomainState, Snapshot
-from fluidvm.drivers.simulator import SimulatedConnection
-from fluidvm.drivers.simulator_snapshots import Snapshots
-from fluidvm.drivers.simulator_volume_snapshots import VolumeSnapshots
+from fluidvm.drivers.simulator.driver import SimulatedConnection
+from fluidvm.drivers.simulator.snapshots import Snapshots
+from fluidvm.drivers.simulator.volume_snapshots import VolumeSnapshots
 from tests.unit.conformance.test_conformance import broken_promises
 
 

@@ -11,7 +11,7 @@ from zope.interface import Interface, implementer
 
 from fluidvm.driver import ABILITIES, IConnection, IDisks, IDriver, IEvents, Struct
 from fluidvm.driver.loader import GROUP, BrokenDriver, DriverDescription, DriverLoader, UnknownDriver, abilities
-from fluidvm.drivers.simulator import SimulatedConnection, SimulatorDriver
+from fluidvm.drivers.simulator.driver import SimulatedConnection, SimulatorDriver
 
 HERE = __name__
 
@@ -110,7 +110,7 @@ class DriverLoaderTests(SynchronousTestCase):
         self.assertEqual(ours, {"kvm", "openvz", "simulator", "xen"})
 
     def test_get(self) -> None:
-        found = loader(simulator="fluidvm.drivers.simulator:SimulatorDriver")
+        found = loader(simulator="fluidvm.drivers.simulator.driver:SimulatorDriver")
         driver = found.get("simulator")
         self.assertIsInstance(driver, SimulatorDriver)
         self.assertIs(found.get("simulator"), driver)
@@ -141,7 +141,7 @@ class DriverLoaderTests(SynchronousTestCase):
         self.assertIn("options", self.broken(f"{HERE}:WithoutOptions"))
         self.assertIn("IConnection", self.broken(f"{HERE}:Undeclared"))
         self.assertIn("Struct", self.broken(f"{HERE}:WithFreeOptions"))
-        self.assertIn("names itself 'simulator'", self.broken("fluidvm.drivers.simulator:SimulatorDriver"))
+        self.assertIn("names itself 'simulator'", self.broken("fluidvm.drivers.simulator.driver:SimulatorDriver"))
 
     def test_a_verb_that_is_missing(self) -> None:
         self.assertIn("start(uuid)", self.broken(f"{HERE}:LacksAVerb"))
@@ -158,8 +158,10 @@ class DriverLoaderTests(SynchronousTestCase):
 
     def test_describe(self) -> None:
         found = loader(
-            simulator="fluidvm.drivers.simulator:SimulatorDriver", bad=f"{HERE}:LacksAVerb", gone="no_such_module:Driver"
-        )  # fmt: skip
+            simulator="fluidvm.drivers.simulator.driver:SimulatorDriver",
+            bad=f"{HERE}:LacksAVerb",
+            gone="no_such_module:Driver",
+        )
         bad, gone, good = found.describe()
         names = tuple(ability.__name__ for ability in ABILITIES)
         self.assertEqual(good, DriverDescription("simulator", "", "", good.summary, names, ""))
@@ -191,5 +193,5 @@ class DriverLoaderTests(SynchronousTestCase):
     def test_description_of_one(self) -> None:
         with self.assertRaises(UnknownDriver):
             loader().description("xen")
-        found = loader(gone="no_such_module:Driver", simulator="fluidvm.drivers.simulator:SimulatorDriver")
+        found = loader(gone="no_such_module:Driver", simulator="fluidvm.drivers.simulator.driver:SimulatorDriver")
         self.assertEqual(found.description("simulator"), found.describe()[1])

@@ -10,8 +10,8 @@ from typing import Any, TypeVar
 from twisted.internet.defer import Deferred, fail
 
 from fluidvm.driver import DomainDisk, DomainInterface, DomainSpec, DomainState, Unreachable
-from fluidvm.drivers.simulated_host import SimulatedHost
-from fluidvm.drivers.simulator import SimulatorDriver
+from fluidvm.drivers.simulator.driver import SimulatorDriver
+from fluidvm.drivers.simulator.host import SimulatedHost
 from fluidvm.inventory.inventory import Inventory
 from fluidvm.model.declare import METHODS
 from fluidvm.model.faults import Unavailable

@@ -20,8 +20,8 @@ from twisted.internet.defer import Deferred
 from twisted.internet.task import Clock, deferLater
 from twisted.trial.unittest import SynchronousTestCase
 
-from fluidvm.drivers.simulated_host import SimulatedHost
-from fluidvm.drivers.simulator_journal import Journal
+from fluidvm.drivers.simulator.host import SimulatedHost
+from fluidvm.drivers.simulator.journal import Journal
 from fluidvm.wire.peer import Peer
 from tests.databases import only
 from tests.inline import InlineDatabase, without_threads

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import Bundle, RuleBasedStateMachine, consumes, initialize, invariant, precondition, rule
 from twisted.trial.unittest import SynchronousTestCase
 
-from fluidvm.drivers.simulated_host import SimulatedHost
+from fluidvm.drivers.simulator.host import SimulatedHost
 from tests.databases import ENGINE
 from tests.inline import InlineServer
 from tests.support import PASSWORD

@@ -13,7 +13,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from twisted.trial.unittest import SynchronousTestCase
 
-from fluidvm.drivers.simulator import SimulatorDriver
+from fluidvm.drivers.simulator.driver import SimulatorDriver
 from fluidvm.engine import rehearsal
 from fluidvm.engine.job import Job
 from fluidvm.images.files import MIB

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from twisted.internet.defer import Deferred
 from twisted.web.client import Agent
 
-from fluidvm.drivers.simulated_host import SimulatedHost
+from fluidvm.drivers.simulator.host import SimulatedHost
 from fluidvm.engine import rehearsal
 from fluidvm.engine.rehearsal_files import PlannedImages
 from fluidvm.server import model

@@ -41,7 +41,8 @@ class DriverTests(ServerCase):
         (info / "METADATA").write_text("Metadata-Version: 2.1\nName: fluidvm-late\nVersion: 1.0\n")
         (info / "entry_points.txt").write_text(f"[{GROUP}]\nlate = fluidvm_late_driver:Late\n")
         Path(directory, "fluidvm_late_driver.py").write_text(
-            "from fluidvm.drivers.simulator import SimulatorDriver\n\nclass Late(SimulatorDriver):\n    name = 'late'\n"
+            "from fluidvm.drivers.simulator.driver import SimulatorDriver\n\n"
+            "class Late(SimulatorDriver):\n    name = 'late'\n"
         )
         self.patch(sys, "path", [str(directory), *sys.path])
         self.addCleanup(sys.modules.pop, "fluidvm_late_driver", None)

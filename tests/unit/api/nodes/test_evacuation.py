@@ -5,7 +5,7 @@ from typing import Any
 from twisted.internet.defer import Deferred, fail
 
 from fluidvm.driver import DriverError, Unreachable
-from fluidvm.drivers.simulator import SimulatedConnection, SimulatorDriver
+from fluidvm.drivers.simulator.driver import SimulatedConnection, SimulatorDriver
 from fluidvm.inventory.inventory import Inventory
 from fluidvm.model.objects import VM
 from tests.support import Client, Running, ServerCase, simulated

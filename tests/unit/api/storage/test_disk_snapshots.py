@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from fluidvm.drivers.simulator_volume_snapshots import VolumeSnapshots
+from fluidvm.drivers.simulator.volume_snapshots import VolumeSnapshots
 from tests.support import Client, Running, ServerCase
 from tests.unit.api.accounts.test_plans import QuotaCase
 from tests.unit.api.nodes.test_nodes import simulated

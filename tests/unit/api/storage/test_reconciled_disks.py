@@ -7,7 +7,7 @@ from dataclasses import replace
 
 from twisted.internet.defer import Deferred
 
-from fluidvm.drivers.simulator import SimulatedConnection
+from fluidvm.drivers.simulator.driver import SimulatedConnection
 from fluidvm.nodes.storage import INTERVAL
 from tests.support import Client, Running, ServerCase
 from tests.unit.api.nodes.test_nodes import simulated

@@ -7,7 +7,7 @@ from typing import Any
 from twisted.internet.defer import Deferred, fail
 
 from fluidvm.driver import DriverError
-from fluidvm.drivers.simulator import SimulatedConnection
+from fluidvm.drivers.simulator.driver import SimulatedConnection
 from tests.support import Client, ServerCase
 
 SLOW = 30.0

@@ -7,8 +7,8 @@ from typing import Any
 from twisted.internet.defer import succeed
 
 from fluidvm.driver import Shares
-from fluidvm.drivers.simulated_host import SimulatedHost
-from fluidvm.drivers.simulator import SimulatedConnection
+from fluidvm.drivers.simulator.driver import SimulatedConnection
+from fluidvm.drivers.simulator.host import SimulatedHost
 from tests.support import PASSWORD, Client
 from tests.unit.api.accounts.test_plans import QuotaCase
 

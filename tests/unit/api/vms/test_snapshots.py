@@ -8,7 +8,7 @@ from typing import Any
 from twisted.internet.defer import Deferred, gatherResults
 
 from fluidvm.driver import DomainDisk, DomainInfo, DomainState
-from fluidvm.drivers.simulator_snapshots import Snapshots
+from fluidvm.drivers.simulator.snapshots import Snapshots
 from tests.support import Client, Running, ServerCase
 from tests.unit.api.accounts.test_plans import QuotaCase
 from tests.unit.api.nodes.test_nodes import simulated

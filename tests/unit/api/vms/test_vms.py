@@ -5,7 +5,7 @@ from collections.abc import Callable
 from twisted.internet.defer import Deferred, fail, succeed
 
 from fluidvm.driver import DriverError, NotReady
-from fluidvm.drivers.simulator import SimulatedConnection
+from fluidvm.drivers.simulator.driver import SimulatedConnection
 from tests.support import PASSWORD, Client, ServerCase
 
 

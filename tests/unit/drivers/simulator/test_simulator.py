@@ -13,11 +13,11 @@ from twisted.internet.task import Clock
 from twisted.trial.unittest import SynchronousTestCase
 
 from fluidvm.driver import DomainDisk, DomainSpec, DomainState, DriverError, Unreachable
-from fluidvm.drivers.simulated_host import SimulatedHost
-from fluidvm.drivers.simulator import STEPS, SimulatedConnection, SimulatorDriver
-from fluidvm.drivers.simulator_journal import SLACK
+from fluidvm.drivers.simulator.driver import STEPS, SimulatedConnection, SimulatorDriver
+from fluidvm.drivers.simulator.host import SimulatedHost
+from fluidvm.drivers.simulator.journal import SLACK
 from fluidvm.model.faults import InvalidParams
-from tests.unit.drivers.test_simulator_contract import ClockHost
+from tests.unit.drivers.simulator.test_contract import ClockHost
 
 RUNNING, STOPPED = DomainState.RUNNING, DomainState.STOPPED
 

@@ -9,7 +9,7 @@ from twisted.internet.defer import Deferred
 from zope.interface import implementer
 
 from fluidvm.driver import Boot, DomainSpec, IAdoption, NoSuchThing, Unsupported, Volume
-from fluidvm.drivers.simulated_host import SimulatedHost
+from fluidvm.drivers.simulator.host import SimulatedHost
 
 
 def spec_of(host: SimulatedHost, uuid: str) -> DomainSpec:

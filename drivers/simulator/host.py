@@ -27,7 +27,7 @@ from fluidvm.driver import (
     Volume,
     WrongState,
 )
-from fluidvm.drivers.simulator_journal import Journal
+from fluidvm.drivers.simulator.journal import Journal
 
 POOL = "default"
 NETWORKS = (Network("default", True, "sim0"), Network("lan", True, "sim1"))

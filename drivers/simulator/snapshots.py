@@ -21,7 +21,7 @@ from fluidvm.driver import (
     Unsupported,
     WrongState,
 )
-from fluidvm.drivers.simulated_host import OFF, SimulatedHost
+from fluidvm.drivers.simulator.host import OFF, SimulatedHost
 
 AMOUNTS = ("vcpus", "max_vcpus", "memory", "max_memory")
 

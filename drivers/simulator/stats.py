@@ -9,7 +9,7 @@ from twisted.internet.defer import Deferred
 from zope.interface import implementer
 
 from fluidvm.driver import DomainState, DomainStats, HostStats, IStats
-from fluidvm.drivers.simulated_host import ON, SimulatedHost
+from fluidvm.drivers.simulator.host import ON, SimulatedHost
 
 SHARE = 0.1
 """How much of a CPU each virtual one is taken to use."""

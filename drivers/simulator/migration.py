@@ -9,8 +9,8 @@ from twisted.internet.defer import Deferred
 from zope.interface import implementer
 
 from fluidvm.driver import AlreadyThere, DomainInfo, DomainSpec, DomainState, IMigration, NoSuchThing, Progress, WrongState
-from fluidvm.drivers.simulated_host import OFF, SimulatedHost
-from fluidvm.drivers.simulator_adoption import volume_of
+from fluidvm.drivers.simulator.adoption import volume_of
+from fluidvm.drivers.simulator.host import OFF, SimulatedHost
 
 
 def _find(host: SimulatedHost, uuid: str) -> DomainInfo | None:

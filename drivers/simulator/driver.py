@@ -38,20 +38,20 @@ from fluidvm.driver import (
     Unreachable,
     Volume,
 )
-from fluidvm.drivers.simulated_host import ON, SimulatedHost
-from fluidvm.drivers.simulator_adoption import SimulatedAdoption
-from fluidvm.drivers.simulator_console import SimulatedConsoles
-from fluidvm.drivers.simulator_guest import SimulatedGuest
-from fluidvm.drivers.simulator_images import SimulatedImages
-from fluidvm.drivers.simulator_migration import SimulatedMigration
-from fluidvm.drivers.simulator_networks import SimulatedNetworks
-from fluidvm.drivers.simulator_save import SimulatedSave
-from fluidvm.drivers.simulator_screen import SimulatedScreen
-from fluidvm.drivers.simulator_shares import SimulatedShares
-from fluidvm.drivers.simulator_snapshots import SimulatedSnapshots
-from fluidvm.drivers.simulator_stats import SimulatedStats
-from fluidvm.drivers.simulator_volume_snapshots import SimulatedVolumeSnapshots
-from fluidvm.drivers.simulator_volumes import SimulatedVolumes
+from fluidvm.drivers.simulator.adoption import SimulatedAdoption
+from fluidvm.drivers.simulator.console import SimulatedConsoles
+from fluidvm.drivers.simulator.guest import SimulatedGuest
+from fluidvm.drivers.simulator.host import ON, SimulatedHost
+from fluidvm.drivers.simulator.images import SimulatedImages
+from fluidvm.drivers.simulator.migration import SimulatedMigration
+from fluidvm.drivers.simulator.networks import SimulatedNetworks
+from fluidvm.drivers.simulator.save import SimulatedSave
+from fluidvm.drivers.simulator.screen import SimulatedScreen
+from fluidvm.drivers.simulator.shares import SimulatedShares
+from fluidvm.drivers.simulator.snapshots import SimulatedSnapshots
+from fluidvm.drivers.simulator.stats import SimulatedStats
+from fluidvm.drivers.simulator.volume_snapshots import SimulatedVolumeSnapshots
+from fluidvm.drivers.simulator.volumes import SimulatedVolumes
 
 T = TypeVar("T")
 STEPS = 10

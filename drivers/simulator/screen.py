@@ -11,7 +11,7 @@ from twisted.internet.defer import Deferred
 from zope.interface import implementer
 
 from fluidvm.driver import DomainInfo, DomainState, IScreenshot, WrongState
-from fluidvm.drivers.simulated_host import SimulatedHost
+from fluidvm.drivers.simulator.host import SimulatedHost
 
 WIDTH, HEIGHT = 64, 48
 COLOURS = {DomainState.RUNNING: (0, 96, 0), DomainState.PAUSED: (96, 96, 0)}

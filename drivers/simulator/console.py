@@ -13,8 +13,8 @@ from zope.interface import implementer
 
 from fluidvm.driver import ISerialConsole, IVncConsole, WrongState
 from fluidvm.drivers.console_transport import ConsoleTransport
-from fluidvm.drivers.simulated_host import ON, SimulatedHost
-from fluidvm.drivers.simulator_vnc import Screen
+from fluidvm.drivers.simulator.host import ON, SimulatedHost
+from fluidvm.drivers.simulator.vnc import Screen
 
 MOST_HELD = 2**20
 """Bytes that are held for a viewer that doesn't take them; a picture of the screen has 12 KB."""

@@ -10,7 +10,7 @@ from twisted.internet.defer import Deferred
 from zope.interface import implementer
 
 from fluidvm.driver import IShares, Shares
-from fluidvm.drivers.simulated_host import SimulatedHost
+from fluidvm.drivers.simulator.host import SimulatedHost
 
 
 @implementer(IShares)

@@ -11,7 +11,7 @@ from twisted.internet.defer import Deferred
 from zope.interface import implementer
 
 from fluidvm.driver import DomainDisk, IDiskResize, IVolumes, NoSuchThing, Pool, Progress, Volume, WrongState
-from fluidvm.drivers.simulated_host import OFF, POOL, SimulatedHost, key_of
+from fluidvm.drivers.simulator.host import OFF, POOL, SimulatedHost, key_of
 
 LARGE = 2**31 - 1
 """MiB of room in a pool without a bound."""

@@ -6,7 +6,7 @@ import struct
 from collections.abc import Callable
 
 from fluidvm.driver import DomainInfo
-from fluidvm.drivers.simulator_screen import HEIGHT, WIDTH, rows
+from fluidvm.drivers.simulator.screen import HEIGHT, WIDTH, rows
 
 VERSION = b"RFB 003.008\n"
 PIXELS = struct.pack(">BBBBHHHBBB3x", 32, 24, 0, 1, 255, 255, 255, 16, 8, 0)

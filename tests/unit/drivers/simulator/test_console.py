@@ -9,8 +9,8 @@ from twisted.internet.task import Clock
 from twisted.python.failure import Failure
 from twisted.trial.unittest import SynchronousTestCase
 
-from fluidvm.drivers.simulator_console import MOST_HELD, SimulatedTransport
-from fluidvm.drivers.simulator_vnc import VERSION, Screen
+from fluidvm.drivers.simulator.console import MOST_HELD, SimulatedTransport
+from fluidvm.drivers.simulator.vnc import VERSION, Screen
 
 
 class Viewer(Protocol):

@@ -9,7 +9,7 @@ from twisted.internet.defer import Deferred
 from zope.interface import implementer
 
 from fluidvm.driver import DomainState, IReset, ISave, Progress, WrongState
-from fluidvm.drivers.simulated_host import SimulatedHost
+from fluidvm.drivers.simulator.host import SimulatedHost
 
 
 @implementer(ISave, IReset)

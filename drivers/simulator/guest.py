@@ -24,7 +24,7 @@ from fluidvm.driver import (
     Limits,
     WrongState,
 )
-from fluidvm.drivers.simulated_host import TEMPLATES, SimulatedHost
+from fluidvm.drivers.simulator.host import TEMPLATES, SimulatedHost
 
 USERS = ("root", "nobody")
 

@@ -11,8 +11,8 @@ from twisted.internet.defer import Deferred
 from zope.interface import implementer
 
 from fluidvm.driver import IImages, Volume, WrongState
-from fluidvm.drivers.simulated_host import SimulatedHost, key_of
-from fluidvm.drivers.simulator_volumes import _check_unused, volume
+from fluidvm.drivers.simulator.host import SimulatedHost, key_of
+from fluidvm.drivers.simulator.volumes import _check_unused, volume
 
 MIB = 2**20
 

@@ -13,8 +13,8 @@ from twisted.internet.task import Clock
 
 from fluidvm.conformance import driver_contract
 from fluidvm.driver import DomainSpec
-from fluidvm.drivers.simulated_host import SimulatedHost
-from fluidvm.drivers.simulator import SimulatedConnection, SimulatorDriver
+from fluidvm.drivers.simulator.driver import SimulatedConnection, SimulatorDriver
+from fluidvm.drivers.simulator.host import SimulatedHost
 
 
 class ClockHost:

@@ -9,7 +9,7 @@ from twisted.internet.defer import Deferred
 from zope.interface import implementer
 
 from fluidvm.driver import AlreadyThere, DomainInfo, DomainInterface, DomainState, INetworks, Network, WrongState
-from fluidvm.drivers.simulated_host import NETWORKS, SimulatedHost
+from fluidvm.drivers.simulator.host import NETWORKS, SimulatedHost
 
 
 def _changeable(host: SimulatedHost, uuid: str) -> DomainInfo:

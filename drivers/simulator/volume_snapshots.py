@@ -11,8 +11,8 @@ from twisted.internet.defer import Deferred
 from zope.interface import implementer
 
 from fluidvm.driver import IVolumeSnapshots, NoSuchThing, Snapshot, Unsupported, Volume, WrongState
-from fluidvm.drivers.simulated_host import OFF, SimulatedHost, key_of
-from fluidvm.drivers.simulator_volumes import check_format
+from fluidvm.drivers.simulator.host import OFF, SimulatedHost, key_of
+from fluidvm.drivers.simulator.volumes import check_format
 
 
 class VolumeSnapshots:
