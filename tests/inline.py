@@ -81,7 +81,7 @@ class InlineServer:
         case.directory = self.directory
         self.running = Running(case.settings(*options, "--database", database))
         self.running.server.startService()
-        self.running.server.dispatcher._services.planner._turn = lambda: succeed(None)
+        self.running.server.dispatcher._services.rehearsals._turn = lambda: succeed(None)
 
     def call(self, method: str, *arguments: Any) -> Any:
         """Call a method; it must answer without waiting."""

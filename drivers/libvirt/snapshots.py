@@ -33,7 +33,7 @@ _AMOUNTS = {"vcpus": "CPUs", "max_vcpus": "CPUs at most", "memory": "MiB of memo
 
 
 @dataclass(frozen=True)
-class Kept:
+class SnapshotRecord:
     """
     What libvirt tells of a snapshot (U{https://libvirt.org/formatsnapshot.html}).
 
@@ -49,7 +49,7 @@ class Kept:
     definition: Description
 
 
-def parse_snapshot(text: str) -> Kept:
+def parse_snapshot(text: str) -> SnapshotRecord:
     """Read a snapshot's description."""
     told = ElementTree.fromstring(text)  # noqa: S314 - libvirtd is trusted: it is root on that host
     memory, domain, next_start = told.find("memory"), told.find("domain"), told.find("inactiveDomain")
@@ -58,7 +58,7 @@ def parse_snapshot(text: str) -> Kept:
         raise DriverError(f"Snapshot {told.findtext('name', '')}: the host has forgotten what its domain was.")
     definition = domain if next_start is None else next_start
     definition.tag = "domain"
-    return Kept(
+    return SnapshotRecord(
         Snapshot(
             told.findtext("name", ""), float(told.findtext("creationTime", "0")),
             told.findtext("state") in ("running", "paused", "blocked"),
@@ -181,7 +181,7 @@ class LibvirtSnapshots(LibvirtDomains):
             snapshot.delete(0)
 
 
-def _check_same(kept: Kept, now: Description) -> None:
+def _check_same(kept: SnapshotRecord, now: Description) -> None:
     """@raise WrongState: what matters to a snapshot has changed."""
     then = kept.definition
     name = kept.snapshot.name

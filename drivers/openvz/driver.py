@@ -42,7 +42,7 @@ from fluidvm.drivers.openvz.dialect import is_openvz, parse_host, parse_version
 from fluidvm.drivers.openvz.guest import VzGuest
 from fluidvm.drivers.openvz.identity import unpaused
 from fluidvm.drivers.openvz.migration import VzMigration
-from fluidvm.drivers.openvz.node import FIRST_RETRY, LONG, ON, PATIENCE, READ, SYSTEM_ERROR, Container, changed, verb
+from fluidvm.drivers.openvz.node import FIRST_RETRY, LONG, ON, READ, SYSTEM_ERROR, TIMEOUT, Container, changed, verb
 from fluidvm.drivers.openvz.runner import LocalRunner, Runner
 from fluidvm.drivers.openvz.saving import VzSaving
 from fluidvm.drivers.openvz.shares import VzShares
@@ -78,7 +78,7 @@ class OpenVzConnection(VzSaving, VzSnapshots, VzStats, VzMigration, VzGuest, VzC
             "delete_snapshot",
             "migrate",
         ),
-        LONG + PATIENCE,
+        LONG + TIMEOUT,
     ) | dict.fromkeys(("run_in_guest", "set_password", "add_ssh_key"), 4 * READ)  # to look, for a place, and in the guest
 
     # Reading.

@@ -43,7 +43,7 @@ T = TypeVar("T")
 C = TypeVar("C")
 READ, CHANGE, LONG = 60.0, 600.0, 3600.0
 """Seconds that a command may take: one that reads, one that starts or stops, one that copies a file system."""
-FIRST_RETRY, LONGEST_RETRY, PATIENCE = 0.5, 5.0, 90.0
+FIRST_RETRY, LONGEST_RETRY, TIMEOUT = 0.5, 5.0, 90.0
 """Seconds between tries for a container's lock, the longest, and all together."""
 CHANGING, LASTING = 1, 2
 """
@@ -172,12 +172,12 @@ class VzNode:
 
         @param subject: what an error's sentence begins with.
         @param patience: seconds; if none are given, as long as another command like it may take, perhaps an earlier attempt
-            that the server's end has cut off, but not less than L{PATIENCE}.
+            that the server's end has cut off, but not less than L{TIMEOUT}.
         @return: any outcome but "locked".
         @raise WrongState: the lock isn't to be had.
         """
         delay, waited = FIRST_RETRY, 0.0
-        patience = patience or (LONG if timeout > CHANGE else PATIENCE)
+        patience = patience or (LONG if timeout > CHANGE else TIMEOUT)
         while True:
             outcome = await self._run(["vzctl", *words], timeout, stdin)
             if outcome.code == 127:

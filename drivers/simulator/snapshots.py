@@ -27,7 +27,7 @@ AMOUNTS = ("vcpus", "max_vcpus", "memory", "max_memory")
 
 
 @dataclass(frozen=True)
-class Kept:
+class SnapshotRecord:
     """A snapshot, and what its domain had then. C{amounts}: as L{AMOUNTS} names them."""
 
     snapshot: Snapshot
@@ -36,12 +36,12 @@ class Kept:
     amounts: tuple[int, ...]
 
     @classmethod
-    def of(cls, domain: DomainInfo, snapshot: Snapshot) -> Kept:
+    def of(cls, domain: DomainInfo, snapshot: Snapshot) -> SnapshotRecord:
         """What is kept of a domain now."""
         return cls(snapshot, domain.disks, domain.interfaces, tuple(getattr(domain, name) for name in AMOUNTS))
 
     @classmethod
-    def read(cls, value: dict[str, Any]) -> Kept:
+    def read(cls, value: dict[str, Any]) -> SnapshotRecord:
         """As the journal has it."""
         return cls(
             Snapshot(**value["snapshot"]), tuple(DomainDisk(**disk) for disk in value["disks"]),
@@ -50,7 +50,7 @@ class Kept:
 
     def check(self, domain: DomainInfo) -> None:
         """@raise WrongState: the domain has something else now that matters."""
-        now = Kept.of(domain, self.snapshot)
+        now = SnapshotRecord.of(domain, self.snapshot)
         name = self.snapshot.name
         if set(now.disks) != set(self.disks):
             raise WrongState(f"Domain {domain.name} had other disks when snapshot {name} was made.")
@@ -69,15 +69,15 @@ class Snapshots:
     def __init__(self, host: SimulatedHost) -> None:
         self._host = host
 
-    def of(self, uuid: str) -> list[Kept]:
+    def of(self, uuid: str) -> list[SnapshotRecord]:
         """A domain's, oldest first."""
-        return [Kept.read(value) for value in self._host.kept(self._host.domain(uuid).uuid)]
+        return [SnapshotRecord.read(value) for value in self._host.kept(self._host.domain(uuid).uuid)]
 
-    def put(self, uuid: str, kept: list[Kept]) -> None:
+    def put(self, uuid: str, kept: list[SnapshotRecord]) -> None:
         """A domain has these."""
         self._host.keep(uuid, [asdict(one) for one in kept])
 
-    def find(self, uuid: str, name: str) -> Kept | None:
+    def find(self, uuid: str, name: str) -> SnapshotRecord | None:
         """A domain's snapshot of a name."""
         return next((one for one in self.of(uuid) if one.snapshot.name == name), None)
 
@@ -94,7 +94,7 @@ class Snapshots:
                 raise Unsupported(
                     f"Domain {domain.name}: its disk {disk.target} has format {disk.format}, which keeps none."
                 )
-        self.put(uuid, [*self.of(uuid), Kept.of(domain, Snapshot(name, time.time(), running))])
+        self.put(uuid, [*self.of(uuid), SnapshotRecord.of(domain, Snapshot(name, time.time(), running))])
 
     def revert(self, uuid: str, name: str) -> None:
         """Make a domain what it was."""

@@ -12,7 +12,7 @@ from fluidvm.auth.logins import Logins
 from fluidvm.auth.sessions import Session
 from fluidvm.engine.engine import Engine
 from fluidvm.engine.job import Resources
-from fluidvm.engine.rehearsal import Planner
+from fluidvm.engine.rehearsal import Rehearsals
 from fluidvm.inventory.inventory import Inventory
 from fluidvm.model.declare import Method
 from fluidvm.model.faults import NotLoggedIn
@@ -32,7 +32,7 @@ class Services:
     audit: AuditLog
     certificate_users: Mapping[str, str]
     consoles: Consoles
-    planner: Planner
+    rehearsals: Rehearsals
 
 
 class Call:

@@ -14,7 +14,7 @@ from fluidvm.engine.job import Job
 from fluidvm.model.faults import Conflict, NotFound
 from fluidvm.model.objects import VM, Disk
 from fluidvm.model.xmlvalue import Members, moment
-from fluidvm.nodes.reconcile import kept_of
+from fluidvm.nodes.reconcile import snapshot_records
 from fluidvm.store.objects import Update
 
 T = TypeVar("T", bound=VM | Disk)
@@ -62,14 +62,14 @@ async def look(job: Job, thing: T) -> T:
             told = await (await job.connection(node, IVolumeSnapshots)).list_volume_snapshots(thing.pool, thing.volume)
     except NoSuchThing:
         return thing  # gone from its node: what is to be done to it will tell
-    kept = kept_of(job.inventory, thing, told)
+    kept = snapshot_records(job.inventory, thing, told)
     if kept == thing.snapshots:
         return thing
     job.put(Update(thing.TYPE, thing.id, {"snapshots": kept}))
     return replace(thing, snapshots=kept)
 
 
-async def refuse_kept(job: Job, thing: VM | Disk, why: str) -> None:
+async def refuse_snapshots(job: Job, thing: VM | Disk, why: str) -> None:
     """
     Check that a VM or disk has no snapshots.
 

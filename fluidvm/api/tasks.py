@@ -156,4 +156,4 @@ async def plan_tasks(call: Call) -> list[dict[str, Any]]:
     compute node that it would work on. Changes nothing; what the hypervisor alone can tell isn't known. Where trying them
     all would take too long, those that are left have code 413.
     """
-    return await call.services.planner.plan(call.session)
+    return await call.services.rehearsals.rehearse(call.session)

@@ -198,7 +198,7 @@ class _Rehearsal(Job):
             raise Conflict(otherwise)
 
 
-class Planner:
+class Rehearsals:
     """
     Tries pending tasks, one session's at a time.
 
@@ -220,7 +220,7 @@ class Planner:
         self._spent = spent
         self._lock = DeferredLock()
 
-    async def plan(self, session: Session) -> list[dict[str, Any]]:
+    async def rehearse(self, session: Session) -> list[dict[str, Any]]:
         """
         Try a session's pending tasks without doing them.
 

@@ -277,7 +277,7 @@ class Inventory:
         except OutcomeUnknown as unknown:
             return cast("list[Any]", await unknown.outcome)
 
-    def amend(self, type_name: str, id: int, **fields: Any) -> None:
+    def update_untracked(self, type_name: str, id: int, **fields: Any) -> None:
         """
         Take on new values of fields that aren't worth a line in the change log, such as a login's time.
 

@@ -20,7 +20,7 @@ from fluidvm.model.kinds import Int, Kind, References
 from fluidvm.model.objects import ROLES
 
 F = TypeVar("F", bound=Callable[..., Any])
-Early = Callable[..., None]
+Precheck = Callable[..., None]
 
 COOKIE = Int("the number that authenticate returned")
 WORKERS = ("admin", "user")
@@ -60,10 +60,10 @@ class Method:
     @ivar creates: whether the task makes its target.
     @ivar confidential: whether its answer is a secret, which must not be compressed together with what others may choose.
     @ivar audited: whether calls of a method that isn't a task are in the audit log as those of tasks are.
-    @ivar alone: a word; tasks of the same word never run at the same time.
+    @ivar exclusive: a word; tasks of the same word never run at the same time.
     @ivar needs: the abilities that a driver must have for it.
-    @ivar better: what more it does with drivers that have another ability.
-    @ivar early: checks beyond the kinds, when a task is queued: called with the call and the arguments.
+    @ivar optional_abilities: what more it does with drivers that have another ability.
+    @ivar precheck: checks beyond the kinds, when a task is queued: called with the call and the arguments.
     """
 
     name: str
@@ -77,12 +77,12 @@ class Method:
     target: str = ""
     creates: bool = False
     after_crash: AfterCrash = AfterCrash.RUN_AGAIN
-    early: Early | None = None
-    alone: str = ""
+    precheck: Precheck | None = None
+    exclusive: str = ""
     audited: bool = False
     confidential: bool = False
     needs: tuple[type[Interface], ...] = ()
-    better: tuple[tuple[type[Interface], str], ...] = ()
+    optional_abilities: tuple[tuple[type[Interface], str], ...] = ()
 
     @property
     def required(self) -> int:
@@ -169,10 +169,10 @@ def task(
     creates: bool = False,
     roles: tuple[str, ...] = WORKERS,
     after_crash: AfterCrash = AfterCrash.RUN_AGAIN,
-    early: Early | None = None,
-    alone: str = "",
+    precheck: Precheck | None = None,
+    exclusive: str = "",
     needs: tuple[type[Interface], ...] = (),
-    better: tuple[tuple[type[Interface], str], ...] = (),
+    optional_abilities: tuple[tuple[type[Interface], str], ...] = (),
 ) -> Callable[[F], F]:
     """
     Declare a method that queues a task.
@@ -183,9 +183,19 @@ def task(
 
     def declare(function: F) -> F:
         _add(
-            function, returns="int", roles=roles, task=True, audited=True, target=target, creates=creates,
-            after_crash=after_crash, early=early, alone=alone, needs=needs, better=better,
-        )  # fmt: skip
+            function,
+            returns="int",
+            roles=roles,
+            task=True,
+            audited=True,
+            target=target,
+            creates=creates,
+            after_crash=after_crash,
+            precheck=precheck,
+            exclusive=exclusive,
+            needs=needs,
+            optional_abilities=optional_abilities,
+        )
         return function
 
     return declare

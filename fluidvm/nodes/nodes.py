@@ -21,7 +21,7 @@ from fluidvm.model.faults import Unavailable, Unsupported
 from fluidvm.model.objects import ComputeNode
 from fluidvm.nodes.host import Host
 from fluidvm.nodes.reconcile import Busy
-from fluidvm.nodes.watch import Ability, Habits, NodeWatch, offline
+from fluidvm.nodes.watch import Ability, NodeWatch, Policy, offline
 
 
 class Nodes:
@@ -31,13 +31,13 @@ class Nodes:
     @param reactor: the real one, for threads.
     @param clock: the time.
     @param state_dir: where each node's driver may keep a directory.
-    @param habits: how patient it is with each.
+    @param policy: how often it looks at each, and how long it waits.
     """
 
     def __init__(
-        self, reactor: Any, clock: IReactorTime, drivers: DriverLoader, inventory: Inventory, state_dir: Path, habits: Habits
+        self, reactor: Any, clock: IReactorTime, drivers: DriverLoader, inventory: Inventory, state_dir: Path, policy: Policy
     ) -> None:
-        self._habits = habits
+        self._policy = policy
         self._reactor = reactor
         self._clock = clock
         self._drivers = drivers
@@ -57,7 +57,7 @@ class Nodes:
         if node.id in self._watches:  # by an interrupted run of the same task
             return self._watches[node.id].settled()
         host = Host(self._reactor, self._clock, node.name, self._state_dir / f"node-{node.id}")
-        watch = NodeWatch(node, self._drivers, self._inventory, host, lambda type, id: self.busy(type, id), self._habits)
+        watch = NodeWatch(node, self._drivers, self._inventory, host, lambda type, id: self.busy(type, id), self._policy)
         self._watches[node.id] = watch
         watch.start()
         return watch.settled()

@@ -39,7 +39,7 @@ def vm_differences(inventory: Inventory, node: int, domains: Iterable[DomainInfo
     return changes
 
 
-def kept_of(inventory: Inventory, thing: VM | Disk, told: Iterable[Snapshot]) -> tuple[Mapping[str, Any], ...]:
+def snapshot_records(inventory: Inventory, thing: VM | Disk, told: Iterable[Snapshot]) -> tuple[Mapping[str, Any], ...]:
     """
     Tell a VM's or disk's snapshots as they are to be noted: those that are known keep their ids, and what is known of them.
 

@@ -13,7 +13,7 @@ from fluidvm.driver import DriverError, ISnapshots, IVolumeSnapshots, NoSuchThin
 from fluidvm.inventory.inventory import Inventory
 from fluidvm.model.faults import Unavailable
 from fluidvm.model.objects import VM, Disk
-from fluidvm.nodes.reconcile import Busy, kept_of
+from fluidvm.nodes.reconcile import Busy, snapshot_records
 from fluidvm.store.objects import Update
 
 IN_ONE_TURN = 50
@@ -76,7 +76,7 @@ class NodeSnapshots:
             now: VM | Disk | None = self._inventory.find(type(before), before.id)
             if now is None or now.snapshots is not before.snapshots or self._is_busy(now):
                 continue
-            kept = kept_of(self._inventory, now, told)
+            kept = snapshot_records(self._inventory, now, told)
             if kept != now.snapshots:
                 await self._inventory.commit([Update(now.TYPE, now.id, {"snapshots": kept})])
 

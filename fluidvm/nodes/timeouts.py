@@ -53,7 +53,7 @@ class _UnderWay:
             raise
 
 
-class PatientConnection:
+class TimedConnection:
     """
     Passes all on to a connection. When a verb neither ends nor tells of progress within the time-out, all that are under way
     fail with L{Unreachable}, and C{on_hang} is called with the reason: nothing more is to be expected of the connection.

@@ -29,7 +29,7 @@ from fluidvm.nodes.host import Host
 from fluidvm.nodes.reconcile import Busy, vm_differences
 from fluidvm.nodes.snapshots import NodeSnapshots
 from fluidvm.nodes.storage import NodeStorage
-from fluidvm.nodes.timeouts import PatientConnection
+from fluidvm.nodes.timeouts import TimedConnection
 from fluidvm.store.objects import Change, Update
 
 T = TypeVar("T")
@@ -43,7 +43,7 @@ OURS = ("creating", "starting", "stopping", "migrating")
 
 
 @dataclass(frozen=True)
-class Habits:
+class Policy:
     """
     How nodes are watched.
 
@@ -60,7 +60,7 @@ class NodeWatch:
     One node's connection.
 
     @param busy: tells whether a task holds an object.
-    @param habits: how patient it is.
+    @param policy: how often it looks, and how long it waits.
     """
 
     _log = Logger()
@@ -72,9 +72,9 @@ class NodeWatch:
         inventory: Inventory,
         host: Host,
         busy: Busy,
-        habits: Habits,
+        policy: Policy,
     ) -> None:
-        self._habits = habits
+        self._policy = policy
         self._id = node.id
         self._driver = node.driver
         self._address = node.address
@@ -137,8 +137,8 @@ class NodeWatch:
             driver = self._drivers.get(self._driver)
             opening = driver.connect(self._address, self._options, self._host)
             opened = await opening.addTimeout(CONNECT_TIMEOUT, self._host.clock)
-            connection = PatientConnection(
-                opened, self._host.clock, self._host.node, self._habits.timeout,
+            connection = TimedConnection(
+                opened, self._host.clock, self._host.node, self._policy.timeout,
                 lambda reason: self._hangs(connection, reason), self._words.told,
             )  # fmt: skip
             if not self._stopped:
@@ -179,7 +179,7 @@ class NodeWatch:
         self._snapshots.follow(connection)
         self._wake()
         if not IEvents.providedBy(connection):
-            self._host.clock.callLater(self._habits.poll_interval, self._poll, connection)
+            self._host.clock.callLater(self._policy.poll_interval, self._poll, connection)
 
     async def _look(self, connection: Any) -> None:
         """Take on what the host and its domains are now."""
@@ -273,7 +273,7 @@ class NodeWatch:
         """What the store didn't take isn't told again: look at all of the node when it may be back."""
         if failure.check(Unavailable) and not self._looks_later:
             self._looks_later = True
-            self._host.clock.callLater(self._habits.poll_interval, self._look_again, connection)
+            self._host.clock.callLater(self._policy.poll_interval, self._look_again, connection)
         return failure
 
     def _look_again(self, connection: Any) -> None:
@@ -291,7 +291,7 @@ class NodeWatch:
             finally:
                 # Whatever failed, the node or the store, it may pass.
                 if connection is self._connection:
-                    self._host.clock.callLater(self._habits.poll_interval, self._poll, connection)
+                    self._host.clock.callLater(self._policy.poll_interval, self._poll, connection)
 
         if connection is self._connection:
             self._background(Deferred.fromCoroutine(poll()), "polling")

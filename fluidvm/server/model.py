@@ -20,7 +20,7 @@ from fluidvm.driver import (
 )
 from fluidvm.drivers.simulator.driver import Faults, SimulatedConnection
 from fluidvm.drivers.simulator.host import SimulatedHost
-from fluidvm.drivers.simulator.snapshots import AMOUNTS, Kept, Snapshots
+from fluidvm.drivers.simulator.snapshots import AMOUNTS, SnapshotRecord, Snapshots
 from fluidvm.drivers.simulator.volume_snapshots import VolumeSnapshots
 from fluidvm.engine.rehearsal import Effort, Still
 from fluidvm.inventory.inventory import Inventory
@@ -103,12 +103,14 @@ def _snapshot(told: Mapping[str, Any]) -> Snapshot:
     return Snapshot(told["name"], told["created"], told["running"])
 
 
-def _as_kept(told: Mapping[str, Any], domain: DomainInfo) -> Kept:
+def _as_kept(told: Mapping[str, Any], domain: DomainInfo) -> SnapshotRecord:
     """A VM's snapshot. What the domain was when others made one only its node knows."""
     had = told.get("had")
     if had is None:
-        return Kept.of(domain, _snapshot(told))
-    return Kept(_snapshot(told), domain.disks, _interfaces(had["interfaces"]), tuple(had[name] for name in AMOUNTS))
+        return SnapshotRecord.of(domain, _snapshot(told))
+    return SnapshotRecord(
+        _snapshot(told), domain.disks, _interfaces(had["interfaces"]), tuple(had[name] for name in AMOUNTS)
+    )
 
 
 def model_of(
@@ -130,7 +132,7 @@ def model_of(
     host = _copy(inventory, node, effort)
     for info, volumes, kept in strangers:
         host.add(info)
-        Snapshots(host).put(info.uuid, [Kept.of(info, snapshot) for snapshot in kept])
+        Snapshots(host).put(info.uuid, [SnapshotRecord.of(info, snapshot) for snapshot in kept])
         for volume in volumes:
             host.add_volume(volume)
     return _Model(host, formats, refused, effort, Words(inventory, node))

@@ -34,7 +34,7 @@ from fluidvm.auth.sessions import Sessions
 from fluidvm.driver.loader import DriverLoader
 from fluidvm.engine.engine import Engine
 from fluidvm.engine.job import Resources
-from fluidvm.engine.rehearsal import Planner
+from fluidvm.engine.rehearsal import Rehearsals
 from fluidvm.images import belonging
 from fluidvm.images.belonging import BelongingError
 from fluidvm.images.files import MIB, ImageFiles
@@ -43,7 +43,7 @@ from fluidvm.inventory.inventory import Inventory
 from fluidvm.model.faults import Unavailable
 from fluidvm.model.objects import Image
 from fluidvm.nodes.nodes import Nodes
-from fluidvm.nodes.watch import Habits
+from fluidvm.nodes.watch import Policy
 from fluidvm.server.admin import PasswordError, ensure_admin, read_password
 from fluidvm.server.model import model_of
 from fluidvm.server.options import Options, Settings
@@ -64,7 +64,7 @@ __all__ = ["Options", "Server", "makeService"]
 FORGET_INTERVAL = 3600.0
 REREAD_INTERVAL = 10.0
 """Seconds between two looks at whether certificates have changed."""
-PATIENCE = 10.0
+TIMEOUT = 10.0
 """Seconds that tasks under way have to reach their end when the server stops."""
 
 
@@ -123,8 +123,8 @@ class Server(Service):  # type: ignore[misc]
         hasher = Hasher(settings.password_memory, settings.password_rounds, settings.password_lanes)
         self._logins = Logins(reactor, clock, hasher, settings.password_length)
         self.sessions = Sessions(clock, settings.session_timeout, settings.keepalive == "any-call", wall_clock)
-        habits = Habits(settings.poll_interval, settings.node_timeout)
-        self._nodes = Nodes(reactor, clock, drivers, self.inventory, settings.state, habits)
+        policy = Policy(settings.poll_interval, settings.node_timeout)
+        self._nodes = Nodes(reactor, clock, drivers, self.inventory, settings.state, policy)
         self._images = ImageFiles(
             settings.images, reactor, settings.max_image * MIB, settings.image_urls, settings.disk_reserve * MIB
         )  # fmt: skip
@@ -138,7 +138,7 @@ class Server(Service):  # type: ignore[misc]
         consoles = Consoles(resources, self._audit)
         services = Services(
             resources, self._database, self._engine, self._logins, self._audit, self._mapping, consoles,
-            Planner(resources, model_of, lambda: deferLater(reactor, 0, lambda: None)),
+            Rehearsals(resources, model_of, lambda: deferLater(reactor, 0, lambda: None)),
         )  # fmt: skip
         unsent = Unsent(clock)
         self._compressor = Compressor(reactor, unsent)
@@ -306,7 +306,7 @@ class Server(Service):  # type: ignore[misc]
             if waiting is not None and waiting.active():
                 waiting.cancel()
         # Clients can look at their tasks while these reach their end; commits are refused meanwhile.
-        await self._engine.stop(PATIENCE)
+        await self._engine.stop(TIMEOUT)
         for port in self.ports:
             await _done(port.stopListening())
         await self.transfers.stop()

@@ -8,7 +8,7 @@ from fluidvm.model import xmlvalue
 from fluidvm.model.faults import ApiFault
 from fluidvm.model.xmlvalue import Pieces, render, write
 from fluidvm.wire.bounds import SMALL
-from fluidvm.wire.unsent import PATIENCE, Unsent
+from fluidvm.wire.unsent import TIMEOUT, Unsent
 from fluidvm.wire.xmlrpc import frame_answer
 
 RESERVE = 1024
@@ -64,7 +64,7 @@ class Boxcar:
         self._address = address
         self._left = calls
         self._counted = 0
-        self._patience = PATIENCE
+        self._patience = TIMEOUT
         self._parts: list[bytes] = [b"<value><array><data>"]
         self._size = len(self._parts[0])
 

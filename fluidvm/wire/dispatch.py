@@ -173,8 +173,8 @@ class Dispatcher:
 
     def _queue(self, call: Call, method: Method, values: list[Any], references: Any) -> Any:
         call.session.admit()
-        if method.early is not None:
-            method.early(call, *values)
+        if method.precheck is not None:
+            method.precheck(call, *values)
         if any(parameter.kind.secret for parameter in method.parameters):
             return self._queue_secret(call, method, values, references)
         return self._queued(call, method, values, references)
@@ -190,8 +190,8 @@ class Dispatcher:
         target = call.inventory.next_id(method.target) if method.creates else references[0].id
         claims = {(reference.type, reference.id) for reference in references if reference.type in CLAIMED}
         claims.add((method.target, target))
-        if method.alone:
-            claims.add((method.alone, 0))
+        if method.exclusive:
+            claims.add((method.exclusive, 0))
         call.session.queue(PendingTask(method, target, tuple(values), frozenset(claims)))
         return int(target)
 

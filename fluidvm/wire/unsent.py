@@ -10,7 +10,7 @@ from twisted.internet.interfaces import IReactorTime
 from fluidvm.model.faults import Unavailable
 from fluidvm.wire.bounds import Bounds
 
-PATIENCE = 30.0
+TIMEOUT = 30.0
 """Seconds that a large answer waits for room."""
 _FULL = (
     "The server holds too many large answers that clients haven't read: try again later, or use limit to get less at once."
@@ -71,7 +71,7 @@ class Unsent(Room):
             if self.has_room(wants, amount) and waiter in self._waiters:
                 waiter.callback(None)
 
-    async def room(self, address: str, size: int, patience: float = PATIENCE) -> None:
+    async def room(self, address: str, size: int, patience: float = TIMEOUT) -> None:
         """
         Wait for room.
 

@@ -29,7 +29,7 @@ from typing import Any
 
 from fluidvm.drivers.libvirt.domain_xml import KEEPER_PREFIX, parse_domain
 from fluidvm.drivers.simulator.host import SimulatedHost
-from tests import PATIENCE
+from tests import TIMEOUT
 
 from .told import END, told
 
@@ -94,7 +94,7 @@ class Program:
             self._process = subprocess.Popen(
                 command, stdout=log, stderr=log, env={**os.environ, "FLUIDVM_ADMIN_PASSWORD": PASSWORD}
             )
-        deadline = time.monotonic() + PATIENCE
+        deadline = time.monotonic() + TIMEOUT
         while True:
             try:
                 self.proxy().system.listMethods()
@@ -114,7 +114,7 @@ class Program:
         """SIGTERM, and wait."""
         if self._process is not None:
             self._process.terminate()
-            self._process.wait(PATIENCE)
+            self._process.wait(TIMEOUT)
 
     def proxy(self) -> Any:
         """A client."""
@@ -126,7 +126,7 @@ class Program:
             return ""
         before = self.log().count(END)
         self._process.send_signal(signal.SIGUSR1)
-        deadline = time.monotonic() + PATIENCE / 10
+        deadline = time.monotonic() + TIMEOUT / 10
         while self.log().count(END) == before and time.monotonic() < deadline:
             time.sleep(0.05)
         return told(self.log())[:MOST_TOLD]
@@ -288,7 +288,7 @@ def run(seed: int, kills: int, host: Any = None, busy: float = 1.0) -> Findings:
         for worker in workers:
             worker.stopping = True
         for worker in workers:
-            worker.join(PATIENCE)
+            worker.join(TIMEOUT)
             if worker.failure:
                 findings.wrong.append(worker.failure)
         committed = {number: context for worker in workers for number, context in worker.committed.items()}
@@ -305,7 +305,7 @@ def run(seed: int, kills: int, host: Any = None, busy: float = 1.0) -> Findings:
 def _wait_for_work(workers: list[Worker]) -> None:
     """Wait until something more has been committed, however slow the machine is; or nobody is left to commit anything."""
     before = sum(len(worker.committed) for worker in workers)
-    deadline = time.monotonic() + PATIENCE
+    deadline = time.monotonic() + TIMEOUT
     while sum(len(worker.committed) for worker in workers) == before and time.monotonic() < deadline:
         if not any(worker.is_alive() for worker in workers):
             return
@@ -327,7 +327,7 @@ def _look(program: Program, committed: dict[int, Committed], findings: Findings,
     wrong = findings.wrong
     proxy = program.proxy()
     cookie = proxy.authenticate("admin", PASSWORD)
-    deadline = time.monotonic() + PATIENCE
+    deadline = time.monotonic() + TIMEOUT
     listed = proxy.list_execution_contexts(cookie)
     if len({context["id"] for context in listed}) != len(listed):
         wrong.append("a context is listed twice")

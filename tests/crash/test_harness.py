@@ -8,7 +8,7 @@ from pathlib import Path
 
 from twisted.trial.unittest import SynchronousTestCase
 
-from tests import PATIENCE
+from tests import TIMEOUT
 from tests.crash import harness
 
 
@@ -39,7 +39,7 @@ class TellingTests(SynchronousTestCase):
         proxy.create_vm(cookie, {"name": "a"})
         proxy.start_vm(cookie, 1)
         hangs = proxy.commit_tasks(cookie)
-        deadline = time.monotonic() + PATIENCE
+        deadline = time.monotonic() + TIMEOUT
         while proxy.get_status(cookie, hangs) != "starting a":
             self.assertLess(time.monotonic(), deadline)
             time.sleep(0.05)

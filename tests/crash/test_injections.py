@@ -8,7 +8,7 @@ import xmlrpc.client
 from pathlib import Path
 from typing import Any
 
-from tests import PATIENCE
+from tests import TIMEOUT
 from tests.real.real_host import shared_host
 from tests.real.test_service import TWISTD, ProcessCase
 
@@ -91,7 +91,7 @@ class InjectionTests(ProcessCase):
         self.assertEqual(proxy.get_task_state(cookie, hanging), [1], "it is taken up again, and hangs again")
         self.assertEqual(proxy.cancel_tasks(cookie, hanging), 1, "the one that waits behind it")
         server.terminate()
-        server.wait(PATIENCE)  # it doesn't keep the server from stopping
+        server.wait(TIMEOUT)  # it doesn't keep the server from stopping
 
     def test_a_node_that_goes_away(self) -> None:
         lab = shared_host()
@@ -111,7 +111,7 @@ class InjectionTests(ProcessCase):
         codes = {task["code"] for task in context["tasks"]}
         self.assertLessEqual(codes, {0, 503}, context["errors"])
         self.assertIn(0, codes)
-        deadline = time.monotonic() + PATIENCE
+        deadline = time.monotonic() + TIMEOUT
         while proxy.get_compute_node(cookie, node)["state"] != "online":
             self.assertLess(time.monotonic(), deadline)
             time.sleep(0.1)

@@ -23,7 +23,7 @@ from twisted.trial.unittest import TestCase
 from fluidvm.driver import Boot, DomainDisk, DomainSpec
 from fluidvm.drivers.kvm import KvmConnection, KvmDriver
 from lab.host import LibvirtHost, guest
-from tests import PATIENCE
+from tests import TIMEOUT
 
 reactor: Any = _reactor
 CMDLINE = "console=ttyS0 quiet cryptomgr.notests"
@@ -92,7 +92,7 @@ class ThreadHost:
 POLL = 0.05
 
 
-async def until(what: str, look: Callable[[], Any], seconds: float = PATIENCE) -> Any:
+async def until(what: str, look: Callable[[], Any], seconds: float = TIMEOUT) -> Any:
     """
     Look until there is something to see.
 

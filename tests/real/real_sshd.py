@@ -10,7 +10,7 @@ import subprocess
 import time
 from pathlib import Path
 
-from tests import PATIENCE
+from tests import TIMEOUT
 
 # SHLVL keeps bash from reading the user's ~/.bashrc, which may do anything.
 CONFIG = """\
@@ -101,7 +101,7 @@ class Sshd:
 
     def _answers(self, port: int) -> bool:
         assert self._process is not None
-        deadline = time.monotonic() + PATIENCE
+        deadline = time.monotonic() + TIMEOUT
         while self._process.poll() is None and time.monotonic() < deadline:
             try:
                 with socket.create_connection(("127.0.0.1", port), 5) as connection:

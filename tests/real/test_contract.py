@@ -20,7 +20,7 @@ from fluidvm.drivers.kvm import KvmConnection
 from fluidvm.server.options import Options
 from fluidvm.server.service import Server
 from lab.host import guest
-from tests import PATIENCE
+from tests import TIMEOUT
 from tests.real.agent_guest import listening
 from tests.real.real_host import CMDLINE, other_host, shared_host, until
 from tests.support import CHEAP, PASSWORD, port_of
@@ -96,7 +96,7 @@ class ContractCase(TestCase):
         return log.read_text(errors="replace") if log.exists() else ""
 
     async def boots(self, vm: int, sign: str = "GUEST-UP") -> str:
-        deadline = time.monotonic() + PATIENCE
+        deadline = time.monotonic() + TIMEOUT
         while sign not in await self.console(vm):
             self.assertLess(time.monotonic(), deadline, await self.console(vm))
             await deferLater(reactor, 0.1, lambda: None)

@@ -11,7 +11,7 @@ from twisted.internet.defer import gatherResults
 from fluidvm.conformance.console import Viewer
 from fluidvm.driver import Unsupported
 from fluidvm.drivers.libvirt.stream import MOST_HELD
-from tests import PATIENCE
+from tests import TIMEOUT
 from tests.real.real_host import HostCase, reactor, until
 
 FLOOD = b"while :; do cat /proc/kallsyms; done\n"
@@ -104,7 +104,7 @@ class ConsoleTests(HostCase):
         uuid = self.bare("other", "<serial type='pty'/>")
         asked: list[Any] = [self.connection.domain_stats(uuid), self.connection.list_domains()]
         others: Any = gatherResults(asked, consumeErrors=True)
-        await others.addTimeout(PATIENCE, reactor)
+        await others.addTimeout(TIMEOUT, reactor)
         await self.open(uuid)
         self.assertTrue(stuck(), "it was over before")
         for viewer in viewers:

@@ -18,7 +18,7 @@ from fluidvm.conformance.heads import heads
 from fluidvm.driver import DomainDisk, NoSuchThing, Unsupported, WrongState
 from fluidvm.drivers.kvm import KvmConnection
 from lab.host import LibvirtHost
-from tests import PATIENCE
+from tests import TIMEOUT
 from tests.real.hostile import MIB, WORDS, hidden
 from tests.real.real_host import HostCase, other_host
 
@@ -228,7 +228,7 @@ class EndlessFileTests(HostCase):
     async def soon(self, work: Awaitable[T]) -> T:
         """Wait, but not for ever."""
         waiting = work if isinstance(work, Deferred) else Deferred.fromCoroutine(work)  # type: ignore[arg-type]
-        return await waiting.addTimeout(PATIENCE, reactor)
+        return await waiting.addTimeout(TIMEOUT, reactor)
 
     async def test_nothing_is_held_up(self) -> None:
         sizes: dict[str, int] = {}

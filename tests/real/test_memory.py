@@ -9,7 +9,7 @@ import xmlrpc.client
 from pathlib import Path
 from typing import Any
 
-from tests import PATIENCE
+from tests import TIMEOUT
 from tests.real.test_tls import TLSCase
 from tests.support import PASSWORD
 
@@ -55,7 +55,7 @@ class MemoryCase(TLSCase):
 
     def send(self, secure: bool, data: bytes) -> socket.socket:
         """Connect and send, and read nothing."""
-        one = socket.create_connection(("127.0.0.1", self.port), PATIENCE)
+        one = socket.create_connection(("127.0.0.1", self.port), TIMEOUT)
         if secure:
             one = self.context().wrap_socket(one, server_hostname="localhost")
         self.sockets.append(one)

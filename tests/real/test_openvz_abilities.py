@@ -23,7 +23,7 @@ from fluidvm.driver import (
 )
 from fluidvm.drivers.openvz.driver import OpenVzDriver
 from fluidvm.drivers.openvz.guest import KEY_SCRIPT
-from tests import PATIENCE
+from tests import TIMEOUT
 from tests.real.vz_case import VzCase, in_both_dialects
 from tests.real.vz_factory import VzThreadHost, container_spec, node_options
 
@@ -204,7 +204,7 @@ class OpenVzAbilitiesTests(VzCase):
         users.write_text(f"root:x:0:0:root:{home}:/bin/sh\n")
         script = KEY_SCRIPT.format(key=shlex.quote("ssh-ed25519 AAAAnew me")).replace("/etc/passwd", str(users)).encode()
         for _ in range(2):
-            subprocess.run(["sh"], input=script, env={"HOME": "/", "PATH": "/usr/bin:/bin"}, timeout=PATIENCE, check=True)
+            subprocess.run(["sh"], input=script, env={"HOME": "/", "PATH": "/usr/bin:/bin"}, timeout=TIMEOUT, check=True)
             self.assertEqual(keys.read_text().splitlines(), ["ssh-ed25519 AAAAold you", "ssh-ed25519 AAAAnew me"])
 
     # settings
@@ -283,7 +283,7 @@ class OpenVzAbilitiesTests(VzCase):
         """Its UUID is made of its id and its node's name, and stays what it is on a node of another name."""
         id = {4: "900", 7: "00000000-0000-4000-8000-000000000001"}[self.dialect]
         subprocess.run(
-            [self.node.bin / "vzctl", "create", id, "--ostemplate", "busybox-1-x86_64"], timeout=PATIENCE, check=True,
+            [self.node.bin / "vzctl", "create", id, "--ostemplate", "busybox-1-x86_64"], timeout=TIMEOUT, check=True,
             stdout=subprocess.DEVNULL,
         )  # fmt: skip
         (info,) = await self.connection.list_domains()

@@ -12,7 +12,7 @@ from typing import Any
 from fluidvm.driver import DomainSpec, DomainState, DriverError, NoSuchThing
 from fluidvm.drivers.openvz.driver import OpenVzConnection
 from fluidvm.drivers.openvz.identity import foreign_uuid, own_id
-from tests import PATIENCE
+from tests import TIMEOUT
 from tests.fakes.vz.node import SAMPLE, FakeNode
 from tests.real.test_service import ProcessCase
 from tests.real.vz_case import VzCase, in_both_dialects
@@ -43,7 +43,7 @@ class KilledServerTests(ProcessCase):
         self.check(sshd.address, sshd.options)
 
     def wait_for(self, what: str, condition: Any) -> None:
-        deadline = time.monotonic() + PATIENCE
+        deadline = time.monotonic() + TIMEOUT
         while not condition():
             self.assertLess(time.monotonic(), deadline, f"{what}; the server said:\n{self.output()}")
             time.sleep(0.05)
@@ -195,7 +195,7 @@ class InterruptedCreationTests(VzCase):
             return
         spec = container_spec("web1")
         argv = [str(self.node.bin / "vzctl"), "create", own_id(spec.uuid), "--ostemplate", "busybox-1-x86_64"]
-        subprocess.run(argv, check=True, capture_output=True, timeout=PATIENCE)
+        subprocess.run(argv, check=True, capture_output=True, timeout=TIMEOUT)
         await self.connection.define_domain(spec)
         self.assertEqual(len(await self.connection.list_domains()), 2)
         self.assertEqual(self.node.ctid(spec.uuid), str(int(own_id(spec.uuid)) + 1))

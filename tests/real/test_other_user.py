@@ -19,7 +19,7 @@ import psycopg
 from twisted.trial.unittest import SynchronousTestCase
 
 from fluidvm.server import preflight
-from tests import PATIENCE
+from tests import TIMEOUT
 from tests.authority import Authority
 from tests.postgres import shared_cluster
 from tests.real.test_service import ProcessCase
@@ -42,7 +42,7 @@ class HomeTests(SynchronousTestCase):
         user = pwd.struct_passwd(("keeper", "x", os.geteuid(), os.getegid(), "", str(home), "/bin/sh"))
         url = cluster.url("postgres").replace("fluidvm@", "keeper@")
         with patch.dict(os.environ, {"HOME": "/nonexistent"}), patch("pwd.getpwuid", lambda uid: user):
-            deadline = time.monotonic() + PATIENCE
+            deadline = time.monotonic() + TIMEOUT
             while True:  # it takes the new rules on in its own time
                 try:
                     psycopg.connect(url).close()
@@ -106,7 +106,7 @@ if os.geteuid() == 0:
             # It must be the server that makes the log.
             server = subprocess.Popen(command, cwd=self.directory, env=self.environment)
             self.addCleanup(self.end, server)
-            deadline = time.monotonic() + PATIENCE
+            deadline = time.monotonic() + TIMEOUT
             while not log.exists() and time.monotonic() < deadline:
                 time.sleep(0.05)
             self.wait_until_it_answers(server)
@@ -114,13 +114,11 @@ if os.geteuid() == 0:
 
         def health(self) -> Any:
             context = ssl.create_default_context(cafile=str(self.authority.certificate))
-            with urllib.request.urlopen(
-                f"https://127.0.0.1:{self.port}/health", timeout=PATIENCE, context=context
-            ) as answer:
+            with urllib.request.urlopen(f"https://127.0.0.1:{self.port}/health", timeout=TIMEOUT, context=context) as answer:
                 return json.load(answer)
 
         def until_told(self, words: str) -> list[str]:
-            deadline = time.monotonic() + PATIENCE
+            deadline = time.monotonic() + TIMEOUT
             while True:
                 warnings: list[str] = self.health()["warnings"]
                 if any(words in warning for warning in warnings):
@@ -152,7 +150,7 @@ if os.geteuid() == 0:
             self.until_told("the old certificate serves on: key")
             os.chown(self.key, self.nobody.pw_uid, -1)
             server.send_signal(1)
-            deadline = time.monotonic() + PATIENCE
+            deadline = time.monotonic() + TIMEOUT
             while self.health()["warnings"]:
                 self.assertLess(time.monotonic(), deadline)
                 time.sleep(0.1)

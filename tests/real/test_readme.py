@@ -16,7 +16,7 @@ from pathlib import Path
 from twisted.trial.unittest import SynchronousTestCase
 
 from lab.host import CACHE, guest
-from tests import PATIENCE
+from tests import TIMEOUT
 
 ROOT = Path(__file__).parents[2]
 
@@ -62,7 +62,7 @@ class ReadmeTests(SynchronousTestCase):
                 env={**os.environ, "TMPDIR": str(state)},
             )  # fmt: skip
         self.addCleanup(self.end, server, state)
-        deadline = time.monotonic() + PATIENCE
+        deadline = time.monotonic() + TIMEOUT
         while "serial consoles" not in output.read_text():
             self.assertIsNone(server.poll(), output.read_text())
             self.assertLess(time.monotonic(), deadline, output.read_text())
@@ -73,7 +73,7 @@ class ReadmeTests(SynchronousTestCase):
         """Ctrl-C: it ends well, and takes all down. If it doesn't end, it is killed, and what it started ends with it."""
         server.send_signal(signal.SIGINT)
         try:
-            self.assertEqual(server.wait(PATIENCE), 0, (state / "output").read_text())
+            self.assertEqual(server.wait(TIMEOUT), 0, (state / "output").read_text())
         finally:
             server.kill()
             server.wait()

@@ -18,7 +18,7 @@ from typing import Any
 
 from twisted.trial.unittest import SynchronousTestCase
 
-from tests import PATIENCE
+from tests import TIMEOUT
 
 TWISTD = Path(sys.executable).with_name("twistd")
 
@@ -51,7 +51,7 @@ class ProcessCase(SynchronousTestCase):
 
     def run_to_end(self, command: list[str]) -> subprocess.CompletedProcess[str]:
         return subprocess.run(
-            command, capture_output=True, text=True, timeout=PATIENCE, cwd=self.directory, env=self.environment
+            command, capture_output=True, text=True, timeout=TIMEOUT, cwd=self.directory, env=self.environment
         )
 
     def start(self, *options: str, scheme: str = "http", http: bool = True) -> subprocess.Popen[bytes]:
@@ -67,7 +67,7 @@ class ProcessCase(SynchronousTestCase):
 
     def wait_until_it_answers(self, server: subprocess.Popen[bytes], said: int = 0) -> None:
         """@param said: bytes of output from before this server, which may be one's that had the port before."""
-        deadline = time.monotonic() + PATIENCE
+        deadline = time.monotonic() + TIMEOUT
         while time.monotonic() < deadline:
             self.assertIsNone(server.poll(), self.output())
             try:
@@ -90,7 +90,7 @@ class ProcessCase(SynchronousTestCase):
     def health(self) -> tuple[int, dict[str, Any]]:
         """What the server says of itself, and by which HTTP status."""
         try:
-            with urllib.request.urlopen(f"http://127.0.0.1:{self.port}/health", timeout=PATIENCE) as answer:
+            with urllib.request.urlopen(f"http://127.0.0.1:{self.port}/health", timeout=TIMEOUT) as answer:
                 return answer.status, json.load(answer)
         except urllib.error.HTTPError as error:
             with error:
@@ -125,7 +125,7 @@ class StartTests(ProcessCase):
         proxy.authenticate("admin", "from the environment")
         self.assertFalse((self.state / "admin-password").exists())
         server.terminate()
-        self.assertEqual(server.wait(PATIENCE), -signal.SIGTERM)  # twistd ends by the signal that ended it
+        self.assertEqual(server.wait(TIMEOUT), -signal.SIGTERM)  # twistd ends by the signal that ended it
         self.state = self.directory / "other"
         (self.directory / "secret").write_text("from a file\n")
         self.start("--admin-password-file", str(self.directory / "secret"))
@@ -136,7 +136,7 @@ class StartTests(ProcessCase):
         self.assertEqual((done.returncode, done.stdout, done.stderr), (0, "", ""))
         pid = int(self.pid.read_text())
         try:
-            deadline = time.monotonic() + PATIENCE
+            deadline = time.monotonic() + TIMEOUT
             while time.monotonic() < deadline:
                 try:
                     self.proxy().authenticate("admin", self.password())
@@ -152,7 +152,7 @@ class StartTests(ProcessCase):
 
     def test_health_and_help(self) -> None:
         self.start()
-        with urllib.request.urlopen(f"http://127.0.0.1:{self.port}/health", timeout=PATIENCE) as answer:
+        with urllib.request.urlopen(f"http://127.0.0.1:{self.port}/health", timeout=TIMEOUT) as answer:
             self.assertEqual(json.load(answer)["status"], "ok")
         shown = self.run_to_end([str(TWISTD), "fluidvm", "--help"]).stdout
         for option in ("--state", "--http", "--https", "--tls-cert", "--config", "--keepalive", "--admin-password-file"):
@@ -161,7 +161,7 @@ class StartTests(ProcessCase):
     def test_a_reload_without_tls_ends_nothing(self) -> None:
         server = self.start()
         server.send_signal(signal.SIGHUP)
-        deadline = time.monotonic() + PATIENCE
+        deadline = time.monotonic() + TIMEOUT
         while "nothing to read again" not in self.output() and server.poll() is None and time.monotonic() < deadline:
             time.sleep(0.05)
         self.assertIn("nothing to read again", self.output())
@@ -209,7 +209,7 @@ class RefusalTests(ProcessCase):
         """An empty one is another one: the files of all images would be nobody's."""
         server = self.start()
         server.terminate()
-        server.wait(PATIENCE)
+        server.wait(TIMEOUT)
         image = self.state / "images" / "1.img"
         image.write_text("an image")
         database = self.state / "fluidvm.db"

@@ -10,7 +10,7 @@ import xmlrpc.client
 from collections.abc import Callable
 from typing import Any
 
-from tests import PATIENCE
+from tests import TIMEOUT
 from tests.postgres import shared_cluster
 from tests.real.test_service import ProcessCase, free_port
 
@@ -26,7 +26,7 @@ class StoreAwayTests(ProcessCase):
         self.server = self.start(*self.options)
 
     def until(self, condition: Callable[[], bool]) -> None:
-        deadline = time.monotonic() + 4 * PATIENCE
+        deadline = time.monotonic() + 4 * TIMEOUT
         while not condition():
             self.assertLess(time.monotonic(), deadline, self.output())
             time.sleep(0.05)
@@ -65,7 +65,7 @@ class StoreAwayTests(ProcessCase):
         self.assertEqual((code, told["status"]), (503, "failing"))
         self.assertIn("hasn't answered for 3 s", " ".join(told["reasons"]))
         self.server.send_signal(signal.SIGTERM)
-        self.server.wait(2 * PATIENCE)
+        self.server.wait(2 * TIMEOUT)
 
     def test_a_server_that_another_one_has_displaced_stops_itself(self) -> None:
         self.cluster.stop()
@@ -76,10 +76,10 @@ class StoreAwayTests(ProcessCase):
         self.pid = self.directory / "another-pid"
         self.start(*self.options)
         self.server.send_signal(signal.SIGCONT)
-        self.assertEqual(self.server.wait(4 * PATIENCE), 1)
+        self.assertEqual(self.server.wait(4 * TIMEOUT), 1)
         first = (self.directory / "first").read_text()
         self.assertIn("The server stops", first)
         self.assertIn("another server has taken the database over", first)
         self.assertNotIn("Traceback", first)
-        self.assertRaises(OSError, urllib.request.urlopen, f"http://127.0.0.1:{own}/health", timeout=PATIENCE)
+        self.assertRaises(OSError, urllib.request.urlopen, f"http://127.0.0.1:{own}/health", timeout=TIMEOUT)
         self.assertEqual(self.health()[0], 200)

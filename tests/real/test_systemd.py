@@ -10,7 +10,7 @@ from pathlib import Path
 
 from twisted.trial.unittest import SynchronousTestCase
 
-from tests import PATIENCE
+from tests import TIMEOUT
 
 SYSTEMD = Path(__file__).parents[2] / "systemd"
 UNIT = SYSTEMD / "fluidvm.service"
@@ -22,7 +22,7 @@ class UnitTests(SynchronousTestCase):
         """@param units: a directory that units come from before all others."""
         environment = {**os.environ, "SYSTEMD_UNIT_PATH": f"{units}:"} if units else None
         command = ["systemd-analyze", *arguments]
-        return subprocess.run(command, capture_output=True, text=True, timeout=PATIENCE, env=environment)
+        return subprocess.run(command, capture_output=True, text=True, timeout=TIMEOUT, env=environment)
 
     def test_systemd_takes_it(self) -> None:
         directory = Path(self.mktemp()).absolute()

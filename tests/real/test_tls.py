@@ -23,7 +23,7 @@ from cryptography import x509
 from twisted.trial.unittest import SynchronousTestCase
 
 from fluidvm.wire.tls import TLSError, TLSFiles, advice, server_options
-from tests import PATIENCE
+from tests import TIMEOUT
 from tests.authority import Authority
 from tests.real.test_service import ProcessCase
 from tests.support import PASSWORD
@@ -100,7 +100,7 @@ class TLSCase(ProcessCase):
         return proxy
 
     def until(self, condition: Callable[[], bool]) -> None:
-        deadline = time.monotonic() + PATIENCE
+        deadline = time.monotonic() + TIMEOUT
         while not condition():
             if time.monotonic() > deadline:
                 self.fail(self.output())
@@ -229,7 +229,7 @@ class ClientCertificateTests(TLSCase):
         self.users.write_text("")
         server.send_signal(signal.SIGHUP)
         self.until(lambda: "has been read again" in self.output())
-        deadline = time.monotonic() + PATIENCE
+        deadline = time.monotonic() + TIMEOUT
         while time.monotonic() < deadline:
             try:
                 alice.authenticate("alice", "")
@@ -329,7 +329,7 @@ class SafetyTests(ProcessCase):
                 found = path.stat()
                 self.assertEqual((found.st_uid, found.st_mode & 0o077), (nobody.pw_uid, 0), path)
             server.terminate()
-            server.wait(PATIENCE)
+            server.wait(TIMEOUT)
 
     else:
 

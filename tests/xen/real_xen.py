@@ -15,7 +15,7 @@ from twisted.trial.unittest import TestCase
 from fluidvm.driver import Boot, DomainDisk, DomainSpec
 from fluidvm.drivers.xen.driver import DOM0, XenConnection, XenDriver
 from lab.host import LabError
-from tests import PATIENCE
+from tests import TIMEOUT
 from tests.real.real_host import ThreadHost, until
 
 from .machine import USER, XenMachine, image
@@ -25,7 +25,7 @@ GUEST = "/srv/guest"
 """Where dom0 has what guests boot."""
 PVGRUB = {"pv": "/usr/lib/grub-xen/grub-x86_64-xen.bin", "pvh": "/usr/lib/grub-xen/grub-i386-xen_pvh.bin"}
 """A boot loader that runs in the guest, for each kind that wants one."""
-UP = PATIENCE
+UP = TIMEOUT
 """Seconds that a guest has to boot; a paravirtual one takes 3 on a quiet host."""
 
 

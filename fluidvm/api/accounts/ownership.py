@@ -73,7 +73,7 @@ def _check_vm_name(call: Call, vm: int, name: str) -> None:
         free_name(call.inventory, VM, name, record.owner)
 
 
-@task("vm", early=_check_vm_name)
+@task("vm", precheck=_check_vm_name)
 async def set_vm_name(job: Job, vm: VmId, name: VmName) -> None:
     """Give a VM another name, whether it runs or not. The hypervisor goes on calling it what it called it first."""
     record = job.inventory.get(VM, vm)
@@ -88,7 +88,7 @@ def _check_disk_name(call: Call, disk: int, name: str) -> None:
         free_name(call.inventory, Disk, name, record.owner)
 
 
-@task("disk", early=_check_disk_name)
+@task("disk", precheck=_check_disk_name)
 async def set_disk_name(job: Job, disk: DiskId, name: DiskName) -> None:
     """Give a disk another name, attached or not. Its volume keeps its name."""
     record = job.inventory.get(Disk, disk)

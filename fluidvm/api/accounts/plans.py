@@ -59,7 +59,7 @@ def _check_name(inventory: Inventory, name: str, but: int = 0) -> None:
 
 @task(
     "resource_plan", creates=True, roles=("admin",),
-    early=lambda call, name, limits: _check_name(call.inventory, name),
+    precheck=lambda call, name, limits: _check_name(call.inventory, name),
 )  # fmt: skip
 async def create_resource_plan(job: Job, name: PlanName, limits: Limits) -> None:
     """Make a resource plan."""
@@ -79,7 +79,7 @@ async def set_resource_plan(job: Job, plan: PlanId, limits: Limits) -> None:
 
 
 @task(
-    "resource_plan", roles=("admin",), early=lambda call, plan, name: _check_name(call.inventory, name, plan),
+    "resource_plan", roles=("admin",), precheck=lambda call, plan, name: _check_name(call.inventory, name, plan),
 )  # fmt: skip
 async def rename_resource_plan(job: Job, plan: PlanId, name: PlanName) -> None:
     """Give a resource plan another name."""

@@ -61,7 +61,7 @@ async def _log_in(call: Call, name: str, password: str, code: str) -> Session:
         if not all(right) or user is None or not user.enabled:
             raise login.refuse()
         await login.succeed(user)
-    call.inventory.amend("user", user.id, last_login=call.services.resources.wall_clock())
+    call.inventory.update_untracked("user", user.id, last_login=call.services.resources.wall_clock())
     return call.services.resources.sessions.open(user.id, call.address, call.inventory.log.serial)
 
 

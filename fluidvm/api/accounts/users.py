@@ -41,7 +41,7 @@ def _check_new(call: Call, name: str, password: str, options: dict[str, Any] | N
     check_password(password, name, call.services.logins.least)
 
 
-@task("user", creates=True, roles=("admin",), early=_check_new)
+@task("user", creates=True, roles=("admin",), precheck=_check_new)
 async def create_user(job: Job, name: UserName, password: Password, options: UserOptions = {}) -> None:  # noqa: B006
     """Make a user, with role user and without a resource plan unless the options say otherwise."""
     if job.inventory.named(User, name) is not None:
@@ -66,7 +66,7 @@ def _keep_an_admin(job: Job, user: User, doing: str) -> None:
         raise Conflict(f"User {user.name} is the last enabled administrator: make another one before {doing}.")
 
 
-@task("user", roles=("admin",), alone=ADMINISTRATORS)
+@task("user", roles=("admin",), exclusive=ADMINISTRATORS)
 async def delete_user(job: Job, user: UserId) -> None:
     """Delete a user who owns nothing any more. Its sessions end."""
     record = job.inventory.get(User, user)
@@ -85,7 +85,7 @@ def _check_change(call: Call, user: int, password: str) -> None:
     check_password(password, "" if record is None else record.name, call.services.logins.least)
 
 
-@task("user", roles=ROLES, early=_check_change)
+@task("user", roles=ROLES, precheck=_check_change)
 async def set_user_password(job: Job, user: UserId, password: Password) -> None:
     """
     Give a user another password: one's own, or as an administrator anyone's.
@@ -98,7 +98,7 @@ async def set_user_password(job: Job, user: UserId, password: Password) -> None:
     job.sessions.close_user(user, job.session)
 
 
-@task("user", roles=("admin",), alone=ADMINISTRATORS)
+@task("user", roles=("admin",), exclusive=ADMINISTRATORS)
 async def set_user_role(job: Job, user: UserId, role: Annotated[str, Role]) -> None:
     """Give a user another role. It holds from the user's next call on."""
     record = job.inventory.get(User, user)
@@ -114,7 +114,7 @@ async def set_user_resource_plan(job: Job, user: UserId, plan: Annotated[int, _P
     job.put(Update("user", user, {"resource_plan": _plan(job, plan)}))
 
 
-@task("user", roles=("admin",), alone=ADMINISTRATORS)
+@task("user", roles=("admin",), exclusive=ADMINISTRATORS)
 async def set_user_enabled(
     job: Job, user: UserId, enabled: Enabled
 ) -> None:  # fmt: skip

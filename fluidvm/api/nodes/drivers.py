@@ -57,7 +57,7 @@ async def get_driver(call: Call, name: DriverName) -> dict[str, Any]:
         wire["options"] = {key: kind.describe() for key, kind in fields.items()}
         provided = _abilities(drivers, name)
         wire["methods"] = {
-            method.name: "; ".join(words for ability, words in method.better if ability in provided)
+            method.name: "; ".join(words for ability, words in method.optional_abilities if ability in provided)
             for method in sorted(METHODS.values(), key=lambda method: method.name)
             if method.task and method.target in ("vm", "disk") and provided.issuperset(method.needs)
         }

@@ -64,7 +64,7 @@ def _check(call: Call, name: str, driver: str, address: str, options: dict[str, 
     )
 
 
-@task("compute_node", creates=True, roles=("admin",), early=_check)
+@task("compute_node", creates=True, roles=("admin",), precheck=_check)
 async def add_compute_node(
     job: Job,
     name: NodeName,

@@ -158,7 +158,7 @@ def _check_spec(call: Call, spec: dict[str, Any]) -> None:
         raise InvalidParams("spec.size: is missing.")
 
 
-@task("disk", creates=True, early=_check_spec, needs=(IDisks,), better=((IImages, "from images"),))
+@task("disk", creates=True, precheck=_check_spec, needs=(IDisks,), optional_abilities=((IImages, "from images"),))
 async def create_disk(job: Job, spec: DiskSpec) -> None:
     """
     Make a disk, empty or from an image, detached.

@@ -108,7 +108,7 @@ async def _keep(job: Job, image: Image) -> None:
     job.put(Update("image", image.id, fields))
 
 
-@task("image", roles=("admin", "user"), creates=True, early=_check_import)
+@task("image", roles=("admin", "user"), creates=True, precheck=_check_import)
 async def import_image(job: Job, spec: ImageSpec) -> None:
     """
     Make an image of a file: one from an allowed URL, with its checksum, or an upload (PUT /images/upload).
@@ -139,7 +139,7 @@ async def import_image(job: Job, spec: ImageSpec) -> None:
         raise
 
 
-@task("image", creates=True, early=lambda call, disk, name: _check_copy(call, disk, name), needs=(IImages,))
+@task("image", creates=True, precheck=lambda call, disk, name: _check_copy(call, disk, name), needs=(IImages,))
 async def create_image(job: Job, disk: DiskId, name: ImageName) -> None:
     """Make an image of a disk whose VM doesn't run; its owner is the disk's. If it fails nothing is left."""
     source = job.inventory.get(Disk, disk)

@@ -10,7 +10,7 @@ from twisted.internet.task import deferLater
 from fluidvm.access.call import Call
 from fluidvm.api.listing import page
 from fluidvm.api.placement import free_name
-from fluidvm.api.snapshot_records import refuse_kept
+from fluidvm.api.snapshot_records import refuse_snapshots
 from fluidvm.api.storage.disks import check_idle, delete_volume, new_disk
 from fluidvm.driver import DomainDisk, DriverError, IDiskResize, IVolumes, Progress
 from fluidvm.engine.job import Job
@@ -27,7 +27,7 @@ TRIES = 60
 """How often, a second apart, removing what an interrupted copy has left is tried: the host may still be at work on it."""
 
 
-@task("disk", needs=(IVolumes,), better=((IDiskResize, "running VMs too"),))
+@task("disk", needs=(IVolumes,), optional_abilities=((IDiskResize, "running VMs too"),))
 async def resize_disk(job: Job, disk: DiskId, size: DiskMiB) -> None:
     """
     Make a disk larger. It is never made smaller.
@@ -50,9 +50,9 @@ async def resize_disk(job: Job, disk: DiskId, size: DiskMiB) -> None:
         check_idle(job, record)
     elif not job.nodes.provides(record.compute_node, IDiskResize):
         raise Conflict(f"VM {running.name} runs: making its disk {record.name} larger needs a stop.")
-    await refuse_kept(job, record, "it would have its old size again when it goes back to them")
+    await refuse_snapshots(job, record, "it would have its old size again when it goes back to them")
     if vm is not None:
-        await refuse_kept(job, vm, "its disks would have their old sizes again when it goes back to them")
+        await refuse_snapshots(job, vm, "its disks would have their old sizes again when it goes back to them")
     await job.reserve(record.owner, disk_space=size - record.size)
     if running is not None:
         guests = await job.connection(record.compute_node, IDiskResize)
@@ -67,7 +67,7 @@ def _check_copy(call: Call, disk: int, name: str) -> None:
     free_name(call.inventory, Disk, name, call.user.id if record is None else record.owner)
 
 
-@task("disk", creates=True, early=_check_copy, needs=(IVolumes,))
+@task("disk", creates=True, precheck=_check_copy, needs=(IVolumes,))
 async def clone_disk(job: Job, disk: DiskId, name: CopyName) -> None:
     """
     Copy a disk whose VM doesn't run, to a detached one of the same owner, in the same pool.

@@ -17,7 +17,7 @@ from fluidvm.model.declare import task
 from fluidvm.model.faults import Conflict, NotFound, Unsupported
 from fluidvm.model.kinds import NAME_PATTERN, Id, NodeId, Text
 from fluidvm.model.objects import POWERED, VM, ComputeNode, Disk, User
-from fluidvm.nodes.reconcile import kept_of
+from fluidvm.nodes.reconcile import snapshot_records
 from fluidvm.store.objects import Create, Update
 
 UUID = r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}"
@@ -28,7 +28,7 @@ Owner = Annotated[int, Id("whose it is to be", type="user")]
 TARGET = "vd[a-x]"
 
 
-@task("vm", creates=True, roles=("admin",), alone="adopt", needs=(IAdoption,))
+@task("vm", creates=True, roles=("admin",), exclusive="adopt", needs=(IAdoption,))
 async def adopt_vm(job: Job, node: NodeId, uuid: GuestUuid, owner: Owner) -> None:
     """
     Take over a guest that FluidVM didn't make, whether it runs or not, with its disks, within its new owner's resource plan.
@@ -104,7 +104,7 @@ def _plan(
         max_memory=spec.max_memory, interfaces=tuple(interfaces), description="", tags=(), autostart=spec.autostart,
         boot=_boot(spec.boot), created=job.wall_clock(), powered=state in POWERED, domain=spec.name,
     )  # fmt: skip
-    vm = replace(vm, snapshots=kept_of(inventory, vm, kept))
+    vm = replace(vm, snapshots=snapshot_records(inventory, vm, kept))
     job.put(Create(vm))
     for disk, volume in zip(spec.disks, volumes, strict=True):
         name = f"{vm.name[:50]}-{disk.target}"

@@ -38,7 +38,7 @@ def _check(call: Call, vm: int, name: str, options: Mapping[str, Any] = {}) -> N
     free_name(call.inventory, VM, name, call.user.id if record is None else record.owner)
 
 
-@task("vm", creates=True, early=_check, better=((IVolumes, "with disks"),))
+@task("vm", creates=True, precheck=_check, optional_abilities=((IVolumes, "with disks"),))
 async def clone_vm(job: Job, vm: VmId, name: CloneName, options: CloneOptions = {}) -> None:  # noqa: B006
     """
     Copy a VM that doesn't run, with its disks, to another one of the same owner on the same compute node, stopped.

@@ -57,7 +57,7 @@ def _check_boot(call: Call, vm: int, boot: dict[str, Any]) -> None:
     check_kernel("boot", boot)
 
 
-@task("vm", early=_check_boot)
+@task("vm", precheck=_check_boot)
 async def set_vm_boot(job: Job, vm: VmId, boot: Annotated[dict[str, Any], BootKind]) -> None:
     """Have a stopped VM boot something else from its next start on."""
     check_boot(job, job.inventory.get(ComputeNode, job.inventory.get(VM, vm).compute_node), boot)

@@ -7,7 +7,7 @@ from typing import Annotated, Any, Protocol
 
 from twisted.internet.defer import Deferred
 
-from fluidvm.api.snapshot_records import refuse_kept
+from fluidvm.api.snapshot_records import refuse_snapshots
 from fluidvm.api.storage.disks import check_attachable
 from fluidvm.api.vms.shares import put_shares
 from fluidvm.driver import DomainDisk, DomainState, IConnection, IDisks, ILiveResize
@@ -70,7 +70,7 @@ async def _resize(
 LIVE = ((ILiveResize, "running VMs too"),)
 
 
-@task("vm", better=LIVE)
+@task("vm", optional_abilities=LIVE)
 async def set_vm_memory(job: Job, vm: VmId, memory: MiB) -> None:
     """
     Give a VM another amount of memory.
@@ -82,7 +82,7 @@ async def set_vm_memory(job: Job, vm: VmId, memory: MiB) -> None:
     await _resize(job, vm, "memory", lambda node: node.set_memory, lambda node: node.resize_memory, memory)
 
 
-@task("vm", better=LIVE)
+@task("vm", optional_abilities=LIVE)
 async def set_vm_vcpus(job: Job, vm: VmId, vcpus: Vcpus) -> None:
     """
     Give a VM another number of virtual CPUs.
@@ -107,7 +107,7 @@ async def attach_disk(job: Job, vm: VmId, disk: DiskId, options: AttachOptions =
     sizes = sum(other.size for other in job.inventory.disks_of(vm))
     check_vm(job.inventory, record.owner, {"vm_disk": sizes + volume.size})
     connection = await job.connection(record.compute_node, IDisks)
-    await refuse_kept(job, record, "it couldn't go back to them with another disk")
+    await refuse_snapshots(job, record, "it couldn't go back to them with another disk")
     await connection.attach_disk(record.uuid, DomainDisk(volume.path, volume.format, target))
     job.put(Update("disk", disk, {"vm": vm, "target": target}), Update("vm", vm, {}))
     await put_shares(job, vm, plugged=True)
@@ -120,6 +120,6 @@ async def detach_disk(job: Job, vm: VmId, disk: DiskId) -> None:
     if volume.vm != vm or volume.target is None:
         raise Conflict(f"Disk {volume.name} isn't attached to VM {record.name}.")
     connection = await job.connection(record.compute_node, IDisks)
-    await refuse_kept(job, record, "a part of them lies in its disks")
+    await refuse_snapshots(job, record, "a part of them lies in its disks")
     await connection.detach_disk(record.uuid, volume.target)
     job.put(Update("disk", disk, {"vm": None, "target": None}), Update("vm", vm, {}))

@@ -12,7 +12,7 @@ from twisted.internet.defer import CancelledError
 
 from fluidvm.access.call import Call
 from fluidvm.api.placement import may_force, take_room
-from fluidvm.api.snapshot_records import refuse_kept
+from fluidvm.api.snapshot_records import refuse_snapshots
 from fluidvm.api.vms.networks import check_networks
 from fluidvm.api.vms.power import mark, settle
 from fluidvm.api.vms.vms import FORCE, check_boot, domain_spec
@@ -45,7 +45,7 @@ def _check(call: Call, vm: int, node: int, options: Mapping[str, Any] = {}) -> N
     may_force(call.user, options, "options")
 
 
-@task("vm", needs=(IMigration,), after_crash=AfterCrash.LOOK, early=_check)
+@task("vm", needs=(IMigration,), after_crash=AfterCrash.LOOK, precheck=_check)
 async def migrate_vm(job: Job, vm: VmId, node: NodeId, options: Options = {}) -> None:  # noqa: B006
     """
     Move a VM to another compute node of the same driver, with its disks: stopped, or live where the driver can. The other
@@ -107,9 +107,9 @@ async def _plan(job: Job, vm: VM, node: int, options: Mapping[str, Any]) -> None
         raise Conflict(f"Driver {vm.driver} moves no VMs that run: stop VM {vm.name} first.")
     if disks and not options.get("copy_storage"):
         raise Conflict(f"VM {vm.name} has disks on compute node {source.name}: copy_storage has them copied.")
-    await refuse_kept(job, vm, "they can't be moved with it")
+    await refuse_snapshots(job, vm, "they can't be moved with it")
     for disk in disks:
-        await refuse_kept(job, disk, f"they can't be moved with VM {vm.name}")
+        await refuse_snapshots(job, disk, f"they can't be moved with VM {vm.name}")
     formats = job.nodes.formats(node) if disks else ()
     for disk in disks:
         if disk.state != "ready":

@@ -7,7 +7,7 @@ from uuid import uuid4
 
 from twisted.internet.defer import CancelledError
 
-from fluidvm.api.snapshot_records import refuse_kept
+from fluidvm.api.snapshot_records import refuse_snapshots
 from fluidvm.api.storage.disks import delete_volume, filled_volume, with_image
 from fluidvm.api.vms.vms import domain_spec
 from fluidvm.driver import DomainDisk, DomainState, IDisks, IImages, IVolumes
@@ -52,8 +52,8 @@ async def _plan(job: Job, vm: VM, disks: list[Disk], image: int) -> None:
         raise Conflict(f"VM {vm.name} is {info.state}: stop it first.")
     if disk.state != "ready":
         raise Conflict(f"Disk {disk.name} is {disk.state}.")
-    await refuse_kept(job, vm, "they would be of another disk")
-    await refuse_kept(job, disk, "they would be of another disk")
+    await refuse_snapshots(job, vm, "they would be of another disk")
+    await refuse_snapshots(job, disk, "they would be of another disk")
     spec = with_image(job, {"image": image})
     if spec["format"] not in job.nodes.formats(vm.compute_node):
         raise Conflict(f"The compute node of VM {vm.name} has no disks of format {spec['format']}.")

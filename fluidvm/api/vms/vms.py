@@ -166,8 +166,8 @@ def check_boot(job: Job, node: ComputeNode, boot: dict[str, Any]) -> None:
 @task(
     "vm",
     creates=True,
-    early=_check_spec,
-    better=(
+    precheck=_check_spec,
+    optional_abilities=(
         (IDisks, "with disks"),
         (IImages, "with disks from images"),
         (INetworks, "with interfaces"),

@@ -133,7 +133,7 @@ class BrokenTests(ServerCase):
         }  # fmt: skip
         for type_name, (method, values) in bad.items():
             (name,) = {one["name"] for one in await admin.call(method, {"fields": ["name", "id"]}) if one["id"] == 1}
-            inventory.amend(type_name, 1, **values)
+            inventory.update_untracked(type_name, 1, **values)
             broken = {"id": 1, "name": name, "broken": True}
             with capturedLogs() as logs:
                 for _ in range(3):
@@ -154,7 +154,7 @@ class BrokenTests(ServerCase):
         running = self.serve()
         admin = await running.login()
         await admin.node()
-        running.server.inventory.amend("compute_node", 1, labels=None)
+        running.server.inventory.update_untracked("compute_node", 1, labels=None)
         self.assertEqual(await admin.call("list_compute_nodes"), [{"id": 1, "name": "node1", "broken": True}])
         self.assertEqual(await admin.call("list_compute_nodes", {"labels": ["x"]}), [])
         self.assertEqual(len(self.flushLoggedErrors(TypeError)), 1)

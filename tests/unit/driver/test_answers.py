@@ -30,7 +30,7 @@ from fluidvm.driver import (
 from fluidvm.driver import values as driver_values
 from fluidvm.driver.answers import COUNTER, LONGEST, within
 from fluidvm.model.xmlvalue import INT_HIGH, INT_LOW, carries, moment, render
-from fluidvm.nodes.timeouts import PatientConnection
+from fluidvm.nodes.timeouts import TimedConnection
 from tests.unit.model.test_xmlvalue import CALM
 
 GOOD = DomainInfo("u", "web", DomainState.RUNNING, 1, 2, 64, 128, (), False)
@@ -115,6 +115,6 @@ class Liar:  # type: ignore[misc]
 
 class ConnectionTests(SynchronousTestCase):
     def test_all_that_is_asked_of_a_node(self) -> None:
-        connection = PatientConnection(Liar(), Clock(), "node1", 10, lambda reason: None)
+        connection = TimedConnection(Liar(), Clock(), "node1", 10, lambda reason: None)
         self.assertEqual(self.successResultOf(connection.host_info()), HostInfo(INT_HIGH, INT_LOW, "a\ufffd", "b"))
         self.failureResultOf(connection.list_domains(), DriverError)

@@ -9,7 +9,7 @@ from twisted.internet.defer import Deferred
 
 from fluidvm.store.database import Database
 from fluidvm.store.writer import Writer
-from tests import PATIENCE
+from tests import TIMEOUT
 from tests.support import PASSWORD, Client, ServerCase
 
 
@@ -361,7 +361,7 @@ class RecoveryTests(ServerCase):
         real, go_on = Writer._transact, Event()
 
         def slowly(writer: Writer, connection: Any, group: Any) -> Any:
-            go_on.wait(PATIENCE)  # in the store's thread
+            go_on.wait(TIMEOUT)  # in the store's thread
             return real(writer, connection, group)
 
         self.patch(Writer, "_transact", slowly)

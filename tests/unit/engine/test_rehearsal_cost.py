@@ -42,8 +42,8 @@ class PlanCase(ServerCase):
         return await self.admin.do("create_disk", {"name": name, "size": 1, "format": "raw", "compute_node": self.node})
 
     @property
-    def planner(self) -> Any:
-        return self.there.server.dispatcher._services.planner
+    def rehearsals(self) -> Any:
+        return self.there.server.dispatcher._services.rehearsals
 
     def count(self) -> list[int]:
         """Count looks at domains, and stop what looks, or reads, without end."""
@@ -181,7 +181,7 @@ class BoundTests(PlanCase):
             now[0] += 0.01
             return now[0]
 
-        self.planner._spent = spent
+        self.rehearsals._spent = spent
         self.patch(rehearsal, "LONGEST", 0.15)
         codes = [code for code, _ in await self.planned()]
         self.assertEqual((codes[0], codes[-1]), (0, 413))
@@ -198,7 +198,7 @@ class BoundTests(PlanCase):
     async def test_others_have_their_turns(self) -> None:
         """Also between the plans of one boxcar."""
         turns: list[Deferred[None]] = []
-        self.planner._turn = lambda: turns.append(Deferred()) or turns[-1]
+        self.rehearsals._turn = lambda: turns.append(Deferred()) or turns[-1]
         call = {"methodName": "plan_tasks", "params": [self.admin.cookie]}
         body = xmlrpc.client.dumps(([call] * 3,), "system.multicall").encode()
         answering: Any = self.there.server.dispatcher.dispatch(body, Peer(self.admin.address))

@@ -8,7 +8,7 @@ from twisted.trial.unittest import SynchronousTestCase
 from zope.interface import alsoProvides, implementer
 
 from fluidvm.driver import IConnection, IEvents, ILiveResize, IPatience, Unreachable
-from fluidvm.nodes.timeouts import PatientConnection
+from fluidvm.nodes.timeouts import TimedConnection
 
 
 @implementer(IConnection, ILiveResize)
@@ -51,12 +51,12 @@ class Slow:  # type: ignore[misc]
         return Deferred()
 
 
-class PatienceTests(SynchronousTestCase):
+class TimeoutsTests(SynchronousTestCase):
     def setUp(self) -> None:
         self.clock = Clock()
         self.slow = Slow()
         self.hung: list[str] = []
-        self.patient: Any = PatientConnection(self.slow, self.clock, "node1", 8.0, self.hung.append)
+        self.patient: Any = TimedConnection(self.slow, self.clock, "node1", 8.0, self.hung.append)
 
     def test_it_is_what_the_connection_is(self) -> None:
         self.assertTrue(IConnection.providedBy(self.patient))
@@ -68,7 +68,7 @@ class PatienceTests(SynchronousTestCase):
     def test_what_takes_longer_by_its_nature(self) -> None:
         alsoProvides(self.slow, IPatience)
         self.slow.patience = {"get_domain": 20.0, "stop": 1.0}  # type: ignore[attr-defined]
-        patient: Any = PatientConnection(self.slow, self.clock, "node1", 8.0, self.hung.append)
+        patient: Any = TimedConnection(self.slow, self.clock, "node1", 8.0, self.hung.append)
         long = patient.get_domain("a")
         self.clock.pump([2.0] * 9)
         self.assertNoResult(long)

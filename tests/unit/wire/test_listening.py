@@ -14,7 +14,7 @@ from twisted.internet.protocol import Factory
 from twisted.trial.unittest import SkipTest, TestCase
 
 from fluidvm.wire.listening import BACKLOG, endpoint
-from tests import PATIENCE
+from tests import TIMEOUT
 from tests.support import ServerCase, port_of
 
 BURST = 500
@@ -33,7 +33,7 @@ class BurstTests(ServerCase):
                 client.setblocking(False)
                 self.assertIn(client.connect_ex(("127.0.0.1", port)), (0, errno.EINPROGRESS))
                 waiting.register(client, selectors.EVENT_WRITE)
-            deadline = time.monotonic() + PATIENCE
+            deadline = time.monotonic() + TIMEOUT
             while waiting.get_map() and time.monotonic() < deadline:
                 for key, _ in waiting.select(1.0):
                     waiting.unregister(key.fileobj)

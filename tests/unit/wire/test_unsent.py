@@ -12,7 +12,7 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from fluidvm.model.faults import Unavailable
 from fluidvm.wire.bounds import SMALL
-from fluidvm.wire.unsent import PATIENCE, Unsent
+from fluidvm.wire.unsent import TIMEOUT, Unsent
 from tests.unit.wire.support import SiteTests, Slow, post
 
 LARGE = b"x" * 2**18
@@ -144,7 +144,7 @@ class RoomTests(SynchronousTestCase):
         self.unsent.take("a", 100)
         first = self.wait("b", 60)
         self.failureResultOf(self.wait("c", 60), Unavailable)
-        self.clock.advance(PATIENCE - 1)
+        self.clock.advance(TIMEOUT - 1)
         self.assertNoResult(first)
         self.clock.advance(1)
         self.failureResultOf(first, Unavailable)

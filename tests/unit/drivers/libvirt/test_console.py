@@ -19,7 +19,7 @@ from fluidvm.drivers.libvirt import console as libvirt_console
 from fluidvm.drivers.libvirt import side_connection as libvirt_side_connection
 from fluidvm.drivers.libvirt.console import OPEN_SECONDS, LibvirtSerial
 from fluidvm.drivers.libvirt.stream import MOST_HELD, PIECE
-from tests import PATIENCE
+from tests import TIMEOUT
 
 reactor: Any = _reactor
 UUID = "12345678-1234-1234-1234-123456789abc"
@@ -64,7 +64,7 @@ class Stream:
         return self.coming.pop(0)
 
     def send(self, data: bytes) -> int:
-        self.takes.wait(PATIENCE)
+        self.takes.wait(TIMEOUT)
         self.sent += data
         return len(data)
 
@@ -162,7 +162,7 @@ class SerialTests(TestCase):
 
         def do_open(uri: str, how: Any, keepalive: Any) -> Connection:
             self.asked.append((uri, how))
-            self.answers.wait(PATIENCE)
+            self.answers.wait(TIMEOUT)
             self.opened.append(Connection(self.failing))
             return self.opened[-1]
 
@@ -185,7 +185,7 @@ class SerialTests(TestCase):
     async def until(self, look: Callable[[], Any]) -> None:
         passed = 0.0
         while not look():
-            self.assertLess(passed, PATIENCE)
+            self.assertLess(passed, TIMEOUT)
             await deferLater(reactor, POLL, lambda: None)
             self.host.clock.advance(0)
             passed += POLL
