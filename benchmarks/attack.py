@@ -79,10 +79,21 @@ def main() -> None:
         twistd = str(Path(sys.executable).with_name("twistd"))
         start(
             stack,
-            [twistd, "--nodaemon", f"--pidfile={directory}/pid", "fluidvm", "--state", f"{directory}/state", "--http",
-             f"tcp:{port}:interface=127.0.0.1", "--keepalive", "any-call"],
-            port, directory / "log",
-        )  # fmt: skip
+            [
+                twistd,
+                "--nodaemon",
+                f"--pidfile={directory}/pid",
+                "fluidvm",
+                "--state",
+                f"{directory}/state",
+                "--http",
+                f"tcp:{port}:interface=127.0.0.1",
+                "--keepalive",
+                "any-call",
+            ],
+            port,
+            directory / "log",
+        )
         proxy: Any = xmlrpc.client.ServerProxy(f"http://127.0.0.1:{port}/RPC2")
         cookie = proxy.authenticate("admin", (directory / "state/admin-password").read_text().strip())
         node = proxy.add_compute_node(cookie, "bench", "simulator", "", {})

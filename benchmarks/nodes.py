@@ -38,10 +38,23 @@ class Server:
         twistd = str(Path(sys.executable).with_name("twistd"))
         start(
             stack,
-            [twistd, "--nodaemon", f"--pidfile={directory}/pid", "fluidvm", "--state", f"{directory}/state", "--http",
-             f"tcp:{self.port}:interface=127.0.0.1", "--keepalive", "any-call", "--session-timeout", "3600"],
-            self.port, directory / "log",
-        )  # fmt: skip
+            [
+                twistd,
+                "--nodaemon",
+                f"--pidfile={directory}/pid",
+                "fluidvm",
+                "--state",
+                f"{directory}/state",
+                "--http",
+                f"tcp:{self.port}:interface=127.0.0.1",
+                "--keepalive",
+                "any-call",
+                "--session-timeout",
+                "3600",
+            ],
+            self.port,
+            directory / "log",
+        )
         self.password = (directory / "state/admin-password").read_text().strip()
 
     def login(self) -> tuple[Any, int]:

@@ -103,11 +103,23 @@ def main() -> None:
         port = free_port()
         start(
             stack,
-            [str(Path(sys.executable).with_name("twistd")), "--nodaemon", f"--pidfile={directory}/pid", "fluidvm", "--state",
-             f"{directory}/state", "--http", f"tcp:{port}:interface=127.0.0.1:backlog=1000", "--connections-per-address",
-             "100000", "--session-timeout", "3600"],
-            port, directory / "log",
-        )  # fmt: skip
+            [
+                str(Path(sys.executable).with_name("twistd")),
+                "--nodaemon",
+                f"--pidfile={directory}/pid",
+                "fluidvm",
+                "--state",
+                f"{directory}/state",
+                "--http",
+                f"tcp:{port}:interface=127.0.0.1:backlog=1000",
+                "--connections-per-address",
+                "100000",
+                "--session-timeout",
+                "3600",
+            ],
+            port,
+            directory / "log",
+        )
         proxy: Any = xmlrpc.client.ServerProxy(f"http://127.0.0.1:{port}/RPC2")
         password = (directory / "state/admin-password").read_text().strip()
         first = proxy.authenticate("admin", password)

@@ -30,14 +30,15 @@ def raw(path: Path, contexts: int, tasks: int) -> float:
     """Write what the server has to write, with plain sqlite3; gives seconds."""
     database = sqlite3.connect(path, isolation_level=None)
     for statement in (
-        "PRAGMA journal_mode=WAL", "PRAGMA synchronous=FULL",
+        "PRAGMA journal_mode=WAL",
+        "PRAGMA synchronous=FULL",
         "CREATE TABLE contexts (id INTEGER PRIMARY KEY, owner INTEGER, finished REAL)",
         "CREATE TABLE tasks (context INTEGER, position INTEGER, arguments TEXT, finished REAL,"
         " PRIMARY KEY (context, position))",
         "CREATE TABLE vms (id INTEGER PRIMARY KEY, memory INTEGER)",
         "CREATE TABLE changes (serial INTEGER PRIMARY KEY AUTOINCREMENT, type TEXT, id INTEGER)",
         "INSERT INTO vms VALUES (1, 1)",
-    ):  # fmt: skip
+    ):
         database.execute(statement)
     began = time.perf_counter()
     for context in range(contexts):
@@ -100,11 +101,25 @@ def main() -> None:
         twistd = str(Path(sys.executable).with_name("twistd"))
         start(
             stack,
-            [twistd, "--nodaemon", f"--pidfile={directory}/pid", "fluidvm", "--state", f"{directory}/state", "--http",
-             f"tcp:{port}:interface=127.0.0.1", "--keepalive", "any-call", "--session-timeout", "3600",
-             "--tasks-per-node", "1000"],
-            port, directory / "log",
-        )  # fmt: skip
+            [
+                twistd,
+                "--nodaemon",
+                f"--pidfile={directory}/pid",
+                "fluidvm",
+                "--state",
+                f"{directory}/state",
+                "--http",
+                f"tcp:{port}:interface=127.0.0.1",
+                "--keepalive",
+                "any-call",
+                "--session-timeout",
+                "3600",
+                "--tasks-per-node",
+                "1000",
+            ],
+            port,
+            directory / "log",
+        )
         proxy: Any = xmlrpc.client.ServerProxy(f"http://127.0.0.1:{port}/RPC2")
         cookie = proxy.authenticate("admin", (directory / "state/admin-password").read_text().strip())
         node = proxy.add_compute_node(cookie, "bench", "simulator", "", {})

@@ -86,17 +86,34 @@ def main() -> None:
         twistd = str(Path(sys.executable).with_name("twistd"))
         start(
             stack,
-            [twistd, "--nodaemon", "--pidfile=", "fluidvm", "--state", f"{directory}/state", "--http",
-             f"tcp:{ours}:interface=127.0.0.1", "--keepalive", "any-call", "--session-timeout", "3600"],
-            ours, directory / "ours.log",
-        )  # fmt: skip
+            [
+                twistd,
+                "--nodaemon",
+                "--pidfile=",
+                "fluidvm",
+                "--state",
+                f"{directory}/state",
+                "--http",
+                f"tcp:{ours}:interface=127.0.0.1",
+                "--keepalive",
+                "any-call",
+                "--session-timeout",
+                "3600",
+            ],
+            ours,
+            directory / "ours.log",
+        )
         proxy: Any = xmlrpc.client.ServerProxy(f"http://127.0.0.1:{ours}/RPC2")
         cookie = proxy.authenticate("admin", (directory / "state/admin-password").read_text().strip())
         vm = fill(proxy, cookie)
         one, many = proxy.get_vm(cookie, vm), proxy.list_vms(cookie)
         (directory / "answers").write_bytes(pickle.dumps((one, many)))
-        start(stack, [sys.executable, str(Path(__file__).with_name("bare.py")), str(bare), f"{directory}/answers"], bare,
-              directory / "bare.log")  # fmt: skip
+        start(
+            stack,
+            [sys.executable, str(Path(__file__).with_name("bare.py")), str(bare), f"{directory}/answers"],
+            bare,
+            directory / "bare.log",
+        )
         calls = {
             "get_vm": request(xmlrpc.client.dumps((cookie, vm), "get_vm")),
             f"list_vms of {len(many)}": request(xmlrpc.client.dumps((cookie,), "list_vms")),

@@ -216,7 +216,9 @@ class KvmDriver:
                 "QEMU's machine type, pc if not given", longest=64, pattern=r"[a-z][a-z0-9.-]{0,63}", rule="e.g. pc or q35"
             ),
             "pool": Text(
-                "the storage pool that pool_path makes, default if not given", longest=63, pattern=NAME_PATTERN,
+                "the storage pool that pool_path makes, default if not given",
+                longest=63,
+                pattern=NAME_PATTERN,
                 rule="letters, digits, dots, dashes and underscores",
             ),
             "pool_path": _path("a directory to be a storage pool, made if it isn't there"),
@@ -226,13 +228,15 @@ class KvmDriver:
             ),
             "console_log_dir": _path("a directory that gets what each guest's serial console says, in UUID.log"),
             "migration_uri": Text(
-                "where other hosts send the guests that come here live; its host's own name if not given", longest=1024,
-                pattern=MIGRATION_URI, rule="tcp://HOST, tcp://HOST:PORT or, for hosts on one machine, unix:///DIRECTORY",
+                "where other hosts send the guests that come here live; its host's own name if not given",
+                longest=1024,
+                pattern=MIGRATION_URI,
+                rule="tcp://HOST, tcp://HOST:PORT or, for hosts on one machine, unix:///DIRECTORY",
             ),
             "probe_kernel": _path("a Linux kernel, for auto to prove KVM by: stronger than the firmware alone"),
             "probe_initrd": _path("an initrd for probe_kernel, if that needs one to panic"),
         },
-    )  # fmt: skip
+    )
 
     def check_address(self, address: str) -> None:
         check_uri(address, DEFAULT_URI, ("qemu",))

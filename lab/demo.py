@@ -92,9 +92,17 @@ def server(state: Path, port: int) -> Iterator[xmlrpc.client.ServerProxy]:
     log = state / "server.log"
     url = f"http://127.0.0.1:{port}/RPC2"
     command = [
-        str(Path(sys.executable).with_name("twistd")), "--nodaemon", "--pidfile=", "fluidvm", "--state", str(state),
-        "--http", f"tcp:{port}:interface=127.0.0.1", "--keepalive", "any-call",
-    ]  # fmt: skip
+        str(Path(sys.executable).with_name("twistd")),
+        "--nodaemon",
+        "--pidfile=",
+        "fluidvm",
+        "--state",
+        str(state),
+        "--http",
+        f"tcp:{port}:interface=127.0.0.1",
+        "--keepalive",
+        "any-call",
+    ]
     proxy = xmlrpc.client.ServerProxy(url)
 
     def answers() -> bool:
@@ -177,9 +185,7 @@ def demo(state: Path, stack: ExitStack) -> None:
 
     say("one batch: a disk, a VM, the disk attached, the VM started")
     disk = proxy.create_disk(cookie, {"name": "data", "size": 64, "compute_node": node})
-    boot = {
-        "kernel": f"{runtime}/guest/vmlinuz", "initrd": f"{runtime}/guest/initrd.gz", "cmdline": "console=ttyS0",
-    }  # fmt: skip
+    boot = {"kernel": f"{runtime}/guest/vmlinuz", "initrd": f"{runtime}/guest/initrd.gz", "cmdline": "console=ttyS0"}
     vm = proxy.create_vm(cookie, {"name": "demo", "memory": 128, "vcpus": 1, "compute_node": node, "boot": boot})
     proxy.attach_disk(cookie, vm, disk)
     proxy.start_vm(cookie, vm)

@@ -34,9 +34,14 @@ class Authority:
         self._signed_by = self
 
     def _build(
-        self, subject: x509.Name, key: ec.EllipticCurvePrivateKey, begins: float, ends: float,
-        names: Sequence[x509.GeneralName], authority: bool,
-    ) -> x509.Certificate:  # fmt: skip
+        self,
+        subject: x509.Name,
+        key: ec.EllipticCurvePrivateKey,
+        begins: float,
+        ends: float,
+        names: Sequence[x509.GeneralName],
+        authority: bool,
+    ) -> x509.Certificate:
         now = datetime.now(UTC)
         builder = (
             x509.CertificateBuilder()
@@ -68,8 +73,6 @@ class Authority:
         paths[0].write_bytes(certificate.public_bytes(serialization.Encoding.PEM))
         paths[1].touch(mode=0o600)
         paths[1].write_bytes(
-            key.private_bytes(
-                serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
-            )
-        )  # fmt: skip
+            key.private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
+        )
         return paths

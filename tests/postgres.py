@@ -27,9 +27,16 @@ READY = 60.0
 """Seconds that PostgreSQL has for its start and its end, on a busy machine."""
 
 SETTINGS: Mapping[str, str | int] = {
-    "listen_addresses": "", "fsync": "off", "full_page_writes": "off", "shared_buffers": "16MB", "max_connections": 30,
-    "autovacuum": "off", "wal_level": "minimal", "max_wal_senders": 0, "jit": "off",
-}  # fmt: skip
+    "listen_addresses": "",
+    "fsync": "off",
+    "full_page_writes": "off",
+    "shared_buffers": "16MB",
+    "max_connections": 30,
+    "autovacuum": "off",
+    "wal_level": "minimal",
+    "max_wal_senders": 0,
+    "jit": "off",
+}
 
 # It has the other end of its standard input for as long as the tests' process lives, however that ends. What still dies
 # then may write a file while the others are being removed.
@@ -92,9 +99,13 @@ class Cluster:
             self._process = subprocess.Popen(
                 # To be somebody else makes one forget who should die with whom: it is said to both.
                 ["setpriv", "--pdeathsig=KILL", *namespace, "setpriv", *self._account, "--pdeathsig=KILL", *command],
-                stdin=subprocess.DEVNULL, stdout=log, stderr=log, cwd=self.directory, env=self._environment(),
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                cwd=self.directory,
+                env=self._environment(),
                 start_new_session=True,
-            )  # fmt: skip
+            )
         deadline = time.monotonic() + READY
         while True:
             try:
@@ -122,8 +133,13 @@ class Cluster:
         ]
         done = subprocess.run(
             ["setpriv", *self._account, "--pdeathsig=KILL", *command],
-            stdin=subprocess.DEVNULL, stdout=log, stderr=log, cwd=self.directory, env=self._environment(), check=False,
-        )  # fmt: skip
+            stdin=subprocess.DEVNULL,
+            stdout=log,
+            stderr=log,
+            cwd=self.directory,
+            env=self._environment(),
+            check=False,
+        )
         if done.returncode:
             raise PostgresError(f"initdb failed: {self.log()}")
 

@@ -180,9 +180,19 @@ class ServerCase(TestCase):
         state = self.directory / "state"
         state.mkdir(mode=0o700, exist_ok=True)
         parsed.parseOptions(
-            ["--state", str(state), "--http", "tcp:0:interface=127.0.0.1", "--admin-password-file",
-             str(self.directory / "password"), "--session-timeout", "86400", *CHEAP, *options]
-        )  # fmt: skip
+            [
+                "--state",
+                str(state),
+                "--http",
+                "tcp:0:interface=127.0.0.1",
+                "--admin-password-file",
+                str(self.directory / "password"),
+                "--session-timeout",
+                "86400",
+                *CHEAP,
+                *options,
+            ]
+        )
         settings = parsed.settings
         return settings if "--database" in options else replace(settings, database=self.database(settings.state))
 

@@ -27,8 +27,22 @@ KEEPER_PREFIX = "fluidvm:volume:"
 _BOOT_DEVICES = {"disk": "hd", "network": "network", "cdrom": "cdrom"}
 # What XML 1.0 can't carry, in any spelling (https://www.w3.org/TR/xml/#charsets).
 _NOT_XML = re.compile("[^\t\n\r\u0020-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
-_UNITS = {"b": 1, "bytes": 1, "kb": 1000, "k": 1024, "kib": 1024, "mb": 10**6, "m": 2**20, "mib": 2**20,
-          "gb": 10**9, "g": 2**30, "gib": 2**30, "tb": 10**12, "t": 2**40, "tib": 2**40}  # fmt: skip
+_UNITS = {
+    "b": 1,
+    "bytes": 1,
+    "kb": 1000,
+    "k": 1024,
+    "kib": 1024,
+    "mb": 10**6,
+    "m": 2**20,
+    "mib": 2**20,
+    "gb": 10**9,
+    "g": 2**30,
+    "gib": 2**30,
+    "tb": 10**12,
+    "t": 2**40,
+    "tib": 2**40,
+}
 
 ElementTree.register_namespace("fluidvm", NAMESPACE)
 
@@ -376,5 +390,9 @@ def parse_domain_kinds(text: str) -> set[str]:
     """Read from a host's capabilities which domain types it says it has for its own architecture."""
     capabilities = ElementTree.fromstring(text)  # noqa: S314 - as above
     own = capabilities.findtext("host/cpu/arch", "")
-    return {kind.get("type", "") for arch in capabilities.iterfind("guest/arch") if arch.get("name") == own
-            for kind in arch.iterfind("domain")}  # fmt: skip
+    return {
+        kind.get("type", "")
+        for arch in capabilities.iterfind("guest/arch")
+        if arch.get("name") == own
+        for kind in arch.iterfind("domain")
+    }

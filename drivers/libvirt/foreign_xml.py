@@ -15,10 +15,28 @@ from fluidvm.drivers.libvirt.domain_xml import parse_domain
 
 _HARMLESS = frozenset(
     {
-        "emulator", "disk", "interface", "controller", "input", "graphics", "video", "serial", "parallel", "console",
-        "channel", "sound", "audio", "memballoon", "rng", "watchdog", "panic", "hub", "redirdev", "redirfilter",
+        "emulator",
+        "disk",
+        "interface",
+        "controller",
+        "input",
+        "graphics",
+        "video",
+        "serial",
+        "parallel",
+        "console",
+        "channel",
+        "sound",
+        "audio",
+        "memballoon",
+        "rng",
+        "watchdog",
+        "panic",
+        "hub",
+        "redirdev",
+        "redirfilter",
     }
-)  # fmt: skip
+)
 _NEEDED = ("memoryBacking", "numatune", "launchSecurity", "idmap", "bootloader")
 _FORMATS = ("qcow2", "raw")
 _BOOT = {"hd": "disk", "network": "network", "cdrom": "cdrom"}
@@ -40,10 +58,17 @@ def read_spec(text: str, machine: str, autostart: bool) -> DomainSpec:
     if lost:
         raise Unsupported(f"Domain {described.name} can't be taken over: {lost}.")
     return DomainSpec(
-        uuid=described.uuid, name=described.name, vcpus=described.vcpus, max_vcpus=described.max_vcpus,
-        memory=described.memory, max_memory=described.max_memory, disks=described.disks, boot=_boot(domain),
-        autostart=autostart, interfaces=described.interfaces,
-    )  # fmt: skip
+        uuid=described.uuid,
+        name=described.name,
+        vcpus=described.vcpus,
+        max_vcpus=described.max_vcpus,
+        memory=described.memory,
+        max_memory=described.max_memory,
+        disks=described.disks,
+        boot=_boot(domain),
+        autostart=autostart,
+        interfaces=described.interfaces,
+    )
 
 
 def _lost(domain: Element, machine: str) -> str:

@@ -39,9 +39,14 @@ class SideConnection:
     _log = Logger()
 
     def __init__(
-        self, uri: str, log_in: LogIn | None, host: DriverHost, purpose: str, threads: int = 1,
+        self,
+        uri: str,
+        log_in: LogIn | None,
+        host: DriverHost,
+        purpose: str,
+        threads: int = 1,
         keepalive: tuple[int, int] = KEEPALIVE,
-    ) -> None:  # fmt: skip
+    ) -> None:
         self._uri = uri
         self._log_in = log_in
         self._host = host

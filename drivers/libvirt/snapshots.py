@@ -60,13 +60,14 @@ def parse_snapshot(text: str) -> SnapshotRecord:
     definition.tag = "domain"
     return SnapshotRecord(
         Snapshot(
-            told.findtext("name", ""), float(told.findtext("creationTime", "0")),
+            told.findtext("name", ""),
+            float(told.findtext("creationTime", "0")),
             told.findtext("state") in ("running", "paused", "blocked"),
         ),
         any(part.get("snapshot") == "external" for part in parts) or told.findtext("state") == "disk-snapshot",
         _plugged(domain),
         parse_domain(ElementTree.tostring(definition, encoding="unicode")),
-    )  # fmt: skip
+    )
 
 
 def _plugged(domain: ElementTree.Element) -> bool:

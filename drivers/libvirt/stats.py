@@ -36,9 +36,11 @@ class LibvirtStats(LibvirtDomains):
             return DomainStats(
                 cpu_time=None if "cpu.time" not in told else told["cpu.time"] / 1e9,
                 memory=None if memory is None else memory // 1024,
-                disk_read=_sum(told, "block", "rd.bytes"), disk_written=_sum(told, "block", "wr.bytes"),
-                network_received=_sum(told, "net", "rx.bytes"), network_sent=_sum(told, "net", "tx.bytes"),
-            )  # fmt: skip
+                disk_read=_sum(told, "block", "rd.bytes"),
+                disk_written=_sum(told, "block", "wr.bytes"),
+                network_received=_sum(told, "net", "rx.bytes"),
+                network_sent=_sum(told, "net", "tx.bytes"),
+            )
 
         return await self._call(f"statistics of domain {uuid}", ask)
 

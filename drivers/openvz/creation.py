@@ -70,9 +70,17 @@ class VzCreation(VzSettings):
         """@param known: there is a configuration, a copy of the sample: vzctl takes no other sample then."""
         mark = Mark(spec.uuid, ctid, spec.max_vcpus, spec.max_memory, new=True)
         words = [
-            "create", ctid, "--ostemplate", template, "--name", spec.name, "--description", str(mark),
-            "--hostname", re.sub(r"[^A-Za-z0-9-]", "-", spec.name)[:HOST_NAME].rstrip("-"),
-        ]  # fmt: skip
+            "create",
+            ctid,
+            "--ostemplate",
+            template,
+            "--name",
+            spec.name,
+            "--description",
+            str(mark),
+            "--hostname",
+            re.sub(r"[^A-Za-z0-9-]", "-", spec.name)[:HOST_NAME].rstrip("-"),
+        ]
         if "layout" in self._options:
             words += ["--layout", self._options["layout"]]
         if "sample" in self._options and not known:

@@ -25,9 +25,23 @@ BAD_VALUE = 21
 NOT_RUNNING = 31
 AREA_EXISTS = 44
 LIST_FIELDS = (
-    "ctid", "status", "physpages", "swappages", "cpus", "cpuunits", "cpulimit", "onboot", "layout", "diskspace",
-    "diskinodes", "ip", "uptime", "laverage", "ostemplate", "private",
-)  # fmt: skip
+    "ctid",
+    "status",
+    "physpages",
+    "swappages",
+    "cpus",
+    "cpuunits",
+    "cpulimit",
+    "onboot",
+    "layout",
+    "diskspace",
+    "diskinodes",
+    "ip",
+    "uptime",
+    "laverage",
+    "ostemplate",
+    "private",
+)
 """What is asked of vzlist: no free text, which it doesn't escape, so that one quote spoils the whole answer."""
 
 

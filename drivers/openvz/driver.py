@@ -141,9 +141,16 @@ class OpenVzConnection(VzSaving, VzSnapshots, VzStats, VzMigration, VzGuest, VzC
             return
         subject = f"definition of container {spec.name}"
         words = [
-            *self._memory_words(spec.memory), "--cpus", str(spec.vcpus),
-            "--onboot", yes(spec.autostart), "--description", str(mark), "--stop-timeout", str(STOP_TIMEOUT),
-        ]  # fmt: skip
+            *self._memory_words(spec.memory),
+            "--cpus",
+            str(spec.vcpus),
+            "--onboot",
+            yes(spec.autostart),
+            "--description",
+            str(mark),
+            "--stop-timeout",
+            str(STOP_TIMEOUT),
+        ]
         if fresh:
             # Later it is what set_limits says.
             words += self._swap_words(self._options.get("swap", 0))
@@ -151,9 +158,14 @@ class OpenVzConnection(VzSaving, VzSnapshots, VzStats, VzMigration, VzGuest, VzC
             words += ["--diskspace", f"{self._options['disk_size']}M"]
         before = there.info
         back = [
-            *self._old_memory_words(there), "--cpus", str(there.listed.cpus), "--onboot", yes(before.autostart),
-            "--description", there.identity.description,
-        ]  # fmt: skip
+            *self._old_memory_words(there),
+            "--cpus",
+            str(there.listed.cpus),
+            "--onboot",
+            yes(before.autostart),
+            "--description",
+            there.identity.description,
+        ]
         if before.name != spec.name:
             words += ["--name", spec.name]
             back += ["--name", there.identity.name]
@@ -273,9 +285,12 @@ class OpenVzConnection(VzSaving, VzSnapshots, VzStats, VzMigration, VzGuest, VzC
         if not stopped and info.state is not RUNNING:
             raise WrongState(f"Container {info.name} is {info.state}, not running.")
         wanted = replace(
-            info, memory=memory or info.memory, max_memory=max(memory, info.max_memory), vcpus=vcpus or info.vcpus,
+            info,
+            memory=memory or info.memory,
+            max_memory=max(memory, info.max_memory),
+            vcpus=vcpus or info.vcpus,
             max_vcpus=max(vcpus, info.max_vcpus),
-        )  # fmt: skip
+        )
         if not stopped and (wanted.max_memory, wanted.max_vcpus) != (info.max_memory, info.max_vcpus):
             raise WrongState(
                 f"Container {info.name} has at most {info.max_memory} MiB and {info.max_vcpus} CPUs while it runs: "
@@ -333,22 +348,28 @@ class OpenVzDriver:
             "agent": _path("the SSH agent's socket; default: that of the server's environment"),
             "host_key": Text(
                 "the node's public host key, as in its ssh_host_*_key.pub; default: known_hosts is looked at",
-                longest=4096, pattern=r"[a-z0-9@.-]+ [A-Za-z0-9+/=]+( .*)?", rule="type, key, and a comment if any",
+                longest=4096,
+                pattern=r"[a-z0-9@.-]+ [A-Za-z0-9+/=]+( .*)?",
+                rule="type, key, and a comment if any",
             ),
             "known_hosts": Text(
-                "the server's file of host keys; default: ~/.ssh/known_hosts", longest=1024,
-                pattern=r"[~/][^\x00-\x1f\x7f]*", rule="a path",
+                "the server's file of host keys; default: ~/.ssh/known_hosts",
+                longest=1024,
+                pattern=r"[~/][^\x00-\x1f\x7f]*",
+                rule="a path",
             ),
             "peer_name": Text(
-                "what other nodes call this one, for vzmigrate; default: the address's host", longest=253,
-                pattern=r"[A-Za-z0-9][A-Za-z0-9.:-]*", rule="a host's name or address",
+                "what other nodes call this one, for vzmigrate; default: the address's host",
+                longest=253,
+                pattern=r"[A-Za-z0-9][A-Za-z0-9.:-]*",
+                rule="a host's name or address",
             ),
             "bin_dir": _path("where vzctl is, if commands' usual directories don't have it"),
             "conf_dir": _path("where containers' configurations are; default: /etc/vz/conf"),
             "freezer_dir": _path("off OpenVZ's kernels, where freezers are; default: /sys/fs/cgroup/freezer"),
             "memory_dir": _path("off OpenVZ's kernels, where bounds of memory are; default: /sys/fs/cgroup/memory"),
         },
-    )  # fmt: skip
+    )
 
     def check_address(self, address: str) -> None:
         parse_address(address)
@@ -376,9 +397,12 @@ class OpenVzDriver:
         if there is None:
             return LocalRunner(host, options.get("bin_dir", ""))
         credentials = await host.run(
-            read_credentials, options.get("key_file", ""), options.get("agent", os.environ.get("SSH_AUTH_SOCK", "")),
-            options.get("host_key", ""), options.get("known_hosts", "~/.ssh/known_hosts"),
-        )  # fmt: skip
+            read_credentials,
+            options.get("key_file", ""),
+            options.get("agent", os.environ.get("SSH_AUTH_SOCK", "")),
+            options.get("host_key", ""),
+            options.get("known_hosts", "~/.ssh/known_hosts"),
+        )
         runner = SshRunner(host, there, options.get("bin_dir", ""))
         await runner.open(credentials)
         return runner

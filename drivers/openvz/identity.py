@@ -85,9 +85,14 @@ def parse_mark(description: str) -> Mark | None:
         return None
     paused = found["paused"]
     return Mark(
-        found["uuid"], found["ctid"], int(found["vcpus"]), int(found["memory"]), int(paused) if paused else None,
-        found["rest"] or "", bool(found["new"]),
-    )  # fmt: skip
+        found["uuid"],
+        found["ctid"],
+        int(found["vcpus"]),
+        int(found["memory"]),
+        int(paused) if paused else None,
+        found["rest"] or "",
+        bool(found["new"]),
+    )
 
 
 def check_text(what: str, text: str) -> str:

@@ -24,11 +24,28 @@ from fluidvm.drivers.openvz.node import FIRST_RETRY, LONG, Container, VzNode, ve
 
 # vzmigrate(8) of each dialect; what isn't here is a plain DriverError.
 CODES: dict[int, dict[int, type[DriverError]]] = {
-    4: {2: WrongState, 9: AlreadyThere, 10: NoSuchThing, 14: Unsupported, 16: Unsupported, 17: Unsupported, 18: Unsupported,
-        20: WrongState},
-    7: {3: WrongState, 9: AlreadyThere, 10: NoSuchThing, 32: Unsupported, 37: Unsupported, 45: AlreadyThere, 48: Unsupported,
-        56: Unsupported, 57: Unsupported},
-}  # fmt: skip
+    4: {
+        2: WrongState,
+        9: AlreadyThere,
+        10: NoSuchThing,
+        14: Unsupported,
+        16: Unsupported,
+        17: Unsupported,
+        18: Unsupported,
+        20: WrongState,
+    },
+    7: {
+        3: WrongState,
+        9: AlreadyThere,
+        10: NoSuchThing,
+        32: Unsupported,
+        37: Unsupported,
+        45: AlreadyThere,
+        48: Unsupported,
+        56: Unsupported,
+        57: Unsupported,
+    },
+}
 
 
 LOCKED_CODES = {4: 20, 7: 3}

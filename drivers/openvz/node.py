@@ -101,9 +101,15 @@ class VzNode:
     """
 
     def __init__(
-        self, runner: Runner, dialect: Dialect, options: Mapping[str, Any], host: DriverHost, cpus: int, memory: int,
+        self,
+        runner: Runner,
+        dialect: Dialect,
+        options: Mapping[str, Any],
+        host: DriverHost,
+        cpus: int,
+        memory: int,
         openvz: bool,
-    ) -> None:  # fmt: skip
+    ) -> None:
         self._runner = runner
         self._dialect = dialect
         self._options = options
@@ -345,9 +351,16 @@ class VzNode:
         bound = listed.memory if self._openvz else listed.bound
         memory = self._memory if bound is None else bound
         info = DomainInfo(
-            identity.uuid, identity.name or identity.ctid, state, vcpus, max(vcpus, mark.max_vcpus if mark else 0), memory,
-            max(memory, mark.max_memory if mark else 0), (), listed.onboot,
-        )  # fmt: skip
+            identity.uuid,
+            identity.name or identity.ctid,
+            state,
+            vcpus,
+            max(vcpus, mark.max_vcpus if mark else 0),
+            memory,
+            max(memory, mark.max_memory if mark else 0),
+            (),
+            listed.onboot,
+        )
         return Container(identity, listed, info, status.mounted)
 
     async def _freezer(self, ctid: str, write: str = "") -> str:

@@ -53,9 +53,11 @@ class VzSettings(VzKernel):
     async def guest_network(self, uuid: str) -> GuestNetwork:
         conf = await self._conf((await self._container(uuid)).ctid)
         return GuestNetwork(
-            tuple(conf.get("IP_ADDRESS", "").split()), conf.get("HOSTNAME", ""), tuple(conf.get("NAMESERVER", "").split()),
+            tuple(conf.get("IP_ADDRESS", "").split()),
+            conf.get("HOSTNAME", ""),
+            tuple(conf.get("NAMESERVER", "").split()),
             tuple(conf.get("SEARCHDOMAIN", "").split()),
-        )  # fmt: skip
+        )
 
     @verb
     async def add_address(self, uuid: str, ip: str) -> None:
@@ -110,9 +112,11 @@ class VzSettings(VzKernel):
         """What C{vzctl set} is told. @param asked: only what is asked for there."""
         words = []
         for name, told in (
-            ("swap", self._swap_words), ("disk_space", lambda value: ["--diskspace", f"{value}M"]),
-            ("inodes", lambda value: ["--diskinodes", str(value)]), ("cpu_limit", lambda value: ["--cpulimit", str(value)]),
-        ):  # fmt: skip
+            ("swap", self._swap_words),
+            ("disk_space", lambda value: ["--diskspace", f"{value}M"]),
+            ("inodes", lambda value: ["--diskinodes", str(value)]),
+            ("cpu_limit", lambda value: ["--cpulimit", str(value)]),
+        ):
             value = getattr(values, name)
             if value is not None and (asked is None or getattr(asked, name) is not None):
                 words += told(value)

@@ -52,8 +52,21 @@ _WARNINGS = Logger(
     observer=FilteringLogObserver(globalLogPublisher, [LogLevelFilterPredicate(defaultLogLevel=LogLevel.warn)]),
 )
 """In place of conch's own, which tell of each command six times."""
-_SIGNALS = {b"ABRT": 6, b"ALRM": 14, b"FPE": 8, b"HUP": 1, b"ILL": 4, b"INT": 2, b"KILL": 9, b"PIPE": 13, b"QUIT": 3,
-            b"SEGV": 11, b"TERM": 15, b"USR1": 10, b"USR2": 12}  # fmt: skip
+_SIGNALS = {
+    b"ABRT": 6,
+    b"ALRM": 14,
+    b"FPE": 8,
+    b"HUP": 1,
+    b"ILL": 4,
+    b"INT": 2,
+    b"KILL": 9,
+    b"PIPE": 13,
+    b"QUIT": 3,
+    b"SEGV": 11,
+    b"TERM": 15,
+    b"USR1": 10,
+    b"USR2": 12,
+}
 
 
 @dataclass(frozen=True)
@@ -311,9 +324,16 @@ class SshRunner:
         keys: Any = HostKeys(address, credentials.host_key, credentials.known_hosts)
         ui: Any = object()
         endpoint = SSHCommandClientEndpoint.newConnection(
-            reactor, b"exec cat", address.user.encode(), address.host.encode(), address.port,
-            keys=credentials.keys or None, agentEndpoint=agent, knownHosts=keys, ui=ui,
-        )  # fmt: skip
+            reactor,
+            b"exec cat",
+            address.user.encode(),
+            address.host.encode(),
+            address.port,
+            keys=credentials.keys or None,
+            agentEndpoint=agent,
+            knownHosts=keys,
+            ui=ui,
+        )
         try:
             keeper: Any = await endpoint.connect(Factory.forProtocol(lambda: _Keeper(self._host, self._lose)))  # type: ignore[arg-type]
         except (UserRejectedKey, HostKeyChanged):

@@ -17,10 +17,17 @@ def spec_of(host: SimulatedHost, uuid: str) -> DomainSpec:
     domain = host.domain(uuid)
     boot = host.boot(uuid)
     return DomainSpec(
-        uuid=domain.uuid, name=domain.name, vcpus=domain.vcpus, max_vcpus=domain.max_vcpus, memory=domain.memory,
-        max_memory=domain.max_memory, disks=domain.disks, autostart=domain.autostart, interfaces=domain.interfaces,
+        uuid=domain.uuid,
+        name=domain.name,
+        vcpus=domain.vcpus,
+        max_vcpus=domain.max_vcpus,
+        memory=domain.memory,
+        max_memory=domain.max_memory,
+        disks=domain.disks,
+        autostart=domain.autostart,
+        interfaces=domain.interfaces,
         boot=Boot(**{**boot, "order": tuple(boot["order"])}) if boot else Boot(),
-    )  # fmt: skip
+    )
 
 
 def volume_of(host: SimulatedHost, path: str, format: str) -> Volume:

@@ -39,9 +39,11 @@ def run(host: SimulatedHost, uuid: str, argv: Sequence[str], stdin: bytes) -> Gu
     """A simulated guest has four commands: echo, cat, true and false."""
     _awake(host, uuid)
     outputs = {
-        "echo": GuestOutput(0, " ".join(argv[1:]) + "\n", ""), "cat": GuestOutput(0, stdin.decode(errors="replace"), ""),
-        "true": GuestOutput(0, "", ""), "false": GuestOutput(1, "", ""),
-    }  # fmt: skip
+        "echo": GuestOutput(0, " ".join(argv[1:]) + "\n", ""),
+        "cat": GuestOutput(0, stdin.decode(errors="replace"), ""),
+        "true": GuestOutput(0, "", ""),
+        "false": GuestOutput(1, "", ""),
+    }
     return outputs.get(argv[0], GuestOutput(127, "", f"{argv[0]}: not found\n"))
 
 
@@ -79,8 +81,12 @@ def _tell(host: SimulatedHost, uuid: str, told: GuestNetwork) -> None:
 def change_address(host: SimulatedHost, uuid: str, address: str, wanted: bool) -> None:
     """A domain has an address, or hasn't."""
     told, ip = network(host, uuid), ip_interface(address).ip
-    others = {ip_interface(one).ip for domain in host.domains() if domain.uuid != uuid
-              for one in network(host, domain.uuid).addresses}  # fmt: skip
+    others = {
+        ip_interface(one).ip
+        for domain in host.domains()
+        if domain.uuid != uuid
+        for one in network(host, domain.uuid).addresses
+    }
     if wanted and ip in others:
         raise AlreadyThere(f"Another domain on the simulated host has address {ip}.")
     known = ip in {ip_interface(one).ip for one in told.addresses}

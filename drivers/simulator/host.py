@@ -178,10 +178,18 @@ class SimulatedHost:
             self._remember_boot(spec.uuid, boot)
         self._put(
             DomainInfo(
-                spec.uuid, spec.name, DomainState.STOPPED, spec.vcpus, spec.max_vcpus, spec.memory, spec.max_memory,
-                spec.disks, spec.autostart, spec.interfaces,
+                spec.uuid,
+                spec.name,
+                DomainState.STOPPED,
+                spec.vcpus,
+                spec.max_vcpus,
+                spec.memory,
+                spec.max_memory,
+                spec.disks,
+                spec.autostart,
+                spec.interfaces,
             )
-        )  # fmt: skip
+        )
         self.put_shares(spec.uuid, spec.shares)
 
     def _remember_boot(self, uuid: str, boot: dict[str, Any] | None) -> None:
@@ -270,10 +278,13 @@ class SimulatedHost:
         memory, vcpus = memory or domain.memory, vcpus or domain.vcpus
         self._put(
             replace(
-                domain, memory=memory, max_memory=max(memory, domain.max_memory), vcpus=vcpus,
+                domain,
+                memory=memory,
+                max_memory=max(memory, domain.max_memory),
+                vcpus=vcpus,
                 max_vcpus=max(vcpus, domain.max_vcpus),
             )
-        )  # fmt: skip
+        )
 
     def resize_live(self, uuid: str, *, memory: int = 0, vcpus: int = 0) -> None:
         """Resize a running domain within its maxima."""

@@ -44,9 +44,11 @@ class SnapshotRecord:
     def read(cls, value: dict[str, Any]) -> SnapshotRecord:
         """As the journal has it."""
         return cls(
-            Snapshot(**value["snapshot"]), tuple(DomainDisk(**disk) for disk in value["disks"]),
-            tuple(DomainInterface(**interface) for interface in value["interfaces"]), tuple(value["amounts"]),
-        )  # fmt: skip
+            Snapshot(**value["snapshot"]),
+            tuple(DomainDisk(**disk) for disk in value["disks"]),
+            tuple(DomainInterface(**interface) for interface in value["interfaces"]),
+            tuple(value["amounts"]),
+        )
 
     def check(self, domain: DomainInfo) -> None:
         """@raise WrongState: the domain has something else now that matters."""

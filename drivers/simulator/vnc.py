@@ -14,8 +14,13 @@ PIXELS = struct.pack(">BBBBHHHBBB3x", 32, 24, 0, 1, 255, 255, 255, 16, 8, 0)
 # What clients send once they have the screen (section 7.5): the length, or that of its head, which ends with how many more
 # elements follow, and these elements' length.
 MESSAGES: dict[int, tuple[int, str, int]] = {
-    0: (20, "", 0), 2: (4, ">2xH", 4), 3: (10, "", 0), 4: (8, "", 0), 5: (6, "", 0), 6: (8, ">4xI", 1),
-}  # fmt: skip
+    0: (20, "", 0),
+    2: (4, ">2xH", 4),
+    3: (10, "", 0),
+    4: (8, "", 0),
+    5: (6, "", 0),
+    6: (8, ">4xI", 1),
+}
 LONGEST = 65536
 
 

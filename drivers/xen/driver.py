@@ -68,9 +68,7 @@ class _Between(Exception):
     """A domain is being started or rebooted: what it will be is known in a moment."""
 
 
-class XenConnection(
-    XenStats, LibvirtResize, LibvirtSave, LibvirtImages, LibvirtNetworks, LibvirtSerial, XenMigration
-):  # fmt: skip
+class XenConnection(XenStats, LibvirtResize, LibvirtSave, LibvirtImages, LibvirtNetworks, LibvirtSerial, XenMigration):
     """A Xen host."""
 
     hypervisor = "Xen"
@@ -313,24 +311,32 @@ class XenDriver:
             "guests": Choice("what its guests are; pv if not given", choices=tuple(GUESTS)),
             "boot_loader": Text(
                 "what boots pv and pvh guests from their disks: pygrub, if not given, or a GRUB built for Xen (pvgrub)",
-                longest=1024, pattern=rf"{PYGRUB}|/[^\x00-\x1f\x7f<>\"']*", rule=f"{PYGRUB} or an absolute path on the host",
+                longest=1024,
+                pattern=rf"{PYGRUB}|/[^\x00-\x1f\x7f<>\"']*",
+                rule=f"{PYGRUB} or an absolute path on the host",
             ),
             "pool": Text(
-                "the storage pool that pool_path makes, default if not given", longest=63, pattern=NAME_PATTERN,
+                "the storage pool that pool_path makes, default if not given",
+                longest=63,
+                pattern=NAME_PATTERN,
                 rule="letters, digits, dots, dashes and underscores",
             ),
             "pool_path": _path("a directory to be a storage pool, made if it isn't there", "host"),
             "migration_uri": Text(
-                "where other hosts send the running guests that come here; not given: they can't", longest=1024,
-                pattern=r"tcp://([A-Za-z0-9.-]+|\[[0-9A-Fa-f:.]+\])(:[0-9]{1,5})?", rule="tcp://HOST or tcp://HOST:PORT",
+                "where other hosts send the running guests that come here; not given: they can't",
+                longest=1024,
+                pattern=r"tcp://([A-Za-z0-9.-]+|\[[0-9A-Fa-f:.]+\])(:[0-9]{1,5})?",
+                rule="tcp://HOST or tcp://HOST:PORT",
             ),
             "username": Text(
-                "who logs in on a host that asks for it (SASL)", longest=255, pattern=r"[^\x00-\x1f\x7f]+",
+                "who logs in on a host that asks for it (SASL)",
+                longest=255,
+                pattern=r"[^\x00-\x1f\x7f]+",
                 rule="no control characters",
             ),
             "password_file": _path("a file with username's password, which its owner alone may read", "server"),
         },
-    )  # fmt: skip
+    )
 
     def _check(self, address: str) -> str:
         uri = check_uri(address, DEFAULT_URI, ("xen",))

@@ -46,9 +46,13 @@ class Call:
     __slots__ = ("_session", "_user", "address", "certificate", "services")
 
     def __init__(
-        self, services: Services, address: str, session: Session | None = None, user: User | None = None,
+        self,
+        services: Services,
+        address: str,
+        session: Session | None = None,
+        user: User | None = None,
         certificate: object = None,
-    ) -> None:  # fmt: skip
+    ) -> None:
         self.services = services
         self.address = address
         self.certificate = certificate

@@ -117,9 +117,14 @@ class Console:
             self.left()
             raise
         self._audit.note(
-            "console", user=session.user, name=inventory.get(User, session.user).name, address=address, target_type="vm",
-            target=self._vm, arguments=self._kind,
-        )  # fmt: skip
+            "console",
+            user=session.user,
+            name=inventory.get(User, session.user).name,
+            address=address,
+            target_type="vm",
+            target=self._vm,
+            arguments=self._kind,
+        )
 
     async def _connect(self, record: VM, viewer: IProtocol) -> None:
         nodes, node = self._resources.nodes, record.compute_node

@@ -160,11 +160,16 @@ class Transfers:
             self._looking = None
         user = self.resources.inventory.find(User, transfer.session.user)
         self._audit.note(
-            transfer.event, user=transfer.session.user, name="" if user is None else user.name, address=transfer.address,
-            target_type="" if transfer.target is None else "disk", target=transfer.target,
+            transfer.event,
+            user=transfer.session.user,
+            name="" if user is None else user.name,
+            address=transfer.address,
+            target_type="" if transfer.target is None else "disk",
+            target=transfer.target,
             arguments=json.dumps(transfer.told | {"bytes": transfer.count}),
-            code=0 if fault is None else fault.faultCode, error="" if fault is None else fault.faultString,
-        )  # fmt: skip
+            code=0 if fault is None else fault.faultCode,
+            error="" if fault is None else fault.faultString,
+        )
 
     # Whether it may go on.
 

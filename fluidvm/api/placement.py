@@ -112,9 +112,12 @@ def _load(job: Job, node: ComputeNode, wanted: Wanted) -> Load:
 
 
 async def fit(
-    job: Job, wanted: Wanted, abilities: Iterable[type[Interface]], allowed: Callable[[str], bool] = lambda driver: True,
+    job: Job,
+    wanted: Wanted,
+    abilities: Iterable[type[Interface]],
+    allowed: Callable[[str], bool] = lambda driver: True,
     force: bool = False,
-) -> ComputeNode:  # fmt: skip
+) -> ComputeNode:
     """
     Find a compute node with room, and set that aside, as L{place} does.
 
@@ -124,10 +127,13 @@ async def fit(
     looked_for = replace(wanted, vcpus=0, memory=0, space=0) if force else wanted
     while True:
         chosen, reasons = choose(
-            job.inventory.all(ComputeNode), looked_for, load=lambda node: _load(job, node, wanted),
+            job.inventory.all(ComputeNode),
+            looked_for,
+            load=lambda node: _load(job, node, wanted),
             able=lambda node: all(job.nodes.provides(node.id, ability) for ability in abilities),
-            strategy=job.placement, allowed=allowed,
-        )  # fmt: skip
+            strategy=job.placement,
+            allowed=allowed,
+        )
         if chosen is not None or not await job.nodes.settled():
             break
     if chosen is None:

@@ -41,11 +41,14 @@ def listed(thing: VM | Disk, wanted: dict[str, Any]) -> Members:
     """
     shown = [
         {
-            "id": one["id"], thing.TYPE: thing.id, "name": one["name"], "running": one["running"],
+            "id": one["id"],
+            thing.TYPE: thing.id,
+            "name": one["name"],
+            "running": one["running"],
             "created": moment(one["created"]),
         }
         for one in thing.snapshots
-    ]  # fmt: skip
+    ]
     return page("snapshot", shown, wanted, "id")
 
 
@@ -87,9 +90,12 @@ def _shape(vm: VM) -> dict[str, Any]:
     """What a VM has now that it must have again to go back to its memory: only its host would know else."""
     interfaces = [{key: one[key] for key in ("mac", "network", "model") if key in one} for one in vm.interfaces]
     return {
-        "vcpus": vm.vcpus, "max_vcpus": vm.max_vcpus, "memory": vm.memory, "max_memory": vm.max_memory,
+        "vcpus": vm.vcpus,
+        "max_vcpus": vm.max_vcpus,
+        "memory": vm.memory,
+        "max_memory": vm.max_memory,
         "interfaces": interfaces,
-    }  # fmt: skip
+    }
 
 
 async def make(job: Job, thing: T, name: str, running: bool, ask: Callable[[], Deferred[None]]) -> int:

@@ -25,9 +25,21 @@ LONGEST_STRING, LONGEST_ARGUMENTS = 200, 4000
 HIDDEN = "***"
 
 FIELDS: Fields = {
-    "id": int, "time": datetime, "event": str, "user": int, "name": str, "address": str, "method": str, "target_type": str,
-    "target": int, "execution_context": int, "task": int, "code": int, "arguments": str, "error": str,
-}  # fmt: skip
+    "id": int,
+    "time": datetime,
+    "event": str,
+    "user": int,
+    "name": str,
+    "address": str,
+    "method": str,
+    "target_type": str,
+    "target": int,
+    "execution_context": int,
+    "task": int,
+    "code": int,
+    "arguments": str,
+    "error": str,
+}
 """A line's keys on the wire; absent where there is no value."""
 Line = dict[str, Any]
 
@@ -57,10 +69,20 @@ class AuditLog:
     def line(self, event: str, **fields: Any) -> Line:
         """Make a line. What isn't given is empty."""
         return {
-            "time": self._wall_clock(), "event": event, "user": None, "name": "", "address": "", "method": "",
-            "target_type": "", "target": None, "execution_context": None, "task": None, "code": 0, "arguments": "",
+            "time": self._wall_clock(),
+            "event": event,
+            "user": None,
+            "name": "",
+            "address": "",
+            "method": "",
+            "target_type": "",
+            "target": None,
+            "execution_context": None,
+            "task": None,
+            "code": 0,
+            "arguments": "",
             "error": "",
-        } | fields  # fmt: skip
+        } | fields
 
     def note(self, event: str, **fields: Any) -> None:
         """Have a line stored soon."""

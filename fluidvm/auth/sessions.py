@@ -69,8 +69,13 @@ class Session:
     """
 
     FIELDS: ClassVar[Fields] = {
-        "id": int, "user": int, "address": str, "created": datetime, "last_ping": datetime, "pending": int,
-    }  # fmt: skip
+        "id": int,
+        "user": int,
+        "address": str,
+        "created": datetime,
+        "last_ping": datetime,
+        "pending": int,
+    }
 
     id: int
     cookie: int
@@ -92,9 +97,13 @@ class Session:
     def wire(self) -> dict[str, Any]:
         """As C{list_sessions} gives it."""
         return {
-            "id": self.id, "user": self.user, "address": self.address, "created": moment(self.wall_created),
-            "last_ping": moment(self.wall_last_ping), "pending": len(self.pending),
-        }  # fmt: skip
+            "id": self.id,
+            "user": self.user,
+            "address": self.address,
+            "created": moment(self.wall_created),
+            "last_ping": moment(self.wall_last_ping),
+            "pending": len(self.pending),
+        }
 
     def queue(self, task: PendingTask) -> None:
         """
@@ -189,7 +198,7 @@ class Sessions:
         wall, now = self._wall_clock(), self._clock.seconds()
         session = Session(
             self._last_id, cookie, user, address, serial, wall, wall, now, now + self.timeout, holding=self._holding
-        )  # fmt: skip
+        )
         self._by_cookie[_key(cookie)] = self._idle[_key(cookie)] = session
         self._by_user[user] += 1
         self._schedule()

@@ -56,9 +56,10 @@ class ConnectionContract(ContractCase):
         self.assertEqual(len(driver.summary.splitlines()), 1, "summary: one line for people")
         self.assertIsInstance(driver.options, Struct, "options: a Struct kind")
         self.assertEqual(
-            driver.options.check(dict(self.factory.options), "options", []), self.factory.options,
+            driver.options.check(dict(self.factory.options), "options", []),
+            self.factory.options,
             "options: what a host is used with is accepted as it is",
-        )  # fmt: skip
+        )
 
     def test_its_connections_are_what_they_declare(self) -> None:
         declared = self.factory.driver.connection
@@ -96,9 +97,14 @@ class ConnectionContract(ContractCase):
         self.assertEqual(listed.get(spec.uuid), expected(spec), "list_domains: it tells each domain as get_domain does")
         await self.again("define_domain", spec)
         other = replace(
-            spec, name=self.name(), vcpus=spec.max_vcpus, max_vcpus=spec.max_vcpus + 1, memory=spec.max_memory,
-            max_memory=spec.max_memory + 16, autostart=False,
-        )  # fmt: skip
+            spec,
+            name=self.name(),
+            vcpus=spec.max_vcpus,
+            max_vcpus=spec.max_vcpus + 1,
+            memory=spec.max_memory,
+            max_memory=spec.max_memory + 16,
+            autostart=False,
+        )
         promise = "define_domain: a stopped domain that is known gets this definition"
         await self.ask("define_domain", other, promise=promise)
         self.assertEqual(await self.told(spec.uuid, promise), expected(other), promise)
@@ -118,7 +124,7 @@ class ConnectionContract(ContractCase):
         other = await self.defined()
         await self.refuses(
             AlreadyThere, "a known domain that takes another's name", "define_domain", replace(other, name=spec.name)
-        )  # fmt: skip
+        )
 
     async def test_undefine_forgets(self) -> None:
         spec, other = await self.defined(), await self.defined()
@@ -154,10 +160,13 @@ class ConnectionContract(ContractCase):
             ("set_memory", more, replace(info, memory=more, max_memory=more)),
             ("set_memory", spec.memory, replace(info, max_memory=more)),
             ("set_vcpus", spec.max_vcpus, replace(info, max_memory=more, vcpus=spec.max_vcpus)),
-            ("set_vcpus", spec.max_vcpus + 1,
-             replace(info, max_memory=more, vcpus=spec.max_vcpus + 1, max_vcpus=spec.max_vcpus + 1)),
+            (
+                "set_vcpus",
+                spec.max_vcpus + 1,
+                replace(info, max_memory=more, vcpus=spec.max_vcpus + 1, max_vcpus=spec.max_vcpus + 1),
+            ),
             ("set_vcpus", spec.vcpus, replace(info, max_memory=more, max_vcpus=spec.max_vcpus + 1)),
-        ):  # fmt: skip
+        ):
             promise = f"{verb}: get_domain tells what was asked, and as the maximum where that was less"
             await self.ask(verb, spec.uuid, amount, promise=promise)
             self.assertEqual(await self.told(spec.uuid, promise), changed, promise)

@@ -27,7 +27,7 @@ class VolumeCase(ContractCase):
         told: list[int] = []
         volume: Volume = await self.ask(
             "create_volume", self.factory.pool, name, SIZE, format, told.append, promise="an empty volume is made"
-        )  # fmt: skip
+        )
         self.assertEqual(told, sorted(told), "create_volume: its progress never goes down")
         self.assertTrue(all(type(part) is int and 0 <= part <= 100 for part in told), "create_volume: progress is 0 to 100")
         return volume
@@ -79,7 +79,7 @@ class DisksContract(VolumeCase):
                 if other != format:
                     await self.refuses(
                         AlreadyThere, "a name that a volume of another format has", *self.create(volume, format=other)
-                    )  # fmt: skip
+                    )
             await self.ask("delete_volume", volume.pool, volume.name, promise="a volume is removed")
             promise = "delete_volume: list_volumes doesn't tell it"
             self.assertNotIn(volume.name, await self.listed(promise), promise)
@@ -115,7 +115,7 @@ class DisksContract(VolumeCase):
             await self.again("attach_disk", spec.uuid, disk)
         await self.refuses(
             AlreadyThere, "a target that another disk has", "attach_disk", spec.uuid, replace(second, target="vdy")
-        )  # fmt: skip
+        )
         await self.ask("start", spec.uuid)
         promise = "attach_disk: the disk is there after a start"
         self.assertEqual(await self.disks(spec, promise), [first, second], promise)

@@ -45,8 +45,10 @@ class GuestContract(ContractCase):
     async def test_who_can_be_told(self) -> None:
         spec = await self.defined()
         for verb, arguments in (
-            ("run_in_guest", (["true"], b"", SECONDS)), ("set_password", ("root", "secret")), ("add_ssh_key", (KEY,)),
-        ):  # fmt: skip
+            ("run_in_guest", (["true"], b"", SECONDS)),
+            ("set_password", ("root", "secret")),
+            ("add_ssh_key", (KEY,)),
+        ):
             await self.refuses(NoSuchThing, "a domain that isn't there", verb, NOBODY, *arguments)
             await self.refuses(WrongState, "a domain that doesn't run", verb, spec.uuid, *arguments)
         await self.ask("close")
@@ -119,9 +121,12 @@ class GuestNetworkContract(ContractCase):
 
     async def test_refusals(self) -> None:
         for verb, arguments in (
-            ("guest_network", ()), ("add_address", ("192.0.2.9",)), ("remove_address", ("192.0.2.9",)),
-            ("set_hostname", ("a",)), ("set_nameservers", (["192.0.2.53"], [])),
-        ):  # fmt: skip
+            ("guest_network", ()),
+            ("add_address", ("192.0.2.9",)),
+            ("remove_address", ("192.0.2.9",)),
+            ("set_hostname", ("a",)),
+            ("set_nameservers", (["192.0.2.53"], [])),
+        ):
             await self.refuses(NoSuchThing, "a domain that isn't there", verb, NOBODY, *arguments)
         spec = await self.defined()
         await self.ask("close")

@@ -23,9 +23,26 @@ def qcow2(backing: bytes = b"", data_file: bytes = b"", size: int = LIE, version
     extension += bytes(8)
     name = 104 + len(extension)
     head = struct.pack(
-        ">4sIQIIQIIQQIIQQQQII", b"QFI\xfb", version, name if backing else 0, len(backing), 16, size, 0, 1, 0x30000, 0x10000,
-        1, 0, 0, 4 if data_file else 0, 0, 0, 4, 104,
-    )  # fmt: skip
+        ">4sIQIIQIIQQIIQQQQII",
+        b"QFI\xfb",
+        version,
+        name if backing else 0,
+        len(backing),
+        16,
+        size,
+        0,
+        1,
+        0x30000,
+        0x10000,
+        1,
+        0,
+        0,
+        4 if data_file else 0,
+        0,
+        0,
+        4,
+        104,
+    )
     return head + extension + backing
 
 
@@ -38,10 +55,19 @@ def qed(backing: bytes) -> bytes:
 def vmdk(extent: bytes) -> bytes:
     """Make a VMDK descriptor whose data is another file."""
     lines = (
-        b"# Disk DescriptorFile", b"version=1", b"CID=fffffffe", b"parentCID=ffffffff", b'createType="monolithicFlat"',
-        b'RW 20480 FLAT "' + extent + b'" 0', b'ddb.virtualHWVersion = "4"', b'ddb.geometry.cylinders = "20"',
-        b'ddb.geometry.heads = "16"', b'ddb.geometry.sectors = "63"', b'ddb.adapterType = "ide"', b"",
-    )  # fmt: skip
+        b"# Disk DescriptorFile",
+        b"version=1",
+        b"CID=fffffffe",
+        b"parentCID=ffffffff",
+        b'createType="monolithicFlat"',
+        b'RW 20480 FLAT "' + extent + b'" 0',
+        b'ddb.virtualHWVersion = "4"',
+        b'ddb.geometry.cylinders = "20"',
+        b'ddb.geometry.heads = "16"',
+        b'ddb.geometry.sectors = "63"',
+        b'ddb.adapterType = "ide"',
+        b"",
+    )
     return b"\n".join(lines)
 
 

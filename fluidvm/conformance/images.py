@@ -13,8 +13,10 @@ PIECE = bytes(range(256)) * 1024
 
 
 EACH: tuple[tuple[str, tuple[Any, ...]], ...] = (
-    ("measure_volume", ()), ("read_volume", (0, 10)), ("write_volume", (0, b"x")),
-)  # fmt: skip
+    ("measure_volume", ()),
+    ("read_volume", (0, 10)),
+    ("write_volume", (0, b"x")),
+)
 
 
 class ImagesContract(VolumeCase):

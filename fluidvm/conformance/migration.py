@@ -9,16 +9,7 @@ from twisted.internet.defer import CancelledError, Deferred
 
 from fluidvm.conformance.case import RUNNING, STOPPED, ContractCase
 from fluidvm.conformance.connection import NOBODY
-from fluidvm.driver import (
-    AlreadyThere,
-    DomainDisk,
-    DomainSpec,
-    DomainState,
-    IDisks,
-    NoSuchThing,
-    Unreachable,
-    WrongState,
-)  # fmt: skip
+from fluidvm.driver import AlreadyThere, DomainDisk, DomainSpec, DomainState, IDisks, NoSuchThing, Unreachable, WrongState
 
 SIZE = 4
 
@@ -69,9 +60,10 @@ class MigrationContract(ContractCase):
         await self.is_moved(STOPPED, spec.uuid, "a stopped domain")
         info = await self.on(self.other, "get_domain", spec.uuid)
         self.assertEqual(
-            (info.name, info.memory, info.vcpus, info.autostart), (spec.name, spec.memory, spec.vcpus, True),
+            (info.name, info.memory, info.vcpus, info.autostart),
+            (spec.name, spec.memory, spec.vcpus, True),
             "migrate: it is there what it was",
-        )  # fmt: skip
+        )
         await self.again("migrate", *self._arguments(spec))
         await self.is_moved(STOPPED, spec.uuid, "a domain that was moved twice")
         await self.is_in(STOPPED, stays.uuid, "migrate: another domain stays")
@@ -103,9 +95,7 @@ class MigrationContract(ContractCase):
         here = await self.ask("create_volume", self.factory.pool, names[0], SIZE, format, ignore)
         spec = await self.defined(disks=(DomainDisk(here.path, format, "vda"),))
         wrong = replace(spec, disks=(DomainDisk(f"{here.path}-none", format, "vda"),))
-        await self.refuses(
-            NoSuchThing, "a volume that isn't there", "migrate", *self._arguments(wrong, copy=True)
-        )  # fmt: skip
+        await self.refuses(NoSuchThing, "a volume that isn't there", "migrate", *self._arguments(wrong, copy=True))
         self.assertIsNone(await self.on_other(spec.uuid), "migrate: after failure the other host doesn't know it")
         there = await self.on(self.other, "create_volume", self.factory.pool, names[1], SIZE, format, ignore)
         moved = replace(spec, disks=(DomainDisk(there.path, format, "vda"),))

@@ -97,9 +97,12 @@ class NetworksContract(ContractCase):
         await self.ask("attach_interface", spec.uuid, interface)
         for network in others[:1]:
             await self.refuses(
-                AlreadyThere, "an address that the domain has in another network",
-                "attach_interface", spec.uuid, replace(interface, network=network),
-            )  # fmt: skip
+                AlreadyThere,
+                "an address that the domain has in another network",
+                "attach_interface",
+                spec.uuid,
+                replace(interface, network=network),
+            )
 
     async def test_a_closed_connection(self) -> None:
         spec, interface = await self.defined(), self.interface()

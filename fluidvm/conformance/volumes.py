@@ -17,7 +17,7 @@ from fluidvm.driver import (
     Unsupported,
     Volume,
     WrongState,
-)  # fmt: skip
+)
 
 LARGER = 2 * SIZE
 
@@ -81,8 +81,9 @@ class VolumesContract(VolumeCase):
         name = self.name()
         self.volumes.append(name)
         for pool, source, when in (
-            (self.factory.pool, self.name(), "a volume that isn't there"), (NO_POOL, "x", "a pool that isn't there")
-        ):  # fmt: skip
+            (self.factory.pool, self.name(), "a volume that isn't there"),
+            (NO_POOL, "x", "a pool that isn't there"),
+        ):
             await self.refuses(NoSuchThing, when, "clone_volume", pool, source, "raw", name, lambda part: None)
 
     async def test_another_format_than_it_was_made_with(self) -> None:

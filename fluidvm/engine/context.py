@@ -42,9 +42,20 @@ class Context:
     """
 
     FIELDS: ClassVar[Fields] = {
-        "id": int, "version": int, "owner": int, "state": list, "progress": list, "status": str, "errors": list,
-        "results": list, "on_error": str, "created": datetime, "started": datetime, "finished": datetime, "tasks": list,
-    }  # fmt: skip
+        "id": int,
+        "version": int,
+        "owner": int,
+        "state": list,
+        "progress": list,
+        "status": str,
+        "errors": list,
+        "results": list,
+        "on_error": str,
+        "created": datetime,
+        "started": datetime,
+        "finished": datetime,
+        "tasks": list,
+    }
 
     def __init__(self, row: StoredContext, session: Session | None = None) -> None:
         self.row = row
@@ -88,18 +99,30 @@ class Context:
         """As C{get_execution_context} gives it."""
         row = self.row
         return {
-            "id": row.id, "version": self.version, "owner": row.owner, "state": self.states(),
-            "progress": self.progress(), "status": self.status,
-            "errors": self.errors(), "results": self.results(), "on_error": row.on_error,
-            "created": moment(row.created), "started": _moment(row.started), "finished": _moment(row.finished),
+            "id": row.id,
+            "version": self.version,
+            "owner": row.owner,
+            "state": self.states(),
+            "progress": self.progress(),
+            "status": self.status,
+            "errors": self.errors(),
+            "results": self.results(),
+            "on_error": row.on_error,
+            "created": moment(row.created),
+            "started": _moment(row.started),
+            "finished": _moment(row.finished),
             "tasks": [
                 {
-                    "method": task.row.method, "target_type": task.row.target_type, "target": task.row.target,
-                    "code": task.row.code, "started": _moment(task.row.started), "finished": _moment(task.row.finished),
+                    "method": task.row.method,
+                    "target_type": task.row.target_type,
+                    "target": task.row.target,
+                    "code": task.row.code,
+                    "started": _moment(task.row.started),
+                    "finished": _moment(task.row.finished),
                 }
                 for task in self.tasks
             ],
-        }  # fmt: skip
+        }
 
 
 def _moment(value: float | None) -> Any:

@@ -132,18 +132,31 @@ class Engine:
         now = self._resources.wall_clock()
         rows = [
             StoredTask(
-                method=task.method.name, target_type=task.method.target, target=task.target,
-                arguments=list(task.arguments), claims=list(task.claims), started=None, finished=None, code=0, error="",
-                result="", memo={},
+                method=task.method.name,
+                target_type=task.method.target,
+                target=task.target,
+                arguments=list(task.arguments),
+                claims=list(task.claims),
+                started=None,
+                finished=None,
+                code=0,
+                error="",
+                result="",
+                memo={},
             )
             for task in pending
-        ]  # fmt: skip
+        ]
         id = self._inventory.next_id("execution_context")
         context = Context(StoredContext(id, owner, on_error, now, None, None if rows else now, rows), session)
         line = self._audit.line(
-            "commit", user=owner, name=self._name(owner), address=address, method="commit_tasks", execution_context=id,
+            "commit",
+            user=owner,
+            name=self._name(owner),
+            address=address,
+            method="commit_tasks",
+            execution_context=id,
             arguments=f"{len(rows)} tasks",
-        )  # fmt: skip
+        )
         calls = self._audit.take()
         also: list[Write] = [(stored.add, (context.row,)), (write_audit, ([*calls, line],))]
         # Promised before it is durable: what is asked for in the meantime may name what this will make.
@@ -353,9 +366,18 @@ class Engine:
 
         task.progress = max(1, task.progress)
         return Job(
-            self._resources, task.row.target, context.row.owner, task.row.memo, save_memo, telling.tell, status, self._slots,
-            (context.row.id, place), holding, context.session,
-        )  # fmt: skip
+            self._resources,
+            task.row.target,
+            context.row.owner,
+            task.row.memo,
+            save_memo,
+            telling.tell,
+            status,
+            self._slots,
+            (context.row.id, place),
+            holding,
+            context.session,
+        )
 
     async def _end(self, context: Context, outcomes: Sequence[Outcome], facts: list[Change]) -> None:
         """Store tasks' outcomes, and what their bodies noted, in one transaction; then let it be seen."""
@@ -381,10 +403,12 @@ class Engine:
         ends: dict[int, dict[str, Any]] = {}
         for place, fault, result in outcomes:
             ends[place] = {
-                "started": context.tasks[place].row.started, "finished": now,
+                "started": context.tasks[place].row.started,
+                "finished": now,
                 "code": 0 if fault is None else fault.faultCode,
-                "error": "" if fault is None else fault.faultString, "result": result,
-            }  # fmt: skip
+                "error": "" if fault is None else fault.faultString,
+                "result": result,
+            }
             if context.tasks[place].row.memo:
                 ends[place]["memo"] = {}
         last = all(place in ends or task.row.finished is not None for place, task in enumerate(context.tasks))
@@ -411,10 +435,17 @@ class Engine:
     def _outcome(self, context: Context, place: int, values: dict[str, Any]) -> Line:
         task = context.tasks[place].row
         return self._audit.line(
-            "outcome", user=context.row.owner, name=self._name(context.row.owner), method=task.method,
-            target_type=task.target_type, target=task.target, execution_context=context.row.id, task=place + 1,
-            code=values["code"], error=values["error"],
-        )  # fmt: skip
+            "outcome",
+            user=context.row.owner,
+            name=self._name(context.row.owner),
+            method=task.method,
+            target_type=task.target_type,
+            target=task.target,
+            execution_context=context.row.id,
+            task=place + 1,
+            code=values["code"],
+            error=values["error"],
+        )
 
     def _name(self, user: int) -> str:
         found = self._inventory.find(User, user)

@@ -262,9 +262,14 @@ class Job:
         return info
 
     async def until_state(
-        self, node: int, uuid: str, state: DomainState, timeout: float, otherwise: str,
+        self,
+        node: int,
+        uuid: str,
+        state: DomainState,
+        timeout: float,
+        otherwise: str,
         meanwhile: Callable[[], Awaitable[None]] | None = None,
-    ) -> None:  # fmt: skip
+    ) -> None:
         """
         Wait until a domain is in a state.
 

@@ -190,9 +190,14 @@ class _Rehearsal(Job):
         self.effort.step()
 
     async def until_state(
-        self, node: int, uuid: str, state: DomainState, timeout: float, otherwise: str,
+        self,
+        node: int,
+        uuid: str,
+        state: DomainState,
+        timeout: float,
+        otherwise: str,
         meanwhile: Callable[[], Awaitable[None]] | None = None,
-    ) -> None:  # fmt: skip
+    ) -> None:
         """A guest of the model's does at once what it is asked; so what it isn't now it won't be."""
         if (await self.domain(node, uuid)).state is not state:
             raise Conflict(otherwise)
@@ -263,7 +268,7 @@ def _try(planned: Resources, nodes: _Nodes, actor: int, place: int, task: Pendin
     nodes.asked = None
     job = _Rehearsal(
         planned, task.target, actor, {}, lambda memo: (lambda connection: None, ()), _ignore, _ignore, Slots(1), object()
-    )  # fmt: skip
+    )
     job.effort = nodes.effort
     outcome: list[Any] = []
     running = Deferred.fromCoroutine(_run(planned.inventory, actor, task, job))
@@ -277,9 +282,12 @@ def _try(planned: Resources, nodes: _Nodes, actor: int, place: int, task: Pendin
     job.release()
     planned.inventory.rehearse(job.take_facts())
     return {
-        "task": place, "ok": fault is None, "code": 0 if fault is None else fault.faultCode,
-        "error": "" if fault is None else fault.faultString, "node": nodes.asked,
-    }  # fmt: skip
+        "task": place,
+        "ok": fault is None,
+        "code": 0 if fault is None else fault.faultCode,
+        "error": "" if fault is None else fault.faultString,
+        "node": nodes.asked,
+    }
 
 
 async def _run(inventory: Inventory, actor: int, task: PendingTask, job: _Rehearsal) -> None:

@@ -91,9 +91,10 @@ class Uploads:
         """Drop the uploads that got no byte for L{UPLOAD_LIFE}. C{but}: not this one."""
         since = self._wall_clock() - UPLOAD_LIFE
         old = [
-            key for key, record in self._known.items()
+            key
+            for key, record in self._known.items()
             if record.touched < since and record.image is None and key not in self._busy and key != but
-        ]  # fmt: skip
+        ]
         for key in old:
             self._forget(key)
         self._busy.update(old)

@@ -33,9 +33,14 @@ Write = tuple[Callable[..., Any], tuple[Any, ...]]
 """A store function to call in the same transaction, and its arguments after the connection."""
 
 WORDS = {
-    "vm": "VM", "disk": "disk", "compute_node": "compute node", "user": "user", "resource_plan": "resource plan",
-    "execution_context": "execution context", "image": "image",
-}  # fmt: skip
+    "vm": "VM",
+    "disk": "disk",
+    "compute_node": "compute node",
+    "user": "user",
+    "resource_plan": "resource plan",
+    "execution_context": "execution context",
+    "image": "image",
+}
 """What a type is called in a sentence."""
 INDEXED = frozenset({"id", "name", "owner", "uuid", "compute_node", "vm", "target", "resource_plan"})
 """Fields by which objects are found from others."""

@@ -56,9 +56,7 @@ def can_get(thing: Shaped) -> dict[str, int]:
 def amounts(thing: Object) -> dict[str, int]:
     """Tell what an object takes of its owner's plan, and of its compute node."""
     if isinstance(thing, VM):
-        return {
-            "vms": 1, "running_vms": int(thing.powered), "snapshots": len(thing.snapshots), **can_get(thing),
-        }  # fmt: skip
+        return {"vms": 1, "running_vms": int(thing.powered), "snapshots": len(thing.snapshots), **can_get(thing)}
     if isinstance(thing, Disk):
         return {"disks": 1, "disk_space": thing.size, "snapshots": len(thing.snapshots)}
     if isinstance(thing, Image):

@@ -12,10 +12,17 @@ from fluidvm.model.objects import ResourcePlan, User
 
 UNITS = {"memory": " MiB", "disk_space": " MiB", "vm_memory": " MiB", "vm_disk": " MiB"}
 WORDS = {
-    "vms": "VMs", "running_vms": "running VMs", "vcpus": "virtual CPUs", "memory": "memory", "disks": "disks",
-    "disk_space": "disk space", "snapshots": "snapshots", "vm_vcpus": "virtual CPUs of one VM",
-    "vm_memory": "memory of one VM", "vm_disk": "disk space of one VM",
-}  # fmt: skip
+    "vms": "VMs",
+    "running_vms": "running VMs",
+    "vcpus": "virtual CPUs",
+    "memory": "memory",
+    "disks": "disks",
+    "disk_space": "disk space",
+    "snapshots": "snapshots",
+    "vm_vcpus": "virtual CPUs of one VM",
+    "vm_memory": "memory of one VM",
+    "vm_disk": "disk space of one VM",
+}
 
 
 def plan_of(inventory: Inventory, owner: int) -> ResourcePlan | None:

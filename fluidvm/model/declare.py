@@ -155,9 +155,14 @@ def query(
 
     def declare(function: F) -> F:
         _add(
-            function, returns=returns, roles=roles, task=False, anonymous=anonymous, audited=audited,
+            function,
+            returns=returns,
+            roles=roles,
+            task=False,
+            anonymous=anonymous,
+            audited=audited,
             confidential=confidential,
-        )  # fmt: skip
+        )
         return function
 
     return declare

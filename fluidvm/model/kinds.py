@@ -29,9 +29,15 @@ References = list[Reference]
 
 # What a wrong value's type is called in a fault: the names of the wire, not Python's.
 _WIRE_NAMES: dict[type, str] = {
-    bool: "boolean", int: "int", str: "string", float: "double", datetime: "dateTime.iso8601",
-    bytes: "base64", list: "array", dict: "struct",
-}  # fmt: skip
+    bool: "boolean",
+    int: "int",
+    str: "string",
+    float: "double",
+    datetime: "dateTime.iso8601",
+    bytes: "base64",
+    list: "array",
+    dict: "struct",
+}
 
 
 def wire_name(value: object) -> str:

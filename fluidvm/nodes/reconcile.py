@@ -30,9 +30,12 @@ def vm_differences(inventory: Inventory, node: int, domains: Iterable[DomainInfo
             fields: dict[str, Any] = {"state": "missing"}
         else:
             fields = {
-                "state": str(domain.state), "vcpus": domain.vcpus, "max_vcpus": domain.max_vcpus,
-                "memory": domain.memory, "max_memory": domain.max_memory,
-            }  # fmt: skip
+                "state": str(domain.state),
+                "vcpus": domain.vcpus,
+                "max_vcpus": domain.max_vcpus,
+                "memory": domain.memory,
+                "max_memory": domain.max_memory,
+            }
         changed = {key: value for key, value in fields.items() if getattr(vm, key) != value}
         if changed:
             changes.append(Update("vm", vm.id, changed))
@@ -49,10 +52,11 @@ def snapshot_records(inventory: Inventory, thing: VM | Disk, told: Iterable[Snap
     return tuple(
         {
             **(known[one.name] if one.name in known else {"id": inventory.next_id("snapshot"), "name": one.name}),
-            "created": one.created, "running": one.running,
+            "created": one.created,
+            "running": one.running,
         }
         for one in told
-    )  # fmt: skip
+    )
 
 
 def comparable(inventory: Inventory, node: int, busy: Busy) -> list[Disk]:

@@ -68,9 +68,14 @@ class TimedConnection:
     """
 
     def __init__(
-        self, connection: Any, clock: IReactorTime, node: str, timeout: float, on_hang: Callable[[str], None],
+        self,
+        connection: Any,
+        clock: IReactorTime,
+        node: str,
+        timeout: float,
+        on_hang: Callable[[str], None],
         told: Callable[[DriverError], DriverError] = lambda error: error,
-    ) -> None:  # fmt: skip
+    ) -> None:
         self._connection = connection
         self._clock = clock
         self._node = node

@@ -138,9 +138,13 @@ class NodeWatch:
             opening = driver.connect(self._address, self._options, self._host)
             opened = await opening.addTimeout(CONNECT_TIMEOUT, self._host.clock)
             connection = TimedConnection(
-                opened, self._host.clock, self._host.node, self._policy.timeout,
-                lambda reason: self._hangs(connection, reason), self._words.told,
-            )  # fmt: skip
+                opened,
+                self._host.clock,
+                self._host.node,
+                self._policy.timeout,
+                lambda reason: self._hangs(connection, reason),
+                self._words.told,
+            )
             if not self._stopped:
                 await self._welcome(connection)
                 return
@@ -186,9 +190,13 @@ class NodeWatch:
         info = await connection.host_info()
         domains = await connection.list_domains()
         fields = {
-            "state": "online", "reason": "", "vcpus": info.vcpus, "memory": info.memory,
-            "driver_version": info.driver_version, "hypervisor_version": info.hypervisor_version,
-        }  # fmt: skip
+            "state": "online",
+            "reason": "",
+            "vcpus": info.vcpus,
+            "memory": info.memory,
+            "driver_version": info.driver_version,
+            "hypervisor_version": info.hypervisor_version,
+        }
         changed = {key: value for key, value in fields.items() if getattr(self._node(), key) != value}
         changes: list[Change] = [Update("compute_node", self._id, changed)] if changed else []
         await self._inventory.commit([*changes, *vm_differences(self._inventory, self._id, domains, self._busy)])

@@ -27,9 +27,12 @@ from fluidvm.inventory.inventory import Inventory
 from fluidvm.nodes.driver_words import Words
 
 _STATES = {
-    "running": DomainState.RUNNING, "paused": DomainState.PAUSED, "starting": DomainState.RUNNING,
-    "saved": DomainState.SAVED, "crashed": DomainState.CRASHED,
-}  # fmt: skip
+    "running": DomainState.RUNNING,
+    "paused": DomainState.PAUSED,
+    "starting": DomainState.RUNNING,
+    "saved": DomainState.SAVED,
+    "crashed": DomainState.CRASHED,
+}
 
 
 _NOT_THERE = ("creating", "missing")
@@ -81,9 +84,17 @@ def _copy(inventory: Inventory, node: int, effort: Effort) -> SimulatedHost:
         disks = tuple(DomainDisk(disk.path, disk.format, str(disk.target)) for disk in inventory.disks_of(vm.id))
         interfaces = _interfaces(vm.interfaces)
         domain = DomainInfo(
-            vm.uuid, vm.domain_name, _STATES.get(vm.state, DomainState.STOPPED), vm.vcpus, vm.max_vcpus, vm.memory,
-            vm.max_memory, disks, vm.autostart, interfaces,
-        )  # fmt: skip
+            vm.uuid,
+            vm.domain_name,
+            _STATES.get(vm.state, DomainState.STOPPED),
+            vm.vcpus,
+            vm.max_vcpus,
+            vm.memory,
+            vm.max_memory,
+            disks,
+            vm.autostart,
+            interfaces,
+        )
         host.add(domain)
         Snapshots(host).put(vm.uuid, [_as_kept(one, domain) for one in vm.snapshots])
     for disk in inventory.disks_on(node):

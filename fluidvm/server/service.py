@@ -127,29 +127,50 @@ class Server(Service):  # type: ignore[misc]
         self._nodes = Nodes(reactor, clock, drivers, self.inventory, settings.state, policy)
         self._images = ImageFiles(
             settings.images, reactor, settings.max_image * MIB, settings.image_urls, settings.disk_reserve * MIB
-        )  # fmt: skip
+        )
         self.uploads = Uploads(self.inventory, self._images, wall_clock)
         resources = Resources(
-            clock, wall_clock, self.inventory, self._nodes, drivers, self.sessions, self._images, self.uploads,
+            clock,
+            wall_clock,
+            self.inventory,
+            self._nodes,
+            drivers,
+            self.sessions,
+            self._images,
+            self.uploads,
             settings.placement,
-        )  # fmt: skip
+        )
         self._engine = Engine(resources, settings.tasks_per_node, self._audit)
         self._nodes.busy = lambda type, id: self._engine.claims.held((type, id))
         consoles = Consoles(resources, self._audit)
         services = Services(
-            resources, self._database, self._engine, self._logins, self._audit, self._mapping, consoles,
+            resources,
+            self._database,
+            self._engine,
+            self._logins,
+            self._audit,
+            self._mapping,
+            consoles,
             Rehearsals(resources, model_of, lambda: deferLater(reactor, 0, lambda: None)),
-        )  # fmt: skip
+        )
         unsent = Unsent(clock)
         self._compressor = Compressor(reactor, unsent)
         self.dispatcher = Dispatcher(services, unsent)
         self.transfers = Transfers(resources, self._engine.claims, self._audit)
         self._site = make_site(
-            self.dispatcher, self.health, reactor=reactor, max_request=settings.max_request,
-            connections_per_address=settings.connections_per_address, access_log=settings.access_log,
-            proxies=Proxies(settings.trusted_proxies, settings.forwarded_header), hosts=settings.hosts,
-            consoles=consoles, transfers=self.transfers, unsent=unsent, compressor=self._compressor,
-        )  # fmt: skip
+            self.dispatcher,
+            self.health,
+            reactor=reactor,
+            max_request=settings.max_request,
+            connections_per_address=settings.connections_per_address,
+            access_log=settings.access_log,
+            proxies=Proxies(settings.trusted_proxies, settings.forwarded_header),
+            hosts=settings.hosts,
+            consoles=consoles,
+            transfers=self.transfers,
+            unsent=unsent,
+            compressor=self._compressor,
+        )
 
     def health(self) -> tuple[bool, dict[str, Any]]:
         """Tell whether the server can serve, and if not, why."""
@@ -159,10 +180,11 @@ class Server(Service):  # type: ignore[misc]
         reasons += self._database.reasons()
         certificates = "" if self._certificates is None else self._certificates.trouble
         return not reasons, {
-            "status": "failing" if reasons else "ok", "reasons": reasons,
+            "status": "failing" if reasons else "ok",
+            "reasons": reasons,
             "warnings": [f"TLS: {words}" for words in (certificates, self._mapping_trouble) if words],
             "store_waits": round(self._database.waits(), 1),
-        }  # fmt: skip
+        }
 
     def _displaced(self, reason: str) -> None:
         self._log.critical("The server stops, for it mustn't write to its database any more: {reason}", reason=reason)
@@ -353,7 +375,7 @@ def makeService(options: Options) -> Server:
     if twistd.get("nodaemon"):
         return Server(
             options.settings, reactor, lock=lock, fail=lambda text: SystemExit(f"fluidvm: {text}"), end=lambda: _end(reactor)
-        )  # fmt: skip
+        )
     # A daemon's parent tells the terminal of exceptions only.
     return Server(options.settings, reactor, lock=lock, end=lambda: _end(reactor))
 

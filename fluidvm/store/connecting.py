@@ -102,7 +102,7 @@ def _hosts(words: str) -> dict[str, str]:
     return {
         "host": ",".join(one[1] or one[2] for one in found if one),
         "port": ",".join(one[3] or "" for one in found if one),
-    }  # fmt: skip
+    }
 
 
 def connect(url: URL, limit: float = LIMIT) -> tuple[Engine, Connection]:
@@ -187,10 +187,13 @@ def _engine(url: URL, limit: float) -> Engine:
     if url.drivername != "sqlite":
         milliseconds = int(limit * 1000)
         bounds = {
-            "connect_timeout": CONNECTING, "keepalives_idle": max(1, int(limit / 4)),
-            "keepalives_interval": max(1, int(limit / 4)), "keepalives_count": 2, "tcp_user_timeout": milliseconds,
+            "connect_timeout": CONNECTING,
+            "keepalives_idle": max(1, int(limit / 4)),
+            "keepalives_interval": max(1, int(limit / 4)),
+            "keepalives_count": 2,
+            "tcp_user_timeout": milliseconds,
             "application_name": "fluidvm",
-        }  # fmt: skip
+        }
         given = {name: value for name, value in bounds.items() if name not in url.query}
         # Without a pool, which would connect again by itself: a new connection has to claim the database first.
         return create_engine(url, poolclass=NullPool, connect_args=given)

@@ -82,7 +82,7 @@ class Database:
 
     def __init__(
         self, url: str, reactor: Reactor, limit: float = LIMIT, displaced: Callable[[str], None] = lambda reason: None
-    ) -> None:  # fmt: skip
+    ) -> None:
         self.trouble = ""
         self._url = parse_url(url)
         self._reactor = reactor
@@ -184,7 +184,7 @@ class Database:
         self._doubt = None
         self._writer = Writer(
             self._source, self._queue, self._lock, reactor.seconds, reactor.callFromThread, self, connection, doubt
-        )  # fmt: skip
+        )
         self._writer.start()
 
     # What takes too long.

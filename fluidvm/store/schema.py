@@ -15,9 +15,7 @@ from fluidvm.model.objects import OBJECT_TYPES
 
 metadata = MetaData()
 
-_TYPES: dict[type, type[TypeEngine[Any]]] = {
-    int: Integer, float: Float, str: String, bool: Boolean, list: JSON, dict: JSON,
-}  # fmt: skip
+_TYPES: dict[type, type[TypeEngine[Any]]] = {int: Integer, float: Float, str: String, bool: Boolean, list: JSON, dict: JSON}
 # What only the store has.
 _MORE = {
     "user": (Column("password_hash", String), Column("totp_secret", String), Column("totp_last", Integer)),
@@ -38,48 +36,89 @@ objects = {type_name: _table(type_name, cls) for type_name, cls in OBJECT_TYPES.
 users = objects["user"]
 
 known_addresses = Table(
-    "known_addresses", metadata,
-    Column("user", Integer, primary_key=True), Column("address", String, primary_key=True), Column("last", Float),
-)  # fmt: skip
+    "known_addresses",
+    metadata,
+    Column("user", Integer, primary_key=True),
+    Column("address", String, primary_key=True),
+    Column("last", Float),
+)
 
 uploads = Table(
-    "uploads", metadata,
-    Column("user", Integer, primary_key=True), Column("name", String, primary_key=True), Column("size", BigInteger),
-    Column("touched", Float), Column("image", Integer),
-)  # fmt: skip
+    "uploads",
+    metadata,
+    Column("user", Integer, primary_key=True),
+    Column("name", String, primary_key=True),
+    Column("size", BigInteger),
+    Column("touched", Float),
+    Column("image", Integer),
+)
 
 contexts = Table(
-    "contexts", metadata,
-    Column("id", Integer, primary_key=True), Column("owner", Integer), Column("on_error", String),
-    Column("created", Float), Column("started", Float), Column("finished", Float),
-)  # fmt: skip
+    "contexts",
+    metadata,
+    Column("id", Integer, primary_key=True),
+    Column("owner", Integer),
+    Column("on_error", String),
+    Column("created", Float),
+    Column("started", Float),
+    Column("finished", Float),
+)
 
 tasks = Table(
-    "tasks", metadata,
-    Column("context", Integer, primary_key=True), Column("position", Integer, primary_key=True), Column("method", String),
-    Column("target_type", String), Column("target", Integer), Column("arguments", JSON), Column("claims", JSON),
+    "tasks",
+    metadata,
+    Column("context", Integer, primary_key=True),
+    Column("position", Integer, primary_key=True),
+    Column("method", String),
+    Column("target_type", String),
+    Column("target", Integer),
+    Column("arguments", JSON),
+    Column("claims", JSON),
     Column("started", Float),
-    Column("finished", Float), Column("code", Integer), Column("error", String), Column("result", JSON),
-    Column("memo", JSON), Column("progress", Integer),
-)  # fmt: skip
+    Column("finished", Float),
+    Column("code", Integer),
+    Column("error", String),
+    Column("result", JSON),
+    Column("memo", JSON),
+    Column("progress", Integer),
+)
 
 changes = Table(
-    "changes", metadata,
-    Column("serial", BigInteger, primary_key=True), Column("type", String), Column("id", Integer), Column("change", String),
+    "changes",
+    metadata,
+    Column("serial", BigInteger, primary_key=True),
+    Column("type", String),
+    Column("id", Integer),
+    Column("change", String),
     Column("owner", Integer),
-)  # fmt: skip
+)
 
 id_counters = Table("id_counters", metadata, Column("type", String, primary_key=True), Column("last", Integer))
 
 audit = Table(
-    "audit", metadata,
-    Column("id", BigInteger, primary_key=True), Column("time", Float), Column("event", String), Column("user", Integer),
-    Column("name", String), Column("address", String), Column("method", String), Column("target_type", String),
-    Column("target", Integer), Column("execution_context", Integer), Column("task", Integer), Column("code", Integer),
-    Column("arguments", String), Column("error", String),
-)  # fmt: skip
+    "audit",
+    metadata,
+    Column("id", BigInteger, primary_key=True),
+    Column("time", Float),
+    Column("event", String),
+    Column("user", Integer),
+    Column("name", String),
+    Column("address", String),
+    Column("method", String),
+    Column("target_type", String),
+    Column("target", Integer),
+    Column("execution_context", Integer),
+    Column("task", Integer),
+    Column("code", Integer),
+    Column("arguments", String),
+    Column("error", String),
+)
 
 standing = Table(
-    "standing", metadata,
-    Column("id", Integer, primary_key=True), Column("identity", String), Column("term", String), Column("last", BigInteger),
-)  # fmt: skip
+    "standing",
+    metadata,
+    Column("id", Integer, primary_key=True),
+    Column("identity", String),
+    Column("term", String),
+    Column("last", BigInteger),
+)

@@ -95,9 +95,16 @@ class Writer:
     """
 
     def __init__(
-        self, source: Source, queue: SimpleQueue[list[Work] | None], lock: Lock, seconds: Callable[[], float],
-        hand: Callable[..., Any], teller: Teller, connection: Connection | None = None, doubt: Doubt | None = None,
-    ) -> None:  # fmt: skip
+        self,
+        source: Source,
+        queue: SimpleQueue[list[Work] | None],
+        lock: Lock,
+        seconds: Callable[[], float],
+        hand: Callable[..., Any],
+        teller: Teller,
+        connection: Connection | None = None,
+        doubt: Doubt | None = None,
+    ) -> None:
         self._source = source
         self._queue = queue
         self._lock = lock

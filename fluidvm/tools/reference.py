@@ -95,11 +95,12 @@ def abilities() -> str:
 def options() -> str:
     """The text of C{docs/options.md}."""
     parts = [
-        "# Options of the server\n", _HEAD,
+        "# Options of the server\n",
+        _HEAD,
         "Each can be given on the command line (`--name value`) or, except for `--config`, in the configuration file "
         "(`name = value`). [running.md](running.md) explains what they are for.\n",
         "| option | what it does | values | default |\n| --- | --- | --- | --- |",
-    ]  # fmt: skip
+    ]
     for option in sorted((*OPTIONS, CONFIG), key=lambda option: option.name):
         values = "" if isinstance(option.kind, Switch) else option.kind.bounds()
         parts.append(f"| `--{option.name}` | {option.kind.words} | {values} | {option.shown_default} |")

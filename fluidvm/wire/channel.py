@@ -215,7 +215,7 @@ class Channel(Sender):
         self._path, named = origin_form(self._path)
         refused = refusal(
             self._command, self._version, headers.getRawHeaders(b"Host", ()), named, self._transferDecoder is not None
-        )  # fmt: skip
+        )
         if refused is not None:
             self.end(*refused)
             return

@@ -164,11 +164,17 @@ class Dispatcher:
     def _note(self, call: Call, method: Method, values: list[Any], answer: Any = None, fault: Any = None) -> Any:
         """Write a call into the audit log; gives the fault."""
         self._services.audit.note(
-            "call", user=call.user.id, name=call.user.name, address=call.address, method=method.name,
-            target_type=method.target, target=answer if method.task else None,
-            code=0 if fault is None else fault.faultCode, arguments=shown(method, values) if values else "",
+            "call",
+            user=call.user.id,
+            name=call.user.name,
+            address=call.address,
+            method=method.name,
+            target_type=method.target,
+            target=answer if method.task else None,
+            code=0 if fault is None else fault.faultCode,
+            arguments=shown(method, values) if values else "",
             error="" if fault is None else fault.faultString,
-        )  # fmt: skip
+        )
         return fault
 
     def _queue(self, call: Call, method: Method, values: list[Any], references: Any) -> Any:
@@ -261,9 +267,7 @@ class Dispatcher:
                 await deferLater(clock, 0)
                 turn = clock.seconds()
 
-    async def _run_one(
-        self, call: Any, boxcar: Boxcar, peer: Peer, begins: Callable[[Session], None]
-    ) -> ApiFault | None:  # fmt: skip
+    async def _run_one(self, call: Any, boxcar: Boxcar, peer: Peer, begins: Callable[[Session], None]) -> ApiFault | None:
         name = "system.multicall"
         try:
             if type(call) is not dict or set(call) - {"methodName", "params"}:

@@ -80,8 +80,9 @@ async def _give(request: Any, fetching: Fetching) -> None:
     start, end, code = 0, contents.length, 200
     tag = b'"%s"' % fetching.tag.encode()
     headers = b'Accept-Ranges: bytes\r\nETag: %s\r\nContent-Disposition: attachment; filename="%s"\r\n' % (
-        tag, contents.name.encode(),
-    )  # fmt: skip
+        tag,
+        contents.name.encode(),
+    )
     only_if: Any = request.requestHeaders.getRawHeaders(b"If-Range", (tag,))
     # RFC 9110, section 13.1.5: bytes of another disk than before wouldn't fit, so it gets all of them.
     if only_if[0].strip() == tag and ranges and (wanted := _wanted(ranges[0], contents.length)) is not None:
@@ -153,7 +154,7 @@ class _Gate:
 
 async def _send(
     request: Any, fetching: Fetching, contents: Contents, start: int, end: int, code: int, headers: bytes
-) -> None:  # fmt: skip
+) -> None:
     channel = request.channel
     request.startedWriting = 1
     channel.transport.write(channel.head(code, BYTES, end - start, headers))

@@ -11,11 +11,27 @@ from fluidvm.model.faults import ParseError
 # Python's own list has codecs that aren't charsets, and some that are slow or hold surprises; and looking an unknown name up
 # takes memory for good.
 _CODECS = (
-    "utf_8", "utf_16", "utf_16_be", "utf_16_le", "utf_32", "utf_32_be", "utf_32_le", "ascii", "latin_1", "koi8_r", "koi8_u",
-    "shift_jis", "euc_jp", "euc_kr", "gb2312", "gbk", "gb18030", "big5",
+    "utf_8",
+    "utf_16",
+    "utf_16_be",
+    "utf_16_le",
+    "utf_32",
+    "utf_32_be",
+    "utf_32_le",
+    "ascii",
+    "latin_1",
+    "koi8_r",
+    "koi8_u",
+    "shift_jis",
+    "euc_jp",
+    "euc_kr",
+    "gb2312",
+    "gbk",
+    "gb18030",
+    "big5",
     *(f"iso8859_{part}" for part in (2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 13, 14, 15, 16)),
     *(f"cp125{page}" for page in range(9)),
-)  # fmt: skip
+)
 _CHARSETS = {name: name for name in _CODECS} | {alias: codec for alias, codec in aliases.items() if codec in _CODECS}
 _PARAMETER = re.compile(r";[ \t]*charset[ \t]*=[ \t]*(\"[^\"]*\"|[^;\"]*)", re.IGNORECASE)
 # The encoding that an XML declaration names, and what is before it.

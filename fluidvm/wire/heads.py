@@ -30,9 +30,7 @@ def origin_form(target: bytes) -> tuple[bytes, bytes | None]:
     return (rest if rest.startswith(b"/") else b"/" + rest), host
 
 
-def refusal(
-    method: bytes, version: bytes, hosts: Sequence[bytes], named: bytes | None, has_length: bool
-) -> Refusal | None:  # fmt: skip
+def refusal(method: bytes, version: bytes, hosts: Sequence[bytes], named: bytes | None, has_length: bool) -> Refusal | None:
     """
     Tell why a request is refused for its head.
 

@@ -60,9 +60,13 @@ class Sender(http.HTTPChannel):  # type: ignore[misc]
     def head(self, code: int, kind: bytes, length: int, headers: bytes = b"") -> bytes:
         """What stands before a body of C{length} bytes."""
         return b"%s%sContent-Type: %s\r\nContent-Length: %d\r\n%s%s\r\n" % (
-            _STATUS[code], self.site.tls_headers if self._secure else self.site.headers, kind, length, headers,
+            _STATUS[code],
+            self.site.tls_headers if self._secure else self.site.headers,
+            kind,
+            length,
+            headers,
             b"" if self.persistent else b"Connection: close\r\n",
-        )  # fmt: skip
+        )
 
     def send(self, code: int, kind: bytes, body: bytes, headers: bytes = b"", head_only: bool = False) -> None:
         """

@@ -164,10 +164,18 @@ class Site(server.Site):  # type: ignore[misc]
     _log = Logger()
 
     def __init__(
-        self, calls: Calls, health: HealthReport, bounds: Bounds, proxies: Proxies, hosts: Hosts, reactor: Any,
-        access_log: bool, consoles: Consoles | None = None, transfers: Transfers | None = None,
+        self,
+        calls: Calls,
+        health: HealthReport,
+        bounds: Bounds,
+        proxies: Proxies,
+        hosts: Hosts,
+        reactor: Any,
+        access_log: bool,
+        consoles: Consoles | None = None,
+        transfers: Transfers | None = None,
         unsent: Unsent | None = None,
-    ) -> None:  # fmt: skip
+    ) -> None:
         super().__init__(resource.Resource(), reactor=reactor, timeout=None)
         self.calls = calls
         self.resources: dict[bytes, resource.Resource] = {b"/RPC2": calls, b"/health": health}
@@ -232,8 +240,12 @@ class Site(server.Site):  # type: ignore[misc]
         if self._access_log:
             self._log.info(
                 "{address} {method} {path} {code} {size}",
-                address=peer.address, method=method.decode("latin-1"), path=path.decode("latin-1"), code=code, size=size,
-            )  # fmt: skip
+                address=peer.address,
+                method=method.decode("latin-1"),
+                path=path.decode("latin-1"),
+                code=code,
+                size=size,
+            )
 
     def remember(self, heads: Heads, head: bytes, length: int, form: Form) -> None:
         """Learn that a head is that of a call like all others. @param length: of the body that follows it."""
@@ -283,8 +295,9 @@ class Site(server.Site):  # type: ignore[misc]
         if self._refused:  # one line for all: who is refused tries again
             self._log.warn(
                 "Refused {count} connections, the last from {address}: too many are open",
-                count=self._refused, address=self._refused_last,
-            )  # fmt: skip
+                count=self._refused,
+                address=self._refused_last,
+            )
             self._refused = 0
         now = self.seconds()
         for channel in [channel for channel in self._channels if channel.deadline <= now]:
@@ -327,11 +340,17 @@ def make_site(
 
     The other parameters are those of L{Bounds}.
     """
-    bounds = Bounds(
-        max_request, connections, connections_per_address, header_time, body_time, idle_time, send_time
-    )  # fmt: skip
+    bounds = Bounds(max_request, connections, connections_per_address, header_time, body_time, idle_time, send_time)
     proxies = proxies or Proxies((), "forwarded")
     return Site(
-        Calls(dispatcher, bounds, compressor), HealthReport(health), bounds, proxies, Hosts(hosts), reactor, access_log,
-        consoles, transfers, unsent,
-    )  # fmt: skip
+        Calls(dispatcher, bounds, compressor),
+        HealthReport(health),
+        bounds,
+        proxies,
+        Hosts(hosts),
+        reactor,
+        access_log,
+        consoles,
+        transfers,
+        unsent,
+    )

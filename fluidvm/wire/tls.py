@@ -76,10 +76,15 @@ def server_options(files: TLSFiles, now: datetime | None = None) -> CertificateO
         raise TLSError(f"key {files.key}: everybody may write it: chmod 600")
     authorities = None if files.client_ca is None else _certificates(files.client_ca, "client authority")
     options = CertificateOptions(
-        privateKey=private, certificate=chain[0], extraCertChain=chain[1:], raiseMinimumTo=TLSVersion.TLSv1_2,
-        acceptableCiphers=CIPHERS, verify=authorities is not None, caCerts=authorities,
+        privateKey=private,
+        certificate=chain[0],
+        extraCertChain=chain[1:],
+        raiseMinimumTo=TLSVersion.TLSv1_2,
+        acceptableCiphers=CIPHERS,
+        verify=authorities is not None,
+        caCerts=authorities,
         requireCertificate=files.clients == "required",
-    )  # fmt: skip
+    )
     # Without tickets a session ends with its connection: nobody resumes one after a client's certificate was withdrawn.
     options.getContext().set_options(SSL.OP_NO_TICKET | SSL.OP_CIPHER_SERVER_PREFERENCE | SSL.OP_NO_RENEGOTIATION)
     return options

@@ -75,9 +75,14 @@ def _base64(text: str) -> bytes:
 
 
 _SCALARS: dict[str, Callable[[str], Any]] = {
-    "int": _integer, "i4": _integer, "string": str, "boolean": _boolean, "double": _double,
-    "dateTime.iso8601": _moment, "base64": _base64,
-}  # fmt: skip
+    "int": _integer,
+    "i4": _integer,
+    "string": str,
+    "boolean": _boolean,
+    "double": _double,
+    "dateTime.iso8601": _moment,
+    "base64": _base64,
+}
 
 # The grammar: for each state, which elements may begin, the state inside of them, and the state after them. A state is named
 # by the element it is in and what that element has already.
@@ -111,12 +116,27 @@ _TEXTUAL = frozenset([*_SCALARS, "methodName", "name", "value"])
 # two expressions, a tenth of expat's time; all else, also all that is wrong, by expat. Nothing in it backtracks.
 _S = rb"[ \t\r\n]*+"
 _PLAIN = re.compile(
-    rb"(?:<\?xml version=(?:'1\.0'|\"1\.0\")(?: encoding=(?:'(?i:utf-8)'|\"(?i:utf-8)\"))? ?\?>)?" + _S
-    + rb"<methodCall>" + _S + rb"<methodName>([A-Za-z0-9_.:/]{1,255})</methodName>" + _S
-    + rb"(?:<params>" + _S + rb"((?:<param>" + _S + rb"<value>(?:<int>[+-]?[0-9]{1,32}</int>|<i4>[+-]?[0-9]{1,32}</i4>"
-    + rb"|<string>[\t\n -%'-;=?-~]*+</string>|<boolean>[01]</boolean>)</value>" + _S + rb"</param>" + _S + rb"){0,64}+)"
-    + rb"</params>" + _S + rb")?+</methodCall>" + _S
-)  # fmt: skip
+    rb"(?:<\?xml version=(?:'1\.0'|\"1\.0\")(?: encoding=(?:'(?i:utf-8)'|\"(?i:utf-8)\"))? ?\?>)?"
+    + _S
+    + rb"<methodCall>"
+    + _S
+    + rb"<methodName>([A-Za-z0-9_.:/]{1,255})</methodName>"
+    + _S
+    + rb"(?:<params>"
+    + _S
+    + rb"((?:<param>"
+    + _S
+    + rb"<value>(?:<int>[+-]?[0-9]{1,32}</int>|<i4>[+-]?[0-9]{1,32}</i4>"
+    + rb"|<string>[\t\n -%'-;=?-~]*+</string>|<boolean>[01]</boolean>)</value>"
+    + _S
+    + rb"</param>"
+    + _S
+    + rb"){0,64}+)"
+    + rb"</params>"
+    + _S
+    + rb")?+</methodCall>"
+    + _S
+)
 _PLAIN_VALUE = re.compile(rb"<value><([a-z4]+)>([^<]*)")
 
 

@@ -86,10 +86,19 @@ class Program:
     def start(self) -> None:
         """Start it, and wait until it answers."""
         command = [
-            sys.executable, str(TWISTD), "--nodaemon", "--pidfile=", "fluidvm", "--state",
-            str(self.directory / "state"), "--http", f"tcp:{self.port}:interface=127.0.0.1", "--keepalive", "any-call",
+            sys.executable,
+            str(TWISTD),
+            "--nodaemon",
+            "--pidfile=",
+            "fluidvm",
+            "--state",
+            str(self.directory / "state"),
+            "--http",
+            f"tcp:{self.port}:interface=127.0.0.1",
+            "--keepalive",
+            "any-call",
             *CHEAP,
-        ]  # fmt: skip
+        ]
         with (self.directory / "log").open("ab") as log:
             self._process = subprocess.Popen(
                 command, stdout=log, stderr=log, env={**os.environ, "FLUIDVM_ADMIN_PASSWORD": PASSWORD}
@@ -399,10 +408,14 @@ def _look_at_usage(
         volumes = [disk for disk in disks if disk["owner"] == user["id"]]
         sizes = [disk["size"] for disk in volumes]
         held = {
-            "vms": len(own), "running_vms": sum(vm["state"] in ("running", "paused") for vm in own),
-            "vcpus": sum(vm["max_vcpus"] for vm in own), "memory": sum(vm["max_memory"] for vm in own), "disks": len(sizes),
-            "disk_space": sum(sizes), "snapshots": sum(thing["snapshots"] for thing in [*own, *volumes]),
-        }  # fmt: skip
+            "vms": len(own),
+            "running_vms": sum(vm["state"] in ("running", "paused") for vm in own),
+            "vcpus": sum(vm["max_vcpus"] for vm in own),
+            "memory": sum(vm["max_memory"] for vm in own),
+            "disks": len(sizes),
+            "disk_space": sum(sizes),
+            "snapshots": sum(thing["snapshots"] for thing in [*own, *volumes]),
+        }
         said = {limit: told["used"] for limit, told in proxy.get_user_usage(cookie, user["id"]).items() if limit in held}
         if said != held:
             wrong.append(f"{user['name']} is said to hold {said}, and holds {held}")

@@ -71,17 +71,21 @@ def images(directory: Path, secret: Path) -> dict[str, bytes]:
     """
     backing = ("-u", "-b", str(secret), "-F", "raw")
     found = {
-        "raw": _made(directory, "raw"), "qcow": _made(directory, "qcow", *backing),
+        "raw": _made(directory, "raw"),
+        "qcow": _made(directory, "qcow", *backing),
         "qcow2": _made(directory, "qcow2", *backing),
         "qcow2 version 2": _made(directory, "qcow2", "-o", "compat=0.10", *backing),
-        "qed": _made(directory, "qed", *backing), "qed, any backing": _made(directory, "qed", *backing[:3], "-F", "qcow2"),
+        "qed": _made(directory, "qed", *backing),
+        "qed, any backing": _made(directory, "qed", *backing[:3], "-F", "qcow2"),
         "vmdk": _made(directory, "vmdk", "-o", "subformat=monolithicSparse"),
         "vmdk flat": _leading(directory, secret, "monolithicFlat"),
         "vmdk in parts": _leading(directory, secret, "twoGbMaxExtentFlat"),
-        "vdi": _made(directory, "vdi"), "vpc": _made(directory, "vpc"),
-        "vpc fixed": _made(directory, "vpc", "-o", "subformat=fixed"), "parallels": _made(directory, "parallels"),
+        "vdi": _made(directory, "vdi"),
+        "vpc": _made(directory, "vpc"),
+        "vpc fixed": _made(directory, "vpc", "-o", "subformat=fixed"),
+        "parallels": _made(directory, "parallels"),
         "vhdx": _made(directory, "vhdx", "-o", "block_size=1M,log_size=1M"),
-    }  # fmt: skip
+    }
     # It makes that file.
     found["qcow2 with a data file"] = _made(directory, "qcow2", "-o", f"data_file={secret}")
     by_hand = heads(str(secret).encode())

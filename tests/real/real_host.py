@@ -118,8 +118,14 @@ def bootable(name: str, **changes: Any) -> DomainSpec:
     files = guest()
     boot = Boot(str(files / "vmlinux"), str(files / "initrd.gz"), CMDLINE)
     fields = {
-        "uuid": str(uuid.uuid4()), "name": name, "vcpus": 1, "max_vcpus": 2, "memory": 128, "max_memory": 192, "boot": boot,
-    }  # fmt: skip
+        "uuid": str(uuid.uuid4()),
+        "name": name,
+        "vcpus": 1,
+        "max_vcpus": 2,
+        "memory": 128,
+        "max_memory": 192,
+        "boot": boot,
+    }
     return DomainSpec(**{**fields, **changes})
 
 
@@ -144,9 +150,11 @@ class HostCase(TestCase):
         host = ThreadHost(Path(self.mktemp()))
         self.addCleanup(host.stop)
         given = {
-            **self.options, "pool_path": str(lab.directory / "pool"),
-            "console_log_dir": str(lab.directory / "console"), **options,
-        }  # fmt: skip
+            **self.options,
+            "pool_path": str(lab.directory / "pool"),
+            "console_log_dir": str(lab.directory / "console"),
+            **options,
+        }
         connection = await KvmDriver().connect(lab.uri, given, host)
         self.addCleanup(lambda: maybeDeferred(connection.close))
         return connection

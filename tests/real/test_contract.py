@@ -38,9 +38,20 @@ class ContractCase(TestCase):
         (directory / "password").write_text(PASSWORD)
         options = Options()
         options.parseOptions(
-            ["--state", str(directory), "--http", "tcp:0:interface=127.0.0.1", "--keepalive", "any-call",
-             "--admin-password-file", str(directory / "password"), "--poll-interval", "3600", *CHEAP]
-        )  # fmt: skip
+            [
+                "--state",
+                str(directory),
+                "--http",
+                "tcp:0:interface=127.0.0.1",
+                "--keepalive",
+                "any-call",
+                "--admin-password-file",
+                str(directory / "password"),
+                "--poll-interval",
+                "3600",
+                *CHEAP,
+            ]
+        )
         self.server = Server(options.settings, reactor)
         self.server.privilegedStartService()
         self.server.startService()
@@ -79,9 +90,12 @@ class ContractCase(TestCase):
 
     async def add_node(self) -> int:
         options = {
-            "accelerator": "emulate", "pool": "contract", "pool_path": str(self.pool),
-            "console_log_dir": str(self.lab.directory / "console"), "migration_uri": f"unix://{self.lab.directory}",
-        }  # fmt: skip
+            "accelerator": "emulate",
+            "pool": "contract",
+            "pool_path": str(self.pool),
+            "console_log_dir": str(self.lab.directory / "console"),
+            "migration_uri": f"unix://{self.lab.directory}",
+        }
         node: int = await self.call("add_compute_node", "real", "kvm", self.lab.uri, options)
         self.assertEqual(await self.commit(), [""])
         found = await self.call("get_compute_node", node)
@@ -117,9 +131,7 @@ class ContractTests(ContractCase):
         other = other_host()
         pool, console = other.directory / "contract-pool", other.directory / "console"
         console.mkdir(exist_ok=True)
-        options = {
-            "accelerator": "emulate", "pool": "contract", "pool_path": str(pool), "console_log_dir": str(console),
-        }  # fmt: skip
+        options = {"accelerator": "emulate", "pool": "contract", "pool_path": str(pool), "console_log_dir": str(console)}
         two = await self.call("add_compute_node", "other", "kvm", other.uri, options)
         disks = [{"size": 8, "pool": "contract", "format": format} for format in ("raw", "qcow2")]
         spec = {"name": "web", "memory": 128, "compute_node": one, "boot": self.kernel(), "disks": disks}
@@ -158,9 +170,14 @@ class ContractTests(ContractCase):
         node = await self.add_node()
         disk = await self.call("create_disk", {"name": "data", "size": 8, "compute_node": node, "pool": "contract"})
         spec = {
-            "name": "web", "memory": 128, "max_memory": 192, "max_vcpus": 2, "compute_node": node, "boot": self.kernel(),
+            "name": "web",
+            "memory": 128,
+            "max_memory": 192,
+            "max_vcpus": 2,
+            "compute_node": node,
+            "boot": self.kernel(),
             "disks": [{"size": 4, "pool": "contract", "format": "raw"}],
-        }  # fmt: skip
+        }
         vm = await self.call("create_vm", spec)
         await self.call("start_vm", vm)
         self.assertEqual(await self.commit(), ["", "", ""])
@@ -177,9 +194,13 @@ class ContractTests(ContractCase):
         serial.transport.loseConnection()
 
         for method, arguments in (
-            ("set_vm_memory", [160]), ("set_vm_vcpus", [2]), ("attach_disk", [disk]), ("pause_vm", []), ("resume_vm", []),
+            ("set_vm_memory", [160]),
+            ("set_vm_vcpus", [2]),
+            ("attach_disk", [disk]),
+            ("pause_vm", []),
+            ("resume_vm", []),
             ("detach_disk", [disk]),
-        ):  # fmt: skip
+        ):
             await self.call(method, vm, *arguments)
         self.assertEqual(await self.commit(), [""] * 6)
         found = await self.call("get_vm", vm)
@@ -225,8 +246,12 @@ class ContractTests(ContractCase):
         node = await self.add_node()
         self.assertIn("lab", [network["name"] for network in await self.call("list_networks", node)])
         spec = {
-            "name": "web", "memory": 128, "compute_node": node, "boot": self.kernel(), "interfaces": [{"network": "lab"}],
-        }  # fmt: skip
+            "name": "web",
+            "memory": 128,
+            "compute_node": node,
+            "boot": self.kernel(),
+            "interfaces": [{"network": "lab"}],
+        }
         vm = await self.call("create_vm", spec)
         await self.call("start_vm", vm)
         self.assertEqual(await self.commit(), ["", ""])
@@ -280,9 +305,12 @@ class ContractTests(ContractCase):
     async def test_a_guest_goes_back(self) -> None:
         node = await self.add_node()
         spec = {
-            "name": "kept", "memory": 128, "compute_node": node, "boot": self.kernel(),
+            "name": "kept",
+            "memory": 128,
+            "compute_node": node,
+            "boot": self.kernel(),
             "disks": [{"size": 4, "pool": "contract"}],
-        }  # fmt: skip
+        }
         vm = await self.call("create_vm", spec)
         await self.call("create_vm_snapshot", vm, "off")
         await self.call("start_vm", vm)
@@ -409,9 +437,12 @@ class ContractTests(ContractCase):
         image = self.guest / "disk.img"
         size = -(-image.stat().st_size // 2**20)
         spec = {
-            "name": "disk", "memory": 160, "compute_node": node, "boot": {"order": ["disk"]},
+            "name": "disk",
+            "memory": 160,
+            "compute_node": node,
+            "boot": {"order": ["disk"]},
             "disks": [{"size": size, "pool": "contract", "format": "raw"}],
-        }  # fmt: skip
+        }
         vm = await self.call("create_vm", spec)
         self.assertEqual(await self.commit(), [""])
         (disk,) = (await self.call("get_vm", vm))["disks"]

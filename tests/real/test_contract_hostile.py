@@ -94,10 +94,14 @@ class HostileContractTests(ImageCase):
         vm = await self.call(
             "create_vm",
             {
-                "name": "web", "memory": 128, "owner": user, "compute_node": self.node, "boot": self.kernel(),
+                "name": "web",
+                "memory": 128,
+                "owner": user,
+                "compute_node": self.node,
+                "boot": self.kernel(),
                 "disks": attached,
             },
-        )  # fmt: skip
+        )
         self.assertEqual(await self.commit(), [""])
         await self.succeed(("start_vm", vm))
         await self.boots(vm)

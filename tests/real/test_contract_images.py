@@ -57,9 +57,12 @@ class ImageTests(ImageCase):
         for file, format in ((raw, "raw"), (qcow2, "qcow2")):
             image = await self.imported(file, format)
             spec = {
-                "name": f"web-{format}", "memory": 128, "compute_node": node, "boot": {"order": ["disk"]},
+                "name": f"web-{format}",
+                "memory": 128,
+                "compute_node": node,
+                "boot": {"order": ["disk"]},
                 "disks": [{"image": image, "size": size + 8, "pool": "contract"}],
-            }  # fmt: skip
+            }
             vm = await self.call("create_vm", spec)
             self.assertEqual(await self.commit(), ["", ""])
             (disk,) = (await self.call("get_vm", vm))["disks"]

@@ -23,8 +23,19 @@ LONGEST = 20.0
 """Seconds that no head may take, however busy the machine is; they take milliseconds."""
 MOST = 40 * HEAD
 """Bytes of memory that no head may take."""
-MAGICS = (b"", b"QFI\xfb\0\0\0\3", b"QFI\xfb\0\0\0\2", b"QED\0", b"KDMV\1\0\0\0", b"# Disk DescriptorFile\n", b"vhdxfile",
-          b"conectix", bytes(64) + b"\x7f\x10\xda\xbe", b"LUKS\xba\xbe", *PARALLELS)  # fmt: skip
+MAGICS = (
+    b"",
+    b"QFI\xfb\0\0\0\3",
+    b"QFI\xfb\0\0\0\2",
+    b"QED\0",
+    b"KDMV\1\0\0\0",
+    b"# Disk DescriptorFile\n",
+    b"vhdxfile",
+    b"conectix",
+    bytes(64) + b"\x7f\x10\xda\xbe",
+    b"LUKS\xba\xbe",
+    *PARALLELS,
+)
 
 
 def answer(head: bytes, length: int, format: str) -> int | None:
@@ -66,17 +77,24 @@ class HeadTests(SynchronousTestCase):
             with self.assertRaisesRegex(Conflict, "begins as a", msg=format):
                 disk_size(data[:HEAD], len(data), "raw")
         for options in (
-            (), ("-o", "compat=0.10"), ("-o", "cluster_size=512"), ("-o", "cluster_size=2M"), ("-o", "preallocation=full"),
-            ("-o", "preallocation=full,cluster_size=512,refcount_bits=64"), ("-o", "lazy_refcounts=on"),
-            ("-o", "preallocation=metadata,cluster_size=2M"), ("-o", "compression_type=zstd"),
-        ):  # fmt: skip
+            (),
+            ("-o", "compat=0.10"),
+            ("-o", "cluster_size=512"),
+            ("-o", "cluster_size=2M"),
+            ("-o", "preallocation=full"),
+            ("-o", "preallocation=full,cluster_size=512,refcount_bits=64"),
+            ("-o", "lazy_refcounts=on"),
+            ("-o", "preallocation=metadata,cluster_size=2M"),
+            ("-o", "compression_type=zstd"),
+        ):
             data = made("-f", "qcow2", *options)
             self.assertEqual(disk_size(data[:HEAD], len(data), "qcow2"), 4 * MIB, options)
         refused: tuple[tuple[tuple[str, ...], str], ...] = (
-            (("-F", "raw", "-b", "/etc/hostname"), "stands alone"), (("-o", "data_file=data.img"), "stands alone"),
+            (("-F", "raw", "-b", "/etc/hostname"), "stands alone"),
+            (("-o", "data_file=data.img"), "stands alone"),
             (("--object", "secret,id=s,data=x", "-o", "encrypt.format=luks,encrypt.key-secret=s"), "encrypted"),
             (("-o", "extended_l2=on,cluster_size=128k"), "features"),
-        )  # fmt: skip
+        )
         for more, words in refused:
             data = made("-f", "qcow2", *more)
             with self.assertRaisesRegex(Conflict, words):

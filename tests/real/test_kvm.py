@@ -48,19 +48,40 @@ class DriverTests(SynchronousTestCase):
             verifyClass(ability, KvmConnection)
 
     def test_addresses(self) -> None:
-        for address in ("", "qemu:///system", "qemu:///session", "qemu+unix:///system?socket=/run/a", "qemu+ssh://root@h/system",
-                        "qemu+tls://[::1]:16514/system?pkipath=/a", "qemu+tcp://10.0.0.1/system"):  # fmt: skip
+        for address in (
+            "",
+            "qemu:///system",
+            "qemu:///session",
+            "qemu+unix:///system?socket=/run/a",
+            "qemu+ssh://root@h/system",
+            "qemu+tls://[::1]:16514/system?pkipath=/a",
+            "qemu+tcp://10.0.0.1/system",
+        ):
             KvmDriver().check_address(address)
-        for address in ("host", "xen:///system", "qemu:///", "qemu+tcp:///system", "qemu+ssh://-oProxyCommand=x/system",
-                        "qemu+ext://h/system", "qemu+tcp://h:99999/system", "qemu+tcp://h/system ; rm"):  # fmt: skip
+        for address in (
+            "host",
+            "xen:///system",
+            "qemu:///",
+            "qemu+tcp:///system",
+            "qemu+ssh://-oProxyCommand=x/system",
+            "qemu+ext://h/system",
+            "qemu+tcp://h:99999/system",
+            "qemu+tcp://h/system ; rm",
+        ):
             with self.assertRaises(ValueError, msg=address):
                 KvmDriver().check_address(address)
 
     def test_options(self) -> None:
         options = KvmDriver().options
         options.check({"accelerator": "auto", "machine": "pc-q35-7.2", "pool_path": "/a b", "pool": "p"}, "options", [])
-        for wrong in ({"accelerator": "fast"}, {"machine": "pc,accel=x"}, {"machine": "'/>"}, {"pool_path": "a"},
-                      {"console_log_dir": "/a\nb"}, {"pool": "../a"}):  # fmt: skip
+        for wrong in (
+            {"accelerator": "fast"},
+            {"machine": "pc,accel=x"},
+            {"machine": "'/>"},
+            {"pool_path": "a"},
+            {"console_log_dir": "/a\nb"},
+            {"pool": "../a"},
+        ):
             with self.assertRaises(InvalidParams, msg=str(wrong)):
                 options.check(wrong, "options", [])
 
@@ -359,9 +380,12 @@ class EventTests(HostCase):
         await self.connection.define_domain(spec)
         domain = self.outside.lookupByUUIDString(spec.uuid)
         steps: list[tuple[str, Any, DomainState | None]] = [
-            ("create", domain.create, RUNNING), ("suspend", domain.suspend, PAUSED), ("resume", domain.resume, RUNNING),
-            ("destroy", domain.destroy, STOPPED), ("undefine", domain.undefine, None),
-        ]  # fmt: skip
+            ("create", domain.create, RUNNING),
+            ("suspend", domain.suspend, PAUSED),
+            ("resume", domain.resume, RUNNING),
+            ("destroy", domain.destroy, STOPPED),
+            ("undefine", domain.undefine, None),
+        ]
         await until("definition", lambda: (spec.uuid, STOPPED) in told, 1)
         for what, step, state in steps:
             told.clear()

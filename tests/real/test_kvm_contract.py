@@ -33,9 +33,10 @@ class KvmFactory:
         self.lab = shared_host()
         self.address = self.lab.uri
         self.options = {
-            "accelerator": "emulate", "pool_path": str(self.lab.directory / "pool"),
+            "accelerator": "emulate",
+            "pool_path": str(self.lab.directory / "pool"),
             "console_log_dir": str(self.lab.directory / "console"),
-        }  # fmt: skip
+        }
 
     async def stop(self) -> None:
         while self._hosts:
@@ -58,8 +59,10 @@ class KvmFactory:
     async def connect_other(self) -> Any:
         lab = other_host()
         options = {
-            "accelerator": "emulate", "pool_path": str(lab.directory / "pool"), "migration_uri": f"unix://{lab.directory}",
-        }  # fmt: skip
+            "accelerator": "emulate",
+            "pool_path": str(lab.directory / "pool"),
+            "migration_uri": f"unix://{lab.directory}",
+        }
         return await self.driver.connect(lab.uri, options, self.host())
 
     async def power_off_behind(self, uuid: str) -> None:

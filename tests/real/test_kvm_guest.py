@@ -171,14 +171,16 @@ class DeafTests(AgentTests):
         spec = await self.obeys()
         await self.silenced(spec)
         answers = {
-            "'[]'": "isn't understood", '\'{"exited":true}\'': "tells no exitcode", "'7'": "isn't understood",
+            "'[]'": "isn't understood",
+            "'{\"exited\":true}'": "tells no exitcode",
+            "'7'": "isn't understood",
             '\'{"exited":true,"exitcode":"0"}\'': "tells no exitcode",
             '\'{"exited":true,"exitcode":0,"out-data":[1]}\'': "out-data that isn't understood",
             '\'{"exited":true,"exitcode":0,"out-data":"a"}\'': "out-data that isn't understood",
             # Longer than libvirt hands on, and than it reads.
             '\'{"exited":true,"exitcode":0,"out-data":"%04500000d"}\' 0': "",
             '\'{"exited":true,"exitcode":0,"out-data":"%011000000d"}\' 0': "",
-        }  # fmt: skip
+        }
         await self.tell(spec.uuid, LIAR)
         await self.tell(spec.uuid, "port=$(echo /dev/vport*p1); lie <>$port >&0 &")
         await listening(self.lab, spec.uuid)

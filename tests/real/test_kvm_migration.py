@@ -30,9 +30,11 @@ class TwoHostsCase(HostCase):
         host = ThreadHost(Path(self.mktemp()))
         self.addCleanup(host.stop)
         options = {
-            **self.options, "pool_path": str(lab.directory / "pool"), "migration_uri": f"unix://{lab.directory}",
+            **self.options,
+            "pool_path": str(lab.directory / "pool"),
+            "migration_uri": f"unix://{lab.directory}",
             "console_log_dir": str(lab.directory / "console"),
-        }  # fmt: skip
+        }
         connection = await KvmDriver().connect(lab.uri, options, host)
         self.addCleanup(lambda: maybeDeferred(connection.close))
         self.addCleanup(lambda: Deferred.fromCoroutine(self.leave(connection)))
@@ -187,8 +189,9 @@ class LiveTests(TwoHostsCase):
         definition.write_text(moved_xml(text, {str(self.lab.directory / "pool" / "here"): spec.disks[0].path}, ""))
         virsh = subprocess.Popen(
             ["virsh", "-c", self.lab.uri, *words.split(), other_host().uri, "--xml", definition],
-            stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
-        )  # fmt: skip
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+        )
         domain = self.outside.lookupByUUIDString(spec.uuid)
         await until("a move under way", lambda: domain.jobStats().get("data_processed"))
         virsh.kill()

@@ -153,11 +153,17 @@ class OpenVzTests(VzCase):
         self.patch(self.connection._runner, "run", run)
         spec = container_spec("web1")
         for most, verb, args in (
-            (5, "define_domain", (spec,)), (1, "define_domain", (spec,)), (1, "list_domains", ()),
-            (1, "get_domain", (spec.uuid,)), (3, "start", (spec.uuid,)), (1, "start", (spec.uuid,)),
-            (3, "resize_memory", (spec.uuid, 160)), (1, "get_shares", (spec.uuid,)), (3, "stop", (spec.uuid,)),
+            (5, "define_domain", (spec,)),
+            (1, "define_domain", (spec,)),
+            (1, "list_domains", ()),
+            (1, "get_domain", (spec.uuid,)),
+            (3, "start", (spec.uuid,)),
+            (1, "start", (spec.uuid,)),
+            (3, "resize_memory", (spec.uuid, 160)),
+            (1, "get_shares", (spec.uuid,)),
+            (3, "stop", (spec.uuid,)),
             (2, "undefine_domain", (spec.uuid,)),
-        ):  # fmt: skip
+        ):
             seen.clear()
             await getattr(self.connection, verb)(*args)
             self.assertLessEqual(len(seen), most, (verb, seen))

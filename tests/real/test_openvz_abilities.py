@@ -283,9 +283,11 @@ class OpenVzAbilitiesTests(VzCase):
         """Its UUID is made of its id and its node's name, and stays what it is on a node of another name."""
         id = {4: "900", 7: "00000000-0000-4000-8000-000000000001"}[self.dialect]
         subprocess.run(
-            [self.node.bin / "vzctl", "create", id, "--ostemplate", "busybox-1-x86_64"], timeout=TIMEOUT, check=True,
+            [self.node.bin / "vzctl", "create", id, "--ostemplate", "busybox-1-x86_64"],
+            timeout=TIMEOUT,
+            check=True,
             stdout=subprocess.DEVNULL,
-        )  # fmt: skip
+        )
         (info,) = await self.connection.list_domains()
         other = self.new_node("other")
         host = VzThreadHost(Path(self.mktemp()))
@@ -302,8 +304,10 @@ class OpenVzAbilitiesTests(VzCase):
         there = await self.connect(other, peer_name="other.example")
         nameless = await self.connect(other)
         spec = await self.started()
-        codes = {4: ((9, AlreadyThere), (2, WrongState), (18, Unsupported), (6, DriverError)),
-                 7: ((9, AlreadyThere), (45, AlreadyThere), (57, Unsupported), (6, DriverError))}[self.dialect]  # fmt: skip
+        codes = {
+            4: ((9, AlreadyThere), (2, WrongState), (18, Unsupported), (6, DriverError)),
+            7: ((9, AlreadyThere), (45, AlreadyThere), (57, Unsupported), (6, DriverError)),
+        }[self.dialect]
         for code, error in codes:
             self.node.fault("vzmigrate", rc=code)
             await self.assertFailure(self.connection.migrate(spec, there, True, False, lambda part: None), error)
@@ -314,7 +318,7 @@ class OpenVzAbilitiesTests(VzCase):
         self.assertIs(await self.state(spec), RUNNING)
         await self.assertFailure(
             self.connection.migrate(container_spec("x"), there, True, False, lambda part: None), NoSuchThing
-        )  # fmt: skip
+        )
 
 
 in_both_dialects(OpenVzAbilitiesTests, globals())

@@ -86,12 +86,17 @@ class OpenVzServerTests(ServerCase):
         spec = {"name": "web", "memory": 128, "compute_node": id, "template": templates[1]}
         (vm,), _ = await self.do(running, admin, ("create_vm", spec))
         _, errors = await self.do(
-            running, admin, ("start_vm", vm), ("add_vm_address", vm, "192.0.2.7/24"),
-            ("set_vm_hostname", vm, "www.example.org"), ("set_vm_nameservers", vm, ["192.0.2.53"], ["example.org"]),
+            running,
+            admin,
+            ("start_vm", vm),
+            ("add_vm_address", vm, "192.0.2.7/24"),
+            ("set_vm_hostname", vm, "www.example.org"),
+            ("set_vm_nameservers", vm, ["192.0.2.53"], ["example.org"]),
             ("set_vm_limits", vm, {"swap": 64, "cpu_limit": 50}),
             ("add_vm_ssh_key", vm, "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIA7cUXVEPbjTQ9a9zHYwBh3VfQ5T4hBZ0b3l3X0m2Fqk me"),
-            ("run_in_vm", vm, ["echo", "it's", "$HOME"]), ("create_vm_snapshot", vm, "before"),
-        )  # fmt: skip
+            ("run_in_vm", vm, ["echo", "it's", "$HOME"]),
+            ("create_vm_snapshot", vm, "before"),
+        )
         self.assertEqual(errors[:7], 7 * [""])
         (context,) = await admin.call("list_execution_contexts", {"limit": 1})
         self.assertEqual(context["results"][6], {"code": 0, "stdout": "it's $HOME\n", "stderr": ""})
@@ -132,13 +137,15 @@ class OpenVzServerTests(ServerCase):
         node.upstream()
         options = node_options(node) | upstream_options(node)
         (id, plan), _ = await self.do(
-            running, admin, ("add_compute_node", "vz1", "openvz", "", options),
+            running,
+            admin,
+            ("add_compute_node", "vz1", "openvz", "", options),
             ("create_resource_plan", "small", {"disk_iops": 100, "disk_mbps": 10, "cpu_shares": 512}),
-        )  # fmt: skip
+        )
         (user,), _ = await self.do(running, admin, ("create_user", "bob", "a long password", {"resource_plan": plan}))
         (vm,), errors = await self.do(
             running, admin, ("create_vm", {"name": "web", "memory": 128, "compute_node": id, "owner": user})
-        )  # fmt: skip
+        )
         self.assertEqual(errors, [""])
         _, errors = await self.do(running, admin, ("start_vm", vm))
         self.assertEqual(errors, [""])

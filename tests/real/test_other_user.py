@@ -99,9 +99,17 @@ if os.geteuid() == 0:
         def serve(self, *options: str) -> Any:
             log = self.directory / "output"
             command = self.command(
-                "--https", f"tcp:{self.port}:interface=127.0.0.1", "--tls-cert", str(self.certificate), "--tls-key",
-                str(self.key), "--admin-password-file", str(self.secret), *options, http=False,
-            )  # fmt: skip
+                "--https",
+                f"tcp:{self.port}:interface=127.0.0.1",
+                "--tls-cert",
+                str(self.certificate),
+                "--tls-key",
+                str(self.key),
+                "--admin-password-file",
+                str(self.secret),
+                *options,
+                http=False,
+            )
             command[1:1] = ["--uid", str(self.nobody.pw_uid), "--gid", str(self.nobody.pw_gid), f"--logfile={log}"]
             # It must be the server that makes the log.
             server = subprocess.Popen(command, cwd=self.directory, env=self.environment)

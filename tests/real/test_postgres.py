@@ -51,8 +51,11 @@ class LeftoverTests(TestCase):
         """Start a process that uses one, and find out where it is."""
         process = subprocess.Popen(
             [sys.executable, "-c", PROGRAM.format(suspended=suspended)],
-            cwd=Path(__file__).parents[2], stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL,
-        )  # fmt: skip
+            cwd=Path(__file__).parents[2],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+        )
         self.addCleanup(process.communicate)
         self.addCleanup(process.kill)
         assert process.stdout is not None

@@ -58,9 +58,12 @@ class ReadmeTests(SynchronousTestCase):
         command += ["serve", str(state), "--port", "0"]
         with output.open("wb") as sink:
             server = subprocess.Popen(
-                command, stdout=sink, stderr=subprocess.STDOUT, stdin=subprocess.DEVNULL,
+                command,
+                stdout=sink,
+                stderr=subprocess.STDOUT,
+                stdin=subprocess.DEVNULL,
                 env={**os.environ, "TMPDIR": str(state)},
-            )  # fmt: skip
+            )
         self.addCleanup(self.end, server, state)
         deadline = time.monotonic() + TIMEOUT
         while "serial consoles" not in output.read_text():

@@ -232,10 +232,29 @@ def make_certificate(directory: Path, name: str) -> tuple[str, str]:
     """Make a self-signed certificate for 127.0.0.1 with openssl; gives the paths of key and certificate."""
     key, certificate = str(directory / f"{name}.key"), str(directory / f"{name}.pem")
     subprocess.run(
-        ["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes", "-days", "2",
-         "-keyout", key, "-out", certificate, "-subj", f"/CN={name}", "-addext", "subjectAltName=IP:127.0.0.1"],
-        check=True, capture_output=True,
-    )  # fmt: skip
+        [
+            "openssl",
+            "req",
+            "-x509",
+            "-newkey",
+            "ec",
+            "-pkeyopt",
+            "ec_paramgen_curve:prime256v1",
+            "-nodes",
+            "-days",
+            "2",
+            "-keyout",
+            key,
+            "-out",
+            certificate,
+            "-subj",
+            f"/CN={name}",
+            "-addext",
+            "subjectAltName=IP:127.0.0.1",
+        ],
+        check=True,
+        capture_output=True,
+    )
     return key, certificate
 
 
@@ -259,8 +278,9 @@ class TLSTests(ProcessCase):
         for version, good in (("-tls1_1", False), ("-tls1_2", True), ("-tls1_3", True)):
             done = subprocess.run(
                 ["openssl", "s_client", "-connect", f"127.0.0.1:{self.port}", version, "-cipher", "ALL:@SECLEVEL=0"],
-                input=b"", capture_output=True,
-            )  # fmt: skip
+                input=b"",
+                capture_output=True,
+            )
             self.assertEqual(done.returncode == 0, good, (version, done.stderr))
 
 

@@ -181,7 +181,7 @@ class LostAnswerTests(PostgresCase):
             # A standby that never comes: a commit that waits for it is kept already.
             made = Cluster(
                 wal_level="replica", max_wal_senders=2, synchronous_standby_names="nobody", synchronous_commit="off"
-            )  # fmt: skip
+            )
             type(self).cluster_of_all = made
             made.start()
         assert self.cluster_of_all is not None

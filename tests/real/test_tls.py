@@ -119,10 +119,14 @@ class OfferTests(TLSCase):
         for version, good in (("-tls1", False), ("-tls1_1", False), ("-tls1_2", True), ("-tls1_3", True)):
             self.assertEqual(self.try_with(version, "-cipher", "ALL:@SECLEVEL=0"), good, version)
         for cipher, good in (
-            ("ECDHE-ECDSA-AES128-GCM-SHA256", True), ("ECDHE-ECDSA-CHACHA20-POLY1305", True),
-            ("ECDHE-ECDSA-AES256-SHA384", False), ("ECDHE-ECDSA-AES128-SHA", False), ("AES128-GCM-SHA256", False),
-            ("eNULL", False), ("aNULL", False),
-        ):  # fmt: skip
+            ("ECDHE-ECDSA-AES128-GCM-SHA256", True),
+            ("ECDHE-ECDSA-CHACHA20-POLY1305", True),
+            ("ECDHE-ECDSA-AES256-SHA384", False),
+            ("ECDHE-ECDSA-AES128-SHA", False),
+            ("AES128-GCM-SHA256", False),
+            ("eNULL", False),
+            ("aNULL", False),
+        ):
             self.assertEqual(self.try_with("-tls1_2", "-cipher", f"{cipher}:@SECLEVEL=0"), good, cipher)
         with (
             socket.create_connection(("127.0.0.1", self.port)) as plain,
@@ -135,8 +139,10 @@ class OfferTests(TLSCase):
         connection = http.client.HTTPSConnection("127.0.0.1", self.port, context=self.context())
         self.addCleanup(connection.close)
         for method, path, headers in (
-            ("GET", "/health", {}), ("GET", "/nothing", {}), ("OPTIONS", "/RPC2", {"Origin": "https://evil.example"}),
-        ):  # fmt: skip
+            ("GET", "/health", {}),
+            ("GET", "/nothing", {}),
+            ("OPTIONS", "/RPC2", {"Origin": "https://evil.example"}),
+        ):
             connection.request(method, path, headers=headers)
             answer = connection.getresponse()
             answer.read()
@@ -285,8 +291,16 @@ class SafetyTests(ProcessCase):
     def test_names_on_loopback(self) -> None:
         self.start("--hosts", "fluidvm.example, Other.example")
         port = self.port
-        for host in ("localhost", f"localhost:{port}", f"127.0.0.1:{port}", "[::1]:80", "fluidvm.example", "other.example:1",
-                     "x.localhost", socket.gethostname()):  # fmt: skip
+        for host in (
+            "localhost",
+            f"localhost:{port}",
+            f"127.0.0.1:{port}",
+            "[::1]:80",
+            "fluidvm.example",
+            "other.example:1",
+            "x.localhost",
+            socket.gethostname(),
+        ):
             self.assertEqual(self.ask(host), 200, host)
         for host in ("evil.example", f"evil.example:{port}", "127.0.0.1.evil.example", "localhost.evil.example"):
             self.assertEqual(self.ask(host), 421, host)

@@ -28,8 +28,10 @@ reactor: Any = _reactor
 
 WORDS = st.lists(
     st.text(st.characters(exclude_characters="\0", exclude_categories=["Cs"]), max_size=40)
-    | st.sampled_from(["", "-n", "'"]), min_size=1, max_size=6,
-)  # fmt: skip
+    | st.sampled_from(["", "-n", "'"]),
+    min_size=1,
+    max_size=6,
+)
 
 
 class AddressTests(SynchronousTestCase):
@@ -39,8 +41,17 @@ class AddressTests(SynchronousTestCase):
         self.assertEqual(parse_address("ssh://vz@192.0.2.1:2222/"), SshAddress("vz", "192.0.2.1", 2222))
 
     def test_refused(self) -> None:
-        for address in ("node1", "http://node1", "ssh://", "ssh://a:b@node1", "ssh://node1/path", "ssh://node1:99999",
-                        "ssh://-oProxyCommand=x", "ssh://-l@node1", "ssh://node1?x=1"):  # fmt: skip
+        for address in (
+            "node1",
+            "http://node1",
+            "ssh://",
+            "ssh://a:b@node1",
+            "ssh://node1/path",
+            "ssh://node1:99999",
+            "ssh://-oProxyCommand=x",
+            "ssh://-l@node1",
+            "ssh://node1?x=1",
+        ):
             self.assertRaises(ValueError, parse_address, address)
 
 

@@ -41,9 +41,13 @@ class ServerTests(TestCase):
 
     def start(self, *argv: str, **options: Any) -> subprocess.Popen[str]:
         process = subprocess.Popen(
-            [self.node.bin / argv[0], *argv[1:]], stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
-            text=True, **options,
-        )  # fmt: skip
+            [self.node.bin / argv[0], *argv[1:]],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            **options,
+        )
         self.addCleanup(process.communicate)
         self.addCleanup(process.kill)
         return process

@@ -97,9 +97,13 @@ class TranscriptTests(TestCase):
             argv = step.argv()
             error = subprocess.PIPE if step.apart else subprocess.STDOUT
             done = subprocess.run(
-                [self.node.bin / argv[0], *argv[1:]], stdout=subprocess.PIPE, stderr=error, check=False, text=True,
+                [self.node.bin / argv[0], *argv[1:]],
+                stdout=subprocess.PIPE,
+                stderr=error,
+                check=False,
+                text=True,
                 errors="surrogateescape",
-            )  # fmt: skip
+            )
             label = f"{name}, step {number}: {step.command}"
             self.assertEqual(clean(done.stdout), clean("\n".join(step.out)), label)
             if step.apart:

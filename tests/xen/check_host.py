@@ -65,10 +65,20 @@ class Dom0Tests(XenCase):
         before = dom0.XMLDesc(0)
         self.assertEqual(await self.connection.list_domains(), [])
         for verb, *rest in (
-            ("get_domain",), ("start",), ("stop",), ("shutdown",), ("reboot",), ("pause",), ("resume",), ("set_memory", 128),
-            ("set_vcpus", 1), ("resize_memory", 512), ("resize_vcpus", 1), ("detach_disk", "vda"),
+            ("get_domain",),
+            ("start",),
+            ("stop",),
+            ("shutdown",),
+            ("reboot",),
+            ("pause",),
+            ("resume",),
+            ("set_memory", 128),
+            ("set_vcpus", 1),
+            ("resize_memory", 512),
+            ("resize_vcpus", 1),
+            ("detach_disk", "vda"),
             ("attach_disk", await self.volume("data")),
-        ):  # fmt: skip
+        ):
             with self.assertRaises(NoSuchThing, msg=verb):
                 await getattr(self.connection, verb)(DOM0, *rest)
         await self.connection.undefine_domain(DOM0)

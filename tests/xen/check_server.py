@@ -32,9 +32,18 @@ class ServerTests(TestCase):
         (directory / "password").write_text(PASSWORD)
         settings = Options()
         settings.parseOptions(
-            ["--state", str(directory), "--http", "tcp:0:interface=127.0.0.1", "--keepalive", "any-call",
-             "--admin-password-file", str(directory / "password"), *CHEAP]
-        )  # fmt: skip
+            [
+                "--state",
+                str(directory),
+                "--http",
+                "tcp:0:interface=127.0.0.1",
+                "--keepalive",
+                "any-call",
+                "--admin-password-file",
+                str(directory / "password"),
+                *CHEAP,
+            ]
+        )
         server = Server(settings.settings, reactor)
         server.privilegedStartService()
         server.startService()
@@ -43,10 +52,17 @@ class ServerTests(TestCase):
         self.cookie = await self.proxy.callRemote("authenticate", "admin", PASSWORD)
         self.outside = self.machine.open()
         self.addCleanup(self.clean_up)
-        self.kvm = await self.call("add_compute_node", "kvm1", "kvm", self.lab.uri, {
-            "accelerator": "emulate", "pool_path": str(self.lab.directory / "pool"),
-            "console_log_dir": str(self.lab.directory / "console"),
-        })  # fmt: skip
+        self.kvm = await self.call(
+            "add_compute_node",
+            "kvm1",
+            "kvm",
+            self.lab.uri,
+            {
+                "accelerator": "emulate",
+                "pool_path": str(self.lab.directory / "pool"),
+                "console_log_dir": str(self.lab.directory / "console"),
+            },
+        )
         self.xen = await self.call("add_compute_node", "xen1", "xen", self.machine.tcp, options(self.machine))
         self.assertEqual(await self.commit(), ["", ""])
 
@@ -74,9 +90,10 @@ class ServerTests(TestCase):
 
     def vm(self, name: str, node: int, directory: str, cmdline: str) -> Deferred[int]:
         boot = {"kernel": f"{directory}/vmlinux", "initrd": f"{directory}/initrd.gz", "cmdline": cmdline}
-        return self.call("create_vm", {
-            "name": name, "memory": 128, "max_memory": 192, "compute_node": node, "boot": boot, "disks": [{"size": 8}],
-        })  # fmt: skip
+        return self.call(
+            "create_vm",
+            {"name": name, "memory": 128, "max_memory": 192, "compute_node": node, "boot": boot, "disks": [{"size": 8}]},
+        )
 
     async def xen_boots(self, uuid: str) -> None:
         console = Console(self.outside, uuid)

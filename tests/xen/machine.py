@@ -121,23 +121,55 @@ class XenMachine:
         command: list[str | Path] = [
             # Emulated even where there is KVM: Xen must be the first to use the CPU's virtualisation. Of a CPU with SMAP
             # ("max") dom0's kernel dies.
-            "qemu-system-x86_64", "-nodefaults", "-no-user-config", "-no-reboot", "-display", "none", "-machine", "pc",
-            "-accel", "tcg,thread=multi,tb-size=512", "-cpu", "qemu64,+svm,+npt", "-smp", "2", "-m", str(MEMORY),
-            "-kernel", self.files / "xen", "-append", xen,
-            "-initrd", f"{_comma(self.files / 'vmlinuz')} {linux},{_comma(self.files / 'initrd.gz')}",
-            "-drive", f"file={_comma(self.files / 'dom0.img')},format=raw,if=none,id=disk,snapshot=on,cache=unsafe",
-            "-device", "virtio-blk-pci,drive=disk",
-            "-netdev", f"user,id=net,restrict=on,{forwards}", "-device", "virtio-net-pci,netdev=net,romfile=",
-            "-netdev", f"stream,id=lan,server={'on' if self._number == 1 else 'off'},addr.type=unix,addr.path={cable}",
-            "-device", f"virtio-net-pci,netdev=lan,romfile=,mac=52:54:00:12:34:{self._number:02}",
-            "-device", "virtio-rng-pci", "-serial", f"file:{_comma(self.directory / 'serial.log')}",
-        ]  # fmt: skip
+            "qemu-system-x86_64",
+            "-nodefaults",
+            "-no-user-config",
+            "-no-reboot",
+            "-display",
+            "none",
+            "-machine",
+            "pc",
+            "-accel",
+            "tcg,thread=multi,tb-size=512",
+            "-cpu",
+            "qemu64,+svm,+npt",
+            "-smp",
+            "2",
+            "-m",
+            str(MEMORY),
+            "-kernel",
+            self.files / "xen",
+            "-append",
+            xen,
+            "-initrd",
+            f"{_comma(self.files / 'vmlinuz')} {linux},{_comma(self.files / 'initrd.gz')}",
+            "-drive",
+            f"file={_comma(self.files / 'dom0.img')},format=raw,if=none,id=disk,snapshot=on,cache=unsafe",
+            "-device",
+            "virtio-blk-pci,drive=disk",
+            "-netdev",
+            f"user,id=net,restrict=on,{forwards}",
+            "-device",
+            "virtio-net-pci,netdev=net,romfile=",
+            "-netdev",
+            f"stream,id=lan,server={'on' if self._number == 1 else 'off'},addr.type=unix,addr.path={cable}",
+            "-device",
+            f"virtio-net-pci,netdev=lan,romfile=,mac=52:54:00:12:34:{self._number:02}",
+            "-device",
+            "virtio-rng-pci",
+            "-serial",
+            f"file:{_comma(self.directory / 'serial.log')}",
+        ]
         with (self.directory / "qemu.err").open("wb") as errors:
             # setpriv: the machine ends with the process that started it, however that ends.
             self._process = subprocess.Popen(
-                ["setpriv", "--pdeathsig", "KILL", *command], stdin=subprocess.DEVNULL, stdout=errors, stderr=errors,
-                start_new_session=True, env={**os.environ, "TMPDIR": str(self.directory)},
-            )  # fmt: skip
+                ["setpriv", "--pdeathsig", "KILL", *command],
+                stdin=subprocess.DEVNULL,
+                stdout=errors,
+                stderr=errors,
+                start_new_session=True,
+                env={**os.environ, "TMPDIR": str(self.directory)},
+            )
 
     def _write_ssh(self) -> None:
         keys = self.files / "ssh"
@@ -178,7 +210,7 @@ class XenMachine:
         line = " ".join(shlex.quote(word) for word in command)
         done = subprocess.run(
             [self.directory / "ssh", "xendom0", line], stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False
-        )  # fmt: skip
+        )
         if done.returncode:
             raise LabError(f"{line}: {done.stderr.strip() or done.returncode}")
         return done.stdout

@@ -60,8 +60,9 @@ class KindTests(XenCase):
     async def test_hvm_by_its_kernel(self) -> None:
         """What its emulated PC says is on the serial port; Linux is told to talk to Xen's console, which dom0 logs."""
         connection = await self.connect(guests="hvm")
-        spec = await self.started("hvm1", connection=connection, boot=Boot(f"{GUEST}/vmlinuz", f"{GUEST}/initrd.gz",
-                                                                           "console=hvc0 quiet"))  # fmt: skip
+        spec = await self.started(
+            "hvm1", connection=connection, boot=Boot(f"{GUEST}/vmlinuz", f"{GUEST}/initrd.gz", "console=hvc0 quiet")
+        )
 
         async def up() -> bool:
             return "GUEST-UP" in await self.in_dom0("cat", "/var/log/xen/guest-hvm1.log")

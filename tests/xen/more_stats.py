@@ -31,14 +31,17 @@ class StatsTests(XenCase):
         await console.tell(
             "mknod /dev/x b $(tr : ' ' </sys/block/xvda/dev); dd if=/dev/x of=/dev/null bs=1M count=8; "
             "dd if=/dev/zero of=/dev/x bs=1M count=4 conv=fsync"
-        )  # fmt: skip
+        )
         await console.tell("ip link set eth0 up; ip addr add 192.168.77.2/24 dev eth0; ping -c 3 192.168.77.1")
         await console.tell("timeout 3 sh -c 'while :; do :; done'")
         after = await self.connection.domain_stats(spec.uuid)
         for name, least in (
-            ("cpu_time", 1.0), ("disk_read", 8 * MIB), ("disk_written", 4 * MIB), ("network_received", 3 * 98),
+            ("cpu_time", 1.0),
+            ("disk_read", 8 * MIB),
+            ("disk_written", 4 * MIB),
+            ("network_received", 3 * 98),
             ("network_sent", 3 * 98),
-        ):  # fmt: skip
+        ):
             self.assertGreaterEqual(getattr(after, name) - getattr(before, name), least, name)
         self.assertGreater((await self.connection.host_stats()).cpu, 10.0)
 

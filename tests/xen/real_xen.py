@@ -64,17 +64,25 @@ def _machine(number: int) -> XenMachine:
 def options(machine: XenMachine, **more: Any) -> dict[str, Any]:
     """The driver's options for the machine over TCP."""
     return {
-        "username": USER, "password_file": str(machine.password_file), "pool_path": POOL,
-        "migration_uri": f"tcp://{machine.address}", **more,
-    }  # fmt: skip
+        "username": USER,
+        "password_file": str(machine.password_file),
+        "pool_path": POOL,
+        "migration_uri": f"tcp://{machine.address}",
+        **more,
+    }
 
 
 def bootable(name: str, cmdline: str = "console=hvc0 quiet", **changes: Any) -> DomainSpec:
     """A domain that boots the guest's kernel directly."""
     fields = {
-        "uuid": str(uuid.uuid4()), "name": name, "vcpus": 1, "max_vcpus": 2, "memory": 128, "max_memory": 192,
+        "uuid": str(uuid.uuid4()),
+        "name": name,
+        "vcpus": 1,
+        "max_vcpus": 2,
+        "memory": 128,
+        "max_memory": 192,
         "boot": Boot(f"{GUEST}/vmlinux", f"{GUEST}/initrd.gz", cmdline),
-    }  # fmt: skip
+    }
     return DomainSpec(**{**fields, **changes})
 
 

@@ -47,9 +47,15 @@ class ReadmeTests(SynchronousTestCase):
             if kind == "sh" and text != ALL_TESTS:
                 script = text.replace("8000", port)
                 done = subprocess.run(
-                    ["bash", "-euo", "pipefail", "-c", script], cwd=place, env=environment, text=True, timeout=600,
-                    stdout=subprocess.PIPE, stderr=subprocess.STDOUT, stdin=subprocess.DEVNULL,
-                )  # fmt: skip
+                    ["bash", "-euo", "pipefail", "-c", script],
+                    cwd=place,
+                    env=environment,
+                    text=True,
+                    timeout=600,
+                    stdout=subprocess.PIPE,
+                    stderr=subprocess.STDOUT,
+                    stdin=subprocess.DEVNULL,
+                )
                 said, commands = done.stdout, commands + 1
                 self.assertEqual(done.returncode, 0, f"{text}\n{said}")
             elif kind == "text":

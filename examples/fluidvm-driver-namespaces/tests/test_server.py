@@ -123,8 +123,9 @@ class ServerTests(SynchronousTestCase):
     def test_what_it_can_not_do_is_refused(self) -> None:
         options = {"template": str(self.directory / "template")}
         for address, given, words in (
-            ("nowhere", options, "absolute path"), (str(self.guests), {}, "options.template: is missing"),
-        ):  # fmt: skip
+            ("nowhere", options, "absolute path"),
+            (str(self.guests), {}, "options.template: is missing"),
+        ):
             with self.assertRaises(xmlrpc.client.Fault) as caught:
                 self.call("add_compute_node", "here", "namespaces", address, given)
             self.assertIn(words, caught.exception.faultString)

@@ -44,9 +44,14 @@ async def set_vm_owner(job: Job, vm: VmId, owner: NewOwner) -> None:
     check_driver(job.inventory, owner, record.driver)
     check_vm(job.inventory, owner, {**one_vm(record), "vm_disk": sizes})
     await job.reserve(
-        owner, vms=1, running_vms=int(record.powered), **can_get(record), disks=len(disks),
-        disk_space=sizes, snapshots=len(record.snapshots) + sum(len(disk.snapshots) for disk in disks),
-    )  # fmt: skip
+        owner,
+        vms=1,
+        running_vms=int(record.powered),
+        **can_get(record),
+        disks=len(disks),
+        disk_space=sizes,
+        snapshots=len(record.snapshots) + sum(len(disk.snapshots) for disk in disks),
+    )
     job.put(*_given(record, owner))
     for disk in disks:
         job.put(*_given(disk, owner))

@@ -57,10 +57,7 @@ def _check_name(inventory: Inventory, name: str, but: int = 0) -> None:
         raise Conflict(f"There is a resource plan {name} already.")
 
 
-@task(
-    "resource_plan", creates=True, roles=("admin",),
-    precheck=lambda call, name, limits: _check_name(call.inventory, name),
-)  # fmt: skip
+@task("resource_plan", creates=True, roles=("admin",), precheck=lambda call, name, limits: _check_name(call.inventory, name))
 async def create_resource_plan(job: Job, name: PlanName, limits: Limits) -> None:
     """Make a resource plan."""
     _check_name(job.inventory, name)
@@ -78,9 +75,7 @@ async def set_resource_plan(job: Job, plan: PlanId, limits: Limits) -> None:
     job.put(Update("resource_plan", plan, {"limits": limits}))
 
 
-@task(
-    "resource_plan", roles=("admin",), precheck=lambda call, plan, name: _check_name(call.inventory, name, plan),
-)  # fmt: skip
+@task("resource_plan", roles=("admin",), precheck=lambda call, plan, name: _check_name(call.inventory, name, plan))
 async def rename_resource_plan(job: Job, plan: PlanId, name: PlanName) -> None:
     """Give a resource plan another name."""
     job.inventory.get(ResourcePlan, plan)

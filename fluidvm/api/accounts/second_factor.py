@@ -20,9 +20,7 @@ OwnPassword = Annotated[str, Secret("the caller's password", longest=1024)]
 
 
 @query("struct", audited=True, confidential=True)
-async def begin_second_factor(
-    call: Call, password: OwnPassword
-) -> dict[str, str]:  # fmt: skip
+async def begin_second_factor(call: Call, password: OwnPassword) -> dict[str, str]:
     """
     Make the secret of a second factor (TOTP, RFC 6238) for the caller.
 

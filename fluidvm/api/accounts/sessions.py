@@ -44,9 +44,13 @@ async def authenticate(
         raise
     except ApiFault as fault:
         audit.note(
-            "authenticate", name=name[:LONGEST_STRING], address=call.address, method="authenticate", code=fault.faultCode,
+            "authenticate",
+            name=name[:LONGEST_STRING],
+            address=call.address,
+            method="authenticate",
+            code=fault.faultCode,
             error=fault.faultString,
-        )  # fmt: skip
+        )
         raise
     audit.note("authenticate", user=session.user, name=name, address=call.address, method="authenticate")
     return session.cookie
@@ -103,10 +107,16 @@ def get_session(call: Call) -> dict[str, Any]:
     session, user = call.session, call.user
     left = call.services.resources.sessions.left(session)
     return {
-        "id": session.id, "user": user.id, "name": user.name, "role": user.role, "address": session.address,
-        "created": moment(session.wall_created), "last_ping": moment(session.wall_last_ping),
-        "expires": moment(call.services.resources.wall_clock() + left), "pending": len(session.pending),
-    }  # fmt: skip
+        "id": session.id,
+        "user": user.id,
+        "name": user.name,
+        "role": user.role,
+        "address": session.address,
+        "created": moment(session.wall_created),
+        "last_ping": moment(session.wall_last_ping),
+        "expires": moment(call.services.resources.wall_clock() + left),
+        "pending": len(session.pending),
+    }
 
 
 @query("array")

@@ -47,10 +47,15 @@ async def create_user(job: Job, name: UserName, password: Password, options: Use
     if job.inventory.named(User, name) is not None:
         raise Conflict(f"There is a user {name} already.")
     user = User(
-        id=job.target, name=name, role=options.get("role", "user"), enabled=True,
-        resource_plan=_plan(job, options.get("resource_plan", 0)), full_name=options.get("full_name", ""),
-        email=options.get("email", ""), created=job.wall_clock(),
-    )  # fmt: skip
+        id=job.target,
+        name=name,
+        role=options.get("role", "user"),
+        enabled=True,
+        resource_plan=_plan(job, options.get("resource_plan", 0)),
+        full_name=options.get("full_name", ""),
+        email=options.get("email", ""),
+        created=job.wall_clock(),
+    )
     job.put(Create(user, {"password_hash": password}))
 
 
@@ -115,9 +120,7 @@ async def set_user_resource_plan(job: Job, user: UserId, plan: Annotated[int, _P
 
 
 @task("user", roles=("admin",), exclusive=ADMINISTRATORS)
-async def set_user_enabled(
-    job: Job, user: UserId, enabled: Enabled
-) -> None:  # fmt: skip
+async def set_user_enabled(job: Job, user: UserId, enabled: Enabled) -> None:
     """Let a user log in, or not: then its sessions end, its tasks that haven't begun end with fault 403, its VMs run on."""
     record = job.inventory.get(User, user)
     if not enabled:

@@ -21,9 +21,13 @@ DriverName = Annotated[str, Text("a driver's name", longest=63, pattern=NAME_PAT
 
 def _wire(found: DriverDescription) -> dict[str, Any]:
     wire = {
-        "name": found.name, "distribution": found.distribution, "version": found.version, "summary": found.summary,
-        "abilities": [ability.removeprefix("I") for ability in found.abilities], "error": found.error,
-    }  # fmt: skip
+        "name": found.name,
+        "distribution": found.distribution,
+        "version": found.version,
+        "summary": found.summary,
+        "abilities": [ability.removeprefix("I") for ability in found.abilities],
+        "error": found.error,
+    }
     return {key: value for key, value in wire.items() if value or key == "abilities"}
 
 

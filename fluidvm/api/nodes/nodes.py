@@ -83,10 +83,21 @@ async def add_compute_node(
         if job.inventory.named(ComputeNode, name) is not None:
             raise Conflict(f"There is a compute node {name} already.")
         node = ComputeNode(
-            id=job.target, name=name, driver=driver, address=address, mode="active", state="connecting", reason="",
-            labels=tuple(options.get("labels", ())), options=options, vcpus=0, memory=0, driver_version="",
-            hypervisor_version="", created=job.wall_clock(),
-        )  # fmt: skip
+            id=job.target,
+            name=name,
+            driver=driver,
+            address=address,
+            mode="active",
+            state="connecting",
+            reason="",
+            labels=tuple(options.get("labels", ())),
+            options=options,
+            vcpus=0,
+            memory=0,
+            driver_version="",
+            hypervisor_version="",
+            created=job.wall_clock(),
+        )
         job.put(Create(node))
         await job.flush()
     job.status(f"connecting to {name}")
@@ -102,9 +113,7 @@ async def set_compute_node(job: Job, node: NodeId, options: NodeChanges) -> None
 
 
 @task("compute_node", roles=("admin",))
-async def set_compute_node_mode(
-    job: Job, node: NodeId, mode: Mode
-) -> None:  # fmt: skip
+async def set_compute_node_mode(job: Job, node: NodeId, mode: Mode) -> None:
     """
     Say what a compute node is for: active; cordoned: nothing new is made there; maintenance: nothing is started either.
 

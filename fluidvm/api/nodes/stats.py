@@ -28,9 +28,7 @@ async def get_vm_stats(call: Call, vm: VmId) -> dict[str, Any]:
         told = asdict(await connection.domain_stats(record.uuid))
     except NoSuchThing:
         raise NotFound(f"VM {record.name} is gone from its compute node.") from None
-    return {
-        name: value if name == "memory" else float(value) for name, value in told.items() if value is not None
-    }  # fmt: skip
+    return {name: value if name == "memory" else float(value) for name, value in told.items() if value is not None}
 
 
 @query("struct", roles=("admin", "auditor"))
@@ -46,6 +44,11 @@ async def get_compute_node_stats(call: Call, node: NodeId) -> dict[str, Any]:
     told = await connection.host_stats()
     given = call.inventory.related(record)
     return {
-        "cpu": float(told.cpu), "memory_used": told.memory_used, "vcpus": record.vcpus, "memory": record.memory,
-        "vcpus_used": total(given["vcpus_used"]), "memory_used_by_vms": total(given["memory_used"]), "vms": given["vms"],
-    }  # fmt: skip
+        "cpu": float(told.cpu),
+        "memory_used": told.memory_used,
+        "vcpus": record.vcpus,
+        "memory": record.memory,
+        "vcpus_used": total(given["vcpus_used"]),
+        "memory_used_by_vms": total(given["memory_used"]),
+        "vms": given["vms"],
+    }

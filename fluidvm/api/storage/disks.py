@@ -64,11 +64,21 @@ def new_disk(
     if format not in formats:
         raise InvalidParams(f"spec.format: {format} is none of {', '.join(formats)}, what compute node {node.name} has.")
     return Disk(
-        id=job.inventory.next_id("disk") if id is None else id, name=name, owner=owner, state="creating",
-        size=spec["size"], format=format, compute_node=node.id, pool=spec.get("pool", DEFAULT_POOL),
-        volume=f"{name}-{uuid4().hex[:12]}", path="", vm=attached.get("vm"), target=attached.get("target"),
-        created=job.wall_clock(), image=spec.get("image"),
-    )  # fmt: skip
+        id=job.inventory.next_id("disk") if id is None else id,
+        name=name,
+        owner=owner,
+        state="creating",
+        size=spec["size"],
+        format=format,
+        compute_node=node.id,
+        pool=spec.get("pool", DEFAULT_POOL),
+        volume=f"{name}-{uuid4().hex[:12]}",
+        path="",
+        vm=attached.get("vm"),
+        target=attached.get("target"),
+        created=job.wall_clock(),
+        image=spec.get("image"),
+    )
 
 
 def with_image(job: Job, spec: dict[str, Any]) -> dict[str, Any]:

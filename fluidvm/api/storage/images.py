@@ -69,9 +69,16 @@ async def _record(job: Job, name: str, owner: int, format: str, public: bool) ->
     if image is None:
         free_name(job.inventory, Image, name, owner)
         image = Image(
-            id=job.target, name=name, owner=owner, public=public, size=0, format=format, sha256="", state="creating",
+            id=job.target,
+            name=name,
+            owner=owner,
+            public=public,
+            size=0,
+            format=format,
+            sha256="",
+            state="creating",
             created=job.wall_clock(),
-        )  # fmt: skip
+        )
         job.put(Create(image))
         await job.flush()
     return image

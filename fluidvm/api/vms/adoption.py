@@ -74,9 +74,15 @@ async def _volume(connection: Any, spec: DomainSpec, disk: DomainDisk) -> Volume
 
 
 def _plan(
-    job: Job, node: ComputeNode, owner: int, spec: DomainSpec, info: DomainInfo, volumes: list[Volume],
-    others: list[DomainInfo], kept: Sequence[Snapshot],
-) -> VM:  # fmt: skip
+    job: Job,
+    node: ComputeNode,
+    owner: int,
+    spec: DomainSpec,
+    info: DomainInfo,
+    volumes: list[Volume],
+    others: list[DomainInfo],
+    kept: Sequence[Snapshot],
+) -> VM:
     """Check and note all of it, in one turn of the reactor."""
     inventory = job.inventory
     inventory.get(User, owner)
@@ -89,9 +95,14 @@ def _plan(
     check_vm(inventory, owner, {**one_vm(spec), "vm_disk": sizes})
     state = str(info.state)
     job.reserve_for(
-        owner, vms=1, running_vms=int(state in POWERED), **can_get(spec), disks=len(volumes),
-        disk_space=sizes, snapshots=len(kept),
-    )  # fmt: skip
+        owner,
+        vms=1,
+        running_vms=int(state in POWERED),
+        **can_get(spec),
+        disks=len(volumes),
+        disk_space=sizes,
+        snapshots=len(kept),
+    )
     interfaces = []
     for plug in spec.interfaces:
         if not job.reserve_mac(plug.mac):
@@ -99,11 +110,26 @@ def _plan(
         made = {"id": inventory.next_id("interface"), "network": plug.network, "mac": plug.mac}
         interfaces.append(made | ({"model": plug.model} if plug.model else {}))
     vm = VM(
-        id=job.target, name=_free_name(inventory, spec, owner), owner=owner, state=state, uuid=spec.uuid,
-        compute_node=node.id, driver=node.driver, vcpus=spec.vcpus, max_vcpus=spec.max_vcpus, memory=spec.memory,
-        max_memory=spec.max_memory, interfaces=tuple(interfaces), description="", tags=(), autostart=spec.autostart,
-        boot=_boot(spec.boot), created=job.wall_clock(), powered=state in POWERED, domain=spec.name,
-    )  # fmt: skip
+        id=job.target,
+        name=_free_name(inventory, spec, owner),
+        owner=owner,
+        state=state,
+        uuid=spec.uuid,
+        compute_node=node.id,
+        driver=node.driver,
+        vcpus=spec.vcpus,
+        max_vcpus=spec.max_vcpus,
+        memory=spec.memory,
+        max_memory=spec.max_memory,
+        interfaces=tuple(interfaces),
+        description="",
+        tags=(),
+        autostart=spec.autostart,
+        boot=_boot(spec.boot),
+        created=job.wall_clock(),
+        powered=state in POWERED,
+        domain=spec.name,
+    )
     vm = replace(vm, snapshots=snapshot_records(inventory, vm, kept))
     job.put(Create(vm))
     for disk, volume in zip(spec.disks, volumes, strict=True):
@@ -113,12 +139,22 @@ def _plan(
         job.put(
             Create(
                 Disk(
-                    id=inventory.next_id("disk"), name=name, owner=owner, state="ready", size=volume.size,
-                    format=disk.format, compute_node=node.id, pool=volume.pool, volume=volume.name, path=disk.path,
-                    vm=vm.id, target=disk.target, created=job.wall_clock(),
+                    id=inventory.next_id("disk"),
+                    name=name,
+                    owner=owner,
+                    state="ready",
+                    size=volume.size,
+                    format=disk.format,
+                    compute_node=node.id,
+                    pool=volume.pool,
+                    volume=volume.name,
+                    path=disk.path,
+                    vm=vm.id,
+                    target=disk.target,
+                    created=job.wall_clock(),
                 )
             )
-        )  # fmt: skip
+        )
     return vm
 
 

@@ -107,9 +107,18 @@ async def _plan(job: Job, source: VM, name: str, force: bool) -> VM:
     plugs = [{key: one[key] for key in ("network", "model") if key in one} for one in source.interfaces]
     interfaces = tuple(new_interface(job, plug) for plug in plugs)
     clone = replace(
-        source, id=job.target, name=name, state="creating", uuid=str(uuid4()), created=job.wall_clock(), domain="",
-        powered=False, interfaces=interfaces, shares=shares, snapshots=(),
-    )  # fmt: skip
+        source,
+        id=job.target,
+        name=name,
+        state="creating",
+        uuid=str(uuid4()),
+        created=job.wall_clock(),
+        domain="",
+        powered=False,
+        interfaces=interfaces,
+        shares=shares,
+        snapshots=(),
+    )
     job.put(Create(clone))
     copies: dict[str, int] = {}
     for disk, disk_name in zip(disks, names, strict=True):

@@ -52,28 +52,32 @@ GuestPassword = Annotated[str, Secret("the new one", longest=256, least=1, patte
 SshKey = Annotated[
     str,
     Text(
-        "as in an authorized_keys file", longest=8192,
+        "as in an authorized_keys file",
+        longest=8192,
         pattern=r"(ssh-(rsa|ed25519)|ecdsa-sha2-nistp(256|384|521)|sk-(ssh-ed25519|ecdsa-sha2-nistp256)@openssh\.com)"
-                r" [A-Za-z0-9+/]+={0,3}( [\x20-\x7e]*)?",
+        r" [A-Za-z0-9+/]+={0,3}( [\x20-\x7e]*)?",
         rule="a public key's type, the key in base64, and a comment if any",
     ),
-]  # fmt: skip
+]
 IpAddress = Annotated[str, HostAddress("e.g. 192.0.2.7/24", longest=49, pattern=ADDRESS)]
 HostName = Annotated[str, Text("its new name", longest=253, pattern=HOST_NAME, rule=HOST_RULE)]
 Servers = Annotated[
     list[str],
     Array(
         "their addresses, the first one is asked first",
-        of=Address("a name server", longest=45, pattern=ADDRESS), longest=8, shortest=1,
+        of=Address("a name server", longest=45, pattern=ADDRESS),
+        longest=8,
+        shortest=1,
     ),
-]  # fmt: skip
+]
 Domains = Annotated[
     list[str],
     Array(
         "domains to search; default: as they are",
-        of=Text("a domain", longest=253, pattern=HOST_NAME, rule=HOST_RULE), longest=8,
+        of=Text("a domain", longest=253, pattern=HOST_NAME, rule=HOST_RULE),
+        longest=8,
     ),
-]  # fmt: skip
+]
 LimitValues = Annotated[
     dict[str, Any],
     Struct(

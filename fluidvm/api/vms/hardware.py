@@ -59,9 +59,7 @@ async def _resize(
     else:
         raise Conflict(f"VM {record.name} is {state}: this needs a stop.")
     info = await job.domain(record.compute_node, record.uuid)
-    fields = {
-        "vcpus": info.vcpus, "max_vcpus": info.max_vcpus, "memory": info.memory, "max_memory": info.max_memory,
-    }  # fmt: skip
+    fields = {"vcpus": info.vcpus, "max_vcpus": info.max_vcpus, "memory": info.memory, "max_memory": info.max_memory}
     job.put(Update("vm", vm, fields))
     if amount > getattr(record, what):
         await put_shares(job, vm, plugged=False)

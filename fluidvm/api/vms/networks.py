@@ -45,7 +45,8 @@ InterfaceKind = Struct(
         "network": named("the compute node's network that it is in"),
         # The tap devices of Linux bridges take no address that begins with fe (libvirt's virNetDevTapCreate).
         "mac": Text(
-            "its address, unique in the fleet; default: a new one", longest=17,
+            "its address, unique in the fleet; default: a new one",
+            longest=17,
             pattern=r"(?![Ff][Ee])[0-9A-Fa-f][02468ACEace](:[0-9A-Fa-f]{2}){5}",
             rule="six pairs of hexadecimal digits with colons, a station's address (no multicast), not beginning with fe",
         ),
@@ -56,7 +57,7 @@ InterfaceKind = Struct(
         ),
     },
     required=("network",),
-)  # fmt: skip
+)
 NewInterface = Annotated[dict[str, Any], InterfaceKind]
 InterfaceId = Annotated[int, Int("id of one of the VM's interfaces", low=1)]
 

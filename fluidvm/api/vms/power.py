@@ -142,10 +142,13 @@ async def shutdown_vm(
         await mark(job, record, "stopping")
         job.status(f"waiting for {record.name} to shut down")
         await job.until_state(
-            record.compute_node, record.uuid, DomainState.STOPPED, timeout,
+            record.compute_node,
+            record.uuid,
+            DomainState.STOPPED,
+            timeout,
             f"VM {record.name} didn't shut down within {timeout} s; its guest doesn't obey: stop_vm pulls the plug.",
             asking.ask_again,
-        )  # fmt: skip
+        )
     except Exception as failed:
         late = isinstance(failed, Conflict) and not job.cancelled
         await settle_after(job, record, asking.refusal if asking.refusal and late else failed)

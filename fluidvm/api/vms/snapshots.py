@@ -88,9 +88,12 @@ async def _settle(job: Job, vm: VM) -> None:
     """Note all of what the hypervisor says that the VM is now."""
     info = await job.domain(vm.compute_node, vm.uuid)
     fields = {
-        "state": str(info.state), "vcpus": info.vcpus, "max_vcpus": info.max_vcpus, "memory": info.memory,
+        "state": str(info.state),
+        "vcpus": info.vcpus,
+        "max_vcpus": info.max_vcpus,
+        "memory": info.memory,
         "max_memory": info.max_memory,
-    }  # fmt: skip
+    }
     job.put(Update("vm", vm.id, fields))
 
 

@@ -39,7 +39,7 @@ from fluidvm.inventory.ledger import can_get
 from fluidvm.inventory.quota import check_vm, limits_of, one_vm
 from fluidvm.model.declare import AfterCrash, query, task
 from fluidvm.model.faults import Conflict, Forbidden, InvalidParams
-from fluidvm.model.kinds import (  # fmt: skip
+from fluidvm.model.kinds import (
     NAME_PATTERN,
     NAME_RULE,
     Array,
@@ -78,8 +78,10 @@ NewDisk = Struct(
 )
 Template = Text(
     "the OS template that its file system is made of, from list_templates; default: the compute node's usual one",
-    longest=127, pattern=r"[A-Za-z0-9][A-Za-z0-9._-]*", rule="letters, digits, dots, dashes and underscores",
-)  # fmt: skip
+    longest=127,
+    pattern=r"[A-Za-z0-9][A-Za-z0-9._-]*",
+    rule="letters, digits, dots, dashes and underscores",
+)
 FORCE = Bool("whether the compute node's room isn't looked at (administrators)")
 BootKind = Struct(
     "what it boots: a kernel of the compute node's, or its devices in order",
@@ -236,12 +238,26 @@ async def _plan(job: Job, spec: dict[str, Any]) -> VM:
     check_boot(job, node, boot)
     interfaces = tuple(new_interface(job, plug) for plug in plugs)
     vm = VM(
-        id=job.target, name=spec["name"], owner=owner, state="creating", uuid=str(uuid4()), compute_node=node.id,
-        driver=node.driver, vcpus=vcpus, max_vcpus=most_vcpus, memory=memory,
-        max_memory=most_memory, interfaces=interfaces, description=spec.get("description", ""),
-        tags=tuple(spec.get("tags", ())), autostart=spec.get("autostart", False), boot=boot, created=job.wall_clock(),
-        shares=shares, template=spec.get("template", ""),
-    )  # fmt: skip
+        id=job.target,
+        name=spec["name"],
+        owner=owner,
+        state="creating",
+        uuid=str(uuid4()),
+        compute_node=node.id,
+        driver=node.driver,
+        vcpus=vcpus,
+        max_vcpus=most_vcpus,
+        memory=memory,
+        max_memory=most_memory,
+        interfaces=interfaces,
+        description=spec.get("description", ""),
+        tags=tuple(spec.get("tags", ())),
+        autostart=spec.get("autostart", False),
+        boot=boot,
+        created=job.wall_clock(),
+        shares=shares,
+        template=spec.get("template", ""),
+    )
     sizes = [disk["size"] for disk in wanted if "size" in disk]
     given = [job.inventory.get(Disk, disk["disk"]).size for disk in wanted if "disk" in disk]
     check_vm(job.inventory, owner, {**one_vm(vm), "vm_disk": sum(sizes) + sum(given)})
@@ -295,11 +311,19 @@ def domain_spec(vm: VM, disks: Iterable[DomainDisk]) -> DomainSpec:
     order = tuple(given.get("order", ("disk",)))
     boot = Boot(given.get("kernel", ""), given.get("initrd", ""), given.get("cmdline", ""), order)
     return DomainSpec(
-        uuid=vm.uuid, name=vm.domain_name, vcpus=vm.vcpus, max_vcpus=vm.max_vcpus, memory=vm.memory,
-        max_memory=vm.max_memory, disks=tuple(disks), boot=boot, autostart=vm.autostart,
+        uuid=vm.uuid,
+        name=vm.domain_name,
+        vcpus=vm.vcpus,
+        max_vcpus=vm.max_vcpus,
+        memory=vm.memory,
+        max_memory=vm.max_memory,
+        disks=tuple(disks),
+        boot=boot,
+        autostart=vm.autostart,
         interfaces=tuple(domain_interface(interface) for interface in vm.interfaces),
-        shares=Shares(**vm.shares), template=vm.template,
-    )  # fmt: skip
+        shares=Shares(**vm.shares),
+        template=vm.template,
+    )
 
 
 def disks_of(job: Job, vm: int) -> list[DomainDisk]:

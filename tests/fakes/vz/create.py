@@ -109,9 +109,12 @@ def make(host: Host, ctid: str, options: dict[str, str], sample: str) -> None:
     host.unmark(ctid, "mounted")
     conf = host.conf(ctid) if host.dialect == 4 else Conf(host.read("etc/vz/conf", f"ve-{sample}.conf-sample"))
     for option, key in (
-        ("--ipadd", "IP_ADDRESS"), ("--diskspace", "DISKSPACE"), ("--diskinodes", "DISKINODES"), ("--hostname", "HOSTNAME"),
+        ("--ipadd", "IP_ADDRESS"),
+        ("--diskspace", "DISKSPACE"),
+        ("--diskinodes", "DISKINODES"),
+        ("--hostname", "HOSTNAME"),
         ("--description", "DESCRIPTION"),
-    ):  # fmt: skip
+    ):
         if option in options:
             conf.set(key, options[option])
     conf.set("VE_ROOT", host.shown(host.path("vz/root")) + "/$VEID")

@@ -29,9 +29,12 @@ def call(host: Host, ctid: str, argv: list[str], quiet: bool = False) -> int:
         time.sleep(0.05)
     files = host.path("vz/private", ctid, "fs")
     environment = {
-        "PATH": f"{files}/bin:{host.path('guest-bin')}", "HOME": f"{files}/", "TERM": "linux", "CT_FS": files,
+        "PATH": f"{files}/bin:{host.path('guest-bin')}",
+        "HOME": f"{files}/",
+        "TERM": "linux",
+        "CT_FS": files,
         "CT_RUN": host.path("run", ctid),
-    }  # fmt: skip
+    }
     output = subprocess.DEVNULL if quiet else None
     argv = [inside(host, ctid, word) for word in argv]
     done = subprocess.run(argv, env=environment, cwd=files, stdout=output, stderr=output, check=False)

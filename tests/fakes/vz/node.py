@@ -55,11 +55,26 @@ class FakeNode:
         self.conf_dir = self.root / "etc/vz/conf"
         self.dialect = dialect
         self.settings: dict[str, object] = {
-            "DIALECT": dialect, "VERSION": VERSIONS[dialect], "VSWAP": 1, "PLOOP": 1, "VEINFO": 1, "PROC": 1, "CPUS": 2,
-            "STOP_TIMEOUT": 5, "LOCK_WAIT": 0,
-        }  # fmt: skip
-        for directory in ("bin", "etc/vz/conf", "etc/vz/names", "vz/private", "vz/template/cache", "vz/lock",
-                          "faults", "guest-bin"):  # fmt: skip
+            "DIALECT": dialect,
+            "VERSION": VERSIONS[dialect],
+            "VSWAP": 1,
+            "PLOOP": 1,
+            "VEINFO": 1,
+            "PROC": 1,
+            "CPUS": 2,
+            "STOP_TIMEOUT": 5,
+            "LOCK_WAIT": 0,
+        }
+        for directory in (
+            "bin",
+            "etc/vz/conf",
+            "etc/vz/names",
+            "vz/private",
+            "vz/template/cache",
+            "vz/lock",
+            "faults",
+            "guest-bin",
+        ):
             (self.root / directory).mkdir(parents=True, exist_ok=True)
         self._install()
         self.set(**settings)

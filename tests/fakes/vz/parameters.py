@@ -10,16 +10,53 @@ from .host import MAX, Conf, Fail, Host, scaled, unknown
 
 FLAGS = ("--save", "--force", "--offline-resize")
 CREATE = (
-    "--ostemplate", "--config", "--layout", "--diskspace", "--diskinodes", "--private", "--root", "--ipadd", "--hostname",
-    "--name", "--description", "--local_uid", "--local_gid",
-)  # fmt: skip
+    "--ostemplate",
+    "--config",
+    "--layout",
+    "--diskspace",
+    "--diskinodes",
+    "--private",
+    "--root",
+    "--ipadd",
+    "--hostname",
+    "--name",
+    "--description",
+    "--local_uid",
+    "--local_gid",
+)
 CREATE_7 = ("--uuid", "--no-hdd", "--force")
 SET = (
-    "--ram", "--memory", "--swap", "--cpus", "--cpulimit", "--cpuunits", "--diskspace", "--diskinodes", "--ipadd", "--ipdel",
-    "--hostname", "--nameserver", "--searchdomain", "--userpasswd", "--onboot", "--bootorder", "--disabled", "--name",
-    "--description", "--stop-timeout", "--netif_add", "--netif_del", "--ioprio", "--iolimit", "--iopslimit", "--features",
-    "--applyconfig", "--setmode", "--physpages", "--swappages",
-)  # fmt: skip
+    "--ram",
+    "--memory",
+    "--swap",
+    "--cpus",
+    "--cpulimit",
+    "--cpuunits",
+    "--diskspace",
+    "--diskinodes",
+    "--ipadd",
+    "--ipdel",
+    "--hostname",
+    "--nameserver",
+    "--searchdomain",
+    "--userpasswd",
+    "--onboot",
+    "--bootorder",
+    "--disabled",
+    "--name",
+    "--description",
+    "--stop-timeout",
+    "--netif_add",
+    "--netif_del",
+    "--ioprio",
+    "--iolimit",
+    "--iopslimit",
+    "--features",
+    "--applyconfig",
+    "--setmode",
+    "--physpages",
+    "--swappages",
+)
 NOT_MODELLED = ("--private", "--root", "--local_uid", "--local_gid", "--uuid", "--no-hdd")
 LISTS = ("--ipadd", "--nameserver", "--searchdomain")
 NOT_SAVED = "Error: failed to apply some parameters, not saving configuration file!"

@@ -59,7 +59,7 @@ class ToolServer:
         # Standard input ends with this process, and standard output once the server listens or can't.
         self._process = subprocess.Popen(
             argv, stdin=subprocess.PIPE, stdout=subprocess.PIPE, cwd="/", start_new_session=True
-        )  # fmt: skip
+        )
         assert self._process.stdout is not None
         ready = self._process.stdout.read()
         self._process.stdout.close()

@@ -10,9 +10,15 @@ from .host import Fail, Host, is_uuid, unknown
 
 ONLY_PLOOP = "Snapshot feature is only available for ploop-based CTs"
 COLUMNS = {
-    "uuid": ("UUID", 38), "parent_uuid": ("PARENT_UUID", 38), "current": ("C", 1), "date": ("DATE", 19),
-    "name": ("NAME", 32), "desc": ("DESC", 32), "device": ("DEVICE", 16), "target": ("TARGET", 32),
-}  # fmt: skip
+    "uuid": ("UUID", 38),
+    "parent_uuid": ("PARENT_UUID", 38),
+    "current": ("C", 1),
+    "date": ("DATE", 19),
+    "name": ("NAME", 32),
+    "desc": ("DESC", 32),
+    "device": ("DEVICE", 16),
+    "target": ("TARGET", 32),
+}
 Record = list[str]
 """UUID, parent, date, name, description, whether it has memory."""
 
@@ -141,9 +147,13 @@ def listing(host: Host, ctid: str, argv: list[str]) -> None:
     rows = [] if "-H" in given else [[COLUMNS[field][0] for field in fields]]
     for uuid, parent, date, name, description, _ in records:
         values = {
-            "uuid": f"{{{uuid}}}", "parent_uuid": f"{{{parent}}}" if parent else "",
-            "current": "*" if uuid == current else "", "date": date, "name": name, "desc": description,
-        }  # fmt: skip
+            "uuid": f"{{{uuid}}}",
+            "parent_uuid": f"{{{parent}}}" if parent else "",
+            "current": "*" if uuid == current else "",
+            "date": date,
+            "name": name,
+            "desc": description,
+        }
         if "--id" not in given or uuid == given["--id"]:
             rows.append([values.get(field, "") for field in fields])
     for row in rows:

@@ -250,14 +250,33 @@ def reinstall(host: Host, ctid: str, argv: list[str]) -> None:
 
 
 VERBS: dict[str, Any] = {
-    "status": status, "create": create.create, "start": start, "stop": stop, "restart": restart, "mount": mount,
-    "umount": umount, "destroy": destroy, "set": parameters.set_parameters, "exec": guest.exec_folded,
+    "status": status,
+    "create": create.create,
+    "start": start,
+    "stop": stop,
+    "restart": restart,
+    "mount": mount,
+    "umount": umount,
+    "destroy": destroy,
+    "set": parameters.set_parameters,
+    "exec": guest.exec_folded,
     "exec2": guest.exec_plain,
-    "exec3": guest.exec_argv, "suspend": checkpoint.suspend, "resume": checkpoint.resume, "pause": checkpoint.pause,
-    "snapshot": snapshots.create, "snapshot-list": snapshots.listing, "snapshot-switch": snapshots.switch,
-    "snapshot-delete": snapshots.delete, "compact": compact, "quotaon": quota(60), "quotaoff": quota(66),
-    "quotainit": quota(61), "console": console, "enter": enter, "reinstall": reinstall,
-}  # fmt: skip
+    "exec3": guest.exec_argv,
+    "suspend": checkpoint.suspend,
+    "resume": checkpoint.resume,
+    "pause": checkpoint.pause,
+    "snapshot": snapshots.create,
+    "snapshot-list": snapshots.listing,
+    "snapshot-switch": snapshots.switch,
+    "snapshot-delete": snapshots.delete,
+    "compact": compact,
+    "quotaon": quota(60),
+    "quotaoff": quota(66),
+    "quotainit": quota(61),
+    "console": console,
+    "enter": enter,
+    "reinstall": reinstall,
+}
 
 
 def command(root: str, pid: int, argv: list[str]) -> int:

@@ -141,8 +141,10 @@ class DownloadTests(RightsCase):
         disk = await self.ann.do("create_disk", {"name": "d", "size": 5, "format": "raw", "compute_node": self.node})
         self.assertEqual((await self.ask("GET", f"/disks/{disk}/content", client=self.ann))[0], 200)
         self.assertEqual((await self.ask("GET", f"/disks/{disk}/content", client=self.ann, Range=f"bytes={MIB}-"))[0], 206)
-        told = [{key: line.get(key) for key in ("user", "name", "address", "target_type", "target", "code", "arguments")}
-                for line in await self.lines("download")]  # fmt: skip
+        told = [
+            {key: line.get(key) for key in ("user", "name", "address", "target_type", "target", "code", "arguments")}
+            for line in await self.lines("download")
+        ]
         who = {"user": 2, "name": "ann", "address": "127.0.0.1", "target_type": "disk", "target": disk, "code": 0}
         self.assertEqual(
             told,
@@ -321,7 +323,7 @@ class PlaceTests(RightsCase):
             "with a range that isn't there": (f"{get}Range: bytes={BIG * MIB}-\r\n\r\n", b""),
             "with the head alone": (f"{get.replace('GET', 'HEAD')}\r\n", b""),
             "twice at once": (f"{get.replace('GET', 'HEAD')}\r\n{get}\r\n", b""),
-        }  # fmt: skip
+        }
         for name, (head, body) in endings.items():
             raw = await self.raw(head.encode() + body)
             await deferLater(reactor, 0.1, lambda: None)

@@ -231,9 +231,11 @@ class ContentTests(TransferCase):
         disk = await self.disk()
         path, whole = f"/disks/{disk}/content", WHOLE.ljust(7 * MIB, b"\0")
         for value, start, end in (
-            ("bytes=0-99", 0, 100), (f"bytes={6 * MIB}-", 6 * MIB, 7 * MIB), ("bytes=-10", 7 * MIB - 10, 7 * MIB),
+            ("bytes=0-99", 0, 100),
+            (f"bytes={6 * MIB}-", 6 * MIB, 7 * MIB),
+            ("bytes=-10", 7 * MIB - 10, 7 * MIB),
             (f"bytes=100-{8 * MIB}", 100, 7 * MIB),
-        ):  # fmt: skip
+        ):
             code, headers, body = await self.ask("GET", path, Range=value)
             self.assertEqual((code, body), (206, whole[start:end]), value)
             self.assertEqual(headers.getRawHeaders("content-range"), [f"bytes {start}-{end - 1}/{7 * MIB}"])

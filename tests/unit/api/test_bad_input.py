@@ -230,10 +230,23 @@ class BadInputTests(ServerCase):
 
 
 HOSTILE = (
-    "'; DROP TABLE vms; --", '"><script>alert(1)</script>', "../../etc/passwd", "%s %n {0} {x!r}", "$(reboot) `reboot`",
-    "\u202egnp.exe", "\u0000", "\x1b[2J", "\ud800", "\r\nSet-Cookie: x", "<![CDATA[x]]>", "&amp;&lt;", "\U0001f600",
-    "\ufeff", "a" * 4097, "x" * 2**20,
-)  # fmt: skip
+    "'; DROP TABLE vms; --",
+    '"><script>alert(1)</script>',
+    "../../etc/passwd",
+    "%s %n {0} {x!r}",
+    "$(reboot) `reboot`",
+    "\u202egnp.exe",
+    "\u0000",
+    "\x1b[2J",
+    "\ud800",
+    "\r\nSet-Cookie: x",
+    "<![CDATA[x]]>",
+    "&amp;&lt;",
+    "\U0001f600",
+    "\ufeff",
+    "a" * 4097,
+    "x" * 2**20,
+)
 
 
 class HostileStringTests(ServerCase):

@@ -127,10 +127,13 @@ class BrokenTests(ServerCase):
         await admin.do("create_image", 2, "two")
         inventory = running.server.inventory
         bad: dict[str, tuple[str, dict[str, Any]]] = {
-            "vm": ("list_vms", {"memory": 2**40}), "disk": ("list_disks", {"size": 2**40}),
-            "compute_node": ("list_compute_nodes", {"vcpus": 2**40}), "image": ("list_images", {"size": object()}),
-            "resource_plan": ("list_resource_plans", {"limits": {"vms": 2**40}}), "user": ("list_users", {"email": 5.0e400}),
-        }  # fmt: skip
+            "vm": ("list_vms", {"memory": 2**40}),
+            "disk": ("list_disks", {"size": 2**40}),
+            "compute_node": ("list_compute_nodes", {"vcpus": 2**40}),
+            "image": ("list_images", {"size": object()}),
+            "resource_plan": ("list_resource_plans", {"limits": {"vms": 2**40}}),
+            "user": ("list_users", {"email": 5.0e400}),
+        }
         for type_name, (method, values) in bad.items():
             (name,) = {one["name"] for one in await admin.call(method, {"fields": ["name", "id"]}) if one["id"] == 1}
             inventory.update_untracked(type_name, 1, **values)

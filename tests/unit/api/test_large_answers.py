@@ -99,9 +99,15 @@ class ListTests(LargeAnswersCase):
 class BoxcarTests(LargeAnswersCase):
     async def test_faults_in_place(self) -> None:
         calls = self.boxcar(
-            ("get_vm", (1,)), ("list_vms", ({"limit": 20},)), ("list_vms", ({"limit": 20},)), ("list_vms", ()),
-            ("get_vm", (2,)), ("list_vms", ({"limit": 20},)), ("get_vm", (9999,)), ("list_vms", ({"limit": 3},)),
-        )  # fmt: skip
+            ("get_vm", (1,)),
+            ("list_vms", ({"limit": 20},)),
+            ("list_vms", ({"limit": 20},)),
+            ("list_vms", ()),
+            ("get_vm", (2,)),
+            ("list_vms", ({"limit": 20},)),
+            ("get_vm", (9999,)),
+            ("list_vms", ({"limit": 3},)),
+        )
         size, answers = await self.size(calls)
         self.assertLess(size, LIMIT + 200)
         codes = [answer["faultCode"] if isinstance(answer, dict) else len(answer[0]) for answer in answers]

@@ -12,9 +12,12 @@ from tests.unit.api.nodes.test_nodes import simulated
 
 LISTS = sorted(name for name in METHODS if name.startswith("list_"))
 KEYS = {
-    "list_drivers": "name", "list_networks": "name", "list_storage_pools": "name", "list_templates": "name",
+    "list_drivers": "name",
+    "list_networks": "name",
+    "list_storage_pools": "name",
+    "list_templates": "name",
     "list_foreign_vms": "uuid",
-}  # fmt: skip
+}
 """What tells the members of a list apart, where it isn't C{id}."""
 
 
@@ -56,9 +59,7 @@ class ListTests(ServerCase):
         for last in "2143":  # not in their order
             host.define(DomainSpec(f"11111111-2222-3333-4444-55555555555{last}", f"theirs{last}", 1, 1, 64, 64))
         about = {"node": node, "vm": vms[0], "disk": disks[0]}
-        return admin, {
-            name: [about[parameter.name] for parameter in METHODS[name].parameters[:-1]] for name in LISTS
-        }  # fmt: skip
+        return admin, {name: [about[parameter.name] for parameter in METHODS[name].parameters[:-1]] for name in LISTS}
 
     async def test_pages(self) -> None:
         admin, arguments = await self.start()

@@ -49,9 +49,10 @@ class DiskTests(PlacingCase):
     async def test_another_node_is_asked_for(self) -> None:
         spec = {"name": "web", "disks": [{"disk": self.disk}]}
         for more, wanted in (
-            ({"compute_node": self.large}, "on compute node small"), ({"driver": "kvm"}, "its driver is simulator"),
+            ({"compute_node": self.large}, "on compute node small"),
+            ({"driver": "kvm"}, "its driver is simulator"),
             ({"labels": ["fast"]}, "no label fast"),
-        ):  # fmt: skip
+        ):
             code, words = await self.both(self.alice, "create_vm", spec | more)
             self.assertEqual((code, wanted in words), (409, True), words)
         await self.admin.do("set_compute_node", self.small, {"labels": ["fast"]})
@@ -67,9 +68,10 @@ class DiskTests(PlacingCase):
 class RoomTests(PlacingCase):
     async def test_a_node_that_is_named(self) -> None:
         for amounts, lack in (
-            ({"memory": 1001}, "memory, 1 MiB short"), ({"memory": 64, "max_memory": 1002}, "memory, 2 MiB short"),
+            ({"memory": 1001}, "memory, 1 MiB short"),
+            ({"memory": 64, "max_memory": 1002}, "memory, 2 MiB short"),
             ({"max_vcpus": 7}, "virtual CPUs, 3 short"),
-        ):  # fmt: skip
+        ):
             for client in (self.alice, self.admin):
                 spec = {"name": "web", "compute_node": self.small, **amounts}
                 code, words = await self.both(client, "create_vm", spec)

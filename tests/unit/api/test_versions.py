@@ -50,19 +50,33 @@ class VersionTests(ServerCase):
         disk = await self.admin.do("create_disk", {"name": "data", "size": 1})
         owner = await self.admin.do("create_user", "alice", PASSWORD, {})
         await self.grows(
-            "vm", vm, ("set_vm_memory", vm, 512), ("set_vm_vcpus", vm, 2), ("set_vm_name", vm, "site"),
-            ("set_vm_details", vm, {"tags": ["a"]}), ("set_vm_autostart", vm, True), ("attach_disk", vm, disk),
-            ("detach_disk", vm, disk), ("create_vm_snapshot", vm, "one"), ("start_vm", vm), ("set_vm_owner", vm, owner),
-        )  # fmt: skip
+            "vm",
+            vm,
+            ("set_vm_memory", vm, 512),
+            ("set_vm_vcpus", vm, 2),
+            ("set_vm_name", vm, "site"),
+            ("set_vm_details", vm, {"tags": ["a"]}),
+            ("set_vm_autostart", vm, True),
+            ("attach_disk", vm, disk),
+            ("detach_disk", vm, disk),
+            ("create_vm_snapshot", vm, "one"),
+            ("start_vm", vm),
+            ("set_vm_owner", vm, owner),
+        )
 
     async def test_a_disk(self) -> None:
         disk = await self.admin.do("create_disk", {"name": "data", "size": 1})
         vm = await self.admin.do("create_vm", {"name": "web"})
         owner = await self.admin.do("create_user", "alice", PASSWORD, {})
         await self.grows(
-            "disk", disk, ("resize_disk", disk, 2), ("set_disk_name", disk, "files"), ("attach_disk", vm, disk),
-            ("detach_disk", vm, disk), ("set_disk_owner", disk, owner),
-        )  # fmt: skip
+            "disk",
+            disk,
+            ("resize_disk", disk, 2),
+            ("set_disk_name", disk, "files"),
+            ("attach_disk", vm, disk),
+            ("detach_disk", vm, disk),
+            ("set_disk_owner", disk, owner),
+        )
 
     async def test_a_user(self) -> None:
         plan = await self.admin.do("create_resource_plan", "small", {"vms": 1})
@@ -71,10 +85,14 @@ class VersionTests(ServerCase):
         await self.there.login("alice")
         self.assertEqual(await self.version("user", user), 1, "a login is no change")
         await self.grows(
-            "user", user, ("set_user_role", user, "auditor"), ("set_user_resource_plan", user, plan),
-            ("set_user_details", user, {"email": "a@example.org"}), ("set_user_enabled", user, False),
+            "user",
+            user,
+            ("set_user_role", user, "auditor"),
+            ("set_user_resource_plan", user, plan),
+            ("set_user_details", user, {"email": "a@example.org"}),
+            ("set_user_enabled", user, False),
             ("set_user_password", user, PASSWORD + "!"),
-        )  # fmt: skip
+        )
         self.assertEqual(await self.version("user", user), 6)
 
     async def test_a_resource_plan(self) -> None:
@@ -88,8 +106,9 @@ class VersionTests(ServerCase):
     async def test_a_compute_node(self) -> None:
         before = await self.version("compute_node", self.node)
         for change in (
-            ("set_compute_node", self.node, {"labels": ["fast"]}), ("set_compute_node_mode", self.node, "cordoned"),
-        ):  # fmt: skip
+            ("set_compute_node", self.node, {"labels": ["fast"]}),
+            ("set_compute_node_mode", self.node, "cordoned"),
+        ):
             await self.admin.do(*change)
             after = await self.version("compute_node", self.node)
             self.assertGreater(after, before, change)

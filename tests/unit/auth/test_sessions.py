@@ -53,8 +53,14 @@ class SessionsTests(SynchronousTestCase):
     def test_a_call_under_way_keeps_it(self) -> None:
         """It had 5 s left when the call began. Afterwards it has as long as the call took, at most its full time."""
         for any_call, took, left in (
-            (False, 0, 5), (False, 3, 3), (False, 20, 20), (False, 100, 30), (True, 0, 30), (True, 3, 30), (True, 100, 30),
-        ):  # fmt: skip
+            (False, 0, 5),
+            (False, 3, 3),
+            (False, 20, 20),
+            (False, 100, 30),
+            (True, 0, 30),
+            (True, 3, 30),
+            (True, 100, 30),
+        ):
             clock, found = self.make()
             found._any_call = any_call
             session = found.open(1, "a", 0)

@@ -49,9 +49,7 @@ class DetachesNothing(SimulatedConnection):
 
 class DetachesAll(SimulatedConnection):
     def detach_interface(self, uuid: str, mac: str) -> Deferred[None]:
-        return self._do(
-            "detach_interface", lambda: self.simulated.put_interfaces(uuid, ())
-        )  # fmt: skip
+        return self._do("detach_interface", lambda: self.simulated.put_interfaces(uuid, ()))
 
 
 class DetachesOnce(SimulatedConnection):

@@ -35,13 +35,26 @@ from tests.unit.model.test_xmlvalue import CALM
 
 GOOD = DomainInfo("u", "web", DomainState.RUNNING, 1, 2, 64, 128, (), False)
 ODD = (
-    st.integers() | st.floats() | st.text(st.characters(exclude_categories=())) | st.booleans() | st.none() | st.binary()
-    | st.lists(st.integers(), max_size=2) | st.just({"a": 2**40})
-)  # fmt: skip
+    st.integers()
+    | st.floats()
+    | st.text(st.characters(exclude_categories=()))
+    | st.booleans()
+    | st.none()
+    | st.binary()
+    | st.lists(st.integers(), max_size=2)
+    | st.just({"a": 2**40})
+)
 SAMPLES: list[Any] = [
-    GOOD, HostInfo(1, 2, "a", "b"), Volume("p", "n", "/x", "raw", 5), Pool("p", 1, 2), Snapshot("s", 5.0, True),
-    GuestOutput(0, "out", "err"), Limits(1, 2, 3, 4), GuestNetwork(("192.0.2.1",), "host"), DomainStats(1.0, 2, 3, 4, 5, 6),
-]  # fmt: skip
+    GOOD,
+    HostInfo(1, 2, "a", "b"),
+    Volume("p", "n", "/x", "raw", 5),
+    Pool("p", 1, 2),
+    Snapshot("s", 5.0, True),
+    GuestOutput(0, "out", "err"),
+    Limits(1, 2, 3, 4),
+    GuestNetwork(("192.0.2.1",), "host"),
+    DomainStats(1.0, 2, 3, 4, 5, 6),
+]
 
 
 def sendable(answer: Any) -> None:
@@ -95,10 +108,16 @@ class WithinTests(SynchronousTestCase):
 
     def test_wrong_types(self) -> None:
         for wrong in (
-            GuestOutput("0", "", ""), GuestOutput(True, "", ""), GuestOutput(0, b"", ""), replace(GOOD, state="running"),  # type: ignore[arg-type]
-            Snapshot("s", float("nan"), False), replace(GOOD, disks=(5,)),  # type: ignore[arg-type]
-            replace(GOOD, disks=5), Snapshot("s", 0.0, 1), HostInfo(None, 5, "", ""),  # type: ignore[arg-type]
-        ):  # fmt: skip
+            GuestOutput("0", "", ""),  # type: ignore[arg-type]
+            GuestOutput(True, "", ""),
+            GuestOutput(0, b"", ""),  # type: ignore[arg-type]
+            replace(GOOD, state="running"),  # type: ignore[arg-type]
+            Snapshot("s", float("nan"), False),
+            replace(GOOD, disks=(5,)),  # type: ignore[arg-type]
+            replace(GOOD, disks=5),  # type: ignore[arg-type]
+            Snapshot("s", 0.0, 1),  # type: ignore[arg-type]
+            HostInfo(None, 5, "", ""),  # type: ignore[arg-type]
+        ):
             self.assertRaises(DriverError, within, wrong)
 
 

@@ -26,10 +26,25 @@ NAMES = ("a", "b", "c", "d")
 MACS = ("52:54:00:00:00:01", "52:54:00:00:00:02")
 ACTORS = ("admin", "admin", "admin", "ann", "ann", "bob")
 LIMITS = {
-    "vms": 3, "running_vms": 1, "vcpus": 6, "memory": 500, "disks": 4, "disk_space": 30, "snapshots": 2, "vm_vcpus": 3,
-    "vm_memory": 300, "vm_disk": 20, "default_vcpus": 2, "default_memory": 64, "default_disk": 2, "cpu_shares": 512,
-    "disk_iops": 100, "disk_mbps": 10, "network_mbps": 10, "drivers": ["kvm"],
-}  # fmt: skip
+    "vms": 3,
+    "running_vms": 1,
+    "vcpus": 6,
+    "memory": 500,
+    "disks": 4,
+    "disk_space": 30,
+    "snapshots": 2,
+    "vm_vcpus": 3,
+    "vm_memory": 300,
+    "vm_disk": 20,
+    "default_vcpus": 2,
+    "default_memory": 64,
+    "default_disk": 2,
+    "cpu_shares": 512,
+    "disk_iops": 100,
+    "disk_mbps": 10,
+    "network_mbps": 10,
+    "drivers": ["kvm"],
+}
 
 
 class Fleet:
@@ -147,9 +162,7 @@ class Fleet:
 
     def meddle(self) -> None:
         """Something happens that no task does."""
-        self.one((
-            self._state, self._remove, self._lose, self._cut, self._back, self._stranger, self._send
-        ))()  # fmt: skip
+        self.one((self._state, self._remove, self._lose, self._cut, self._back, self._stranger, self._send))()
 
     def _there(self) -> list[VM]:
         known = self.inventory.all(VM)

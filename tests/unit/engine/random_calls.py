@@ -89,9 +89,11 @@ class RandomCalls(Fleet):
 
     def _attach_disk(self) -> tuple[Any, ...]:
         pairs = [
-            (vm.id, disk.id) for vm in self.inventory.all(VM) for disk in self.inventory.all(Disk)
+            (vm.id, disk.id)
+            for vm in self.inventory.all(VM)
+            for disk in self.inventory.all(Disk)
             if disk.vm is None and (disk.owner, disk.compute_node) == (vm.owner, vm.compute_node)
-        ]  # fmt: skip
+        ]
         return (*self.pair(pairs, self.id(VM), self.id(Disk)), *self.some(({"target": "vda"}, {"target": "vdc"}), 1))
 
     def _detach_disk(self) -> tuple[Any, ...]:
@@ -120,15 +122,18 @@ class RandomCalls(Fleet):
         )
 
     def _place(self) -> dict[str, Any]:
-        return self.one((
-            {}, {"compute_node": self.id(ComputeNode)}, {"compute_node": self.id(ComputeNode)},
-        ))  # fmt: skip
+        return self.one(({}, {"compute_node": self.id(ComputeNode)}, {"compute_node": self.id(ComputeNode)}))
 
     def _new_disk(self) -> dict[str, Any]:
-        return self.one((
-            {"size": self.one((1, 3, 9))}, {"size": 2, "format": "raw"}, {"image": self.id(Image)},
-            {"image": self.id(Image), "size": self.one((1, 6))}, {"disk": self.id(Disk)},
-        ))  # fmt: skip
+        return self.one(
+            (
+                {"size": self.one((1, 3, 9))},
+                {"size": 2, "format": "raw"},
+                {"image": self.id(Image)},
+                {"image": self.id(Image), "size": self.one((1, 6))},
+                {"disk": self.id(Disk)},
+            )
+        )
 
     def _create_vm(self) -> tuple[Any, ...]:
         spec: dict[str, Any] = {"name": self.one(NAMES), **self._place()}
@@ -196,9 +201,16 @@ class RandomCalls(Fleet):
 
     def _set_compute_node(self) -> tuple[Any, ...]:
         options: tuple[dict[str, Any], ...] = (
-            {"labels": ["fast"]}, {"labels": []}, {"memory_overcommit": 0.3}, {"memory_overcommit": 1.0}, {"weight": 3.0},
-            {"vcpu_overcommit": 4.0}, {"reserved_memory": 600}, {"boot_dirs": ["/open"]}, {"user_networks": ["lan"]},
-        )  # fmt: skip
+            {"labels": ["fast"]},
+            {"labels": []},
+            {"memory_overcommit": 0.3},
+            {"memory_overcommit": 1.0},
+            {"weight": 3.0},
+            {"vcpu_overcommit": 4.0},
+            {"reserved_memory": 600},
+            {"boot_dirs": ["/open"]},
+            {"user_networks": ["lan"]},
+        )
         return (*self._node(), self.one(options))
 
     def _set_compute_node_mode(self) -> tuple[Any, ...]:

@@ -95,11 +95,20 @@ class PlanTests(ServerCase):
         vm = await admin.call("create_vm", {"name": "web", "memory": 128, "disks": [{"size": 5}]})
         disk = await admin.call("create_disk", {"name": "data", "size": 5})
         for method, arguments in (
-            ("attach_disk", [vm, disk]), ("start_vm", [vm]), ("delete_vm", [vm]), ("pause_vm", [vm]),
-            ("set_vm_vcpus", [vm, 9]), ("resume_vm", [vm]),
-            ("shutdown_vm", [vm]), ("set_vm_vcpus", [vm, 9]), ("detach_disk", [vm, disk]),
-            ("delete_vm", [vm]), ("start_vm", [vm]), ("delete_disk", [disk]), ("create_vm", [{"name": "web"}]),
-        ):  # fmt: skip
+            ("attach_disk", [vm, disk]),
+            ("start_vm", [vm]),
+            ("delete_vm", [vm]),
+            ("pause_vm", [vm]),
+            ("set_vm_vcpus", [vm, 9]),
+            ("resume_vm", [vm]),
+            ("shutdown_vm", [vm]),
+            ("set_vm_vcpus", [vm, 9]),
+            ("detach_disk", [vm, disk]),
+            ("delete_vm", [vm]),
+            ("start_vm", [vm]),
+            ("delete_disk", [disk]),
+            ("create_vm", [{"name": "web"}]),
+        ):
             await admin.call(method, *arguments)
         good, conflict, gone = (True, 0, node), (False, 409, node), (False, 404, 0)
         planned = await self.plan(admin)

@@ -144,9 +144,14 @@ class KnownTests(ImageCase):
             return "import_image", {"name": f"{upload}-{name}", "format": format, "upload": upload}
 
         codes = await self.same(
-            image("none"), image("up", "qcow2"), image("up"), image("up", name="again"), image("other", "qcow2"),
-            ("create_disk", {"name": "small", "size": 3, "image": 5}), ("create_disk", {"name": "fits", "image": 5}),
-        )  # fmt: skip
+            image("none"),
+            image("up", "qcow2"),
+            image("up"),
+            image("up", name="again"),
+            image("other", "qcow2"),
+            ("create_disk", {"name": "small", "size": 3, "image": 5}),
+            ("create_disk", {"name": "fits", "image": 5}),
+        )
         self.assertEqual(codes, [404, 409, 0, 404, 0, 409, 0])
 
     async def test_images_of_disks(self) -> None:

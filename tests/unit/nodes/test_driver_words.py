@@ -49,9 +49,13 @@ class SentenceTests(SynchronousTestCase):
 
     def test_one_full_stop(self) -> None:
         for said, told in (
-            ("It is so", "It is so."), ("It is so.", "It is so."), ("It is so...", "It is so."), ("It is so. ", "It is so."),
-            ("", ""), (".", ""),
-        ):  # fmt: skip
+            ("It is so", "It is so."),
+            ("It is so.", "It is so."),
+            ("It is so...", "It is so."),
+            ("It is so. ", "It is so."),
+            ("", ""),
+            (".", ""),
+        ):
             self.assertEqual(sentence(said), told)
 
     def test_what_is_no_fault(self) -> None:
@@ -73,9 +77,25 @@ class _Known:
 
 def vm(name: str, uuid: str, domain: str = "") -> VM:
     return VM(
-        id=1, name=name, owner=1, state="running", uuid=uuid, compute_node=1, driver="kvm", vcpus=1, max_vcpus=1, memory=64,
-        max_memory=64, interfaces=(), description="", tags=(), autostart=False, boot={}, created=0.0, domain=domain,
-    )  # fmt: skip
+        id=1,
+        name=name,
+        owner=1,
+        state="running",
+        uuid=uuid,
+        compute_node=1,
+        driver="kvm",
+        vcpus=1,
+        max_vcpus=1,
+        memory=64,
+        max_memory=64,
+        interfaces=(),
+        description="",
+        tags=(),
+        autostart=False,
+        boot={},
+        created=0.0,
+        domain=domain,
+    )
 
 
 class NameTests(SynchronousTestCase):
@@ -96,7 +116,7 @@ class NameTests(SynchronousTestCase):
             ("can't open /run/own-b26eaa09/socket", "can't open /run/own-b26eaa09/socket."),
             ("Domain own-b26eaa09x is another's.", "Domain own-b26eaa09x is another's."),
             ("Domain other-12345678 is another's.", "Domain other-12345678 is another's."),
-        ):  # fmt: skip
+        ):
             error = words.told(WrongState(said))
             self.assertEqual((type(error), str(error)), (WrongState, told))
         same = Unreachable("It is away.")

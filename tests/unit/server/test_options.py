@@ -16,15 +16,40 @@ from fluidvm.server.options import OPTIONS, Options, Settings
 from fluidvm.wire.tls import TLSFiles
 
 GIVEN: dict[str, Any] = {
-    "state": "/s", "database": "sqlite:////d.db", "http": ["tcp:1", "tcp:2"], "https": ["tcp:3"], "tls-cert": "/c.pem",
-    "tls-key": "/k.pem", "tls-client-ca": "/a.pem", "tls-clients": "optional", "certificate-users": "/u.toml",
-    "hosts": "One.example, two", "session-timeout": 5, "keepalive": "any-call", "admin-password-file": "/p",
-    "max-request": 2048, "max-image": 6, "images": "/i", "disk-reserve": 0, "image-urls": "http://a/, https://b/c",
-    "connections-per-address": 7, "tasks-per-node": 9, "placement": "pack", "poll-interval": 11, "node-timeout": 12,
-    "store-timeout": 13, "keep-contexts": 0, "trusted-proxies": "10.0.0.0/8,local", "forwarded-header": "x-forwarded-for",
-    "keep-audit": 14, "password-length": 15, "password-memory": 64, "password-rounds": 16, "password-lanes": 2,
+    "state": "/s",
+    "database": "sqlite:////d.db",
+    "http": ["tcp:1", "tcp:2"],
+    "https": ["tcp:3"],
+    "tls-cert": "/c.pem",
+    "tls-key": "/k.pem",
+    "tls-client-ca": "/a.pem",
+    "tls-clients": "optional",
+    "certificate-users": "/u.toml",
+    "hosts": "One.example, two",
+    "session-timeout": 5,
+    "keepalive": "any-call",
+    "admin-password-file": "/p",
+    "max-request": 2048,
+    "max-image": 6,
+    "images": "/i",
+    "disk-reserve": 0,
+    "image-urls": "http://a/, https://b/c",
+    "connections-per-address": 7,
+    "tasks-per-node": 9,
+    "placement": "pack",
+    "poll-interval": 11,
+    "node-timeout": 12,
+    "store-timeout": 13,
+    "keep-contexts": 0,
+    "trusted-proxies": "10.0.0.0/8,local",
+    "forwarded-header": "x-forwarded-for",
+    "keep-audit": 14,
+    "password-length": 15,
+    "password-memory": 64,
+    "password-rounds": 16,
+    "password-lanes": 2,
     "access-log": True,
-}  # fmt: skip
+}
 """A value for every option that isn't its default, as the configuration file has it."""
 
 
@@ -58,16 +83,44 @@ class OptionTests(SynchronousTestCase):
 
     def test_defaults(self) -> None:
         settings = parse("--state", "/s")
-        self.assertEqual(plain(settings), {
-            "state": Path("/s"), "database": "sqlite:////s/fluidvm.db", "http": ("tcp:8000:interface=127.0.0.1",),
-            "https": (), "tls_cert": None, "tls_key": None, "tls_client_ca": None, "tls_clients": "required",
-            "certificate_users": None, "hosts": (), "session_timeout": 30, "keepalive": "ping",
-            "admin_password_file": None, "max_request": 1048576, "max_image": 65536, "images": Path("/s"),
-            "disk_reserve": 1024, "image_urls": vars(ImageUrls([])), "connections_per_address": 1000, "tasks_per_node": 8,
-            "placement": "spread", "poll_interval": 10, "node_timeout": 120, "store_timeout": 20, "keep_contexts": 30,
-            "trusted_proxies": (), "forwarded_header": "forwarded", "keep_audit": 365, "password_length": 8,
-            "password_memory": 65536, "password_rounds": 3, "password_lanes": 4, "access_log": False,
-        })  # fmt: skip
+        self.assertEqual(
+            plain(settings),
+            {
+                "state": Path("/s"),
+                "database": "sqlite:////s/fluidvm.db",
+                "http": ("tcp:8000:interface=127.0.0.1",),
+                "https": (),
+                "tls_cert": None,
+                "tls_key": None,
+                "tls_client_ca": None,
+                "tls_clients": "required",
+                "certificate_users": None,
+                "hosts": (),
+                "session_timeout": 30,
+                "keepalive": "ping",
+                "admin_password_file": None,
+                "max_request": 1048576,
+                "max_image": 65536,
+                "images": Path("/s"),
+                "disk_reserve": 1024,
+                "image_urls": vars(ImageUrls([])),
+                "connections_per_address": 1000,
+                "tasks_per_node": 8,
+                "placement": "spread",
+                "poll_interval": 10,
+                "node_timeout": 120,
+                "store_timeout": 20,
+                "keep_contexts": 30,
+                "trusted_proxies": (),
+                "forwarded_header": "forwarded",
+                "keep_audit": 365,
+                "password_length": 8,
+                "password_memory": 65536,
+                "password_rounds": 3,
+                "password_lanes": 4,
+                "access_log": False,
+            },
+        )
         self.assertIsNone(settings.tls)
 
     def test_every_option_by_both_ways(self) -> None:

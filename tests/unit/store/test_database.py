@@ -137,10 +137,15 @@ class UrlTests(SynchronousTestCase):
             _, options = parsed.get_dialect()().create_connect_args(parsed)
             self.assertEqual((options["host"], options["port"], options["dbname"]), (hosts, ports, "db"), url)
         for url in (
-            "postgresql://u@a:x,b:2/db", "postgresql://u@a:1:1,b:2/db", "postgresql://u@,b:2/db", "postgresql://u@h:1,/db",
-            "postgresql://u@/db?host=a:x&host=b:1", "postgresql://u@a:port/db",
-            "postgresql://u@/db?host=a,b&port=1,2,3", "postgresql://[::1,b/db",
-        ):  # fmt: skip
+            "postgresql://u@a:x,b:2/db",
+            "postgresql://u@a:1:1,b:2/db",
+            "postgresql://u@,b:2/db",
+            "postgresql://u@h:1,/db",
+            "postgresql://u@/db?host=a:x&host=b:1",
+            "postgresql://u@a:port/db",
+            "postgresql://u@/db?host=a,b&port=1,2,3",
+            "postgresql://[::1,b/db",
+        ):
             words = str(self.assertRaises(DatabaseError, parse_url, url))
             self.assertNotIn("\n", words)
 

@@ -43,10 +43,12 @@ class TypeTests(DatabaseCase):
 
     async def test_queries_know_which_columns_are_wide(self) -> None:
         def wide(connection: Connection) -> set[tuple[str, str]]:
-            found = connection.execute(text(
-                "SELECT table_name, column_name FROM information_schema.columns"
-                " WHERE table_schema = 'public' AND data_type = 'bigint'"
-            ))  # fmt: skip
+            found = connection.execute(
+                text(
+                    "SELECT table_name, column_name FROM information_schema.columns"
+                    " WHERE table_schema = 'public' AND data_type = 'bigint'"
+                )
+            )
             return {(row.table_name, row.column_name) for row in found}
 
         known = {

@@ -115,9 +115,10 @@ class ServerTests(ServerCase):
         await admin.do("start_vm", vm)
         many: Any = [{"methodName": "system.listMethods", "params": []}] * 10
         secrets: dict[str, Any] = {
-            "authenticate": ["admin", PASSWORD], "get_vm_console": [admin.cookie, vm],
+            "authenticate": ["admin", PASSWORD],
+            "get_vm_console": [admin.cookie, vm],
             "begin_second_factor": [admin.cookie, PASSWORD],
-        }  # fmt: skip
+        }
         self.assertEqual((await self.ask("system.multicall", many))[0], True)
         for name, arguments in secrets.items():
             packed, answers = await self.ask("system.multicall", [*many, {"methodName": name, "params": arguments}])

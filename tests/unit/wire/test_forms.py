@@ -29,20 +29,49 @@ def form(kind: str, accepted: str = "") -> Form | None:
 class CharsetTests(SynchronousTestCase):
     def test_names(self) -> None:
         for name, codec in (
-            ("utf-8", "utf_8"), ("UTF8", "utf_8"), ('"utf-8"', "utf_8"), ("us-ascii", "ascii"), ("ISO-8859-1", "latin_1"),
-            ("latin1", "latin_1"), ("iso-8859-15", "iso8859_15"), ("windows-1252", "cp1252"), ("cp1250", "cp1250"),
-            ("utf-16", "utf_16"), ("utf-16le", "utf_16_le"), ("KOI8-R", "koi8_r"), ("Shift_JIS", "shift_jis"),
-            ("gb18030", "gb18030"), ("big5", "big5"), ("euc-kr", "euc_kr"),
-        ):  # fmt: skip
+            ("utf-8", "utf_8"),
+            ("UTF8", "utf_8"),
+            ('"utf-8"', "utf_8"),
+            ("us-ascii", "ascii"),
+            ("ISO-8859-1", "latin_1"),
+            ("latin1", "latin_1"),
+            ("iso-8859-15", "iso8859_15"),
+            ("windows-1252", "cp1252"),
+            ("cp1250", "cp1250"),
+            ("utf-16", "utf_16"),
+            ("utf-16le", "utf_16_le"),
+            ("KOI8-R", "koi8_r"),
+            ("Shift_JIS", "shift_jis"),
+            ("gb18030", "gb18030"),
+            ("big5", "big5"),
+            ("euc-kr", "euc_kr"),
+        ):
             self.assertEqual(form(f"text/xml; charset={name}"), Form(codec), name)
             self.assertEqual(form(f"text/xml;x=y ;  Charset = {name} ; z=1"), Form(codec), name)
 
     def test_what_is_none(self) -> None:
         """Python knows codecs that are no charsets, and some that are slow."""
         for name in (
-            "", "x", "idna", "punycode", "rot13", "zlib", "bz2", "hex", "base64", "unicode_escape", "raw_unicode_escape",
-            "utf-7", "undefined", "mbcs", "os", "\xff", "utf-8 x", "../utf-8", "." * 300,
-        ):  # fmt: skip
+            "",
+            "x",
+            "idna",
+            "punycode",
+            "rot13",
+            "zlib",
+            "bz2",
+            "hex",
+            "base64",
+            "unicode_escape",
+            "raw_unicode_escape",
+            "utf-7",
+            "undefined",
+            "mbcs",
+            "os",
+            "\xff",
+            "utf-8 x",
+            "../utf-8",
+            "." * 300,
+        ):
             self.assertIsNone(form(f"text/xml; charset={name}"), name)
 
     def test_not_told(self) -> None:
@@ -54,11 +83,21 @@ class CharsetTests(SynchronousTestCase):
 
     def test_used(self) -> None:
         for charset, word in (
-            ("utf_8", WORD), ("utf_16", WORD), ("utf_16_le", WORD), ("utf_16_be", WORD), ("utf_32", WORD),
-            ("latin_1", "Grüße"), ("cp1252", "10 €"), ("iso8859_15", "10 €"), ("ascii", "plain"), ("koi8_r", "привет"),
+            ("utf_8", WORD),
+            ("utf_16", WORD),
+            ("utf_16_le", WORD),
+            ("utf_16_be", WORD),
+            ("utf_32", WORD),
+            ("latin_1", "Grüße"),
+            ("cp1252", "10 €"),
+            ("iso8859_15", "10 €"),
+            ("ascii", "plain"),
+            ("koi8_r", "привет"),
             ("shift_jis", "日本"),
-            ("gb18030", WORD), ("big5", "中文"), ("euc_kr", "한국"),
-        ):  # fmt: skip
+            ("gb18030", WORD),
+            ("big5", "中文"),
+            ("euc_kr", "한국"),
+        ):
             for declared in ("", f' encoding="{charset}"', " encoding='utf-8'", ' encoding="iso-8859-1" standalone="yes"'):
                 body = XML.format(declared, word).encode(charset)
                 self.assertEqual(self.read(body, charset), word, (charset, declared))
@@ -73,9 +112,12 @@ class CharsetTests(SynchronousTestCase):
 
     def test_what_does_not_fit(self) -> None:
         for charset, body in (
-            ("ascii", b"<a>\xe9</a>"), ("utf_8", b'<?xml version="1.0" encoding="latin-1"?>\xe9'), ("utf_16_le", b"abc"),
-            ("utf_16_be", b"\xd8\x00\x00a"), ("shift_jis", b"\x81"),
-        ):  # fmt: skip
+            ("ascii", b"<a>\xe9</a>"),
+            ("utf_8", b'<?xml version="1.0" encoding="latin-1"?>\xe9'),
+            ("utf_16_le", b"abc"),
+            ("utf_16_be", b"\xd8\x00\x00a"),
+            ("shift_jis", b"\x81"),
+        ):
             fault = self.assertRaises(ParseError, to_utf8, body, charset)
             self.assertIn("Content-Type", str(fault))
         self.assertRaises(ParseError, parse_call, to_utf8(b"<a>\xe9</a>", "utf_8"))
@@ -88,16 +130,40 @@ class CharsetTests(SynchronousTestCase):
 class WeightTests(SynchronousTestCase):
     def test_takes_gzip(self) -> None:
         for accepted in (
-            "gzip", "x-gzip", "GZIP", "gzip, deflate, br", "deflate, gzip;q=1.0, *;q=0.5", "*", "br;q=1, *;q=0.1",
-            "gzip;q=0.001", "identity;q=0.5, gzip;q=0.5", "identity;q=0, *", "gzip ; q=1", "gzip;Q=0.5", "x, gzip",
-        ):  # fmt: skip
+            "gzip",
+            "x-gzip",
+            "GZIP",
+            "gzip, deflate, br",
+            "deflate, gzip;q=1.0, *;q=0.5",
+            "*",
+            "br;q=1, *;q=0.1",
+            "gzip;q=0.001",
+            "identity;q=0.5, gzip;q=0.5",
+            "identity;q=0, *",
+            "gzip ; q=1",
+            "gzip;Q=0.5",
+            "x, gzip",
+        ):
             self.assertTrue(takes_gzip(accepted), accepted)
 
     def test_does_not(self) -> None:
         for accepted in (
-            "", "identity", "br", "gzip;q=0", "gzip;q=0.000", "*;q=0", "gzip;q=0, *", "gzip;q=0.5, identity", "gzip;q=2",
-            "gzip;q=-1", "gzip;q=x", "gzip;x=1", "identity;q=1, *;q=0.5", "notgzip", "gzip gzip",
-        ):  # fmt: skip
+            "",
+            "identity",
+            "br",
+            "gzip;q=0",
+            "gzip;q=0.000",
+            "*;q=0",
+            "gzip;q=0, *",
+            "gzip;q=0.5, identity",
+            "gzip;q=2",
+            "gzip;q=-1",
+            "gzip;q=x",
+            "gzip;x=1",
+            "identity;q=1, *;q=0.5",
+            "notgzip",
+            "gzip gzip",
+        ):
             self.assertFalse(takes_gzip(accepted), accepted)
 
     def test_several_headers(self) -> None:
@@ -129,8 +195,9 @@ class CallTests(SiteTests):
         kinds = {b"utf-8": b"\xc3\xa9", b"iso-8859-1": b"\xe9", b"utf-16le": b"\xe9\0"}
         requests = [
             post(body, b"Content-Type: text/xml; charset=%s\r\n%s" % (name, accepted))
-            for name, body in kinds.items() for accepted in (b"", b"Accept-Encoding: gzip\r\n")
-        ]  # fmt: skip
+            for name, body in kinds.items()
+            for accepted in (b"", b"Accept-Encoding: gzip\r\n")
+        ]
         plain = render_answer(2)
         self.assertEqual(self.kept(*requests), [(200, plain), (200, b"compressed for 10.0.0.1: " + plain)] * 3)
         self.assertEqual(set(self.dispatcher.bodies), {b"\xc3\xa9"})

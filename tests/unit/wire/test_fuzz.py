@@ -20,22 +20,85 @@ from tests.unit.model.test_xmlvalue import CALM, VALUES, sent
 from tests.unit.wire.support import answers
 
 TAGS = [
-    b"methodCall", b"methodName", b"params", b"param", b"value", b"int", b"string", b"array", b"data", b"struct", b"member",
-    b"name", b"double", b"base64", b"dateTime.iso8601", b"boolean", b"nil", b"i8",
-]  # fmt: skip
-PIECES = st.sampled_from([
-    *(form % tag for tag in TAGS for form in (b"<%s>", b"</%s>", b"<%s/>")),
-    b"<methodName>m</methodName>", b"m", b"5", b"-", b"1e999", b"20240101T00:00:00", b"AA==", b" ", b"\n", b"&", b"&lt;",
-    b"&#0;", b"&#13;", b"\0", b"\xff", b"\xc3\xa9", b"<![CDATA[", b"]]>", b"<!--", b"-->", b"<!DOCTYPE x [", b"=",
-    b"<!ENTITY a 'b'>", b"<?xml version='1.0'?>", b"<?xml version='1.0' encoding='", b"utf-16", b"idna", b"rot13", b"'?>",
-])  # fmt: skip
-HEADERS = st.sampled_from([
-    b"POST /RPC2 HTTP/1.1\r\n", b"GET /health HTTP/1.0\r\n", b"HEAD / HTTP/1.1\r\n", b"Content-Length: 10\r\n",
-    b"Content-Length: 1", b"\r\n", b"Transfer-Encoding: chunked\r\n", b"5\r\nhello\r\n", b"0\r\n\r\n", b"0123456789",
-    b"Expect: 100-continue\r\n", b"Connection: close\r\n", b"Content-Type: text/xml\r\n", b"\n", b"x" * 3000, b" ", b":",
-    b"\0", b"Host: x\r\n", b"POST http://x/RPC2 HTTP/1.1\r\nHost: x\r\n", b"Accept-Encoding: gzip\r\n",
-    b"Content-Type: text/xml; charset=utf-16\r\n",
-])  # fmt: skip
+    b"methodCall",
+    b"methodName",
+    b"params",
+    b"param",
+    b"value",
+    b"int",
+    b"string",
+    b"array",
+    b"data",
+    b"struct",
+    b"member",
+    b"name",
+    b"double",
+    b"base64",
+    b"dateTime.iso8601",
+    b"boolean",
+    b"nil",
+    b"i8",
+]
+PIECES = st.sampled_from(
+    [
+        *(form % tag for tag in TAGS for form in (b"<%s>", b"</%s>", b"<%s/>")),
+        b"<methodName>m</methodName>",
+        b"m",
+        b"5",
+        b"-",
+        b"1e999",
+        b"20240101T00:00:00",
+        b"AA==",
+        b" ",
+        b"\n",
+        b"&",
+        b"&lt;",
+        b"&#0;",
+        b"&#13;",
+        b"\0",
+        b"\xff",
+        b"\xc3\xa9",
+        b"<![CDATA[",
+        b"]]>",
+        b"<!--",
+        b"-->",
+        b"<!DOCTYPE x [",
+        b"=",
+        b"<!ENTITY a 'b'>",
+        b"<?xml version='1.0'?>",
+        b"<?xml version='1.0' encoding='",
+        b"utf-16",
+        b"idna",
+        b"rot13",
+        b"'?>",
+    ]
+)
+HEADERS = st.sampled_from(
+    [
+        b"POST /RPC2 HTTP/1.1\r\n",
+        b"GET /health HTTP/1.0\r\n",
+        b"HEAD / HTTP/1.1\r\n",
+        b"Content-Length: 10\r\n",
+        b"Content-Length: 1",
+        b"\r\n",
+        b"Transfer-Encoding: chunked\r\n",
+        b"5\r\nhello\r\n",
+        b"0\r\n\r\n",
+        b"0123456789",
+        b"Expect: 100-continue\r\n",
+        b"Connection: close\r\n",
+        b"Content-Type: text/xml\r\n",
+        b"\n",
+        b"x" * 3000,
+        b" ",
+        b":",
+        b"\0",
+        b"Host: x\r\n",
+        b"POST http://x/RPC2 HTTP/1.1\r\nHost: x\r\n",
+        b"Accept-Encoding: gzip\r\n",
+        b"Content-Type: text/xml; charset=utf-16\r\n",
+    ]
+)
 CALLS = st.lists(VALUES, max_size=4).map(lambda arguments: _dumps(tuple(arguments)))
 
 
@@ -60,11 +123,18 @@ def usual(draw: st.DrawFn) -> bytes:
     blank = st.sampled_from(["", "", " ", "\n", "\r\n\t", "\x0b", "x"])
     kind = st.sampled_from(["int", "i4", "string", "boolean", "double", "i8"])
     text = st.sampled_from(["", "1", "0", "-5", "+007", " 1", "9" * 32, "9" * 33, "a]]", "é", "&lt;", "\r", "\x7f", "]]>"])
-    declaration = st.sampled_from([
-        "", "<?xml version='1.0'?>", '<?xml version="1.0" encoding="UTF-8"?>',
-        "<?xml version='1.0' encoding='utf-8' ?>", "<?xml version='1.1'?>",
-        "<?xml version='1.0' encoding='utf-16'?>", " <?xml version='1.0'?>", "<?xml version='1.0\"?>",
-    ])  # fmt: skip
+    declaration = st.sampled_from(
+        [
+            "",
+            "<?xml version='1.0'?>",
+            '<?xml version="1.0" encoding="UTF-8"?>',
+            "<?xml version='1.0' encoding='utf-8' ?>",
+            "<?xml version='1.1'?>",
+            "<?xml version='1.0' encoding='utf-16'?>",
+            " <?xml version='1.0'?>",
+            "<?xml version='1.0\"?>",
+        ]
+    )
     params = [
         f"<param>{draw(blank)}<value><{(tag := draw(kind))}>{draw(text)}</{draw(st.just(tag) | kind)}></value></param>"
         for _ in range(draw(st.integers(0, 3) | st.just(65)))

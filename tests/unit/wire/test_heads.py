@@ -9,8 +9,13 @@ from tests.unit.wire.support import CALL, SiteTests, answers, post
 class HostTests(SiteTests):
     def test_exactly_one(self) -> None:
         for host in (
-            b"", b"Host: x\r\nHost: x\r\n", b"Host: a b\r\n", b"Host: user@x\r\n", b"Host: x/y\r\n", b"Host: \xff\r\n",
-        ):  # fmt: skip
+            b"",
+            b"Host: x\r\nHost: x\r\n",
+            b"Host: a b\r\n",
+            b"Host: user@x\r\n",
+            b"Host: x/y\r\n",
+            b"Host: \xff\r\n",
+        ):
             for request in (post(), b"GET /health HTTP/1.1\r\nHost: x\r\n\r\n", post(path=b"http://y/RPC2")):
                 code, headers, body = self.one(request.replace(b"Host: x\r\n", host))
                 self.assertEqual((code, headers["connection"]), (400, "close"), request)
@@ -60,11 +65,17 @@ class AbsoluteTests(SiteTests):
 
     def test_origin_form(self) -> None:
         for target, found in (
-            (b"/RPC2", (b"/RPC2", None)), (b"*", (b"*", None)), (b"http://x/RPC2", (b"/RPC2", b"x")),
-            (b"HTTPS://x:8443/a?b=c://d", (b"/a?b=c://d", b"x:8443")), (b"http://x", (b"/", b"x")),
-            (b"http://x?y", (b"/?y", b"x")), (b"http:///RPC2", (b"/RPC2", b"")), (b"ftp://x/RPC2", (b"ftp://x/RPC2", None)),
-            (b"//x/RPC2", (b"//x/RPC2", None)), (b"http:/RPC2", (b"http:/RPC2", None)),
-        ):  # fmt: skip
+            (b"/RPC2", (b"/RPC2", None)),
+            (b"*", (b"*", None)),
+            (b"http://x/RPC2", (b"/RPC2", b"x")),
+            (b"HTTPS://x:8443/a?b=c://d", (b"/a?b=c://d", b"x:8443")),
+            (b"http://x", (b"/", b"x")),
+            (b"http://x?y", (b"/?y", b"x")),
+            (b"http:///RPC2", (b"/RPC2", b"")),
+            (b"ftp://x/RPC2", (b"ftp://x/RPC2", None)),
+            (b"//x/RPC2", (b"//x/RPC2", None)),
+            (b"http:/RPC2", (b"http:/RPC2", None)),
+        ):
             self.assertEqual(origin_form(target), found)
 
     def test_answered(self) -> None:
@@ -89,9 +100,11 @@ class AbsoluteTests(SiteTests):
         """On loopback, where a page's own name gives it away."""
         site = self.site()
         for target, host, code in (
-            (b"http://evil.example/RPC2", b"localhost", 421), (b"http://localhost/RPC2", b"evil.example", 200),
-            (b"/RPC2", b"evil.example", 421), (b"/RPC2", b"localhost", 200),
-        ):  # fmt: skip
+            (b"http://evil.example/RPC2", b"localhost", 421),
+            (b"http://localhost/RPC2", b"evil.example", 200),
+            (b"/RPC2", b"evil.example", 421),
+            (b"/RPC2", b"localhost", 200),
+        ):
             for _ in range(2):
                 channel, transport = self.connect(site)
                 channel.loopback, channel._heads = True, site.loopback_heads

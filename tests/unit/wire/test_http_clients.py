@@ -72,9 +72,10 @@ class HttpClientTests(ServerCase):
 
     async def test_absolute_targets(self) -> None:
         for target, host in (
-            ("http://localhost/RPC2", "localhost"), ("HTTP://127.0.0.1:8080/RPC2", "localhost"),
+            ("http://localhost/RPC2", "localhost"),
+            ("HTTP://127.0.0.1:8080/RPC2", "localhost"),
             ("http://localhost/RPC2", "proxy.example"),
-        ):  # fmt: skip
+        ):
             sent = post(call("system.listMethods"), target=target, host=host)
             found = await self.talk(sent, sent, half=True)
             self.assertEqual([code for code, _, _ in found], [200, 200], target)

@@ -64,9 +64,14 @@ class EndpointTests(TestCase):
 
     def test_where_none_is_named(self) -> None:
         for description in (
-            "tcp:8000", "tcp:8000:interface=127.0.0.1", r"tcp:8000:interface=\:\:1", "tcp6:8000", "unix:/run/x",
-            "haproxy:tcp:8000", "haproxy:unix:/run/x",
-        ):  # fmt: skip
+            "tcp:8000",
+            "tcp:8000:interface=127.0.0.1",
+            r"tcp:8000:interface=\:\:1",
+            "tcp6:8000",
+            "unix:/run/x",
+            "haproxy:tcp:8000",
+            "haproxy:unix:/run/x",
+        ):
             self.assertEqual(self.backlog(description), BACKLOG, description)
 
     def test_where_one_is_named(self) -> None:

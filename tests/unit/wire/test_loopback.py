@@ -48,10 +48,16 @@ def certificate() -> bytes:
     name = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, "localhost")])
     now = datetime.now(UTC)
     built = (
-        x509.CertificateBuilder().subject_name(name).issuer_name(name).public_key(key.public_key())
-        .serial_number(5).not_valid_before(now - timedelta(days=1)).not_valid_after(now + timedelta(days=1))
-        .add_extension(x509.BasicConstraints(True, None), True).sign(key, hashes.SHA256())
-    )  # fmt: skip
+        x509.CertificateBuilder()
+        .subject_name(name)
+        .issuer_name(name)
+        .public_key(key.public_key())
+        .serial_number(5)
+        .not_valid_before(now - timedelta(days=1))
+        .not_valid_after(now + timedelta(days=1))
+        .add_extension(x509.BasicConstraints(True, None), True)
+        .sign(key, hashes.SHA256())
+    )
     return built.public_bytes(serialization.Encoding.PEM) + key.private_bytes(
         serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
     )
@@ -66,9 +72,12 @@ class LoopbackTests(TestCase):
         if pem:
             own = PrivateCertificate.loadPEM(pem)
             tls = CertificateOptions(
-                privateKey=own.privateKey.original, certificate=own.original, caCerts=[own.original], verify=True,
+                privateKey=own.privateKey.original,
+                certificate=own.original,
+                caCerts=[own.original],
+                verify=True,
                 requireCertificate=False,
-            )  # fmt: skip
+            )
             endpoint = wrapServerTLS(tls, endpoint)
         port = await endpoint.listen(self.site)
         self.addCleanup(self.gone)

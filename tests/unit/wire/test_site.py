@@ -48,15 +48,29 @@ class AnswerTests(SiteTests):
 
     def test_known_heads_change_nothing(self) -> None:
         requests = [
-            post(), post(b"other"), post(headers=b""), post(b""), post(headers=b"Connection: keep-alive\r\n"),
-            post(headers=b"Content-Type: text/plain\r\n"), post(path=b"/RPC2?a"), post(path=b"/x"), b"\r\n" + post(),
-            post(headers=b"X: " + b"y" * 1000 + b"\r\n"), b"\r\n\r\n" + post(), b"GET /health HTTP/1.1\r\nHost: x\r\n\r\n",
+            post(),
+            post(b"other"),
+            post(headers=b""),
+            post(b""),
+            post(headers=b"Connection: keep-alive\r\n"),
+            post(headers=b"Content-Type: text/plain\r\n"),
+            post(path=b"/RPC2?a"),
+            post(path=b"/x"),
+            b"\r\n" + post(),
+            post(headers=b"X: " + b"y" * 1000 + b"\r\n"),
+            b"\r\n\r\n" + post(),
+            b"GET /health HTTP/1.1\r\nHost: x\r\n\r\n",
             b"POST /RPC2 HTTP/1.1\r\nHost: x\r\n\r\n",
             b"POST /RPC2 HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n",
-            post(path=b"http://x/RPC2"), post(headers=b"Content-Type: text/xml; charset=utf-16\r\n"),
-            post(b"z" * 3000), post(headers=b"Expect: 100-continue\r\n"), post(headers=b"Content-Encoding: gzip\r\n"),
-            post(headers=b"Connection: close\r\n"), post().replace(b"HTTP/1.1", b"HTTP/1.0"), b"POST nothing\r\n\r\n",
-        ]  # fmt: skip
+            post(path=b"http://x/RPC2"),
+            post(headers=b"Content-Type: text/xml; charset=utf-16\r\n"),
+            post(b"z" * 3000),
+            post(headers=b"Expect: 100-continue\r\n"),
+            post(headers=b"Content-Encoding: gzip\r\n"),
+            post(headers=b"Connection: close\r\n"),
+            post().replace(b"HTTP/1.1", b"HTTP/1.0"),
+            b"POST nothing\r\n\r\n",
+        ]
         learning, forgetting = self.site(max_request=2000), self.site(max_request=2000)
         self.patch(forgetting, "remember", lambda heads, head, length, form: None)
         self.patch(learning, "_date", lambda: None)
@@ -99,10 +113,16 @@ class AnswerTests(SiteTests):
 
     def test_content_types(self) -> None:
         for kind, code in (
-            (b"text/xml", 200), (b"application/xml", 200), (b"Text/XML; charset=utf-8", 200), (b"", 200),
-            (b"text/plain", 415), (b"application/x-www-form-urlencoded", 415), (b"multipart/form-data", 415),
-            (b"text/xml2", 415), (b"\xff", 415),
-        ):  # fmt: skip
+            (b"text/xml", 200),
+            (b"application/xml", 200),
+            (b"Text/XML; charset=utf-8", 200),
+            (b"", 200),
+            (b"text/plain", 415),
+            (b"application/x-www-form-urlencoded", 415),
+            (b"multipart/form-data", 415),
+            (b"text/xml2", 415),
+            (b"\xff", 415),
+        ):
             self.assertEqual(self.one(post(headers=b"Content-Type: " + kind + b"\r\n"))[0], code, kind)
         self.assertEqual(self.one(post(headers=b""))[0], 200)
         # A page's empty Blob type: browsers send it without asking first.
@@ -118,9 +138,17 @@ class AnswerTests(SiteTests):
 
     def test_nothing_elsewhere(self) -> None:
         for path in (
-            b"/", b"/RPC2/", b"/RPC2/foo", b"/rpc2", b"//RPC2", b"*", b"/health/x", b"http://x/rpc2", b"ftp://x/RPC2",
+            b"/",
+            b"/RPC2/",
+            b"/RPC2/foo",
+            b"/rpc2",
+            b"//RPC2",
+            b"*",
+            b"/health/x",
+            b"http://x/rpc2",
+            b"ftp://x/RPC2",
             b"/%52PC2",
-        ):  # fmt: skip
+        ):
             code, headers, body = self.one(post(path=path))
             self.assertEqual((code, headers["content-type"]), (404, "text/plain; charset=utf-8"), path)
             self.assertLess(len(body), 100)
@@ -190,13 +218,19 @@ class AnswerTests(SiteTests):
 
     def test_no_http(self) -> None:
         for data in (
-            b"\x16\x03\x01\x02\x00\x01\r\n\r\n", b"POST /RPC2\r\n\r\n", b"POST /RPC2 HTTP/2.0\r\n\r\n", b"A" * 40000,
-            post(headers=b"Content-Length: 3\r\n"), post(headers=b"Transfer-Encoding: chunked\r\n"),
-            post(headers=b"X: y\r\n" * 600), post(headers=b"X: " + b"y" * 20000 + b"\r\n"), post(headers=b"Bad\r\n"),
+            b"\x16\x03\x01\x02\x00\x01\r\n\r\n",
+            b"POST /RPC2\r\n\r\n",
+            b"POST /RPC2 HTTP/2.0\r\n\r\n",
+            b"A" * 40000,
+            post(headers=b"Content-Length: 3\r\n"),
+            post(headers=b"Transfer-Encoding: chunked\r\n"),
+            post(headers=b"X: y\r\n" * 600),
+            post(headers=b"X: " + b"y" * 20000 + b"\r\n"),
+            post(headers=b"Bad\r\n"),
             b"POST /RPC2 HTTP/1.1\r\nHost: x\r\nContent-Length: -1\r\n\r\n",
             b"POST /RPC2 HTTP/1.1\r\nHost: x\r\nContent-Length: +5\r\n\r\n12345",
             b"POST /RPC2 HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\nzz\r\n",
-        ):  # fmt: skip
+        ):
             for pieces in (1, 3):
                 answer = self.one(data, pieces=pieces)
                 self.assertEqual((answer[0], answer[1]["connection"]), (400, "close"), data[:60])

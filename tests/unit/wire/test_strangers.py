@@ -30,35 +30,89 @@ SYSTEM = st.sampled_from(
     ["system.listMethods", "system.methodHelp", "system.methodSignature", "system.multicall", "no.such"]
 )
 HEADERS = st.lists(
-    st.sampled_from([
-        b"Upgrade: websocket", b"Connection: Upgrade", b"Connection: close", b"Sec-WebSocket-Version: 13",
-        b"Sec-WebSocket-Version: x", b"Sec-WebSocket-Key: MDEyMzQ1Njc4OWFiY2RlZg==", b"Sec-WebSocket-Key: \xff",
-        b"Sec-WebSocket-Protocol: binary, \xff", b"Sec-WebSocket-Extensions: permessage-deflate; x=\x80", b"Host: x",
-        b"Host: \xff\xfe", b"Host: ::::", b"X-FluidVM-Cookie: 99999999999", b"X-FluidVM-Cookie: \xb2",
-        b"X-FluidVM-Cookie: x", b"X-FluidVM-Cookie:", b"X-FluidVM-Cookie: 5", b"Content-Range: bytes 5-1/*",
-        b"Content-Range: bytes \xff-1/2", b"Range: bytes=5-1", b"Range: \xff", b"Expect: 100-continue",
-        b"Transfer-Encoding: chunked", b"Transfer-Encoding: identity",
-        b"Content-Type: text/xml; charset=\xff", b"Content-Type: text/xml; charset=utf-16", b"Content-Encoding: gzip",
-        b"Content-Type: text/xml; charset=idna", b"Accept-Encoding: gzip", b"Accept-Encoding: gzip;q=\xff, *;q=2",
-        b"Forwarded: for=\"\xff", b"X-Forwarded-For: \xff", b"Origin: \xff", b"Content-Length: 5", b"Content-Length: +5",
-        b"Content-Length: \xb2", b"Content-Length: 99999999999999999999", b"\xff: x", b": x", b"x", b" folded",
-    ])
+    st.sampled_from(
+        [
+            b"Upgrade: websocket",
+            b"Connection: Upgrade",
+            b"Connection: close",
+            b"Sec-WebSocket-Version: 13",
+            b"Sec-WebSocket-Version: x",
+            b"Sec-WebSocket-Key: MDEyMzQ1Njc4OWFiY2RlZg==",
+            b"Sec-WebSocket-Key: \xff",
+            b"Sec-WebSocket-Protocol: binary, \xff",
+            b"Sec-WebSocket-Extensions: permessage-deflate; x=\x80",
+            b"Host: x",
+            b"Host: \xff\xfe",
+            b"Host: ::::",
+            b"X-FluidVM-Cookie: 99999999999",
+            b"X-FluidVM-Cookie: \xb2",
+            b"X-FluidVM-Cookie: x",
+            b"X-FluidVM-Cookie:",
+            b"X-FluidVM-Cookie: 5",
+            b"Content-Range: bytes 5-1/*",
+            b"Content-Range: bytes \xff-1/2",
+            b"Range: bytes=5-1",
+            b"Range: \xff",
+            b"Expect: 100-continue",
+            b"Transfer-Encoding: chunked",
+            b"Transfer-Encoding: identity",
+            b"Content-Type: text/xml; charset=\xff",
+            b"Content-Type: text/xml; charset=utf-16",
+            b"Content-Encoding: gzip",
+            b"Content-Type: text/xml; charset=idna",
+            b"Accept-Encoding: gzip",
+            b"Accept-Encoding: gzip;q=\xff, *;q=2",
+            b'Forwarded: for="\xff',
+            b"X-Forwarded-For: \xff",
+            b"Origin: \xff",
+            b"Content-Length: 5",
+            b"Content-Length: +5",
+            b"Content-Length: \xb2",
+            b"Content-Length: 99999999999999999999",
+            b"\xff: x",
+            b": x",
+            b"x",
+            b" folded",
+        ]
+    )
     | st.binary(max_size=8).filter(lambda text: b"\n" not in text),
     max_size=6,
-)  # fmt: skip
+)
 LINES = st.builds(
     lambda method, path, query, version: b"%s %s%s %s" % (method, path, query, version),
     st.sampled_from([b"GET", b"PUT", b"POST", b"HEAD", b"BREW", b"\xff"]),
-    st.sampled_from([
-        b"/RPC2", b"/health", b"/console", b"/images/upload", b"/disks/1/content", b"/disks/9999999999/content", b"/\xff",
-        b"*", b"http://x/RPC2", b"https:///RPC2", b"http://x", b"http://\xff@y/RPC2",
-    ]),
-    st.sampled_from([
-        b"", b"?", b"?cookie=2147483648", b"?cookie=5&upload=u", b"?cookie=%ff&upload=%00", b"?ticket=%ff", b"?ticket=x",
-        b"?ticket=1&ticket=2", b"?\xff=\xff", b"?cookie=\xc2\xb2",
-    ]),
+    st.sampled_from(
+        [
+            b"/RPC2",
+            b"/health",
+            b"/console",
+            b"/images/upload",
+            b"/disks/1/content",
+            b"/disks/9999999999/content",
+            b"/\xff",
+            b"*",
+            b"http://x/RPC2",
+            b"https:///RPC2",
+            b"http://x",
+            b"http://\xff@y/RPC2",
+        ]
+    ),
+    st.sampled_from(
+        [
+            b"",
+            b"?",
+            b"?cookie=2147483648",
+            b"?cookie=5&upload=u",
+            b"?cookie=%ff&upload=%00",
+            b"?ticket=%ff",
+            b"?ticket=x",
+            b"?ticket=1&ticket=2",
+            b"?\xff=\xff",
+            b"?cookie=\xc2\xb2",
+        ]
+    ),
     st.sampled_from([b"HTTP/1.1", b"HTTP/1.0", b"HTTP/9", b""]),
-)  # fmt: skip
+)
 
 
 class StrangerTests(ServerCase):

@@ -18,19 +18,23 @@ from tests.unit.wire.support import SiteTests
 class WebSocketTests(ConsoleCase):
     def test_what_is_no_websocket(self) -> None:
         for head in (
-            HEAD, HEAD + b"Upgrade: websocket\r\n",
-            HEAD + UPGRADE.replace(b"13", b"8"), HEAD + UPGRADE.replace(b"Key", b"Kex"),
+            HEAD,
+            HEAD + b"Upgrade: websocket\r\n",
+            HEAD + UPGRADE.replace(b"13", b"8"),
+            HEAD + UPGRADE.replace(b"Key", b"Kex"),
             HEAD.replace(b"GET", b"PUT") + b"Content-Length: 0\r\n" + UPGRADE,
-        ):  # fmt: skip
+        ):
             code, headers, _ = self.refused(head + b"\r\n")
             self.assertEqual((code, headers["upgrade"], headers["sec-websocket-version"]), (426, "websocket", "13"), head)
         self.assertIsNone(self.console.viewer)
 
     def test_what_it_is_refused_for(self) -> None:
         for error, status in (
-            (Conflict("It is stopped."), 409), (Unavailable("It is away."), 503), (NotFound("It is gone."), 404),
+            (Conflict("It is stopped."), 409),
+            (Unavailable("It is away."), 503),
+            (NotFound("It is gone."), 404),
             (RuntimeError("bug"), 500),
-        ):  # fmt: skip
+        ):
             self.console.error = error
             code, _, body = self.refused(HEAD + UPGRADE + b"\r\n")
             self.assertEqual(code, status)

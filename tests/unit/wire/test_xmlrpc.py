@@ -35,8 +35,20 @@ class ParseTests(SynchronousTestCase):
 
     def test_what_the_standard_library_sends(self) -> None:
         moment = datetime(2024, 2, 29, 23, 59, 58)
-        arguments: tuple[Any, ...] = (-5, True, False, "a<&>\r\n\té ", 1.5, -1e-9, moment, b"\0\xff", [], {},
-                                     [1, [2, {"a": [""]}]], {"": ""})  # fmt: skip
+        arguments: tuple[Any, ...] = (
+            -5,
+            True,
+            False,
+            "a<&>\r\n\té ",
+            1.5,
+            -1e-9,
+            moment,
+            b"\0\xff",
+            [],
+            {},
+            [1, [2, {"a": [""]}]],
+            {"": ""},
+        )
         name, found = parse_call(xmlrpc.client.dumps(arguments, "x.y:z/1_").encode())
         self.assertEqual(name, "x.y:z/1_")
         wanted = [moment.replace(tzinfo=UTC) if value is moment else value for value in arguments]
@@ -44,21 +56,44 @@ class ParseTests(SynchronousTestCase):
 
     def test_types(self) -> None:
         for inside, wanted in (
-            ("<int>5</int>", 5), ("<i4>-5</i4>", -5), ("<int>+5</int>", 5), ("<int>007</int>", 7),
-            ("<int>" + "9" * 32 + "</int>", 10**32 - 1), ("<boolean>1</boolean>", True), ("<boolean>0</boolean>", False),
-            ("<string>a b</string>", "a b"), ("<string/>", ""), ("<string></string>", ""), ("<string> </string>", " "),
-            ("", ""), (" text ", " text "), ("\n", "\n"), ("a<!-- x -->b<?pi?>c", "abc"), ("<![CDATA[<nil/>]]>", "<nil/>"),
-            ("&#13;&#x1F600;", "\r\U0001f600"), ("<string>a&amp;b</string>", "a&b"), ("x" * 100000, "x" * 100000),
-            ("<double>1.5</double>", 1.5), ("<double>-3</double>", -3.0), ("<double>1e3</double>", 1000.0),
-            ("<double>.5</double>", 0.5), ("<double>5.</double>", 5.0), ("<double>-1.5E-3</double>", -0.0015),
-            ("<base64>AAH/</base64>", b"\0\1\xff"), ("<base64>\n AA\n H/ \n</base64>", b"\0\1\xff"),
-            ("<base64></base64>", b""), ("<base64>AA==</base64>", b"\0"),
-            ("<array><data></data></array>", []), ("<array><data/></array>", []), ("<struct></struct>", {}),
+            ("<int>5</int>", 5),
+            ("<i4>-5</i4>", -5),
+            ("<int>+5</int>", 5),
+            ("<int>007</int>", 7),
+            ("<int>" + "9" * 32 + "</int>", 10**32 - 1),
+            ("<boolean>1</boolean>", True),
+            ("<boolean>0</boolean>", False),
+            ("<string>a b</string>", "a b"),
+            ("<string/>", ""),
+            ("<string></string>", ""),
+            ("<string> </string>", " "),
+            ("", ""),
+            (" text ", " text "),
+            ("\n", "\n"),
+            ("a<!-- x -->b<?pi?>c", "abc"),
+            ("<![CDATA[<nil/>]]>", "<nil/>"),
+            ("&#13;&#x1F600;", "\r\U0001f600"),
+            ("<string>a&amp;b</string>", "a&b"),
+            ("x" * 100000, "x" * 100000),
+            ("<double>1.5</double>", 1.5),
+            ("<double>-3</double>", -3.0),
+            ("<double>1e3</double>", 1000.0),
+            ("<double>.5</double>", 0.5),
+            ("<double>5.</double>", 5.0),
+            ("<double>-1.5E-3</double>", -0.0015),
+            ("<base64>AAH/</base64>", b"\0\1\xff"),
+            ("<base64>\n AA\n H/ \n</base64>", b"\0\1\xff"),
+            ("<base64></base64>", b""),
+            ("<base64>AA==</base64>", b"\0"),
+            ("<array><data></data></array>", []),
+            ("<array><data/></array>", []),
+            ("<struct></struct>", {}),
             ("<struct/>", {}),
-            (" <int>5</int>\n", 5), ("<array>\n<data>\n<value>a</value> <value/></data></array>", ["a", ""]),
+            (" <int>5</int>\n", 5),
+            ("<array>\n<data>\n<value>a</value> <value/></data></array>", ["a", ""]),
             ("<struct> <member> <name> n </name> <value><i4>1</i4></value> </member> </struct>", {" n ": 1}),
             ("<struct><member><name/><value/></member></struct>", {"": ""}),
-        ):  # fmt: skip
+        ):
             found = self.value(inside)
             self.assertEqual((type(found), found), (type(wanted), wanted), inside[:80])
 
@@ -68,10 +103,21 @@ class ParseTests(SynchronousTestCase):
             found = self.value(f"<dateTime.iso8601>{inside}</dateTime.iso8601>")
             self.assertEqual((found, found.tzinfo), (wanted, UTC))
         for inside in (
-            "", "20230229T01:02:03", "20240229T24:00:00", "20240229T01:02:60", "20240229", "2024-0229T01:02:03",
-            "20240229T010203", "20240229T01:02:03+02:00", "20240229T01:02:03.5", " 20240229T01:02:03", "00000101T00:00:00",
-            "\uff12\uff10240229T01:02:03", "20240229t01:02:03", "20240229T01:02:03\n",
-        ):  # fmt: skip
+            "",
+            "20230229T01:02:03",
+            "20240229T24:00:00",
+            "20240229T01:02:60",
+            "20240229",
+            "2024-0229T01:02:03",
+            "20240229T010203",
+            "20240229T01:02:03+02:00",
+            "20240229T01:02:03.5",
+            " 20240229T01:02:03",
+            "00000101T00:00:00",
+            "\uff12\uff10240229T01:02:03",
+            "20240229t01:02:03",
+            "20240229T01:02:03\n",
+        ):
             self.bad(f"<dateTime.iso8601>{inside}</dateTime.iso8601>", "dateTime.iso8601")
 
     def test_malformed_values(self) -> None:
@@ -93,58 +139,98 @@ class ParseTests(SynchronousTestCase):
 
     def test_structure(self) -> None:
         for inside, words in (
-            ("<int>1</int><int>2</int>", "<int>"), ("<int>1</int>x", "text"), ("x<int>1</int>", "text"),
-            ("<int><int>1</int></int>", "<int>"), ("<string>a<b/>c</string>", "text"), ("<value/>", "no type value"),
-            ("<array/>", "no data"), ("<array><data/><data/></array>", "<data>"), ("<array><value/></array>", "<value>"),
-            ("<array><data>x</data></array>", "text"), ("<array><data><int>1</int></data></array>", "<int>"),
-            ("<struct><member/></struct>", "no name"), ("<struct><member><name>a</name></member></struct>", "no value"),
-            ("<struct><member><value/></member></struct>", "<value>"), ("<struct>x</struct>", "text"),
+            ("<int>1</int><int>2</int>", "<int>"),
+            ("<int>1</int>x", "text"),
+            ("x<int>1</int>", "text"),
+            ("<int><int>1</int></int>", "<int>"),
+            ("<string>a<b/>c</string>", "text"),
+            ("<value/>", "no type value"),
+            ("<array/>", "no data"),
+            ("<array><data/><data/></array>", "<data>"),
+            ("<array><value/></array>", "<value>"),
+            ("<array><data>x</data></array>", "text"),
+            ("<array><data><int>1</int></data></array>", "<int>"),
+            ("<struct><member/></struct>", "no name"),
+            ("<struct><member><name>a</name></member></struct>", "no value"),
+            ("<struct><member><value/></member></struct>", "<value>"),
+            ("<struct>x</struct>", "text"),
             ("<struct><member><name>a</name><name>b</name><value/></member></struct>", "<name>"),
             ("<struct><member><name>a</name><value/><value/></member></struct>", "<value>"),
             (f"<struct>{'<member><name>a</name><value/></member>' * 2}</struct>", "two members"),
-            ("<int x='1'>1</int>", "attribute"), ("<string>\u00a0</string></value><value>", "<value>"),
+            ("<int x='1'>1</int>", "attribute"),
+            ("<string>\u00a0</string></value><value>", "<value>"),
             ("<array>\u00a0<data/></array>", "text"),
-        ):  # fmt: skip
+        ):
             self.bad(inside, words)
 
     def test_calls(self) -> None:
         for inside, words in (
-            ("", "no methodName"), ("<methodName/>", "methodName"), ("<methodName></methodName>", "methodName"),
-            ("<methodName>a b</methodName>", "methodName"), ("<methodName> a</methodName>", "methodName"),
-            ("<methodName>é</methodName>", "methodName"), ("<methodName>" + "a" * 256 + "</methodName>", "methodName"),
-            ("<methodName>a\n</methodName>", "methodName"), ("<methodName>a-b</methodName>", "methodName"),
-            ("<params/>", "<params>"), ("<params/><methodName>m</methodName>", "<params>"),
+            ("", "no methodName"),
+            ("<methodName/>", "methodName"),
+            ("<methodName></methodName>", "methodName"),
+            ("<methodName>a b</methodName>", "methodName"),
+            ("<methodName> a</methodName>", "methodName"),
+            ("<methodName>é</methodName>", "methodName"),
+            ("<methodName>" + "a" * 256 + "</methodName>", "methodName"),
+            ("<methodName>a\n</methodName>", "methodName"),
+            ("<methodName>a-b</methodName>", "methodName"),
+            ("<params/>", "<params>"),
+            ("<params/><methodName>m</methodName>", "<params>"),
             ("<methodName>m</methodName><methodName>m</methodName>", "<methodName>"),
-            ("<methodName>m</methodName><params/><params/>", "<params>"), ("<methodName>m</methodName>x", "text"),
-            ("<methodName>m</methodName><params>x</params>", "text"), ("<methodName>m</methodName><x/>", "<x>"),
+            ("<methodName>m</methodName><params/><params/>", "<params>"),
+            ("<methodName>m</methodName>x", "text"),
+            ("<methodName>m</methodName><params>x</params>", "text"),
+            ("<methodName>m</methodName><x/>", "<x>"),
             ("<methodName>m</methodName><params><value/></params>", "<value>"),
             ("<methodName>m</methodName><params><param/></params>", "no value"),
             ("<methodName>m</methodName><params><param><value/><value/></param></params>", "<value>"),
-        ):  # fmt: skip
+        ):
             self.refused(f"<methodCall>{inside}</methodCall>", words)
         for body in ("<methodResponse><params/></methodResponse>", "<html/>", "<methodcall/>", "<value/>"):
             self.refused(body, "not a <methodCall>")
         name = "<methodName>m</methodName>"
         for body in (
-            f"<methodCall>{name}</methodCall>", f"<methodCall>{name}<params/></methodCall>",
+            f"<methodCall>{name}</methodCall>",
+            f"<methodCall>{name}<params/></methodCall>",
             f"<?xml version='1.0'?>\n <!-- c --><?pi x?><methodCall>\n{name}\n<params> </params> </methodCall>\n",
-            f"<methodCall xmlns:ex='urn:x' xmlns='urn:y'>{name}</methodCall>", f"\ufeff<methodCall>{name}</methodCall>",
-        ):  # fmt: skip
+            f"<methodCall xmlns:ex='urn:x' xmlns='urn:y'>{name}</methodCall>",
+            f"\ufeff<methodCall>{name}</methodCall>",
+        ):
             self.assertEqual(parse_call(body.encode()), ("m", []))
         self.assertEqual(parse_call(b"<methodCall><methodName>" + b"a" * 255 + b"</methodName></methodCall>")[0], "a" * 255)
 
     def test_not_well_formed(self) -> None:
         whole = call("<string>x</string>")
         for body in (
-            b"", b" ", b"hello", b"<", b"<a>", b"<methodCall></methodcall>", whole + b"x", whole + whole,
+            b"",
+            b" ",
+            b"hello",
+            b"<",
+            b"<a>",
+            b"<methodCall></methodcall>",
+            whole + b"x",
+            whole + whole,
             b" <?xml version='1.0'?>" + whole,
-            call("\0"), call("\x1b"), call("&#0;"), call("&#xD800;"), call("&nbsp;"), call("<"), call("]]>"), call("a & b"),
-            call("<int a='1' a='2'/>"), b"\xff" + whole, call("x").replace(b"x", b"\xff"),
+            call("\0"),
+            call("\x1b"),
+            call("&#0;"),
+            call("&#xD800;"),
+            call("&nbsp;"),
+            call("<"),
+            call("]]>"),
+            call("a & b"),
+            call("<int a='1' a='2'/>"),
+            b"\xff" + whole,
+            call("x").replace(b"x", b"\xff"),
             call("x").replace(b"x", b"\xed\xa0\x80"),
-            b"<?xml version='1.0' encoding='no-such'?>" + whole, b"<?xml version='1.0' encoding='utf-16'?>" + whole,
-            b"<?xml version='1.0' encoding='utf-7'?>" + whole, b"<?xml version='1.0' encoding='zlib'?>" + whole,
-            b"<?xml version='1.0' encoding='idna'?>" + whole, b"\x80\x02}q\x00.", b'{"method": "m"}',
-        ):  # fmt: skip
+            b"<?xml version='1.0' encoding='no-such'?>" + whole,
+            b"<?xml version='1.0' encoding='utf-16'?>" + whole,
+            b"<?xml version='1.0' encoding='utf-7'?>" + whole,
+            b"<?xml version='1.0' encoding='zlib'?>" + whole,
+            b"<?xml version='1.0' encoding='idna'?>" + whole,
+            b"\x80\x02}q\x00.",
+            b'{"method": "m"}',
+        ):
             self.refused(body, "well-formed", ParseError)
         for end in range(len(whole)):
             self.refused(whole[:end], "well-formed", ParseError)
@@ -161,10 +247,12 @@ class ParseTests(SynchronousTestCase):
 
     def test_doctypes(self) -> None:
         for doctype in (
-            "<!DOCTYPE methodCall>", "<!DOCTYPE x SYSTEM 'file:///etc/passwd'>", "<!DOCTYPE x [<!ENTITY a 'b'>]>",
+            "<!DOCTYPE methodCall>",
+            "<!DOCTYPE x SYSTEM 'file:///etc/passwd'>",
+            "<!DOCTYPE x [<!ENTITY a 'b'>]>",
             "<!DOCTYPE x [<!ENTITY a 'aaaa'><!ENTITY b '&a;&a;&a;&a;&a;'><!ENTITY c '&b;&b;&b;&b;&b;'>]>",
             "<!DOCTYPE x [<!ENTITY % p SYSTEM 'http://127.0.0.1:1/'>%p;]>",
-        ):  # fmt: skip
+        ):
             self.refused(doctype.encode() + call("&c;"), "document type")
 
     def test_depth(self) -> None:

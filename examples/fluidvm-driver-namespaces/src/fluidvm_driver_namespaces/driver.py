@@ -227,11 +227,13 @@ class NamespacesDriver:
         fields={
             "template": Text(
                 "directory with the guests' root file system, whose /sbin/init is busybox' or obeys the same signals",
-                longest=1024, pattern=PATH, rule="an absolute path",
+                longest=1024,
+                pattern=PATH,
+                rule="an absolute path",
             ),
         },
         required=("template",),
-    )  # fmt: skip
+    )
 
     def check_address(self, address: str) -> None:
         """It is a directory, where the guests are kept."""

@@ -26,10 +26,14 @@ class AuditTests(ServerCase):
         self.assertEqual(
             [(line["event"], line["method"], line["code"]) for line in lines],
             [
-                ("call", "create_vm", 0), ("commit", "commit_tasks", 0), ("outcome", "create_vm", 0),
-                ("call", "resume_vm", 0), ("commit", "commit_tasks", 0), ("outcome", "resume_vm", 409),
+                ("call", "create_vm", 0),
+                ("commit", "commit_tasks", 0),
+                ("outcome", "create_vm", 0),
+                ("call", "resume_vm", 0),
+                ("commit", "commit_tasks", 0),
+                ("outcome", "resume_vm", 409),
             ],
-        )  # fmt: skip
+        )
         self.assertEqual((lines[2]["execution_context"], lines[2]["task"], lines[2]["target"]), (ec, 1, vm))
         self.assertEqual(lines[1]["address"], "192.0.2.9")
 
@@ -40,9 +44,16 @@ class AuditTests(ServerCase):
         (line,) = await self.lines(admin, event="call")
         self.assertEqual(
             {key: line[key] for key in ("user", "name", "address", "method", "target_type", "target", "code")},
-            {"user": 1, "name": "admin", "address": "192.0.2.9", "method": "create_vm", "target_type": "vm", "target": 1,
-             "code": 0},
-        )  # fmt: skip
+            {
+                "user": 1,
+                "name": "admin",
+                "address": "192.0.2.9",
+                "method": "create_vm",
+                "target_type": "vm",
+                "target": 1,
+                "code": 0,
+            },
+        )
         self.assertIn('"memory": 64', line["arguments"])
         self.assertLess(len(line["arguments"]), 500)
         self.assertIsInstance(line["time"], datetime)

@@ -9,9 +9,20 @@ from twisted.internet.defer import Deferred, gatherResults
 from tests.support import PASSWORD, Client, ServerCase
 
 LIMITS = {
-    "vms": 3, "running_vms": 2, "vcpus": 6, "memory": 2048, "disks": 3, "disk_space": 100, "snapshots": 5,
-    "vm_vcpus": 4, "vm_memory": 1536, "vm_disk": 60, "default_vcpus": 2, "default_memory": 256, "default_disk": 10,
-}  # fmt: skip
+    "vms": 3,
+    "running_vms": 2,
+    "vcpus": 6,
+    "memory": 2048,
+    "disks": 3,
+    "disk_space": 100,
+    "snapshots": 5,
+    "vm_vcpus": 4,
+    "vm_memory": 1536,
+    "vm_disk": 60,
+    "default_vcpus": 2,
+    "default_memory": 256,
+    "default_disk": 10,
+}
 
 
 class PlanTests(ServerCase):
@@ -209,9 +220,11 @@ class MaximumTests(QuotaCase):
     async def test_each_way_to_get_a_vm(self) -> None:
         """Made, copied, given, taken over: the sums and the bounds of one VM."""
         for limit, most, words in (
-            ("memory", 200, "3000 MiB more"), ("vcpus", 8, "9 more"), ("vm_memory", 200, "3000 MiB"),
+            ("memory", 200, "3000 MiB more"),
+            ("vcpus", 8, "9 more"),
+            ("vm_memory", 200, "3000 MiB"),
             ("vm_vcpus", 8, "9 asked"),
-        ):  # fmt: skip
+        ):
             admin, alice = await self.start({limit: most})
             code, told = await alice.fail("create_vm", self.BIG)
             self.assertEqual((code, words in told), (507, True), told)
@@ -290,12 +303,15 @@ class RaceTests(QuotaCase):
         self.assertEqual(
             await self.used(admin),
             {
-                "vms": len(vms), "snapshots": 0,
+                "vms": len(vms),
+                "snapshots": 0,
                 "running_vms": sum(vm["state"] in ("running", "paused") for vm in vms),
-                "vcpus": sum(vm["max_vcpus"] for vm in vms), "memory": sum(vm["max_memory"] for vm in vms),
-                "disks": len(disks), "disk_space": sum(disk["size"] for disk in disks),
+                "vcpus": sum(vm["max_vcpus"] for vm in vms),
+                "memory": sum(vm["max_memory"] for vm in vms),
+                "disks": len(disks),
+                "disk_space": sum(disk["size"] for disk in disks),
             },
-        )  # fmt: skip
+        )
         for vm in vms:
             await admin.do("stop_vm", vm["id"])
             await admin.do("delete_vm", vm["id"])
@@ -309,14 +325,23 @@ class RaceTests(QuotaCase):
         for step in range(12):
             vm = await client.call(
                 "create_vm",
-                {"name": f"vm-{number}-{step}", "memory": dice.randint(100, 500), "vcpus": dice.randint(1, 2),
-                 "max_memory": dice.randint(500, 900), "max_vcpus": dice.randint(2, 3),
-                 "disks": [{"size": dice.randint(1, 20)}]},
-            )  # fmt: skip
+                {
+                    "name": f"vm-{number}-{step}",
+                    "memory": dice.randint(100, 500),
+                    "vcpus": dice.randint(1, 2),
+                    "max_memory": dice.randint(500, 900),
+                    "max_vcpus": dice.randint(2, 3),
+                    "disks": [{"size": dice.randint(1, 20)}],
+                },
+            )
             calls = [
-                ("start_vm",), ("stop_vm",), ("start_vm",), ("pause_vm",), ("set_vm_memory", dice.randint(100, 1500)),
+                ("start_vm",),
+                ("stop_vm",),
+                ("start_vm",),
+                ("pause_vm",),
+                ("set_vm_memory", dice.randint(100, 1500)),
                 ("set_vm_vcpus", dice.randint(1, 6)),
-            ]  # fmt: skip
+            ]
             for method, *arguments in dice.sample(calls, 4):
                 await client.call(method, vm, *arguments)  # type: ignore[arg-type]
             await client.call("create_disk", {"name": f"disk-{number}-{step}", "size": dice.randint(1, 20)})

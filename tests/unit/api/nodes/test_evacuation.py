@@ -82,9 +82,12 @@ class EvacuationTests(ServerCase):
         # Both wait for what the evacuation holds, or it waits for them; nobody waits for ever.
         contexts = []
         for method, arguments in (
-            ("start_vm", (vms[1],)), ("evacuate_compute_node", (one,)), ("migrate_vm", (vms[0], one, {})),
-            ("stop_vm", (vms[1],)), ("evacuate_compute_node", (one,)),
-        ):  # fmt: skip
+            ("start_vm", (vms[1],)),
+            ("evacuate_compute_node", (one,)),
+            ("migrate_vm", (vms[0], one, {})),
+            ("stop_vm", (vms[1],)),
+            ("evacuate_compute_node", (one,)),
+        ):
             await other.call(method, *arguments)
             contexts.append(await other.call("commit_tasks"))
         for ec in contexts:
@@ -177,9 +180,11 @@ class EvacuationTests(ServerCase):
             await running.pass_time(1.0)
         self.assertEqual(
             await admin.call("get_errors", evacuation),
-            ["Compute node one was made active again while it was evacuated: evacuate it once more to move its other VMs "
-             "(moved so far: 0)."],
-        )  # fmt: skip
+            [
+                "Compute node one was made active again while it was evacuated: evacuate it once more to move its other VMs "
+                "(moved so far: 0)."
+            ],
+        )
         self.assertEqual(await self.where(admin), {"a": (one, "running"), "b": (one, "stopped")})
         self.assertEqual((await admin.call("get_compute_node", one))["mode"], "active")
 

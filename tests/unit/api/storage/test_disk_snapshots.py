@@ -75,9 +75,10 @@ class DiskSnapshotTests(ServerCase):
         self.assertEqual(await names(admin, disk), ["one"])
         await admin.do("start_vm", vm)
         calls: list[tuple[Any, ...]] = [
-            ("create_disk_snapshot", disk, "two"), ("revert_disk_snapshot", disk, snapshot),
+            ("create_disk_snapshot", disk, "two"),
+            ("revert_disk_snapshot", disk, snapshot),
             ("delete_disk_snapshot", disk, snapshot),
-        ]  # fmt: skip
+        ]
         for do in ("pause_vm", "resume_vm", "save_vm"):
             await admin.do(do, vm)
             for method, *arguments in calls:
@@ -93,9 +94,7 @@ class DiskSnapshotTests(ServerCase):
         other = await admin.node("other")
         vm = await admin.do("create_vm", {"name": "one", "disks": [{"disk": disk}]})
         snapshot = await make(admin, disk, "one")
-        forbidden: list[tuple[Any, ...]] = [
-            ("resize_disk", disk, 20), ("migrate_vm", vm, other, {"copy_storage": True}),
-        ]  # fmt: skip
+        forbidden: list[tuple[Any, ...]] = [("resize_disk", disk, 20), ("migrate_vm", vm, other, {"copy_storage": True})]
         for method, *arguments in forbidden:
             code, words = await admin.fail(method, *arguments)
             self.assertEqual((code, "delete_disk_snapshot" in words), (409, True), words)

@@ -80,9 +80,14 @@ class BoundTests(HostileServerCase):
 
     async def test_redirections(self) -> None:
         for location in (
-            "/secret", "../secret", "%2e%2e/secret", "//127.0.0.1:1/to/os", "http://user@127.0.0.1/to/os", "\\secret",
+            "/secret",
+            "../secret",
+            "%2e%2e/secret",
+            "//127.0.0.1:1/to/os",
+            "http://user@127.0.0.1/to/os",
+            "\\secret",
             self.server.base.replace("http:", "https:").replace("/to/", "/"),
-        ):  # fmt: skip
+        ):
             self.server.answer = says(f"HTTP/1.1 302 Found\r\nLocation: {location}\r\nContent-Length: 9\r\n\r\n".encode())
             self.server.asked.clear()
             await self.fails(403, "may not be fetched")
@@ -176,9 +181,12 @@ class EndTests(HostileServerCase):
     """Cancelled, or left to the next start, in each phase."""
 
     PHASES: tuple[Callable[[Any], None], ...] = (
-        lambda transport: None, says(b"HTTP/1.1 200 OK\r\nX-"), says(FILE), says(FILE + WHOLE[:LEAST]),
+        lambda transport: None,
+        says(b"HTTP/1.1 200 OK\r\nX-"),
+        says(FILE),
+        says(FILE + WHOLE[:LEAST]),
         says(FILE + WHOLE[:-1]),
-    )  # fmt: skip
+    )
 
     async def begin(self, answer: Callable[[Any], None]) -> int:
         self.server.answer = answer

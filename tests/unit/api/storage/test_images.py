@@ -85,9 +85,17 @@ class UploadTests(ImageCase):
         record = await self.admin.call("get_image", image)
         self.assertEqual(
             {key: record[key] for key in record if key not in ("created", "version")},
-            {"id": image, "name": "os", "owner": 1, "public": False, "size": 7, "format": "raw", "sha256": digest(WHOLE),
-             "state": "ready"},
-        )  # fmt: skip
+            {
+                "id": image,
+                "name": "os",
+                "owner": 1,
+                "public": False,
+                "size": 7,
+                "format": "raw",
+                "sha256": digest(WHOLE),
+                "state": "ready",
+            },
+        )
         self.assertEqual(self.left(), [f"images/{image}.img"])
         disk = await self.admin.do("create_disk", {"name": "d", "image": image, "compute_node": self.node})
         record = await self.admin.call("get_disk", disk)
@@ -136,11 +144,16 @@ class UploadTests(ImageCase):
 
     async def test_what_is_no_image(self) -> None:
         for data, format, words in (
-            (b"", "raw", "empty"), (qcow2(), "raw", "begins as a qcow2"), (WHOLE, "qcow2", "no qcow2"),
-            (qcow2(backing=4096), "qcow2", "stands alone"), (qcow2(features=4), "qcow2", "stands alone"),
-            (qcow2(encrypted=2), "qcow2", "encrypted"), (qcow2(version=1), "qcow2", "version"),
-            (qcow2(size=0), "qcow2", "size"), (qcow2()[:50], "qcow2", "no qcow2"),
-        ):  # fmt: skip
+            (b"", "raw", "empty"),
+            (qcow2(), "raw", "begins as a qcow2"),
+            (WHOLE, "qcow2", "no qcow2"),
+            (qcow2(backing=4096), "qcow2", "stands alone"),
+            (qcow2(features=4), "qcow2", "stands alone"),
+            (qcow2(encrypted=2), "qcow2", "encrypted"),
+            (qcow2(version=1), "qcow2", "version"),
+            (qcow2(size=0), "qcow2", "size"),
+            (qcow2()[:50], "qcow2", "no qcow2"),
+        ):
             await self.upload(data)
             code, said = await self.admin.fail("import_image", {"name": "os", "format": format, "upload": "up"})
             self.assertEqual((code, words in said), (409, True), said)
@@ -163,10 +176,15 @@ class UploadTests(ImageCase):
 
     async def test_bad_specs(self) -> None:
         for spec in (
-            {"format": "raw"}, {"upload": "up"}, {"format": "vmdk", "upload": "up"}, {"format": "raw", "upload": "../up"},
-            {"format": "raw", "upload": "up", "url": "http://x/"}, {"format": "raw", "upload": "up", "sha256": "X"},
-            {"format": "raw", "url": "file:///x", "sha256": "0" * 64}, {"format": "raw", "url": "http://x/y"},
-        ):  # fmt: skip
+            {"format": "raw"},
+            {"upload": "up"},
+            {"format": "vmdk", "upload": "up"},
+            {"format": "raw", "upload": "../up"},
+            {"format": "raw", "upload": "up", "url": "http://x/"},
+            {"format": "raw", "upload": "up", "sha256": "X"},
+            {"format": "raw", "url": "file:///x", "sha256": "0" * 64},
+            {"format": "raw", "url": "http://x/y"},
+        ):
             await self.refused(-32602, self.admin.call("import_image", {"name": "os", **spec}))
         spec = {"name": "os", "format": "raw", "url": "http://x/y", "sha256": "0" * 64}
         self.assertIn("--image-urls", await self.refused(403, self.admin.call("import_image", spec)))
@@ -359,8 +377,11 @@ class UrlTests(ImageCase):
 
     async def test_not_fetched(self) -> None:
         for path, code, words in (
-            ("none", 503, "404"), ("outside", 403, "/secret"), ("circle", 503, "redirections"), ("half", 503, "broke"),
-        ):  # fmt: skip
+            ("none", 503, "404"),
+            ("outside", 403, "/secret"),
+            ("circle", 503, "redirections"),
+            ("half", 503, "broke"),
+        ):
             found = await self.admin.fail("import_image", self.spec(path))
             self.assertEqual((found[0], words in found[1]), (code, True), found)
             self.assertEqual((await self.admin.call("list_images"), self.left()), ([], []))

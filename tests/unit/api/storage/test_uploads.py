@@ -139,9 +139,13 @@ class MemoryTests(ImageCase):
         aside = self.directory / "state" / "set-aside"
         self.assertEqual(
             {path.name: path.read_bytes() for path in aside.iterdir()},
-            {"uploads-1-stray": b"somebody's", "uploads-1-stray.1": b"another", "uploads-x": b"somebody's",
-             "uploads-2-up": b"somebody's"},
-        )  # fmt: skip
+            {
+                "uploads-1-stray": b"somebody's",
+                "uploads-1-stray.1": b"another",
+                "uploads-x": b"somebody's",
+                "uploads-2-up": b"somebody's",
+            },
+        )
 
     async def test_a_record_without_a_file_is_forgotten(self) -> None:
         await self.upload(WHOLE)

@@ -15,10 +15,16 @@ def stranger(running: Running, node: int, name: str = "db server", disks: int = 
     host = simulated(running, node)
     volumes = [host.create_volume("default", f"{uuid.uuid4().hex}.img", 10, "raw") for _ in range(disks)]
     fields = {
-        "uuid": str(uuid.uuid4()), "name": name, "vcpus": 2, "max_vcpus": 4, "memory": 100, "max_memory": 200,
+        "uuid": str(uuid.uuid4()),
+        "name": name,
+        "vcpus": 2,
+        "max_vcpus": 4,
+        "memory": 100,
+        "max_memory": 200,
         "disks": tuple(DomainDisk(volume.path, "raw", "vd" + "abc"[place]) for place, volume in enumerate(volumes)),
-        "boot": Boot("/boot/vmlinuz", "", "quiet"), "autostart": True,
-    }  # fmt: skip
+        "boot": Boot("/boot/vmlinuz", "", "quiet"),
+        "autostart": True,
+    }
     spec = DomainSpec(**{**fields, **changes})
     host.define(spec)
     return spec.uuid
@@ -40,10 +46,19 @@ class AdoptionTests(ServerCase):
         self.assertIn({"type": "vm", "id": vm, "change": "created"}, await alice.call("ping"))
         shown = await alice.call("get_vm", vm)
         wanted = {
-            "name": "db-server", "owner": 2, "state": "running", "uuid": uuid, "compute_node": node, "vcpus": 2,
-            "max_vcpus": 4, "memory": 100, "max_memory": 200, "autostart": True, "driver": "simulator",
+            "name": "db-server",
+            "owner": 2,
+            "state": "running",
+            "uuid": uuid,
+            "compute_node": node,
+            "vcpus": 2,
+            "max_vcpus": 4,
+            "memory": 100,
+            "max_memory": 200,
+            "autostart": True,
+            "driver": "simulator",
             "boot": {"kernel": "/boot/vmlinuz", "cmdline": "quiet"},
-        }  # fmt: skip
+        }
         self.assertEqual({key: shown[key] for key in wanted}, wanted)
         (plug,) = shown["interfaces"]
         self.assertEqual((plug["mac"], plug["network"], plug["model"]), (MAC, "lan", "e1000"))
@@ -51,7 +66,7 @@ class AdoptionTests(ServerCase):
         told = [(disk["name"], disk["target"], disk["size"], disk["format"], disk["state"], disk["path"]) for disk in disks]
         self.assertEqual(
             told, [(f"db-server-{disk.target}", disk.target, 10, "raw", "ready", disk.path) for disk in before.disks]
-        )  # fmt: skip
+        )
         self.assertEqual(await admin.call("list_foreign_vms", node), [])
         host.stop(uuid)
         await self.until(lambda: running.server.inventory.vm_of(uuid).state == "stopped")  # type: ignore[union-attr]

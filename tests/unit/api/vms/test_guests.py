@@ -85,9 +85,15 @@ class GuestTests(ServerCase):
         await alice.do("set_vm_nameservers", vm, ["192.0.2.53"], ["example.org"])
         told = await alice.call("get_vm_settings", vm)
         expected = {
-            "addresses": ["192.0.2.7/24", "2001:db8::7"], "hostname": "www.example.org", "nameservers": ["192.0.2.53"],
-            "search_domains": ["example.org"], "swap": 0, "disk_space": 2048, "inodes": 200000, "cpu_limit": 0,
-        }  # fmt: skip
+            "addresses": ["192.0.2.7/24", "2001:db8::7"],
+            "hostname": "www.example.org",
+            "nameservers": ["192.0.2.53"],
+            "search_domains": ["example.org"],
+            "swap": 0,
+            "disk_space": 2048,
+            "inodes": 200000,
+            "cpu_limit": 0,
+        }
         self.assertEqual(told, expected)
         await admin.do("remove_vm_address", vm, "192.0.2.7")
         self.assertEqual((await alice.call("get_vm_settings", vm))["addresses"], ["2001:db8::7"])
@@ -95,10 +101,14 @@ class GuestTests(ServerCase):
         self.assertEqual((await admin.fail("add_vm_address", other, "2001:db8::7/64"))[0], 409)
         await self.refused(403, alice.call("add_vm_address", vm, "192.0.2.8"))
         for method, argument in (
-            ("add_vm_address", "192.0.2.300"), ("add_vm_address", "192.0.2.1; reboot"), ("set_vm_hostname", "a b"),
-            ("set_vm_hostname", "-x"), ("set_vm_hostname", "a." * 200), ("set_vm_nameservers", []),
+            ("add_vm_address", "192.0.2.300"),
+            ("add_vm_address", "192.0.2.1; reboot"),
+            ("set_vm_hostname", "a b"),
+            ("set_vm_hostname", "-x"),
+            ("set_vm_hostname", "a." * 200),
+            ("set_vm_nameservers", []),
             ("set_vm_nameservers", ["dns.example.org"]),
-        ):  # fmt: skip
+        ):
             await self.refused(-32602, admin.call(method, vm, argument))
         bob = await admin.user("bob")
         await self.refused(404, bob.call("get_vm_settings", vm))

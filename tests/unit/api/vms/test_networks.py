@@ -26,7 +26,7 @@ class InterfaceTests(ServerCase):
         self.assertTrue(re.fullmatch("52:54:00(:[0-9a-f]{2}){3}", one["mac"]), one)
         self.assertEqual(
             two, {"id": two["id"], "network": "lan", "mac": "02:00:00:00:00:ab", "address": "192.0.2.7", "model": "e1000"}
-        )  # fmt: skip
+        )
         (domain,) = simulated(running, node).domains()
         told = [(plug.mac, plug.network, plug.model) for plug in domain.interfaces]
         self.assertEqual(told, [(one["mac"], "default", ""), (two["mac"], "lan", "e1000")])
@@ -43,10 +43,14 @@ class InterfaceTests(ServerCase):
         admin = await self.serve().login()
         await admin.node()
         for wrong in (
-            {}, {"network": "default", "mac": "01:00:00:00:00:01"}, {"network": "default", "mac": "fe:00:00:00:00:01"},
-            {"network": "default", "mac": "52:54:00:1:2:3"}, {"network": "default", "address": "192.0.2.256"},
-            {"network": "default", "model": "<e1000/>"}, {"network": "../x"},
-        ):  # fmt: skip
+            {},
+            {"network": "default", "mac": "01:00:00:00:00:01"},
+            {"network": "default", "mac": "fe:00:00:00:00:01"},
+            {"network": "default", "mac": "52:54:00:1:2:3"},
+            {"network": "default", "address": "192.0.2.256"},
+            {"network": "default", "model": "<e1000/>"},
+            {"network": "../x"},
+        ):
             await self.refused(-32602, admin.call("create_vm", {"name": "one", "interfaces": [wrong]}))
 
     async def test_a_network_that_is_not_there(self) -> None:
@@ -148,9 +152,7 @@ class InterfaceTests(ServerCase):
     async def test_networks(self) -> None:
         admin = await self.serve().login()
         node = await admin.node()
-        networks = [
-            {"name": "default", "active": True, "bridge": "sim0"}, {"name": "lan", "active": True, "bridge": "sim1"},
-        ]  # fmt: skip
+        networks = [{"name": "default", "active": True, "bridge": "sim0"}, {"name": "lan", "active": True, "bridge": "sim1"}]
         self.assertEqual(await admin.call("list_networks", node), networks)
         user = await admin.user("alice")
         self.assertEqual(await user.call("list_networks", node), networks)

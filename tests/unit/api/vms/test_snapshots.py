@@ -138,9 +138,11 @@ class SnapshotTests(ServerCase):
         spare = await admin.do("create_disk", {"name": "spare", "size": 1, "compute_node": 1})
         snapshot = await make(admin, vm, "one")
         forbidden: list[tuple[Any, ...]] = [
-            ("attach_disk", vm, spare), ("detach_disk", vm, disk), ("resize_disk", disk, 20),
+            ("attach_disk", vm, spare),
+            ("detach_disk", vm, disk),
+            ("resize_disk", disk, 20),
             ("migrate_vm", vm, second, {"copy_storage": True}),
-        ]  # fmt: skip
+        ]
         for method, *arguments in forbidden:
             code, words = await admin.fail(method, *arguments)
             self.assertEqual((code, "delete_vm_snapshot" in words), (409, True), (method, words))

@@ -18,11 +18,18 @@ class VmTests(ServerCase):
     async def test_create_and_get(self) -> None:
         admin = await self.admin()
         spec = {
-            "name": "web", "vcpus": 2, "max_vcpus": 4, "memory": 256, "max_memory": 512, "compute_node": self.node,
-            "description": "fronts <the> \"shop\" & more\r\n\ttabs, émoji \U0001f600", "tags": ["a", "b"], "autostart": True,
+            "name": "web",
+            "vcpus": 2,
+            "max_vcpus": 4,
+            "memory": 256,
+            "max_memory": 512,
+            "compute_node": self.node,
+            "description": 'fronts <the> "shop" & more\r\n\ttabs, émoji \U0001f600',
+            "tags": ["a", "b"],
+            "autostart": True,
             "boot": {"kernel": "/boot/vmlinuz", "initrd": "/boot/initrd.img", "cmdline": "quiet"},
             "disks": [{"size": 100}, {"size": 200, "format": "raw"}],
-        }  # fmt: skip
+        }
         vm = await admin.do("create_vm", spec)
         found = await admin.call("get_vm", vm)
         for key in ("name", "vcpus", "max_vcpus", "memory", "max_memory", "description", "tags", "autostart", "boot"):
@@ -30,9 +37,29 @@ class VmTests(ServerCase):
         self.assertEqual((found["state"], found["owner"], found["driver"]), ("stopped", 1, "simulator"))
         self.assertEqual(
             set(found),
-            {"id", "name", "owner", "state", "uuid", "compute_node", "driver", "vcpus", "max_vcpus", "memory", "max_memory",
-             "disks", "interfaces", "description", "tags", "autostart", "boot", "snapshots", "created", "version"},
-        )  # fmt: skip
+            {
+                "id",
+                "name",
+                "owner",
+                "state",
+                "uuid",
+                "compute_node",
+                "driver",
+                "vcpus",
+                "max_vcpus",
+                "memory",
+                "max_memory",
+                "disks",
+                "interfaces",
+                "description",
+                "tags",
+                "autostart",
+                "boot",
+                "snapshots",
+                "created",
+                "version",
+            },
+        )
         disks = [await admin.call("get_disk", disk) for disk in found["disks"]]
         self.assertEqual([disk["target"] for disk in disks], ["vda", "vdb"])
         self.assertEqual([(disk["size"], disk["format"]) for disk in disks], [(100, "qcow2"), (200, "raw")])
@@ -42,10 +69,16 @@ class VmTests(ServerCase):
         admin = await self.admin()
         vm = await admin.do("create_vm", {"name": "web"})
         for method, state in (
-            ("start_vm", "running"), ("start_vm", "running"), ("pause_vm", "paused"), ("resume_vm", "running"),
-            ("reboot_vm", "running"), ("shutdown_vm", "stopped"), ("start_vm", "running"), ("stop_vm", "stopped"),
+            ("start_vm", "running"),
+            ("start_vm", "running"),
+            ("pause_vm", "paused"),
+            ("resume_vm", "running"),
+            ("reboot_vm", "running"),
+            ("shutdown_vm", "stopped"),
+            ("start_vm", "running"),
             ("stop_vm", "stopped"),
-        ):  # fmt: skip
+            ("stop_vm", "stopped"),
+        ):
             await admin.do(method, vm)
             self.assertEqual((await admin.call("get_vm", vm))["state"], state, method)
         for method in ("pause_vm", "resume_vm", "reboot_vm"):
@@ -133,8 +166,10 @@ class VmTests(ServerCase):
         vm = await admin.do("create_vm", {"name": "web", "disks": [{"disk": disk}]})
         await admin.do("create_disk", {"name": "name-vdb", "size": 10})
         for name, disks in (
-            ("other", [{"disk": disk}]), ("name", [{"size": 1}, {"size": 1}]), ("format", [{"size": 1, "format": "vmdk"}]),
-        ):  # fmt: skip
+            ("other", [{"disk": disk}]),
+            ("name", [{"size": 1}, {"size": 1}]),
+            ("format", [{"size": 1, "format": "vmdk"}]),
+        ):
             code, words = await admin.fail("create_vm", {"name": name, "disks": disks})
             self.assertIn(code, (409, -32602), words)
             self.assertEqual([one["name"] for one in await admin.call("list_vms")], ["web"], words)
@@ -246,9 +281,11 @@ class VmTests(ServerCase):
         admin = await self.admin(memory=1024, labels=["small"])
         big = await admin.node("node2", memory=4096, labels=["big", "ssd"])
         for spec, node in (
-            ({"memory": 512}, big), ({"labels": ["small"]}, self.node), ({"labels": ["ssd"]}, big),
+            ({"memory": 512}, big),
+            ({"labels": ["small"]}, self.node),
+            ({"labels": ["ssd"]}, big),
             ({"driver": "simulator"}, big),
-        ):  # fmt: skip
+        ):
             vm = await admin.do("create_vm", {"name": f"vm{node}-{len(repr(spec))}", **spec})
             self.assertEqual((await admin.call("get_vm", vm))["compute_node"], node, spec)
         code, words = await admin.fail("create_vm", {"name": "huge", "memory": 9000, "labels": ["big"]})
@@ -320,8 +357,10 @@ class NodeTests(ServerCase):
     async def test_bad_options(self) -> None:
         admin = await self.serve().login()
         for options, path in (
-            ({"delay": "x"}, "options.delay"), ({"x": 1}, "options.x"), ({"fail": ["fly"]}, "options.fail[0]")
-        ):  # fmt: skip
+            ({"delay": "x"}, "options.delay"),
+            ({"x": 1}, "options.x"),
+            ({"fail": ["fly"]}, "options.fail[0]"),
+        ):
             self.assertIn(path, await self.refused(-32602, admin.call("add_compute_node", "n", "simulator", "", options)))
         self.assertIn("driver", await self.refused(-32602, admin.call("add_compute_node", "n", "hyper-x", "", {})))
 
@@ -415,7 +454,7 @@ class SystemTests(ServerCase):
             {"methodName": "get_vm", "params": [admin.cookie, 5]},
             {"methodName": 5},
             "x",
-        ]  # fmt: skip
+        ]
         answers = await running.call("system.multicall", calls)
         self.assertEqual(answers[0][0]["user"], 1)
         self.assertIsInstance(answers[2][0], int)

@@ -75,17 +75,26 @@ GOLDEN = """\
 
 # What XML 1.0 can carry; the carriage return is left out, for a parser makes a line feed of it.
 carried = st.text(
-    st.one_of(st.characters(codec="utf-8", categories=["L", "N", "P", "S", "Zs"], exclude_characters="\ufffe\uffff"),
-              st.sampled_from("<>&'\"]] \t\n")), min_size=1
-)  # fmt: skip
+    st.one_of(
+        st.characters(codec="utf-8", categories=["L", "N", "P", "S", "Zs"], exclude_characters="\ufffe\uffff"),
+        st.sampled_from("<>&'\"]] \t\n"),
+    ),
+    min_size=1,
+)
 
 
 def spec(**changes: object) -> DomainSpec:
     """A domain with all that there is."""
     fields = {
-        "uuid": UUID, "name": "web1", "vcpus": 1, "max_vcpus": 4, "memory": 256, "max_memory": 512,
-        "disks": (DomainDisk("/pool/a.qcow2", "qcow2", "vda"),), "boot": Boot(order=("disk", "network")),
-    }  # fmt: skip
+        "uuid": UUID,
+        "name": "web1",
+        "vcpus": 1,
+        "max_vcpus": 4,
+        "memory": 256,
+        "max_memory": 512,
+        "disks": (DomainDisk("/pool/a.qcow2", "qcow2", "vda"),),
+        "boot": Boot(order=("disk", "network")),
+    }
     return DomainSpec(**{**fields, **changes})  # type: ignore[arg-type]
 
 
@@ -97,8 +106,10 @@ class WritingTests(SynchronousTestCase):
 
     def test_a_kernel_takes_the_place_of_the_devices(self) -> None:
         tree = ElementTree.fromstring(domain_xml(spec(boot=Boot("/k", "/i", "a=b")), Platform("kvm")))
-        self.assertEqual([(part.tag, part.text) for part in tree.find("os") or ()],
-                         [("type", "hvm"), ("kernel", "/k"), ("initrd", "/i"), ("cmdline", "a=b")])  # fmt: skip
+        self.assertEqual(
+            [(part.tag, part.text) for part in tree.find("os") or ()],
+            [("type", "hvm"), ("kernel", "/k"), ("initrd", "/i"), ("cmdline", "a=b")],
+        )
         self.assertEqual(tree.get("type"), "kvm")
 
     def test_what_has_no_value_is_absent(self) -> None:
@@ -114,9 +125,12 @@ class WritingTests(SynchronousTestCase):
     def test_what_xml_cant_carry_is_refused(self) -> None:
         for text in ("a\x00b", "\x1b[0m", "\ufffe", "\ud800"):
             for changes in (
-                {"name": text}, {"boot": Boot("/k", "", text)}, {"boot": Boot(text)},
-                {"disks": (DomainDisk(text, "raw", "vda"),)}, {"disks": (DomainDisk("/a", "raw", text),)},
-            ):  # fmt: skip
+                {"name": text},
+                {"boot": Boot("/k", "", text)},
+                {"boot": Boot(text)},
+                {"disks": (DomainDisk(text, "raw", "vda"),)},
+                {"disks": (DomainDisk("/a", "raw", text),)},
+            ):
                 with self.assertRaises(DriverError):
                     domain_xml(spec(**changes), Platform("kvm"))
 

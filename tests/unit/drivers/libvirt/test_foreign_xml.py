@@ -35,10 +35,17 @@ class ForeignTests(SynchronousTestCase):
     def test_ours_is_read_as_it_was_written(self) -> None:
         for boot in (Boot(), Boot(order=("network", "disk")), Boot("/k", "/i", "quiet")):
             spec = DomainSpec(
-                uuid=UUID, name="a <b>", vcpus=1, max_vcpus=2, memory=100, max_memory=200, boot=boot, autostart=True,
+                uuid=UUID,
+                name="a <b>",
+                vcpus=1,
+                max_vcpus=2,
+                memory=100,
+                max_memory=200,
+                boot=boot,
+                autostart=True,
                 disks=(DomainDisk("/a", "raw", "vda"), DomainDisk("/b", "qcow2", "vdb")),
                 interfaces=(DomainInterface("52:54:00:00:00:01", "lan", "e1000"),),
-            )  # fmt: skip
+            )
             for machine in ("pc", "q35"):
                 self.assertEqual(read_spec(domain_xml(spec, Platform("kvm", machine)), machine, True), spec)
 
@@ -47,10 +54,16 @@ class ForeignTests(SynchronousTestCase):
         self.assertEqual(
             read,
             DomainSpec(
-                UUID, "web", 1, 2, 256, 512, (DomainDisk("/pool/a.qcow2", "qcow2", "vda"),),
+                UUID,
+                "web",
+                1,
+                2,
+                256,
+                512,
+                (DomainDisk("/pool/a.qcow2", "qcow2", "vda"),),
                 interfaces=(DomainInterface("52:54:00:00:00:01", "lan", "virtio"),),
             ),
-        )  # fmt: skip
+        )
 
     def test_devices_that_are_numbered_for_booting(self) -> None:
         devices = DISK.replace("</disk>", "<boot order='2'/></disk>") + PLUG.replace("</i", "<boot order='1'/></i")

@@ -122,9 +122,15 @@ class DialectTests(SynchronousTestCase):
     def test_exit_codes_mean_other_things_in_each(self) -> None:
         four, seven = Dialect(4, "4.11", False), Dialect(7, "9.0", True)
         for dialect, code, kind in (
-            (four, 131, AlreadyThere), (seven, 131, Unsupported), (seven, 137, AlreadyThere), (four, 137, DriverError),
-            (four, 9, WrongState), (seven, 14, NoSuchThing), (four, 5, Unsupported), (four, 62, DriverError),
-        ):  # fmt: skip
+            (four, 131, AlreadyThere),
+            (seven, 131, Unsupported),
+            (seven, 137, AlreadyThere),
+            (four, 137, DriverError),
+            (four, 9, WrongState),
+            (seven, 14, NoSuchThing),
+            (four, 5, Unsupported),
+            (four, 62, DriverError),
+        ):
             error = explain(dialect, "it", code, "out\n", "\nerr.\n")
             self.assertIs(type(error), kind, (dialect.number, code))
             self.assertIn(str(code), str(error))
@@ -146,9 +152,14 @@ def recorded_conf() -> str:
 
 class IdentityTests(SynchronousTestCase):
     @given(
-        st.uuids(), st.integers(1, 2**31) | st.uuids(), st.integers(1, 999), st.integers(1, 2**31),
-        st.none() | st.integers(0, 2**70), st.text("abc :-", max_size=20).map(str.strip), st.booleans(),
-    )  # fmt: skip
+        st.uuids(),
+        st.integers(1, 2**31) | st.uuids(),
+        st.integers(1, 999),
+        st.integers(1, 2**31),
+        st.none() | st.integers(0, 2**70),
+        st.text("abc :-", max_size=20).map(str.strip),
+        st.booleans(),
+    )
     def test_marks_read_back(
         self, id: object, ctid: object, vcpus: int, memory: int, paused: int | None, rest: str, new: bool
     ) -> None:

@@ -102,9 +102,12 @@ class JournalTests(SynchronousTestCase):
 
             patch = self.patch(os, "write", full)
             for change, *arguments in (
-                (host.define, last), (host.start, first.uuid), (host.undefine, first.uuid),
-                (host.create_volume, "default", "disk2", 10, "raw"), (host.delete_volume, "default", "disk1"),
-            ):  # fmt: skip
+                (host.define, last),
+                (host.start, first.uuid),
+                (host.undefine, first.uuid),
+                (host.create_volume, "default", "disk2", 10, "raw"),
+                (host.delete_volume, "default", "disk1"),
+            ):
                 with self.assertRaisesRegex(DriverError, "No space left"):
                     change(*arguments)
             patch.restore()
@@ -275,10 +278,13 @@ class FaultsTests(SynchronousTestCase):
         options = SimulatorDriver.options
         self.assertEqual(options.check({"delay": 2, "fail": ["stop"]}, "options", []), {"delay": 2.0, "fail": ["stop"]})
         for wrong, words in (
-            ({"fail": ["start", "explode"]}, "options.fail[1]"), ({"hang": ["meet"]}, "options.hang[0]"),
+            ({"fail": ["start", "explode"]}, "options.fail[1]"),
+            ({"hang": ["meet"]}, "options.hang[0]"),
             ({"delay": -1.0}, "options.delay"),
-            ({"vcpus": 0}, "options.vcpus"), ({"pool_size": -1}, "options.pool_size"), ({"color": "red"}, "color"),
-        ):  # fmt: skip
+            ({"vcpus": 0}, "options.vcpus"),
+            ({"pool_size": -1}, "options.pool_size"),
+            ({"color": "red"}, "color"),
+        ):
             with self.assertRaises(InvalidParams) as caught:
                 options.check(wrong, "options", [])
             self.assertIn(words, str(caught.exception))

@@ -47,9 +47,15 @@ DISKS = (
 def spec(**changes: object) -> DomainSpec:
     """A domain with all that there is."""
     fields = {
-        "uuid": UUID, "name": "web1", "vcpus": 1, "max_vcpus": 4, "memory": 256, "max_memory": 512, "disks": DISKS,
+        "uuid": UUID,
+        "name": "web1",
+        "vcpus": 1,
+        "max_vcpus": 4,
+        "memory": 256,
+        "max_memory": 512,
+        "disks": DISKS,
         "boot": Boot(),
-    }  # fmt: skip
+    }
     return DomainSpec(**{**fields, **changes})  # type: ignore[arg-type]
 
 
@@ -107,10 +113,13 @@ class WritingTests(SynchronousTestCase):
         for text in ("a\x00b", "\x1b[0m", "\ufffe", "\ud800"):
             for guest in GUESTS:
                 for changes in (
-                    {"name": text}, {"boot": Boot("/k", "", text)}, {"boot": Boot(text)},
-                    {"disks": (DomainDisk(text, "raw", "vda"),)}, {"disks": (DomainDisk("/a", text, "vda"),)},
+                    {"name": text},
+                    {"boot": Boot("/k", "", text)},
+                    {"boot": Boot(text)},
+                    {"disks": (DomainDisk(text, "raw", "vda"),)},
+                    {"disks": (DomainDisk("/a", text, "vda"),)},
                     {"disks": (DomainDisk("/a", "raw", text),)},
-                ):  # fmt: skip
+                ):
                     with self.assertRaises(DriverError):
                         xen_domain_xml(spec(**changes), guest, PYGRUB)
 
@@ -152,21 +161,51 @@ class DriverTests(SynchronousTestCase):
                 verifyClass(ability, XenConnection)
 
     def test_addresses(self) -> None:
-        for address in ("", "xen:///system", "xen+unix:///system?socket=/run/a", "xen+ssh://root@h/system?keyfile=/k",
-                        "xen+tls://[::1]:16514/system?pkipath=/a", "xen+tcp://10.0.0.1/system"):  # fmt: skip
+        for address in (
+            "",
+            "xen:///system",
+            "xen+unix:///system?socket=/run/a",
+            "xen+ssh://root@h/system?keyfile=/k",
+            "xen+tls://[::1]:16514/system?pkipath=/a",
+            "xen+tcp://10.0.0.1/system",
+        ):
             XenDriver().check_address(address)
-        for address in ("host", "qemu:///system", "xen:///", "xen:///session", "xen+tls://h/session?pkipath=/a",
-                        "xen+tcp:///system", "xen+ssh://-oProxyCommand=x/system", "xen+ext://h/system"):  # fmt: skip
+        for address in (
+            "host",
+            "qemu:///system",
+            "xen:///",
+            "xen:///session",
+            "xen+tls://h/session?pkipath=/a",
+            "xen+tcp:///system",
+            "xen+ssh://-oProxyCommand=x/system",
+            "xen+ext://h/system",
+        ):
             with self.assertRaises(ValueError, msg=address):
                 XenDriver().check_address(address)
 
     def test_options(self) -> None:
         options = XenDriver().options
         options.check(
-            {"guests": "pvh", "boot_loader": "/usr/lib/grub-xen/grub-i386-xen_pvh.bin", "username": "fluidvm",
-             "password_file": "/etc/fluidvm/xen", "pool": "p", "pool_path": "/a b"}, "options", [])  # fmt: skip
+            {
+                "guests": "pvh",
+                "boot_loader": "/usr/lib/grub-xen/grub-i386-xen_pvh.bin",
+                "username": "fluidvm",
+                "password_file": "/etc/fluidvm/xen",
+                "pool": "p",
+                "pool_path": "/a b",
+            },
+            "options",
+            [],
+        )
         options.check({"boot_loader": "pygrub"}, "options", [])
-        for wrong in ({"guests": "lxc"}, {"boot_loader": "grub"}, {"password_file": "relative"}, {"username": ""},
-                      {"username": "a\nb"}, {"pool_path": "relative"}, {"accelerator": "kvm"}):  # fmt: skip
+        for wrong in (
+            {"guests": "lxc"},
+            {"boot_loader": "grub"},
+            {"password_file": "relative"},
+            {"username": ""},
+            {"username": "a\nb"},
+            {"pool_path": "relative"},
+            {"accelerator": "kvm"},
+        ):
             with self.assertRaises(InvalidParams, msg=str(wrong)):
                 options.check(wrong, "options", [])
