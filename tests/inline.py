@@ -73,7 +73,7 @@ class InlineServer:
         without_threads(self._kept)
         self._kept.enter_context(patch.object(ImageFiles, "_run", _at_once))
         self._kept.enter_context(
-            patch("fluidvm.nodes.watch.deferToThreadPool", lambda reactor, pool, *work, **more: execute(*work, **more))
+            patch("fluidvm.nodes.nodes.deferToThreadPool", lambda reactor, pool, *work, **more: execute(*work, **more))
         )
         database = self._kept.enter_context(new_database(None))
         (self.directory / "password").write_text(PASSWORD)

@@ -14,7 +14,10 @@ from datetime import datetime
 from typing import Annotated, Any, ClassVar, NamedTuple, NoReturn
 
 from fluidvm.model.faults import InvalidParams
-from fluidvm.model.xmlvalue import INT_HIGH, INT_LOW, carries
+from fluidvm.model.xmlvalue import INT_HIGH, INT_LOW
+
+_KEY = re.compile(r"[A-Za-z0-9_]([A-Za-z0-9_.-]{0,58}[A-Za-z0-9_])?")
+"""Unknown keys that a fault repeats: others, such as empty ones, would make a riddle of it."""
 
 
 class Reference(NamedTuple):
@@ -313,7 +316,7 @@ class Struct(Kind):
         for key in value:
             if key not in self.fields:
                 known = ", ".join(self.fields) or "none"
-                shown = key[:60] if carries(key) else "?"
+                shown = key if _KEY.fullmatch(key) else "?"
                 refuse(f"{path}.{shown}", f"is not known; known keys: {known}")
         for key in self.required:
             if key not in value:

@@ -20,7 +20,7 @@ from tests.support import ServerCase
 from tests.unit.api.nodes.test_nodes import simulated
 from tests.unit.api.vms.test_adoption import stranger
 
-ROOT = Path(fluidvm.__file__).parents[2]
+ROOT = Path(fluidvm.__file__).parents[1]
 RAISED = {cls.__name__ for cls in (*faults.FAULTS.values(), *DriverError.__subclasses__(), DriverError)}
 
 
