@@ -49,4 +49,4 @@ class TellingTests(SynchronousTestCase):
         self.assertIn(f"context {hangs} task 3 start_vm 1 runs", told)
         self.assertIn(f"context {waits} task 1 stop_vm 1 waits for its claim", told)
         self.assertIn("lacks 1", told)
-        self.assertRegex(told, r"Engine\._run of context \d+ > .*vm_power\.py:\d+ start_vm")
+        self.assertRegex(told, r"Engine\._run of context \d+ > .*power\.py:\d+ start_vm")
