@@ -1,4 +1,4 @@
-# The commands of the README. Everything they make lies in STATE, or is gone when they end.
+# The commands of the README. All files that they create are in STATE, or are removed when they end.
 export STATE ?= $(CURDIR)/.state
 VENV = $(STATE)/venv
 
@@ -11,16 +11,16 @@ export MYPY_CACHE_DIR = $(STATE)/cache/mypy
 export HYPOTHESIS_STORAGE_DIRECTORY = $(STATE)/cache/hypothesis
 export FLUIDVM_GUEST = $(STATE)/guest
 export FLUIDVM_XEN = $(STATE)/xen
-# Of the workers that share the tests of an environment.
+# The number of workers that share the tests of an environment.
 export FLUIDVM_JOBS ?= $(shell nproc)
 
-# What setuptools and twistd's plugin list leave in the source tree.
+# Removes what setuptools and twistd's plugin cache leave in the source tree.
 TIDY = rm -rf *.egg-info build twisted/plugins/dropin.cache examples/*/build examples/*/src/*.egg-info
-# An interrupted command ends by itself; the shell waits for that, and tidies up.
+# An interrupted command ends on its own; the shell waits for it and then cleans up.
 WAIT = trap : INT TERM HUP
 
-# tox, with what one environment compiles kept for the others. Several run beside each other; what a failed one has said
-# is shown, and at the end how long each has taken. The longest come first.
+# tox, with a cache of what one environment compiles, for the others. Several environments run in parallel. The output of failed
+# ones is shown, and at the end how long each took. The longest ones are started first.
 TOX = "$(VENV)/bin/tox" --workdir "$(STATE)/tox"
 PARTS = $(WAIT); $(TOX) run --notest -q -e $(firstword $(subst $(comma), ,$(1))) && \
 	$(TOX) run-parallel --parallel-no-spinner --parallel 3 -e $(1) $(ARGS); status=$$?; $(TIDY); exit $$status
@@ -36,20 +36,20 @@ demo serve:
 	lab/setup.sh demo "$(STATE)"
 	@$(WAIT); "$(VENV)/bin/python" lab/demo.py $@ "$(STATE)"; status=$$?; $(TIDY); exit $$status
 
-# Lint, types, and the tests that start no process: after each change. TOXENV=apidocs chooses another environment that needs
-# no guest.
+# Lint, types, and the tests that start no process; run it after each change. TOXENV=apidocs selects another environment that
+# needs no guest.
 check:
 	lab/setup.sh check "$(STATE)"
 	@$(call PARTS,$(or $(TOXENV),$(CHECK)))
 
-# All that a change can break. TOXENV=real chooses one environment, ARGS="-- tests.real.test_kvm" some of its tests.
+# Everything that a change can break. TOXENV=real selects one environment, ARGS="-- tests.real.test_kvm" some of its tests.
 test:
 	lab/setup.sh test "$(STATE)"
 	lab/guest.sh "$(FLUIDVM_GUEST)"
 	$(if $(or $(findstring xen,$(TOXENV)),$(if $(TOXENV),,all)),tests/xen/image.sh "$(FLUIDVM_XEN)")
 	@$(call PARTS,$(or $(TOXENV),$(TEST)))
 
-# What takes longer by nature.
+# The tests that take longer.
 long:
 	lab/setup.sh full "$(STATE)"
 	lab/guest.sh "$(FLUIDVM_GUEST)"
@@ -60,19 +60,19 @@ full:
 	$(MAKE) test
 	$(MAKE) long
 
-# The crash harness with 200 kills, which full has, too.
+# The crash harness with 200 kills; also a part of full.
 hunt:
 	lab/setup.sh test "$(STATE)"
 	lab/guest.sh "$(FLUIDVM_GUEST)"
 	@$(call PARTS,hunt)
 
-# An hour of crash hunts; ARGS="-- --minutes 5": less.
+# Crash hunts for an hour; for five minutes with ARGS="-- --minutes 5".
 soak:
 	lab/setup.sh test "$(STATE)"
 	lab/guest.sh "$(FLUIDVM_GUEST)"
 	@$(WAIT); $(TOX) run -e soak $(ARGS); status=$$?; $(TIDY); exit $$status
 
-# Every benchmark: 10 minutes on a machine that does nothing else.
+# Every benchmark: 10 minutes on an idle machine.
 bench:
 	lab/setup.sh check "$(STATE)"
 	@$(WAIT); $(TOX) run -e bench; status=$$?; $(TIDY); exit $$status

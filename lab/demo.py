@@ -1,10 +1,10 @@
 """
-The demo: a real guest, from the wire to QEMU.
+The demo: a real guest under QEMU, controlled over XML-RPC.
 
-    lab/demo.py demo STATE     boots a guest through a FluidVM server of its own, shows it, and takes all down
-    lab/demo.py serve STATE    leaves such a server running until Ctrl-C, for a person
+    lab/demo.py demo STATE     starts a FluidVM server, boots a guest with it, shows the guest, and removes everything
+    lab/demo.py serve STATE    leaves such a server running until Ctrl-C, for interactive use
 
-Runs the server as a person would (twistd) and speaks to it as any client does (xmlrpc.client).
+Starts the server as a user would (twistd) and calls it as any client does (xmlrpc.client).
 """
 
 from __future__ import annotations
@@ -38,9 +38,9 @@ def say(words: str) -> None:
 
 @contextmanager
 def process(command: list[str], log: Path, patience: float = 30) -> Iterator[subprocess.Popen[bytes]]:
-    """Run a program beside this one; it ends with the block."""
+    """Run a program in the background; it ends with the block."""
     with log.open("wb") as output:
-        # setpriv: it ends with this process, however that ends.
+        # setpriv: the program ends with this process, however that ends.
         running = subprocess.Popen(
             ["setpriv", "--pdeathsig", "TERM", *command], stdout=output, stderr=subprocess.STDOUT, stdin=subprocess.DEVNULL
         )
@@ -56,11 +56,11 @@ def process(command: list[str], log: Path, patience: float = 30) -> Iterator[sub
 
 
 def wait_for(what: str, running: subprocess.Popen[bytes], log: Path, ready: Any, patience: float = 60) -> None:
-    """Wait until a program is of use."""
+    """Wait until a program is ready."""
     deadline = time.monotonic() + patience
     while not ready():
         if running.poll() is not None or time.monotonic() > deadline:
-            raise SystemExit(f"{what} doesn't come up; its log:\n{log.read_text(errors='replace')}")
+            raise SystemExit(f"{what} doesn't start; its log:\n{log.read_text(errors='replace')}")
         time.sleep(0.1)
 
 
@@ -72,7 +72,7 @@ def free_port() -> int:
 
 
 def libvirt_host(stack: ExitStack, directory: Path) -> str:
-    """Run a private libvirt host until the stack is left; gives its URI."""
+    """Run a private libvirt host until the stack is closed. @return: its URI."""
     import libvirt
 
     libvirt.registerErrorHandler(lambda context, error: None, None)
@@ -81,13 +81,13 @@ def libvirt_host(stack: ExitStack, directory: Path) -> str:
     try:
         host.start()
     except LabError as error:
-        raise SystemExit(f"The libvirt host doesn't come up: {error}") from None
+        raise SystemExit(f"The libvirt host doesn't start: {error}") from None
     return host.uri
 
 
 @contextmanager
 def server(state: Path, port: int) -> Iterator[xmlrpc.client.ServerProxy]:
-    """A FluidVM server; gives a client's proxy for it."""
+    """Run a FluidVM server. @return: a client's proxy for it."""
     state.mkdir(parents=True)
     log = state / "server.log"
     url = f"http://127.0.0.1:{port}/RPC2"
@@ -135,7 +135,7 @@ def add_node(proxy: Any, cookie: Any, uri: str, runtime: Path) -> Any:
 
 
 def watch(proxy: Any, cookie: Any, ec: int) -> None:
-    """Show an execution context's tasks while they run; ends the program if one failed."""
+    """Show the tasks of an execution context while they run. Ends the program if one fails."""
     shown: list[Any] = []
     while True:
         done = proxy.wait_for_tasks(cookie, ec, 0.2)
@@ -151,7 +151,7 @@ def watch(proxy: Any, cookie: Any, ec: int) -> None:
 
 
 def follow(console: Path, stop: threading.Event) -> None:
-    """Print the first lines that a guest says on its serial console, and that it is up."""
+    """Print the first lines of a guest's serial console, and the line which says that it has started."""
     position = printed = 0
     while True:
         last = stop.is_set()
@@ -201,22 +201,22 @@ def demo(state: Path, stack: ExitStack) -> None:
     try:
         while b"GUEST-UP" not in (console.read_bytes() if console.exists() else b""):
             if time.monotonic() > deadline:
-                raise SystemExit("The guest didn't come up within 120 s.")
+                raise SystemExit("The guest didn't start within 120 s.")
             time.sleep(0.2)
     finally:
         up.set()
         reader.join()
 
-    say("what changed since the login, as ping tells it: " + ", ".join(f"{c['type']} {c['id']}" for c in proxy.ping(cookie)))
-    say("shutting the guest down, deleting VM and disk")
+    say("changes since the login, as reported by ping: " + ", ".join(f"{c['type']} {c['id']}" for c in proxy.ping(cookie)))
+    say("shutting down the guest, deleting the VM and the disk")
     proxy.shutdown_vm(cookie, vm)
     proxy.delete_vm(cookie, vm)
     watch(proxy, cookie, proxy.commit_tasks(cookie))
     left = proxy.list_vms(cookie) + proxy.list_disks(cookie) + list((runtime / "volumes").iterdir())
     if left:
-        raise SystemExit(f"Something is left: {left}")
+        raise SystemExit(f"These objects were not removed: {left}")
     proxy.logout(cookie)
-    say("stopping server and host")
+    say("stopping the server and the host")
 
 
 def serve(state: Path, stack: ExitStack, port: int) -> None:
@@ -237,8 +237,8 @@ def serve(state: Path, stack: ExitStack, port: int) -> None:
 
 
 def prepare_guest(state: Path, runtime: Path) -> None:
-    """Build the guest, and put it where the host sees it."""
-    say("building the guest (Debian's cloud kernel and busybox), unless it is there")
+    """Build the guest, and copy it to where the host can read it."""
+    say("building the guest (Debian's cloud kernel and busybox), unless it exists")
     try:
         guest(state / "guest")
     except LabError as error:
@@ -250,18 +250,18 @@ def prepare_guest(state: Path, runtime: Path) -> None:
 
 def interrupted(number: int, frame: object) -> None:
     for each in ENDING:
-        signal.signal(each, signal.SIG_IGN)  # all is being taken down: once is enough
+        signal.signal(each, signal.SIG_IGN)  # the clean-up has begun: once is enough
     raise KeyboardInterrupt
 
 
 def main() -> None:
-    # SIGINT as well: a script's background command starts with it ignored.
+    # Also SIGINT: a script's background command starts with it ignored.
     for number in ENDING:
         signal.signal(number, interrupted)
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("what", choices=("demo", "serve"))
     parser.add_argument("state", type=Path)
-    parser.add_argument("--port", type=int, default=8000, help="of serve; 0: any")
+    parser.add_argument("--port", type=int, default=8000, help="port for serve; 0: any free port")
     chosen = parser.parse_args()
     state = chosen.state.absolute()
     shutil.rmtree(state / "demo", ignore_errors=True)

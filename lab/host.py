@@ -17,25 +17,25 @@ from fluidvm.drivers.libvirt.events import ensure_loop
 
 LAB = Path(__file__).resolve().parent
 CACHE = Path(os.environ.get("FLUIDVM_GUEST") or LAB.parent / ".state" / "guest")
-"""Where the guest is kept between runs."""
+"""Where the guest is cached between runs."""
 
 GONE = 5.0
-"""Seconds that a killed host's processes have to be gone."""
+"""Seconds in which the processes of a killed host must end."""
 
 READY = 30.0
-"""Seconds that a host has until it answers."""
+"""Seconds in which a host must answer."""
 
 
 class LabError(Exception):
-    """The lab can't be had here; says what is missing."""
+    """The lab can't run here; the message says what is missing."""
 
 
 def guest(directory: Path = CACHE) -> Path:
     """
-    Build the guest, or find it built.
+    Build the guest, unless it exists.
 
     @return: the directory with C{vmlinux}, C{vmlinuz}, C{initrd.gz}, C{initrd-agent.gz} and C{disk.img}.
-    @raise LabError: what is missing.
+    @raise LabError: something is missing.
     """
     done = subprocess.run([LAB / "guest.sh", directory], stderr=subprocess.PIPE, text=True, check=False)
     if done.returncode:
@@ -45,13 +45,13 @@ def guest(directory: Path = CACHE) -> Path:
 
 class LibvirtHost:
     """
-    A private libvirt host with its own libvirtd, in namespaces of its own.
+    A private libvirt host with its own libvirtd, in its own namespaces.
 
-    @param directory: made if it isn't there; holds all that the host leaves. At most 80 characters.
+    @param directory: created if it doesn't exist; contains everything that the host leaves. At most 80 characters.
     @param kvm: whether the host sees /dev/kvm.
-    @param share_net: keep this process's network; then C{number} must differ.
+    @param share_net: keep this process's network; then each host needs a different C{number}.
     @param number: 1 to 99.
-    @param tcp: a port of 127.0.0.1 to listen on as well.
+    @param tcp: a port of 127.0.0.1 on which it also listens.
     """
 
     def __init__(
@@ -66,14 +66,14 @@ class LibvirtHost:
 
     @property
     def uri(self) -> str:
-        """What libvirt opens, and a compute node's address."""
+        """The URI for libvirt; also the address of a compute node."""
         return f"qemu+unix:///system?socket={self.directory}/libvirt-sock"
 
     def start(self) -> None:
         """
-        Start the host, and wait until it answers. Call it in the main thread: the host dies with the thread that started it.
+        Start the host and wait until it answers. Call it in the main thread: the host ends with the thread that started it.
 
-        @raise LabError: it doesn't come up; says why.
+        @raise LabError: the host doesn't start; the message says why.
         """
         self.directory.mkdir(parents=True, exist_ok=True)
         errors = self.directory / "host.err"
@@ -85,7 +85,7 @@ class LibvirtHost:
         self.wait_ready()
 
     def wait_ready(self) -> None:
-        """Wait until libvirtd answers. @raise LabError: it doesn't."""
+        """Wait until libvirtd answers. @raise LabError: it doesn't answer."""
         ensure_loop()
         deadline = time.monotonic() + READY
         while True:
@@ -101,20 +101,20 @@ class LibvirtHost:
             time.sleep(0.05)
 
     def daemon(self) -> int:
-        """The process id of libvirtd, as seen from outside. @raise LabError: none runs."""
+        """The process ID of libvirtd, outside the namespaces. @raise LabError: libvirtd isn't running."""
         if self._process is not None:
             for first in _children(self._process.pid):
                 for child in _children(first):
                     if Path(f"/proc/{child}/comm").read_text().strip() == "libvirtd":
                         return child
-        raise LabError(f"no libvirtd runs in {self.directory}")
+        raise LabError(f"libvirtd isn't running in {self.directory}")
 
     def signal_daemon(self, number: signal.Signals = signal.SIGKILL) -> None:
-        """Send libvirtd a signal. Killed, it comes back after a second; its guests run on."""
+        """Send libvirtd a signal. If it is killed, it is restarted after a second; its guests continue to run."""
         os.kill(self.daemon(), number)
 
     def stop(self) -> None:
-        """Kill the host and all in it. A repetition does nothing."""
+        """Kill the host and everything in it. A repetition does nothing."""
         process, self._process = self._process, None
         if process is not None:
             process.kill()
@@ -124,7 +124,7 @@ class LibvirtHost:
 
 
 def _remove_group(directory: Path) -> None:
-    """Remove a host's control groups, if C{host.sh} made some, once what was in them has died."""
+    """Remove a host's control groups, if C{host.sh} created any, once their processes have ended."""
     named = directory / "group"
     if not named.exists():
         return
@@ -141,7 +141,7 @@ def _children(parent: int) -> list[int]:
     found = []
     for stat in Path("/proc").glob("[0-9]*/stat"):
         try:
-            # The name in parentheses may hold anything; the parent is the second field behind it.
+            # The name in parentheses can contain anything; the parent is the second field after it.
             fields = stat.read_text().rpartition(")")[2].split()
         except OSError:
             continue
@@ -151,4 +151,4 @@ def _children(parent: int) -> list[int]:
 
 
 if __name__ == "__main__":
-    sys.exit("use lab/host.sh and lab/guest.sh; this is for importing")
+    sys.exit("run lab/host.sh or lab/guest.sh instead; this module is only for importing")

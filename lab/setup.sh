@@ -1,9 +1,9 @@
 #!/bin/bash
-# Install what is missing for the Makefile's commands on Debian 12 or later:
+# Install the missing dependencies of the Makefile's commands on Debian 12 or later:
 #
 #     lab/setup.sh demo|check|test|full STATE
 #
-# Debian packages (as root, or with sudo), and a Python environment in STATE/venv.
+# Installs Debian packages (as root, or with sudo), and creates a Python environment in STATE/venv.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 purpose=$1 state=$2
@@ -19,28 +19,28 @@ if ! known linux-image-cloud-amd64; then
     root apt-get update -qq
 fi
 
-# For libvirt-python's compilation: tests that start nothing need no more.
+# To compile libvirt-python. The tests that start no process need nothing else.
 packages=(gcc pkg-config libvirt-dev python3-dev python3-venv)
 if [ "$purpose" != check ]; then
     # For the private libvirt host, and the guest.
     packages+=(libvirt-daemon libvirt-daemon-driver-qemu libvirt-clients qemu-system-x86 qemu-utils iproute2 util-linux
         busybox-static cpio lz4 xz-utils zstd e2fsprogs binutils)
-    # Debian 12 has these two in libvirt-daemon.
+    # On Debian 12, libvirt-daemon contains these two.
     for package in libvirt-daemon-driver-{network,storage}; do if known "$package"; then packages+=("$package"); fi; done
     [ "$(id -u)" = 0 ] || packages+=(uidmap)  # for the host's user namespace
 fi
 case $purpose in
     test|full)
-        # For units, the machine with Xen, and the tests' own PostgreSQL.
+        # For systemd units, the machine with Xen, and the tests' own PostgreSQL.
         packages+=(openssl git systemd kmod libsasl2-modules openssh-client openssh-server postgresql) ;;
 esac
-[ "$purpose" != full ] || packages+=(debootstrap)  # for other releases of Debian
+[ "$purpose" != full ] || packages+=(debootstrap)  # to install other releases of Debian
 
 missing=()
 for package in "${packages[@]}"; do
     [ "$(dpkg-query -W -f '${db:Status-Status}' "$package" 2>/dev/null)" = installed ] || missing+=("$package")
 done
-# Debian makes and starts a database cluster when PostgreSQL is installed: not for us, we only want the programs.
+# Debian creates and starts a database cluster when PostgreSQL is installed. Prevent that: only the programs are needed.
 no_cluster=/etc/postgresql-common/createcluster.d/fluidvm.conf
 if [ ${#missing[@]} -gt 0 ]; then
     say "installing with apt-get: ${missing[*]}"
@@ -58,7 +58,7 @@ fi
 
 mkdir -p "$state"
 if ! "$state/venv/bin/python" -c '' 2>/dev/null; then
-    say "making a Python environment in $state/venv"
+    say "creating a Python environment in $state/venv"
     "$python" -m venv --clear "$state/venv"
 fi
 if [ "$purpose" = demo ]; then wanted=(-e '.[libvirt]') mark=pyproject.toml; else wanted=(tox) mark=tox.ini; fi
