@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+import struct
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any
@@ -13,6 +14,9 @@ from zope.interface import implementer
 from fluidvm.driver import DomainDisk, IDiskResize, IVolumes, NoSuchThing, Pool, Progress, Volume, WrongState
 from fluidvm.drivers.simulator.host import OFF, POOL, SimulatedHost, key_of
 
+MIB = 2**20
+QCOW2_SIZE = 24
+"""Where a qcow2 image has its size in bytes (QEMU's docs/interop/qcow2.txt)."""
 LARGE = 2**31 - 1
 """MiB of room in a pool without a bound."""
 
@@ -50,6 +54,11 @@ def _grow(host: SimulatedHost, there: Volume, size: int) -> Volume:
     host.check_room(size - there.size)
     grown = replace(there, size=size)
     host.put_volume(grown)
+    file = host.bytes_of(key_of(there.pool, there.name))
+    if there.format == "qcow2" and file.exists():
+        with file.open("r+b") as opened:  # as QEMU does: the size stands in the image's head
+            opened.seek(QCOW2_SIZE)
+            opened.write(struct.pack(">Q", size * MIB))
     return grown
 
 

@@ -16,7 +16,7 @@ from dataclasses import replace
 from typing import Any
 
 from twisted.internet.defer import Deferred, DeferredLock, succeed
-from twisted.internet.task import Clock
+from twisted.internet.task import Clock, deferLater
 from twisted.python.failure import Failure
 
 from fluidvm.auth import permissions
@@ -46,6 +46,10 @@ from fluidvm.model.objects import ComputeNode
 
 MOST_STEPS = 20_000
 """How many things a plan's tasks may do together."""
+SAVED = 1.0
+"""Seconds of the processor that one user's plans may take at once, if the user has planned nothing for a while."""
+SHARE = 0.2
+"""Seconds of the processor that they may take in each second beyond that; a plan for which there are none yet waits."""
 LONGEST = 0.5
 """Seconds of the processor that they may take together."""
 ModelOf = Callable[..., Any]
@@ -220,10 +224,12 @@ class Rehearsals:
         spent: Callable[[], float] = time.thread_time,
     ) -> None:
         self._resources = resources
+        self._clock = resources.clock
         self._model = model
         self._turn = turn
         self._spent = spent
         self._lock = DeferredLock()
+        self._debts: dict[int, tuple[float, float]] = {}
 
     async def rehearse(self, session: Session) -> list[dict[str, Any]]:
         """
@@ -243,13 +249,32 @@ class Rehearsals:
         for node, uuids in adopted.items():
             await nodes.meet(node, uuids)
         looked = await look_at_uploads(self._resources.uploads, uploads)
-        await self._lock.acquire()
-        try:
-            # Whoever plans again and again, or many times in one request, lets others have their turns between.
-            await self._turn()
-            return self._rehearse(nodes, looked, session.user, pending)
-        finally:
-            self._lock.release()
+        while True:
+            await self._rest(session.user)
+            await self._lock.acquire()
+            try:
+                if self._debt(session.user) > SAVED:
+                    continue  # another plan of this user was first
+                # Whoever plans again and again, or many times in one request, lets others have their turns between.
+                await self._turn()
+                before = self._spent()
+                try:
+                    return self._rehearse(nodes, looked, session.user, pending)
+                finally:
+                    self._debts[session.user] = self._debt(session.user) + self._spent() - before, self._clock.seconds()
+            finally:
+                self._lock.release()
+
+    def _debt(self, user: int) -> float:
+        """Seconds of the processor that a user's plans have taken beyond the user's share."""
+        debt, since = self._debts.get(user, (0.0, 0.0))
+        return max(0.0, debt - SHARE * (self._clock.seconds() - since))
+
+    async def _rest(self, user: int) -> None:
+        """Wait until a user has less than L{SAVED} of debt."""
+        self._debts = {other: self._debts[other] for other in self._debts if self._debt(other) > 0}
+        while (over := self._debt(user) - SAVED) > 0:
+            await deferLater(self._clock, over / SHARE + 0.001)
 
     def _rehearse(self, nodes: _Nodes, looked: Looked, actor: int, pending: Sequence[PendingTask]) -> list[dict[str, Any]]:
         nodes.effort = Effort(self._spent)

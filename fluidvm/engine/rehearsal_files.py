@@ -94,6 +94,9 @@ class PlannedUploads:
         self._real.check(user, name, image)
         self._taken[image] = (user, name)
 
+    async def drop_user(self, user: int) -> None:
+        """A user who is deleted plans no more."""
+
     def uncount(self, user: int, name: str) -> None:
         """As L{Uploads.uncount}."""
         former = self._ledger.count(("upload", user, name), of_user(user), {})

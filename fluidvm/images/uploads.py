@@ -95,15 +95,22 @@ class Uploads:
             for key, record in self._known.items()
             if record.touched < since and record.image is None and key not in self._busy and key != but
         ]
-        for key in old:
+        await self._drop_all(old)
+
+    async def drop_user(self, user: int) -> None:
+        """Drop the uploads of a user who is being deleted. One that is being written is dropped later."""
+        await self._drop_all([key for key in self._known if key[0] == user and key not in self._busy])
+
+    async def _drop_all(self, keys: list[Key]) -> None:
+        for key in keys:
             self._forget(key)
-        self._busy.update(old)
+        self._busy.update(keys)
         try:
-            for key in old:
+            for key in keys:
                 await self.files.drop_upload(*key)
                 await self._drop(key)
         finally:
-            self._busy.difference_update(old)
+            self._busy.difference_update(keys)
 
     async def stop(self) -> None:
         """Wait until what is being dropped is gone."""

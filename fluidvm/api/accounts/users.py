@@ -82,6 +82,7 @@ async def delete_user(job: Job, user: UserId) -> None:
         )
     _keep_an_admin(job, record, "deleting it")
     job.sessions.close_user(user)
+    await job.uploads.drop_user(user)
     job.put(Delete("user", user))
 
 

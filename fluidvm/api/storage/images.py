@@ -93,6 +93,8 @@ async def _complete(job: Job, image: Image, sha256: str = "", upload: str | None
     job.status("checking")
     found = await job.images.finish(image.id, image.format)
     if size is not None:
+        if image.format != "raw" and found.sha256 and found.size != size:  # in a plan it isn't known
+            raise Conflict(f"Image {image.name} would be for disks of {found.size} MiB, but its disk has {size} MiB.")
         found = replace(found, size=size)
     if found.size > INT_HIGH:
         raise Conflict(f"Image {image.name} is for disks of {found.size} MiB; a disk has {INT_HIGH} MiB at most.")

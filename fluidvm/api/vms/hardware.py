@@ -7,6 +7,8 @@ from typing import Annotated, Any, Protocol
 
 from twisted.internet.defer import Deferred
 
+from fluidvm.access.call import Call
+from fluidvm.api.placement import may_force, take_room
 from fluidvm.api.snapshot_records import refuse_snapshots
 from fluidvm.api.storage.disks import check_attachable
 from fluidvm.api.vms.shares import put_shares
@@ -16,7 +18,7 @@ from fluidvm.inventory.ledger import can_get
 from fluidvm.inventory.quota import check_vm
 from fluidvm.model.declare import task
 from fluidvm.model.faults import Conflict
-from fluidvm.model.kinds import DiskId, MiB, Struct, Text, Vcpus, VmId
+from fluidvm.model.kinds import Bool, DiskId, MiB, Struct, Text, Vcpus, VmId
 from fluidvm.model.objects import VM, Disk
 from fluidvm.store.objects import Update
 
@@ -43,6 +45,7 @@ async def _resize(
     stopped: Callable[[IConnection], _Resize],
     live: Callable[[ILiveResize], _Resize],
     amount: int,
+    force: bool,
 ) -> None:
     record = job.inventory.get(VM, vm)
     # Up to its maximum it has been counted from the beginning.
@@ -51,6 +54,8 @@ async def _resize(
         check_vm(job.inventory, record.owner, {f"vm_{what}": amount})
         await job.reserve(record.owner, **{what: growth})
     connection = await job.connection(record.compute_node)
+    if growth > 0:
+        take_room(job, record.compute_node, force, **{"vcpus": 0, "memory": 0, what: growth})
     state = (await job.domain(record.compute_node, record.uuid)).state
     if state in (DomainState.STOPPED, DomainState.CRASHED):
         await stopped(connection)(record.uuid, amount)
@@ -65,30 +70,57 @@ async def _resize(
         await put_shares(job, vm, plugged=False)
 
 
+ResizeOptions = Annotated[
+    dict[str, Any],
+    Struct(
+        "how to change it",
+        fields={"force": Bool("administrators only: do it even if the compute node has not enough free capacity")},
+    ),
+]
 LIVE = ((ILiveResize, "running VMs too"),)
 
 
-@task("vm", optional_abilities=LIVE)
-async def set_vm_memory(job: Job, vm: VmId, memory: MiB) -> None:
+def _check_force(call: Call, options: dict[str, Any]) -> None:
+    may_force(call.user, options, "options")
+
+
+@task("vm", optional_abilities=LIVE, precheck=lambda call, vm, memory, options={}: _check_force(call, options))
+async def set_vm_memory(job: Job, vm: VmId, memory: MiB, options: ResizeOptions = {}) -> None:  # noqa: B006
     """
     Give a VM another amount of memory.
 
     A running one has it at once, up to its max_memory and where its driver and guest can; else the task fails and says that
     it needs a stop. More than max_memory raises that, too; less doesn't lower it, and as max_memory is what counts, it frees
-    nothing of the resource plan.
+    nothing of the resource plan. What it takes more of must be free on the compute node.
     """
-    await _resize(job, vm, "memory", lambda node: node.set_memory, lambda node: node.resize_memory, memory)
+    await _resize(
+        job,
+        vm,
+        "memory",
+        lambda node: node.set_memory,
+        lambda node: node.resize_memory,
+        memory,
+        may_force(job.user(), options, "options"),
+    )
 
 
-@task("vm", optional_abilities=LIVE)
-async def set_vm_vcpus(job: Job, vm: VmId, vcpus: Vcpus) -> None:
+@task("vm", optional_abilities=LIVE, precheck=lambda call, vm, vcpus, options={}: _check_force(call, options))
+async def set_vm_vcpus(job: Job, vm: VmId, vcpus: Vcpus, options: ResizeOptions = {}) -> None:  # noqa: B006
     """
     Give a VM another number of virtual CPUs.
 
     A running one has them at once, up to its max_vcpus and where its driver and guest can; else the task fails and says that
     it needs a stop. max_vcpus counts as max_memory does.
     """
-    await _resize(job, vm, "vcpus", lambda node: node.set_vcpus, lambda node: node.resize_vcpus, vcpus)
+    await _resize(
+        job,
+        vm,
+        "vcpus",
+        lambda node: node.set_vcpus,
+        lambda node: node.resize_vcpus,
+        vcpus,
+        may_force(job.user(), options, "options"),
+    )
 
 
 @task("vm", needs=(IDisks,))

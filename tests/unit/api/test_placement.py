@@ -95,6 +95,22 @@ class RoomTests(PlacingCase):
             words = await self.refused(403, self.alice.call(method, vm, *arguments))
             self.assertEqual(words, "options.force: is for administrators.")
 
+    async def test_a_vm_that_grows(self) -> None:
+        vm = await self.alice.do("create_vm", {"name": "web", "compute_node": self.small, "memory": 500})
+        for client in (self.alice, self.admin):
+            for method, amount, lack in (
+                ("set_vm_memory", 1001, "memory, 1 MiB short"),
+                ("set_vm_vcpus", 7, "virtual CPUs, 3 short"),
+            ):
+                code, words = await self.both(client, method, vm, amount)
+                self.assertEqual((code, words), (409, f"Compute node small has no room for it: {lack}."))
+                await self.refused(403, self.alice.call(method, vm, amount, {"force": True}))
+        await self.alice.do("set_vm_memory", vm, 1000)
+        await self.alice.do("set_vm_memory", vm, 500)
+        self.assertEqual((await self.admin.call("get_compute_node", self.small))["memory_used"], 1000)
+        await self.admin.do("set_vm_memory", vm, 1001, {"force": True})
+        await self.admin.do("set_vm_vcpus", vm, 7, {"force": True})
+
     async def test_who_is_no_administrator_any_more_forces_nothing(self) -> None:
         bob = await self.admin.user("bob", role="admin")
         await bob.call("create_vm", {"name": "web", "memory": 2000, "compute_node": self.small, "force": True})

@@ -7,7 +7,7 @@ from typing import Any
 
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from twisted.internet.defer import Deferred
+from twisted.internet.defer import Deferred, succeed
 from twisted.web.client import Agent
 
 from fluidvm.drivers.simulator.host import SimulatedHost
@@ -210,6 +210,32 @@ class BoundTests(PlanCase):
         codes = [code for code, _ in await self.planned()]
         self.assertEqual((codes[0], codes[-1]), (0, 413))
         self.assertEqual([vm["name"] for vm in await self.admin.call("list_vms")], ["web"])
+
+    async def test_one_user_plans_again_and_again(self) -> None:
+        """Others have most of the processor for themselves."""
+        alice = await self.admin.user("alice")
+        await self.pending()
+        now = [0.0]
+
+        def spent() -> float:
+            now[0] += 0.001
+            return now[0]
+
+        self.rehearsals._spent = spent
+        self.rehearsals._turn = lambda: succeed(None)
+        self.patch(rehearsal, "SAVED", 0.1)
+        running, planned = self.admin.running, 0
+        waiting = Deferred.fromCoroutine(self.planned())
+        while waiting.called and planned < 100:
+            planned += 1
+            waiting = Deferred.fromCoroutine(self.planned())
+        self.assertFalse(waiting.called)
+        self.assertEqual([code for code, _ in await self.planned(alice)], [])
+        before = running.clock.seconds()
+        while not waiting.called:
+            running.clock.advance(0.05)
+        self.assertGreater(running.clock.seconds() - before, 0.05)
+        self.assertEqual([code for code, _ in await waiting], [0] * 10)
 
     async def test_a_node_with_very_many_disks(self) -> None:
         """What is copied for the model counts, too."""

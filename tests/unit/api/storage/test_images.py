@@ -117,6 +117,18 @@ class UploadTests(ImageCase):
             self.assertEqual((code, "import it anew" in said, words in said), (409, True, True), said)
             self.assertEqual(await self.admin.call("list_disks"), [])
 
+    async def test_an_image_of_a_disk_that_is_larger_than_its_image(self) -> None:
+        image = await self.imported(qcow2(), "qcow2")
+        spec = {"compute_node": self.node, "image": image}
+        larger = await self.admin.do("create_disk", {"name": "a", "size": 20, **spec})
+        grown = await self.admin.do("create_disk", {"name": "b", **spec})
+        await self.admin.do("resize_disk", grown, 20)
+        for disk in (larger, grown):
+            copy = await self.admin.do("create_image", disk, f"copy{disk}")
+            self.assertEqual((await self.admin.call("get_image", copy))["size"], 20)
+            made = {"name": f"again{disk}", "compute_node": self.node, "image": copy}
+            self.assertEqual((await self.admin.call("get_disk", await self.admin.do("create_disk", made)))["size"], 20)
+
     async def test_larger_disks(self) -> None:
         raw = await self.imported()
         disk = await self.admin.do("create_disk", {"name": "d", "image": raw, "size": 20, "compute_node": self.node})
@@ -126,7 +138,7 @@ class UploadTests(ImageCase):
         self.assertEqual((await self.admin.call("get_image", image))["size"], 8)
         disk = await self.admin.do("create_disk", {"name": "e", "image": image, "size": 20, "compute_node": self.node})
         self.assertEqual((await self.admin.call("get_disk", disk))["size"], 20)
-        self.assertEqual(await self.contents(disk), qcow2())
+        self.assertEqual(await self.contents(disk), qcow2(20 * MIB))
         spec = {"name": "f", "image": image, "size": 7, "compute_node": self.node}
         code, words = await self.admin.fail("create_disk", spec)
         self.assertEqual((code, "8 MiB at least" in words), (409, True))
