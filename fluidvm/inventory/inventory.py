@@ -26,7 +26,7 @@ from fluidvm.model.objects import OBJECT_TYPES, POWERED, VM, ComputeNode, Disk, 
 from fluidvm.model.xmlvalue import Rendered, render
 from fluidvm.store import objects as stored
 from fluidvm.store.database import Database, OutcomeUnknown
-from fluidvm.store.objects import Change, ChangeRow, Create, Delete, Mention, Update
+from fluidvm.store.objects import Change, ChangeRow, Create, Delete, Mention, Touch, Update
 
 O = TypeVar("O", bound=Object)  # noqa: E741
 Write = tuple[Callable[..., Any], tuple[Any, ...]]
@@ -296,7 +296,7 @@ class Inventory:
     def _owner(self, change: Change) -> int | None:
         if isinstance(change, Create):
             return None if _is_public(change.object) else change.object.owner
-        if isinstance(change, Update | Delete):
+        if isinstance(change, Update | Touch | Delete):
             entry = self._entries[change.type].get(change.id)
             return None if entry is None or _is_public(entry.object) else entry.object.owner  # type: ignore[no-any-return]
         return change.owner
@@ -343,8 +343,9 @@ class Inventory:
             self._remove(before)
             return before, None
         # As the store counts them: it has written each of these changes, and no other one.
-        after = replace(before, **change.fields, version=before.version + 1)
-        if INDEXED.isdisjoint(change.fields):
+        fields = {} if isinstance(change, Touch) else change.fields
+        after = replace(before, **fields, version=before.version + 1)
+        if INDEXED.isdisjoint(fields):
             entry.object = after
             entry.forget()
             self.ledger.remove(before)

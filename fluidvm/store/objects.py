@@ -38,16 +38,24 @@ class Create:
 
 @dataclass(frozen=True, slots=True)
 class Update:
-    """
-    Some fields of an object have new values, and its version is one higher; forgotten if the object is gone.
-
-    Without fields: something that belongs to the object has changed.
-    """
+    """Some fields of an object have new values, and its version is one higher; forgotten if the object is gone."""
 
     type: str
     id: int
     fields: Mapping[str, Any]
     extra: Mapping[str, Any] | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Touch:
+    """
+    Something that belongs to an object has changed, such as a VM's disk, but no field of the object.
+
+    Its version is one higher, and the change log has a line, as after an L{Update}.
+    """
+
+    type: str
+    id: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,7 +76,7 @@ class Mention:
     owner: int | None
 
 
-Change = Create | Update | Delete | Mention
+Change = Create | Update | Touch | Delete | Mention
 
 
 def write(connection: Connection, changes: Sequence[tuple[Change, int | None]]) -> list[ChangeRow]:
@@ -88,6 +96,10 @@ def write(connection: Connection, changes: Sequence[tuple[Change, int | None]]) 
             columns = _columns(change.type, change.fields) | dict(change.extra or {})
             statement = _update(change.type, tuple(columns))
             if not connection.execute(statement, {**columns, "of_id": change.id}).rowcount:
+                continue
+            row = (change.type, change.id, "updated", owner)
+        elif isinstance(change, Touch):
+            if not connection.execute(_update(change.type, ()), {"of_id": change.id}).rowcount:
                 continue
             row = (change.type, change.id, "updated", owner)
         elif isinstance(change, Delete):
