@@ -29,6 +29,7 @@ from fluidvm.store.database import Database, OutcomeUnknown
 from fluidvm.store.objects import Change, ChangeRow, Create, Delete, Mention, Touch, Update
 
 O = TypeVar("O", bound=Object)  # noqa: E741
+T = TypeVar("T")
 Write = tuple[Callable[..., Any], tuple[Any, ...]]
 """A store function to call in the same transaction, and its arguments after the connection."""
 
@@ -275,6 +276,30 @@ class Inventory:
         done = self._database.run(_transaction, owned, also)
         return done.addCallbacks(self._committed, self._refused, (changes,), {}, (changes,))
 
+    def read(self, function: Callable[..., T], *args: Any) -> Deferred[T]:
+        """
+        Read what the store alone has, in a transaction of its own.
+
+        The answer comes after the commits that were asked for before it have become true here.
+
+        @param function: a store function; it gets the connection, then C{args}.
+        @return: fires with what it returned.
+        @raise Unavailable: the store failed.
+        """
+        return self._database.run(function, *args)
+
+    def write(self, function: Callable[..., T], *args: Any) -> Deferred[T]:
+        """
+        Write what only the store has, in a transaction of its own: no object changes, and the change log has no line of it.
+
+        In order with commits, as L{read} is.
+
+        @raise Conflict: what the rows refer to is gone.
+        @raise OutcomeUnknown: the store went away in the middle.
+        @raise Unavailable: the store failed; nothing is written.
+        """
+        return self._database.run(function, *args).addErrback(_contradicted)
+
     async def settle(self, changes: Sequence[Change], also: Sequence[Write] = ()) -> list[Any]:
         """As L{commit}, but where the outcome is unknown, wait until it is known. For those whom no client waits for."""
         try:
@@ -305,10 +330,7 @@ class Inventory:
         self._stored_ids.clear()  # the next commit tells all of them again
         if isinstance(failure.value, OutcomeUnknown):
             failure.value.outcome.addCallbacks(self._committed, self._refused, (changes,), {}, (changes,))
-        # Names are checked before; this is the last fence, for two that were checked at the same time.
-        if failure.check(IntegrityError):
-            return Failure(Conflict("Another object has this name, or refers to this one."))
-        return failure
+        return _contradicted(failure)
 
     def _committed(self, outcome: tuple[list[ChangeRow], list[Any]], changes: Sequence[Change]) -> list[Any]:
         rows, results = outcome
@@ -427,6 +449,13 @@ def _told_of_power(change: Change) -> Change:
     if isinstance(change, Update) and change.type == "vm" and change.fields.get("state", "unknown") != "unknown":
         return replace(change, fields={**change.fields, "powered": change.fields["state"] in POWERED})
     return change
+
+
+def _contradicted(failure: Failure) -> Failure:
+    # Names are checked before; this is the last fence, for two that were checked at the same time.
+    if failure.check(IntegrityError):
+        return Failure(Conflict("Another object has this name, or refers to this one."))
+    return failure
 
 
 def _name_key(thing: Object) -> tuple[str, int | None, str]:
