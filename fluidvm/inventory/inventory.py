@@ -22,7 +22,7 @@ from fluidvm.inventory.change_log import WINDOW, ChangeLog
 from fluidvm.inventory.ledger import Ledger, of_node
 from fluidvm.model.faults import Conflict, NotFound, Unavailable
 from fluidvm.model.object_fields import wire_form
-from fluidvm.model.objects import OBJECT_TYPES, POWERED, VM, ComputeNode, Disk, Image, Object, ResourcePlan, User
+from fluidvm.model.objects import OBJECT_TYPES, VM, ComputeNode, Disk, Image, Object, ResourcePlan, User
 from fluidvm.model.xmlvalue import Rendered, render
 from fluidvm.store import objects as stored
 from fluidvm.store.database import Database, OutcomeUnknown
@@ -268,7 +268,6 @@ class Inventory:
         @raise OutcomeUnknown: the store went away in the middle; if it turns out that it kept them, they become true here.
         @raise Unavailable: the store failed; nothing has changed.
         """
-        changes = [_told_of_power(change) for change in changes]
         owned = [(change, self._owner(change)) for change in changes]
         new_ids = self._new_ids() if changes else {}
         if new_ids:
@@ -395,7 +394,7 @@ class Inventory:
 
     def rehearse(self, changes: Sequence[Change]) -> None:
         """Make changes true for the rest of a rehearsal; nothing is stored."""
-        self._rehearsed += [self._apply(_told_of_power(change)) for change in changes]
+        self._rehearsed += [self._apply(change) for change in changes]
 
     def _add(self, thing: Object) -> None:
         entry = Entry(thing)
@@ -442,13 +441,6 @@ class Inventory:
             return
         if related is not None:
             related.forget()
-
-
-def _told_of_power(change: Change) -> Change:
-    """A VM's new state tells whether it runs, unless its node can't be asked: then it is as it was."""
-    if isinstance(change, Update) and change.type == "vm" and change.fields.get("state", "unknown") != "unknown":
-        return replace(change, fields={**change.fields, "powered": change.fields["state"] in POWERED})
-    return change
 
 
 def _contradicted(failure: Failure) -> Failure:
