@@ -13,7 +13,7 @@ from sqlalchemy import Update as SqlUpdate
 from fluidvm.model.object_fields import fields_of
 from fluidvm.model.objects import OBJECT_TYPES, Object
 from fluidvm.store import schema
-from fluidvm.store.later import later
+from fluidvm.store.end_of_transaction import insert_at_end
 
 TABLES = schema.objects
 
@@ -113,7 +113,7 @@ def write(connection: Connection, changes: Sequence[tuple[Change, int | None]]) 
     if not rows:
         return []
     logged = [ChangeRow(serial, *row) for serial, row in zip(_serials(connection, len(rows)), rows, strict=True)]
-    later(connection, _LOG, [row._asdict() for row in logged])
+    insert_at_end(connection, _LOG, [row._asdict() for row in logged])
     return logged
 
 
