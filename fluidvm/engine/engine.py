@@ -278,7 +278,7 @@ class Engine:
     def _unchain(self, result: None, context: Context) -> None:
         self._chains.pop(context.row.id, None)
 
-    def _broken(self, failure: Any, context: Context) -> None:
+    def _broken(self, failure: Failure, context: Context) -> None:
         if not (self._stopping and failure.check(CancelledError)):
             self._log.failure("Execution context {id} stopped", failure, id=context.row.id)
 
