@@ -45,6 +45,10 @@ class Update:
     fields: Mapping[str, Any]
     extra: Mapping[str, Any] | None = None
 
+    def __post_init__(self) -> None:
+        if self.type == "vm" and self.fields.get("state", "unknown") != "unknown":
+            assert "powered" in self.fields, "vm_state gives the fields that go with a VM's state"
+
 
 @dataclass(frozen=True, slots=True)
 class Touch:
