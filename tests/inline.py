@@ -15,7 +15,8 @@ from twisted.internet.defer import Deferred, execute, succeed
 
 from fluidvm.auth import logins
 from fluidvm.images.files import ImageFiles
-from fluidvm.store.database import Database, connect, write_later
+from fluidvm.store.database import Database, connect
+from fluidvm.store.end_of_transaction import rows_at_end
 from fluidvm.wire.peer import Peer
 from tests.databases import new_database
 from tests.support import PASSWORD, Running, ServerCase
@@ -37,10 +38,8 @@ class InlineDatabase(Database):
 
     def _call(self, function: Any, args: Any) -> Any:
         assert self._connection is not None
-        with self._connection.begin():
-            result = function(self._connection, *args)
-            write_later(self._connection)
-            return result
+        with self._connection.begin(), rows_at_end(self._connection):
+            return function(self._connection, *args)
 
     def close(self) -> Any:
         assert self._connection is not None and self._engine is not None

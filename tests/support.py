@@ -64,7 +64,7 @@ class Running:
     async def pass_time(self, seconds: float) -> None:
         """Turn the clock, and let the store's thread catch up."""
         self.clock.advance(seconds)
-        await self.server.inventory.commit([])
+        await self.server.inventory.read(lambda connection: None)
 
     async def call(self, method: str, *arguments: Any, address: str = "192.0.2.1") -> Any:
         """Call a method through the dispatcher. @raise xmlrpc.client.Fault: as it came over the wire."""

@@ -382,7 +382,7 @@ class Contents:
     @ivar length: how many they are.
     """
 
-    def __init__(self, disk: Disk, length: int, connection: Any) -> None:
+    def __init__(self, disk: Disk, length: int, connection: IImages) -> None:
         self.name = f"{disk.name}.{disk.format}"
         self.length = length
         self._disk = disk

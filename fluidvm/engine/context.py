@@ -125,5 +125,5 @@ class Context:
         }
 
 
-def _moment(value: float | None) -> Any:
+def _moment(value: float | None) -> datetime | None:
     return None if value is None else moment(value)

@@ -191,7 +191,7 @@ class Engine:
         """
         context = self._contexts.get(id)
         if context is None:
-            (row,) = await self._inventory.commit([], [(stored.load_one, (id,))])
+            row = await self._inventory.read(stored.load_one, id)
             context = self._contexts.get(id) or (None if row is None else Context(row))
         if context is None or not (permissions.reads_all(viewer) or context.row.owner == viewer.id):
             raise missing("execution_context", id)
@@ -200,7 +200,7 @@ class Engine:
     async def page(self, viewer: User, before: int | None, limit: int) -> list[Context]:
         """Give the contexts that a user may see, newest first: at most C{limit}, from below the id C{before}."""
         owner = None if permissions.reads_all(viewer) else viewer.id
-        (rows,) = await self._inventory.commit([], [(stored.load_page, (owner, before, limit))])
+        rows = await self._inventory.read(stored.load_page, owner, before, limit)
         return [self._contexts.get(row.id) or Context(row) for row in rows]
 
     async def wait(self, context: Context, seconds: float) -> bool:
@@ -244,7 +244,7 @@ class Engine:
         """
         dropped = 0
         while True:
-            (gone,) = await self._inventory.commit([], [(stored.old, (before,))])
+            gone = await self._inventory.read(stored.old, before)
             if not gone:
                 return dropped
             mentions = [Mention("execution_context", id, "deleted", owner) for id, owner in gone]
@@ -278,7 +278,7 @@ class Engine:
     def _unchain(self, result: None, context: Context) -> None:
         self._chains.pop(context.row.id, None)
 
-    def _broken(self, failure: Any, context: Context) -> None:
+    def _broken(self, failure: Failure, context: Context) -> None:
         if not (self._stopping and failure.check(CancelledError)):
             self._log.failure("Execution context {id} stopped", failure, id=context.row.id)
 

@@ -38,11 +38,10 @@ class Progress:
         if wanted <= self._task.progress or self._storing or self._task.ending or now - self._last < INTERVAL:
             return
         self._last, self._storing = now, True
-        write = (stored.save_task, (self._context, self._place, {"progress": wanted}))
-        storing = self._inventory.commit([], [write])
+        storing = self._inventory.write(stored.save_task, self._context, self._place, {"progress": wanted})
         storing.addCallbacks(self._stored, self._failed, (wanted,))
 
-    def _stored(self, results: list[object], wanted: int) -> None:
+    def _stored(self, result: None, wanted: int) -> None:
         self._storing = False
         self._task.progress = max(self._task.progress, wanted)
 

@@ -295,15 +295,15 @@ def _try(planned: Resources, nodes: _Nodes, actor: int, place: int, task: Pendin
         planned, task.target, actor, {}, lambda memo: (lambda connection: None, ()), _ignore, _ignore, Slots(1), object()
     )
     job.effort = nodes.effort
-    outcome: list[Any] = []
+    outcome: list[Failure | None] = []
     running = Deferred.fromCoroutine(_run(planned.inventory, actor, task, job))
     running.addBoth(outcome.append)
     fault: ApiFault | None = None
     if not outcome:
         running.cancel()  # nothing of a plan waits
         fault = Unavailable(f"What {task.method.name} waits for can't be told beforehand.")
-    elif isinstance(outcome[0], Failure) and isinstance(outcome[0].value, Exception):
-        fault = fault_of(outcome[0].value, task.method.name)
+    elif (failure := outcome[0]) is not None and isinstance(failure.value, Exception):
+        fault = fault_of(failure.value, task.method.name)
     job.release()
     planned.inventory.rehearse(job.take_facts())
     return {
@@ -321,5 +321,5 @@ async def _run(inventory: Inventory, actor: int, task: PendingTask, job: _Rehear
     await task.method.function(job, *task.arguments)
 
 
-def _ignore(value: Any) -> None:
+def _ignore(value: object) -> None:
     pass

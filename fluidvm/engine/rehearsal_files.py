@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
 
 from twisted.internet.defer import Deferred, succeed
 
@@ -123,9 +122,9 @@ class PlannedUploads:
             self._count(user, name)
 
 
-async def look_at_uploads(uploads: Uploads, wanted: set[tuple[int, str, str]]) -> dict[tuple[int, str, str], Any]:
+async def look_at_uploads(uploads: Uploads, wanted: set[tuple[int, str, str]]) -> Looked:
     """Look at uploads that images are to be made of. C{wanted}: user, name and format of each."""
-    looked: dict[tuple[int, str, str], Any] = {}
+    looked: dict[tuple[int, str, str], Inspected | ApiFault] = {}
     for user, name, format in wanted:
         try:
             looked[user, name, format] = await uploads.files.look_at_upload(user, name, format)

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from twisted.internet.defer import CancelledError, Deferred, DeferredSemaphore, fail
 
 
@@ -21,7 +19,7 @@ class Slots:
         self._nodes: dict[int, DeferredSemaphore] = {}
         self._closed = False
 
-    def take(self, node: int) -> Deferred[Any]:
+    def take(self, node: int) -> Deferred[DeferredSemaphore]:
         """Wait for a place on a node; cancelling gives the wait up."""
         if self._closed:
             return fail(CancelledError())

@@ -78,14 +78,14 @@ class Uploads:
         self._inventory.ledger.count(("upload", record.user, record.name), of_user(record.user), space)
 
     async def _save(self, record: Upload) -> None:
-        await self._inventory.commit([], [(stored.save, (record,))])
+        await self._inventory.write(stored.save, record)
 
     def _forget(self, key: Key) -> None:
         self._known.pop(key, None)
         self._inventory.ledger.count(("upload", *key), of_user(key[0]), {})
 
     async def _drop(self, key: Key) -> None:
-        await self._inventory.commit([], [(stored.drop, key)])
+        await self._inventory.write(stored.drop, *key)
 
     async def forget_old(self, but: Key | None = None) -> None:
         """Drop the uploads that got no byte for L{UPLOAD_LIFE}. C{but}: not this one."""

@@ -22,13 +22,14 @@ from fluidvm.inventory.change_log import WINDOW, ChangeLog
 from fluidvm.inventory.ledger import Ledger, of_node
 from fluidvm.model.faults import Conflict, NotFound, Unavailable
 from fluidvm.model.object_fields import wire_form
-from fluidvm.model.objects import OBJECT_TYPES, POWERED, VM, ComputeNode, Disk, Image, Object, ResourcePlan, User
+from fluidvm.model.objects import OBJECT_TYPES, VM, ComputeNode, Disk, Image, Object, ResourcePlan, User
 from fluidvm.model.xmlvalue import Rendered, render
 from fluidvm.store import objects as stored
 from fluidvm.store.database import Database, OutcomeUnknown
-from fluidvm.store.objects import Change, ChangeRow, Create, Delete, Mention, Update
+from fluidvm.store.objects import Change, ChangeRow, Create, Delete, Mention, Touch, Update
 
 O = TypeVar("O", bound=Object)  # noqa: E741
+T = TypeVar("T")
 Write = tuple[Callable[..., Any], tuple[Any, ...]]
 """A store function to call in the same transaction, and its arguments after the connection."""
 
@@ -267,13 +268,36 @@ class Inventory:
         @raise OutcomeUnknown: the store went away in the middle; if it turns out that it kept them, they become true here.
         @raise Unavailable: the store failed; nothing has changed.
         """
-        changes = [_told_of_power(change) for change in changes]
         owned = [(change, self._owner(change)) for change in changes]
         new_ids = self._new_ids() if changes else {}
         if new_ids:
             also = [*also, (stored.save_counters, (new_ids,))]
         done = self._database.run(_transaction, owned, also)
         return done.addCallbacks(self._committed, self._refused, (changes,), {}, (changes,))
+
+    def read(self, function: Callable[..., T], *args: Any) -> Deferred[T]:
+        """
+        Read what the store alone has, in a transaction of its own.
+
+        The answer comes after the commits that were asked for before it have become true here.
+
+        @param function: a store function; it gets the connection, then C{args}.
+        @return: fires with what it returned.
+        @raise Unavailable: the store failed.
+        """
+        return self._database.run(function, *args)
+
+    def write(self, function: Callable[..., T], *args: Any) -> Deferred[T]:
+        """
+        Write what only the store has, in a transaction of its own: no object changes, and the change log has no line of it.
+
+        In order with commits, as L{read} is.
+
+        @raise Conflict: what the rows refer to is gone.
+        @raise OutcomeUnknown: the store went away in the middle.
+        @raise Unavailable: the store failed; nothing is written.
+        """
+        return self._database.run(function, *args).addErrback(_contradicted)
 
     async def settle(self, changes: Sequence[Change], also: Sequence[Write] = ()) -> list[Any]:
         """As L{commit}, but where the outcome is unknown, wait until it is known. For those whom no client waits for."""
@@ -296,7 +320,7 @@ class Inventory:
     def _owner(self, change: Change) -> int | None:
         if isinstance(change, Create):
             return None if _is_public(change.object) else change.object.owner
-        if isinstance(change, Update | Delete):
+        if isinstance(change, Update | Touch | Delete):
             entry = self._entries[change.type].get(change.id)
             return None if entry is None or _is_public(entry.object) else entry.object.owner  # type: ignore[no-any-return]
         return change.owner
@@ -305,10 +329,7 @@ class Inventory:
         self._stored_ids.clear()  # the next commit tells all of them again
         if isinstance(failure.value, OutcomeUnknown):
             failure.value.outcome.addCallbacks(self._committed, self._refused, (changes,), {}, (changes,))
-        # Names are checked before; this is the last fence, for two that were checked at the same time.
-        if failure.check(IntegrityError):
-            return Failure(Conflict("Another object has this name, or refers to this one."))
-        return failure
+        return _contradicted(failure)
 
     def _committed(self, outcome: tuple[list[ChangeRow], list[Any]], changes: Sequence[Change]) -> list[Any]:
         rows, results = outcome
@@ -343,8 +364,9 @@ class Inventory:
             self._remove(before)
             return before, None
         # As the store counts them: it has written each of these changes, and no other one.
-        after = replace(before, **change.fields, version=before.version + 1)
-        if INDEXED.isdisjoint(change.fields):
+        fields = {} if isinstance(change, Touch) else change.fields
+        after = replace(before, **fields, version=before.version + 1)
+        if INDEXED.isdisjoint(fields):
             entry.object = after
             entry.forget()
             self.ledger.remove(before)
@@ -372,7 +394,7 @@ class Inventory:
 
     def rehearse(self, changes: Sequence[Change]) -> None:
         """Make changes true for the rest of a rehearsal; nothing is stored."""
-        self._rehearsed += [self._apply(_told_of_power(change)) for change in changes]
+        self._rehearsed += [self._apply(change) for change in changes]
 
     def _add(self, thing: Object) -> None:
         entry = Entry(thing)
@@ -421,11 +443,11 @@ class Inventory:
             related.forget()
 
 
-def _told_of_power(change: Change) -> Change:
-    """A VM's new state tells whether it runs, unless its node can't be asked: then it is as it was."""
-    if isinstance(change, Update) and change.type == "vm" and change.fields.get("state", "unknown") != "unknown":
-        return replace(change, fields={**change.fields, "powered": change.fields["state"] in POWERED})
-    return change
+def _contradicted(failure: Failure) -> Failure:
+    # Names are checked before; this is the last fence, for two that were checked at the same time.
+    if failure.check(IntegrityError):
+        return Failure(Conflict("Another object has this name, or refers to this one."))
+    return failure
 
 
 def _name_key(thing: Object) -> tuple[str, int | None, str]:

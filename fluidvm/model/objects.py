@@ -246,6 +246,16 @@ class Image(_Base):
 POWERED = frozenset({"running", "paused", "starting", "stopping", "migrating"})
 """States in which a VM counts as running."""
 
+
+def vm_state(state: str) -> dict[str, Any]:
+    """
+    Give the fields that change when a VM gets a state: each update of a VM's state takes them from here.
+
+    The state says whether the VM counts as running. While it is C{unknown}, C{powered} stays as it was.
+    """
+    return {"state": state} if state == "unknown" else {"state": state, "powered": state in POWERED}
+
+
 Object = User | ResourcePlan | ComputeNode | VM | Disk | Image
 OBJECT_TYPES: dict[str, type[Object]] = {cls.TYPE: cls for cls in (ResourcePlan, User, ComputeNode, VM, Disk, Image)}
 """Every type, in the order in which their rows may refer to each other."""

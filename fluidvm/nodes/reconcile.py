@@ -7,7 +7,7 @@ from typing import Any
 
 from fluidvm.driver import DomainInfo, Snapshot, Volume
 from fluidvm.inventory.inventory import Inventory
-from fluidvm.model.objects import VM, Disk
+from fluidvm.model.objects import VM, Disk, vm_state
 from fluidvm.store.objects import Change, Update
 
 Busy = Callable[[str, int], bool]
@@ -37,6 +37,8 @@ def vm_differences(inventory: Inventory, node: int, domains: Iterable[DomainInfo
                 "max_memory": domain.max_memory,
             }
         changed = {key: value for key, value in fields.items() if getattr(vm, key) != value}
+        if "state" in changed:
+            changed |= vm_state(changed["state"])
         if changed:
             changes.append(Update("vm", vm.id, changed))
     return changes

@@ -23,7 +23,7 @@ from fluidvm.driver import (
 from fluidvm.driver.loader import BrokenDriver, DriverLoader, UnknownDriver
 from fluidvm.inventory.inventory import Inventory
 from fluidvm.model.faults import Unavailable, sentence
-from fluidvm.model.objects import ComputeNode
+from fluidvm.model.objects import ComputeNode, vm_state
 from fluidvm.nodes.driver_words import Words
 from fluidvm.nodes.host import Host
 from fluidvm.nodes.reconcile import Busy, vm_differences
@@ -243,7 +243,7 @@ class NodeWatch:
         if node is not None and (node.state, node.reason) != ("offline", reason):
             changes.append(Update("compute_node", self._id, {"state": "offline", "reason": reason}))
         changes += [
-            Update("vm", vm.id, {"state": "unknown"})
+            Update("vm", vm.id, vm_state("unknown"))
             for vm in self._inventory.vms_on(self._id)
             if vm.state not in (*OURS, "unknown")
         ]
@@ -274,7 +274,7 @@ class NodeWatch:
             return
         shown = "missing" if state is None else str(state)
         if vm.state != shown:
-            noting = self._inventory.commit([Update("vm", vm.id, {"state": shown})])
+            noting = self._inventory.commit([Update("vm", vm.id, vm_state(shown))])
             self._background(noting.addErrback(self._look_later, connection), "noting an event")
 
     def _look_later(self, failure: Any, connection: Any) -> Any:

@@ -12,7 +12,7 @@ from twisted.logger import Logger
 
 from fluidvm.model.objects import User
 from fluidvm.store import schema
-from fluidvm.store.later import write_later
+from fluidvm.store.end_of_transaction import rows_at_end
 from fluidvm.store.objects import Create, save_counters, write
 
 _log = Logger()
@@ -33,14 +33,13 @@ def ensure_admin(connection: Connection, hash: Callable[[str], str], now: float,
     @raise PasswordError: the file can't be written.
     """
     given = os.environ.pop(VARIABLE, "")  # not for the children
-    with connection.begin():
+    with connection.begin(), rows_at_end(connection):
         if connection.execute(select(func.count()).select_from(schema.users)).scalar():
             return
         password = password or given or _invent(state / "admin-password")
         admin = User(id=1, name="admin", role="admin", enabled=True, full_name="", email="", created=now)
         write(connection, [(Create(admin, {"password_hash": hash(password)}), admin.id)])
         save_counters(connection, {"user": admin.id})
-        write_later(connection)
 
 
 def read_password(path: Path) -> str:

@@ -11,14 +11,10 @@ import stat
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import IO
+from typing import IO, Any
 
 from argon2.exceptions import HashingError
 from sqlalchemy.exc import SQLAlchemyError
-from twisted.internet.error import CannotListenError
-from twisted.internet.protocol import Factory
-from twisted.internet.selectreactor import SelectReactor
-from twisted.python.failure import Failure
 
 from fluidvm.auth.certificates import MappingError, read_mapping
 from fluidvm.auth.passwords import Hasher
@@ -28,7 +24,7 @@ from fluidvm.server.admin import PasswordError, read_password
 from fluidvm.server.options import Settings
 from fluidvm.store import standing
 from fluidvm.store.database import DatabaseError, connect, parse_url
-from fluidvm.wire.listening import endpoint
+from fluidvm.wire.listening import endpoint, try_to_bind
 from fluidvm.wire.tls import TLSError, server_options
 
 
@@ -36,59 +32,91 @@ class StartError(Exception):
     """The server can't start, in one sentence."""
 
 
-def check(settings: Settings, uid: int | None = None, gid: int | None = None) -> Lock:
-    """
-    Check everything that the start will need.
-
-    @param uid: the user that the server will run as, where that is another (C{twistd --uid}): the state is made to be its.
-    @param gid: the group.
-
-    @return: the lock of the state directory and of the database: held as long as it is open, over a fork.
-    @raise StartError: says what is wrong.
-    """
-    lock = Lock()
+@contextmanager
+def _in_one_sentence() -> Iterator[None]:
     try:
-        _check_all(settings, lock, uid, gid)
-    except BaseException:
-        lock.close()
-        raise
-    return lock
-
-
-def _check_all(settings: Settings, lock: Lock, uid: int | None, gid: int | None) -> None:
-    try:
-        _claim_directory(lock, settings.state, f"state directory {settings.state}", uid, gid)
-        if settings.images.resolve() != settings.state.resolve():
-            _claim_directory(lock, settings.images, f"images directory {settings.images}", uid, gid)
-        lock.also(_claim_database(settings.database, uid, gid))
-        if settings.tls is not None:
-            server_options(settings.tls)
-        if settings.certificate_users is not None:
-            read_mapping(settings.certificate_users)
-        if settings.admin_password_file is not None:
-            read_password(settings.admin_password_file)
-        _try_hashing(settings)
-        for option, descriptions in (("--http", settings.http), ("--https", settings.https)):
-            for description in descriptions:
-                _try_endpoint(option, description)
-        with suppress(ImportError, SQLAlchemyError):  # who can't read Python's own files can use what is loaded
-            parse_url(settings.database).get_dialect().import_dbapi()
-        with _as_user(uid, gid):
-            _try_database(settings)
+        yield
     except (BelongingError, DatabaseError, MappingError, PasswordError, TLSError) as error:
         raise StartError(str(error)) from None
 
 
-def _try_database(settings: Settings) -> None:
-    engine, connection = connect(parse_url(settings.database), settings.store_timeout)
+@_in_one_sentence()
+def claim(lock: Lock, settings: Settings, uid: int | None = None, gid: int | None = None) -> None:
+    """
+    Make the directories of the state and of the images where there are none, and lock them and the database.
+
+    @param lock: gets what is locked: held as long as it is open, over a fork.
+    @param uid: the user that the server will run as, where that is another (C{twistd --uid}): the state is made to be its.
+    @param gid: the group.
+    @raise StartError: they can't be made, or another server uses them.
+    """
+    _claim_directory(lock, settings.state, f"state directory {settings.state}", uid, gid)
+    if settings.images.resolve() != settings.state.resolve():
+        _claim_directory(lock, settings.images, f"images directory {settings.images}", uid, gid)
+    lock.also(_claim_database(settings.database, uid, gid))
+
+
+@_in_one_sentence()
+def check_files(settings: Settings) -> None:
+    """Check that the files that options name can be read. @raise StartError: one can't."""
+    if settings.tls is not None:
+        server_options(settings.tls)
+    if settings.certificate_users is not None:
+        read_mapping(settings.certificate_users)
+    if settings.admin_password_file is not None:
+        read_password(settings.admin_password_file)
+
+
+def check_hashing(settings: Settings) -> None:
+    """Check that passwords can be hashed as the options say. @raise StartError: they can't."""
     try:
-        with connection.begin():
-            known = standing.read(connection)
-    finally:
-        connection.close()
-        engine.dispose()
-    for directory in {settings.state, settings.images}:
-        belonging.check(directory, None if known is None else known.identity)
+        Hasher(settings.password_memory, settings.password_rounds, settings.password_lanes)
+    except HashingError as error:
+        raise StartError(f"--password-memory {settings.password_memory}: passwords can't be hashed: {error}") from None
+
+
+def check_endpoints(settings: Settings, reactor: Any) -> None:
+    """
+    Check that the server can listen where it is to.
+
+    @param reactor: what it will listen with. Nothing listens yet.
+    @raise StartError: an endpoint isn't valid, or in use.
+    """
+    for option, descriptions in (("--http", settings.http), ("--https", settings.https)):
+        for description in descriptions:
+            try:
+                endpoint(reactor, description)
+            except (ValueError, TypeError, KeyError, IndexError, OSError) as error:
+                raise StartError(f"{option}: {description} is not a valid endpoint: {error}") from None
+            try:
+                try_to_bind(description)
+            except Exception as error:
+                why = (error.strerror if isinstance(error, OSError) else None) or error
+                raise StartError(f"{option}: the server can't listen on {description}: {why}") from None
+
+
+@_in_one_sentence()
+def migrate_database(settings: Settings, uid: int | None = None, gid: int | None = None) -> None:
+    """
+    Make the database where there is none, bring its schema up to date, and check that the directories belong to it.
+
+    @param uid: the user that the server will run as, where that is another: a file of a database is made to be its.
+    @param gid: the group.
+    @raise StartError: it can't be used, or the directories belong to another one.
+    """
+    url = parse_url(settings.database)
+    with suppress(ImportError, SQLAlchemyError):  # who can't read Python's own files can use what is loaded
+        url.get_dialect().import_dbapi()
+    with _as_user(uid, gid):
+        engine, connection = connect(url, settings.store_timeout)
+        try:
+            with connection.begin():
+                known = standing.read(connection)
+        finally:
+            connection.close()
+            engine.dispose()
+        for directory in {settings.state, settings.images}:
+            belonging.check(directory, None if known is None else known.identity)
 
 
 def become(uid: int | None) -> None:
@@ -189,41 +217,3 @@ def _locked(path: Path, what: str) -> IO[str]:
         file.close()
         raise StartError(f"{what}: another server uses it") from None
     return file
-
-
-def _try_hashing(settings: Settings) -> None:
-    try:
-        Hasher(settings.password_memory, settings.password_rounds, settings.password_lanes)
-    except HashingError as error:
-        raise StartError(f"--password-memory {settings.password_memory}: passwords can't be hashed: {error}") from None
-
-
-class _Trial(Factory):
-    """Names itself in the log's lines about the ports."""
-
-    noisy = False
-
-    def logPrefix(self) -> str:
-        return "A trial of the endpoint"
-
-
-def _try_endpoint(option: str, description: str) -> None:
-    """Listen for a moment, on a reactor of its own: the real one can't let go of a port before it runs."""
-    reactor = SelectReactor()
-    outcome: list[object] = []
-    try:
-        place = endpoint(reactor, description)
-    except (ValueError, TypeError, KeyError, IndexError, OSError) as error:
-        raise StartError(f"{option}: {description} is not a valid endpoint: {error}") from None
-    place.listen(_Trial()).addBoth(outcome.append)
-    if outcome and isinstance(outcome[0], Failure):
-        failed = outcome[0].value
-        why = failed.socketError.strerror if isinstance(failed, CannotListenError) else failed
-        raise StartError(f"{option}: the server can't listen on {description}: {why}")
-    for port in outcome:
-        done: list[object] = []
-        port.stopListening().addBoth(done.append)  # type: ignore[attr-defined]
-        while not done:
-            reactor.runUntilCurrent()
-            reactor.doIteration(0)
-    reactor.removeAll()

@@ -47,7 +47,17 @@ from fluidvm.nodes.watch import Policy
 from fluidvm.server.admin import PasswordError, ensure_admin, read_password
 from fluidvm.server.model import model_of
 from fluidvm.server.options import Options, Settings
-from fluidvm.server.preflight import Lock, StartError, become, check, hand_over_log
+from fluidvm.server.preflight import (
+    Lock,
+    StartError,
+    become,
+    check_endpoints,
+    check_files,
+    check_hashing,
+    claim,
+    hand_over_log,
+    migrate_database,
+)
 from fluidvm.store.connecting import sentence
 from fluidvm.store.database import Database, DatabaseError
 from fluidvm.store.users import load_known
@@ -365,19 +375,27 @@ def makeService(options: Options) -> Server:
     twistd: Any = options.parent or {}
     uid, gid = twistd.get("uid"), twistd.get("gid")
     log = twistd.get("logfile") or ("" if twistd.get("nodaemon") else "twistd.log")
+    settings, lock = options.settings, Lock()
     become(uid)
     try:
         if log not in ("", "-") and not twistd.get("syslog"):
             hand_over_log(Path(log), uid, gid)
-        lock = check(options.settings, uid, gid)
-    except StartError as error:
-        raise SystemExit(f"fluidvm: {error}") from None
+        claim(lock, settings, uid, gid)
+        check_files(settings)
+        check_hashing(settings)
+        check_endpoints(settings, reactor)
+        migrate_database(settings, uid, gid)
+    except BaseException as error:
+        lock.close()
+        if isinstance(error, StartError):
+            raise SystemExit(f"fluidvm: {error}") from None
+        raise
     if twistd.get("nodaemon"):
         return Server(
-            options.settings, reactor, lock=lock, fail=lambda text: SystemExit(f"fluidvm: {text}"), end=lambda: _end(reactor)
+            settings, reactor, lock=lock, fail=lambda text: SystemExit(f"fluidvm: {text}"), end=lambda: _end(reactor)
         )
     # A daemon's parent tells the terminal of exceptions only.
-    return Server(options.settings, reactor, lock=lock, end=lambda: _end(reactor))
+    return Server(settings, reactor, lock=lock, end=lambda: _end(reactor))
 
 
 def _end(reactor: Any) -> None:

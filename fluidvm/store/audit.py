@@ -7,7 +7,7 @@ from typing import Any
 
 from sqlalchemy import Connection, delete, insert, select
 
-from fluidvm.store.later import later, write_later
+from fluidvm.store.end_of_transaction import insert_at_end, insert_now
 from fluidvm.store.schema import audit
 
 _ADD = insert(audit)
@@ -15,7 +15,7 @@ _ADD = insert(audit)
 
 def add(connection: Connection, lines: Sequence[Mapping[str, Any]]) -> None:
     """Add lines, when the transaction ends."""
-    later(connection, _ADD, lines)
+    insert_at_end(connection, _ADD, lines)
 
 
 def page(
@@ -29,7 +29,7 @@ def page(
     @param until: seconds since the epoch, not included; C{None}: to the last.
     @param after: only those with a higher id.
     """
-    write_later(connection)  # what is committed along with this
+    insert_now(connection)  # what is committed along with this
     wanted = select(audit).where(audit.c.id > after).order_by(audit.c.id).limit(limit)
     for name, value in equal.items():
         wanted = wanted.where(audit.c[name] == value)

@@ -23,11 +23,10 @@ from twisted.python.failure import Failure
 
 from fluidvm.model.faults import Unavailable
 from fluidvm.store.connecting import LIMIT, DatabaseError, Lifeline, connect, parse_url
-from fluidvm.store.later import later, write_later
 from fluidvm.store.source import Source
 from fluidvm.store.writer import Doubt, Work, Writer
 
-__all__ = ["Database", "DatabaseError", "OutcomeUnknown", "connect", "later", "parse_url", "write_later"]
+__all__ = ["Database", "DatabaseError", "OutcomeUnknown", "connect", "parse_url"]
 
 T = TypeVar("T")
 LOADING = 600.0

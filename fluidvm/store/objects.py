@@ -13,7 +13,7 @@ from sqlalchemy import Update as SqlUpdate
 from fluidvm.model.object_fields import fields_of
 from fluidvm.model.objects import OBJECT_TYPES, Object
 from fluidvm.store import schema
-from fluidvm.store.later import later
+from fluidvm.store.end_of_transaction import insert_at_end
 
 TABLES = schema.objects
 
@@ -38,16 +38,28 @@ class Create:
 
 @dataclass(frozen=True, slots=True)
 class Update:
-    """
-    Some fields of an object have new values, and its version is one higher; forgotten if the object is gone.
-
-    Without fields: something that belongs to the object has changed.
-    """
+    """Some fields of an object have new values, and its version is one higher; forgotten if the object is gone."""
 
     type: str
     id: int
     fields: Mapping[str, Any]
     extra: Mapping[str, Any] | None = None
+
+    def __post_init__(self) -> None:
+        if self.type == "vm" and self.fields.get("state", "unknown") != "unknown":
+            assert "powered" in self.fields, "vm_state gives the fields that go with a VM's state"
+
+
+@dataclass(frozen=True, slots=True)
+class Touch:
+    """
+    Something that belongs to an object has changed, such as a VM's disk, but no field of the object.
+
+    Its version is one higher, and the change log has a line, as after an L{Update}.
+    """
+
+    type: str
+    id: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,7 +80,7 @@ class Mention:
     owner: int | None
 
 
-Change = Create | Update | Delete | Mention
+Change = Create | Update | Touch | Delete | Mention
 
 
 def write(connection: Connection, changes: Sequence[tuple[Change, int | None]]) -> list[ChangeRow]:
@@ -90,6 +102,10 @@ def write(connection: Connection, changes: Sequence[tuple[Change, int | None]]) 
             if not connection.execute(statement, {**columns, "of_id": change.id}).rowcount:
                 continue
             row = (change.type, change.id, "updated", owner)
+        elif isinstance(change, Touch):
+            if not connection.execute(_update(change.type, ()), {"of_id": change.id}).rowcount:
+                continue
+            row = (change.type, change.id, "updated", owner)
         elif isinstance(change, Delete):
             table = TABLES[change.type]
             if not connection.execute(delete(table).where(table.c.id == change.id)).rowcount:
@@ -101,7 +117,7 @@ def write(connection: Connection, changes: Sequence[tuple[Change, int | None]]) 
     if not rows:
         return []
     logged = [ChangeRow(serial, *row) for serial, row in zip(_serials(connection, len(rows)), rows, strict=True)]
-    later(connection, _LOG, [row._asdict() for row in logged])
+    insert_at_end(connection, _LOG, [row._asdict() for row in logged])
     return logged
 
 

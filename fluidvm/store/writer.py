@@ -22,7 +22,7 @@ from twisted.python.failure import Failure
 
 from fluidvm.model.faults import Unavailable
 from fluidvm.store.connecting import DatabaseError, Lifeline, close, sentence
-from fluidvm.store.later import forget_later, write_later
+from fluidvm.store.end_of_transaction import rows_at_end
 from fluidvm.store.source import Displaced, Source
 
 GROUP = 256
@@ -291,14 +291,13 @@ class Writer:
         transaction = connection.begin()
         try:
             try:
-                results = [work.function(connection, *work.args) for work in group]
-                write_later(connection)
+                with rows_at_end(connection):
+                    results = [work.function(connection, *work.args) for work in group]
             except _FAILS:
                 raise
             except Exception:
                 # One of them failed for reasons of its own: again, each so that it fails alone. Savepoints cost as much as
                 # the statements in them, so they are for this case only.
-                forget_later(connection)
                 transaction.rollback()
                 transaction = connection.begin()
                 results = [_alone(connection, work) for work in group]
@@ -312,7 +311,6 @@ class Writer:
         except BaseException:
             try:
                 transaction.rollback()
-                forget_later(connection)
             except Exception:
                 self._disconnect()
             raise
@@ -352,14 +350,11 @@ def _written(connection: Connection) -> int | None:
 
 def _alone(connection: Connection, work: Work) -> Any:
     try:
-        with connection.begin_nested():
-            result = work.function(connection, *work.args)
-            write_later(connection)
-            return result
+        with connection.begin_nested(), rows_at_end(connection):
+            return work.function(connection, *work.args)
     except _FAILS:
         raise
     except Exception:
-        forget_later(connection)
         return Failure()
 
 

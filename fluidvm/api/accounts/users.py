@@ -99,7 +99,7 @@ async def set_user_password(job: Job, user: UserId, password: Password) -> None:
     The user's sessions end, but not the one that committed this.
     """
     job.inventory.get(User, user)
-    job.put(Update("user", user, {}, {"password_hash": password}))
+    job.put(Update("user", user, {}, extra={"password_hash": password}))
     await job.flush()
     job.sessions.close_user(user, job.session)
 

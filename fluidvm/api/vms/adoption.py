@@ -16,7 +16,7 @@ from fluidvm.inventory.quota import check_driver, check_vm, one_vm
 from fluidvm.model.declare import task
 from fluidvm.model.faults import Conflict, NotFound, Unsupported
 from fluidvm.model.kinds import NAME_PATTERN, Id, NodeId, Text
-from fluidvm.model.objects import POWERED, VM, ComputeNode, Disk, User
+from fluidvm.model.objects import POWERED, VM, ComputeNode, Disk, User, vm_state
 from fluidvm.nodes.reconcile import snapshot_records
 from fluidvm.store.objects import Create, Update
 
@@ -60,7 +60,7 @@ async def adopt_vm(job: Job, node: NodeId, uuid: GuestUuid, owner: Owner) -> Non
         job.unreserve()
     # It may have stopped or started before events of it were for us.
     state = str((await job.domain(node, uuid)).state)
-    job.put(Update("vm", vm.id, {"state": state}))
+    job.put(Update("vm", vm.id, vm_state(state)))
 
 
 async def _volume(connection: Any, spec: DomainSpec, disk: DomainDisk) -> Volume:

@@ -23,7 +23,7 @@ from fluidvm.inventory.quota import check_driver, check_vm, one_vm
 from fluidvm.model.declare import task
 from fluidvm.model.faults import Conflict, Unsupported
 from fluidvm.model.kinds import Struct, VmId, named
-from fluidvm.model.objects import VM, ComputeNode, Disk
+from fluidvm.model.objects import VM, ComputeNode, Disk, vm_state
 from fluidvm.store.objects import Create, Update
 
 CloneName = Annotated[str, named("the new VM's name, unique among its owner's VMs")]
@@ -77,7 +77,7 @@ async def clone_vm(job: Job, vm: VmId, name: CloneName, options: CloneOptions = 
         job.take_facts()
         await remove_made(job, clone, ())
         raise
-    job.put(Update("vm", clone.id, {"state": "stopped"}))
+    job.put(Update("vm", clone.id, vm_state("stopped")))
 
 
 async def _plan(job: Job, source: VM, name: str, force: bool) -> VM:

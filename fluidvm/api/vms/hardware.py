@@ -20,7 +20,7 @@ from fluidvm.model.declare import task
 from fluidvm.model.faults import Conflict
 from fluidvm.model.kinds import Bool, DiskId, MiB, Struct, Text, Vcpus, VmId
 from fluidvm.model.objects import VM, Disk
-from fluidvm.store.objects import Update
+from fluidvm.store.objects import Touch, Update
 
 AttachOptions = Annotated[
     dict[str, Any],
@@ -139,7 +139,7 @@ async def attach_disk(job: Job, vm: VmId, disk: DiskId, options: AttachOptions =
     connection = await job.connection(record.compute_node, IDisks)
     await refuse_snapshots(job, record, "it couldn't go back to them with another disk")
     await connection.attach_disk(record.uuid, DomainDisk(volume.path, volume.format, target))
-    job.put(Update("disk", disk, {"vm": vm, "target": target}), Update("vm", vm, {}))
+    job.put(Update("disk", disk, {"vm": vm, "target": target}), Touch("vm", vm))
     await put_shares(job, vm, plugged=True)
 
 
@@ -152,4 +152,4 @@ async def detach_disk(job: Job, vm: VmId, disk: DiskId) -> None:
     connection = await job.connection(record.compute_node, IDisks)
     await refuse_snapshots(job, record, "a part of them lies in its disks")
     await connection.detach_disk(record.uuid, volume.target)
-    job.put(Update("disk", disk, {"vm": None, "target": None}), Update("vm", vm, {}))
+    job.put(Update("disk", disk, {"vm": None, "target": None}), Touch("vm", vm))

@@ -22,7 +22,7 @@ from fluidvm.inventory.ledger import can_get
 from fluidvm.model.declare import AfterCrash, task
 from fluidvm.model.faults import Conflict, NotFound, Unavailable, sentence
 from fluidvm.model.kinds import Bool, NodeId, Struct, VmId
-from fluidvm.model.objects import VM, ComputeNode, Disk
+from fluidvm.model.objects import VM, ComputeNode, Disk, vm_state
 from fluidvm.store.objects import Update
 
 MOVABLE = ("stopped", "crashed", "running")
@@ -198,7 +198,7 @@ async def _arrive(job: Job, vm: VM, node: int) -> None:
         state = str((await job.domain(node, vm.uuid)).state)
     except (NotFound, Unavailable):
         state = vm.state
-    job.put(Update("vm", vm.id, {"compute_node": node, "state": state}))
+    job.put(Update("vm", vm.id, {"compute_node": node, **vm_state(state)}))
     for disk in _new_disks(job, vm, node):
         there = {"compute_node": node, "volume": disk.volume, "path": job.memo["paths"][str(disk.id)]}
         job.put(Update("disk", disk.id, there))

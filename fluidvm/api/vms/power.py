@@ -12,7 +12,7 @@ from fluidvm.engine.job import Job
 from fluidvm.model.declare import AfterCrash, task
 from fluidvm.model.faults import Conflict, NotFound
 from fluidvm.model.kinds import Int, VmId
-from fluidvm.model.objects import VM, ComputeNode
+from fluidvm.model.objects import VM, ComputeNode, vm_state
 from fluidvm.store.objects import Update
 
 SHUTDOWN_TIMEOUT = 60
@@ -32,9 +32,9 @@ async def settle(job: Job, vm: VM) -> None:
     try:
         info = await job.domain(vm.compute_node, vm.uuid)
     except NotFound:
-        job.put(Update("vm", vm.id, {"state": "missing"}))
+        job.put(Update("vm", vm.id, vm_state("missing")))
         raise
-    job.put(Update("vm", vm.id, {"state": str(info.state)}))
+    job.put(Update("vm", vm.id, vm_state(str(info.state))))
 
 
 async def settle_after(job: Job, vm: VM, failed: Exception) -> NoReturn:
@@ -53,7 +53,7 @@ async def _connection(job: Job, vm: int) -> tuple[VM, IConnection]:
 async def mark(job: Job, vm: VM, state: str) -> None:
     """Show that something that takes its time is under way; a server that dies meanwhile knows that the task has begun."""
     job.memo["marked"] = state
-    job.put(Update("vm", vm.id, {"state": state}))
+    job.put(Update("vm", vm.id, vm_state(state)))
     await job.flush()
 
 

@@ -16,7 +16,7 @@ from fluidvm.engine.job import Job
 from fluidvm.model.declare import AfterCrash, query, task
 from fluidvm.model.faults import Conflict, Unavailable
 from fluidvm.model.kinds import Int, VmId, filter_of, named
-from fluidvm.model.objects import VM, ComputeNode
+from fluidvm.model.objects import VM, ComputeNode, vm_state
 from fluidvm.model.xmlvalue import Members
 from fluidvm.store.objects import Update
 
@@ -88,7 +88,7 @@ async def _settle(job: Job, vm: VM) -> None:
     """Note all of what the hypervisor says that the VM is now."""
     info = await job.domain(vm.compute_node, vm.uuid)
     fields = {
-        "state": str(info.state),
+        **vm_state(str(info.state)),
         "vcpus": info.vcpus,
         "max_vcpus": info.max_vcpus,
         "memory": info.memory,

@@ -54,7 +54,7 @@ from fluidvm.model.kinds import (
     named,
 )
 from fluidvm.model.object_fields import wire_fields
-from fluidvm.model.objects import VM, ComputeNode, Disk
+from fluidvm.model.objects import VM, ComputeNode, Disk, vm_state
 from fluidvm.model.xmlvalue import Members, Rendered
 from fluidvm.store.objects import Change, Create, Delete, Update
 
@@ -207,7 +207,7 @@ async def create_vm(job: Job, spec: VmSpec) -> None:
         job.take_facts()
         await remove_made(job, vm, {disk["disk"] for disk in spec.get("disks", ()) if "disk" in disk})
         raise
-    job.put(Update("vm", vm.id, {"state": "stopped"}))
+    job.put(Update("vm", vm.id, vm_state("stopped")))
 
 
 async def _plan(job: Job, spec: dict[str, Any]) -> VM:
@@ -341,7 +341,7 @@ async def remove_made(job: Job, vm: VM, given: Collection[int]) -> None:
                 await delete_volume(job, disk)
     except Exception as error:
         # The record stays and says so: forgetting it would orphan what may be there.
-        job.put(Update("vm", vm.id, {"state": "missing"}))
+        job.put(Update("vm", vm.id, vm_state("missing")))
         job.status(f"cleaning up failed: {error}")
         return
     for disk in job.inventory.disks_of(vm.id):

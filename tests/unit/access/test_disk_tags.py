@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from fluidvm.access import disk_tags
 from fluidvm.images.files import MIB
+from fluidvm.model.objects import vm_state
 from fluidvm.store.objects import Update
 from tests.unit.access.test_transfers import TransferCase
 from tests.unit.api.storage.test_images import WHOLE
@@ -54,9 +55,9 @@ class DiskTagTests(TransferCase):
             self.assertEqual(await self.rest(disk, tag), 206)
             await self.there.server.inventory.commit([Update("vm", vm, {"description": "x"})])
             self.assertEqual(await self.rest(disk, tag), 206)
-            await self.there.server.inventory.commit([Update("vm", vm, {"state": "running"})])
-            await self.there.server.inventory.commit([Update("vm", vm, {"state": state})])
-            await self.there.server.inventory.commit([Update("vm", vm, {"state": "stopped"})])
+            await self.there.server.inventory.commit([Update("vm", vm, vm_state("running"))])
+            await self.there.server.inventory.commit([Update("vm", vm, vm_state(state))])
+            await self.there.server.inventory.commit([Update("vm", vm, vm_state("stopped"))])
             self.assertEqual(await self.rest(disk, tag), 200)
             tag = await self.tag(disk)
 

@@ -12,6 +12,7 @@ from twisted.internet.task import deferLater
 
 from fluidvm.access.transfers import MOST, MOST_OF_USER, Contents
 from fluidvm.images.files import MIB, PIECE
+from fluidvm.model.objects import vm_state
 from fluidvm.store.objects import Update
 from fluidvm.wire.uploads import LEAST
 from tests.support import Client
@@ -115,8 +116,8 @@ class DownloadTests(RightsCase):
 
     async def test_its_vm_is_started_by_others(self) -> None:
         vm, raw = await self.with_vm()
-        await self.there.server.inventory.commit([Update("vm", vm, {"state": "running"})])
-        await self.there.server.inventory.commit([Update("vm", vm, {"state": "stopped"})])
+        await self.there.server.inventory.commit([Update("vm", vm, vm_state("running"))])
+        await self.there.server.inventory.commit([Update("vm", vm, vm_state("stopped"))])
         await self.ends(raw, "which runs")
 
     async def test_a_task_between_two_pieces(self) -> None:

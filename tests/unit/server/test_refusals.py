@@ -16,7 +16,7 @@ from twisted.trial.unittest import SynchronousTestCase
 from fluidvm.model.kinds import Choice, Int
 from fluidvm.server.option_kinds import DatabaseUrl, DirectoryPath, Endpoints, FilePath, Switch, Words
 from fluidvm.server.options import OPTIONS, Options
-from fluidvm.server.preflight import StartError, check
+from fluidvm.server.preflight import Lock, StartError, check_hashing, claim
 from fluidvm.server.service import makeService
 from tests.authority import Authority
 
@@ -93,9 +93,9 @@ class RefusalTests(SynchronousTestCase):
         self.refused("give at least 32", "--password-memory", "8")
         self.refused("give at least 128", "--password-memory", "127", "--password-lanes", "16")
         settings = self.options("--password-memory", "8", "--password-lanes", "1").settings
-        check(settings).close()
+        check_hashing(settings)
         # Whatever else the library refuses, too.
-        self.assertRaises(StartError, check, replace(settings, password_lanes=4))
+        self.assertRaises(StartError, check_hashing, replace(settings, password_lanes=4))
 
     def test_unusable_endpoints(self) -> None:
         with socket.socket() as taken:
@@ -131,8 +131,9 @@ class RefusalTests(SynchronousTestCase):
         self.refused("empty", "--admin-password-file", self.file("empty", "\n"))
 
     def test_what_another_server_uses(self) -> None:
-        lock = check(self.options().settings)
+        lock = Lock()
         self.addCleanup(lock.close)
+        claim(lock, self.options().settings)
         self.refused("another server")
         database = f"sqlite:///{self.state}/fluidvm.db"
         self.state = self.directory / "another-state"

@@ -104,7 +104,7 @@ class RehashTests(ServerCase):
         self.running.remove(running)
         running = self.serve("--password-memory", "16")
         await running.login()
-        (found,) = await running.server.inventory.commit([], [(_hash, ())])
+        found = await running.server.inventory.read(_hash)
         self.assertIn("m=16,", found)
         await running.login()
 

@@ -12,8 +12,7 @@ from fluidvm.images import files as image_files
 from fluidvm.images.disk_room import DiskRoom
 from fluidvm.images.files import MIB, ImageFiles
 from fluidvm.model.faults import Conflict, QuotaExceeded
-from fluidvm.server import preflight
-from fluidvm.server.preflight import StartError
+from fluidvm.server.preflight import Lock, StartError, claim
 from fluidvm.store import uploads as stored
 from tests.unit.access.test_transfers import TransferCase
 from tests.unit.api.storage.test_images import WHOLE, ImageCase
@@ -258,7 +257,8 @@ class DirectoryTests(ImageCase):
         self.running.remove(self.there)
         state = self.directory / "another"
         settings = self.settings(*self.options(), "--http", "tcp:0:interface=127.0.0.1")
-        lock = preflight.check(settings)
+        lock = Lock()
         self.addCleanup(lock.close)
+        claim(lock, settings)
         other = self.settings("--state", str(state), *self.options())
-        self.assertIn("another server uses it", str(self.assertRaises(StartError, preflight.check, other)))
+        self.assertIn("another server uses it", str(self.assertRaises(StartError, claim, lock, other)))
