@@ -6,17 +6,18 @@ from collections.abc import Mapping
 from typing import Any, Protocol
 
 from twisted.internet.defer import Deferred
-from twisted.web import server
+from twisted.logger import Logger
 
 from fluidvm.wire.bounds import MOST_DISCARDED, Bounds
 from fluidvm.wire.compression import GZIP, Gzipped
 from fluidvm.wire.forms import Form
 from fluidvm.wire.hosts import Hosts
+from fluidvm.wire.known_calls import Heads
 from fluidvm.wire.peer import Peer
 from fluidvm.wire.proxies import Proxies
+from fluidvm.wire.twisted_internals import ParsedRequest
 from fluidvm.wire.unsent import Room, Unsent
 
-Heads = dict[bytes, tuple[int, Form]]
 XML = b"text/xml"
 PLAIN = b"text/plain; charset=utf-8"
 
@@ -79,7 +80,7 @@ class Front(Protocol):
         """Note an answer that has been written. @param size: of its body, in bytes."""
 
 
-class Request(server.Request):  # type: ignore[misc]
+class Request(ParsedRequest):
     """
     A request whose body stays in memory and within the limit. Nothing in it is taken for a form.
 
@@ -91,14 +92,14 @@ class Request(server.Request):  # type: ignore[misc]
     body: bytes | bytearray = b""
     too_large = False
     sink: Any = None
-    channel: Any
     site: Any
+    log = Logger()
     _size = 0
 
     def gotLength(self, length: int | None) -> None:
         """Called before the body. @param length: in bytes, C{None} if it comes in chunks."""
         channel = self.channel
-        command, uri, _ = channel.request_line()
+        command, uri, _ = channel.request_line
         taker = channel.site.takers.get((command, uri.partition(b"?")[0]))
         if taker is not None and self._misnamed():
             self.too_large = True  # nothing of it is wanted: see L{process}
@@ -138,9 +139,8 @@ class Request(server.Request):  # type: ignore[misc]
         """Answer a request that is too large before its body has come; the connection ends with it."""
         channel = self.channel
         if channel is not None and not channel.discarding:
-            channel.discarding = True
-            channel.persistent = False
-            self.requestReceived(*channel.request_line())
+            channel.discard()
+            self.requestReceived(*channel.request_line)
 
     def requestReceived(self, command: bytes, path: bytes, version: bytes) -> None:
         """Called when the request is complete. Unlike twisted.web's own it parses no query and no form."""
@@ -160,8 +160,8 @@ class Request(server.Request):  # type: ignore[misc]
             else:
                 resource.render(self)
         except Exception:
-            self._log.failure("A request failed")
-            if not self.finished and not self._disconnected:
+            self.log.failure("A request failed")
+            if not self.over:
                 self.answer(500, PLAIN, b"The server failed.\n")
 
     def answer(self, code: int, kind: bytes, body: bytes, headers: bytes = b"") -> None:
@@ -181,10 +181,8 @@ class Request(server.Request):  # type: ignore[misc]
     def end(self, code: int, size: int) -> None:
         """The answer has been written: the connection goes on. @param size: the body's bytes."""
         channel = self.channel
-        self.code, self.sentLength, self.startedWriting = code, size, 1
         channel.site.served(channel.peer_of(self), self.method, self.path, code, size)
-        self.finished = 1
-        self._cleanup()
+        self.conclude(code, size)
 
     def answer_later(self, document: bytes | Deferred[bytes]) -> None:
         """
@@ -197,7 +195,7 @@ class Request(server.Request):  # type: ignore[misc]
         """
         if isinstance(document, Deferred):
             document.addCallback(self.answer_call)
-            document.addErrback(lambda failure: self._log.failure("An answer was lost", failure))
+            document.addErrback(lambda failure: self.log.failure("An answer was lost", failure))
         else:
             self.answer_call(document)
 

@@ -24,9 +24,10 @@ from fluidvm.wire.compression import Compressor
 from fluidvm.wire.downloads import DISK_PATH, DiskDoor
 from fluidvm.wire.forms import PLAIN_FORM, Form, form_of, to_utf8
 from fluidvm.wire.hosts import Hosts
+from fluidvm.wire.known_calls import Heads
 from fluidvm.wire.peer import Peer
 from fluidvm.wire.proxies import Proxies
-from fluidvm.wire.request import PLAIN, XML, Heads, Request, text
+from fluidvm.wire.request import PLAIN, XML, Request, text
 from fluidvm.wire.unsent import Room, Unsent
 from fluidvm.wire.uploads import UPLOADS, UploadDoor
 from fluidvm.wire.websocket import ConsoleDoor

@@ -51,6 +51,7 @@ class ConsoleDoor(resource.Resource):  # type: ignore[misc]
     """What lies at C{/console}: a WebSocket for each ticket."""
 
     isLeaf = True
+    _log = Logger()
 
     def __init__(self, consoles: Consoles) -> None:
         super().__init__()
@@ -69,7 +70,7 @@ class ConsoleDoor(resource.Resource):  # type: ignore[misc]
             request.answer(426, PLAIN, words, b"Upgrade: websocket\r\nConnection: Upgrade\r\nSec-WebSocket-Version: 13\r\n")
             return server.NOT_DONE_YET
         Deferred.fromCoroutine(self._open(request, socket, wanted)).addErrback(
-            lambda failure: request._log.failure("A console failed", failure)
+            lambda failure: self._log.failure("A console failed", failure)
         )
         return server.NOT_DONE_YET
 
