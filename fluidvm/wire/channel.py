@@ -349,7 +349,7 @@ class Channel(Sender):
         """Close the connection now, or after the answer that is under way."""
         self.persistent = False
         if self._relay is not None:
-            self._relay.finish(GOING_AWAY, "The server stops.")
+            self._relay.finish(GOING_AWAY, "The server is stopping.")
         elif not self.requests and not self.discarding:
             self.loseConnection()
 

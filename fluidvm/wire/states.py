@@ -32,7 +32,8 @@ class State(IntEnum):
         ANSWERING   finish_up                              the same; requestDone then goes to CLOSING
         DISCARDING  expire                                 CLOSING
         RELAYING    upgrade's relay has ended              CLOSING
-        any         readConnectionLost                     CLOSING once whole requests are answered
+        RELAYING    readConnectionLost                     the connection is aborted
+        others      readConnectionLost                     CLOSING once complete requests are answered (REFUSED stays)
         any         loseConnection, connectionLost         CLOSING (REFUSED stays)
         CLOSING     expire                                 the connection is aborted
 
