@@ -148,11 +148,11 @@ class Channel(Sender):
 
     def _answer_call(self, body: bytes, form: Form) -> None:
         """Answer a known call. Afterwards all is as if the parser had read it."""
-        site = self.site
-        answer = site.calls.call(body, self.peer, form)
+        site, peer = self.site, self.peer
+        answer = site.calls.call(body, peer, form)
         if not isinstance(answer, Deferred):
             self.send(200, XML, answer, GZIP if isinstance(answer, Gzipped) else b"")
-            site.served(self.peer, b"POST", b"/RPC2", 200, len(answer))
+            site.served(peer, b"POST", b"/RPC2", 200, len(answer))
             if self.state is RECEIVING:
                 self.state = IDLE
                 self.deadline = site.seconds() + (site.bounds.send_time if self.client_is_slow else site.bounds.idle_time)
@@ -182,7 +182,7 @@ class Channel(Sender):
 
         @return: whether they may be kept; if not, the connection ends.
         """
-        if self.discarding:
+        if self.state >= DISCARDING:
             return False
         room = self.site.unfinished
         if self._unfinished + size > bounds.SMALL and not room.has_room(self._counted_as, size):
@@ -249,7 +249,7 @@ class Channel(Sender):
         return version == b"HTTP/1.1" and b"close" not in [value.strip() for value in values] and not self.site.stopped
 
     def allContentReceived(self) -> None:
-        if self.discarding:
+        if self.state >= DISCARDING:
             return
         self.came_to_its_end()
         self.state = ANSWERING
@@ -261,7 +261,7 @@ class Channel(Sender):
 
     def end(self, code: int, body: bytes) -> None:
         """Answer something that is no complete request, and end the connection."""
-        if not self.discarding:
+        if self.state < DISCARDING:
             self.discard()
             self.send(code, PLAIN, body)
             self.deadline = self.site.seconds() + bounds.LINGER
@@ -277,7 +277,7 @@ class Channel(Sender):
         """Called when an answer has been written."""
         self.known_calls.forget()
         now = self.site.seconds()
-        if self.discarding:
+        if self.state >= DISCARDING:
             self.requests.remove(request)
             self.deadline = now + bounds.LINGER
             return
@@ -350,7 +350,7 @@ class Channel(Sender):
         self.persistent = False
         if self._relay is not None:
             self._relay.finish(GOING_AWAY, "The server is stopping.")
-        elif not self.requests and not self.discarding:
+        elif not self.requests and self.state < DISCARDING:
             self.loseConnection()
 
     def expire(self) -> None:
