@@ -130,3 +130,15 @@ class StatesTests(SiteTests):
             before, asked = transport.value(), len(self.dispatcher.bodies)
             channel.dataReceived(post() * 2)
             self.assertEqual((channel.state, transport.value(), len(self.dispatcher.bodies)), (state, before, asked))
+
+    def test_a_known_call_of_a_client_that_is_slow(self) -> None:
+        """It is held until the client has taken the answer before."""
+        channel, transport = self.in_state(State.IDLE)
+        channel.dataReceived(post())
+        before = len(transport.value())
+        channel.pauseProducing()
+        channel.dataReceived(post())
+        self.assertEqual((channel.state, len(transport.value()), len(self.dispatcher.bodies)), (State.IDLE, before, 1))
+        channel.resumeProducing()
+        self.assertEqual((channel.state, len(self.dispatcher.bodies)), (State.IDLE, 2))
+        self.assertGreater(len(transport.value()), before)
