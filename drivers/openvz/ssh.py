@@ -10,7 +10,6 @@ from __future__ import annotations
 import shlex
 import struct
 from collections.abc import Callable, Sequence
-from contextlib import suppress
 from dataclasses import dataclass
 from math import ceil
 from pathlib import Path
@@ -20,7 +19,6 @@ from urllib.parse import urlsplit
 from twisted.conch.client.knownhosts import KnownHostsFile
 from twisted.conch.endpoints import AuthenticationFailed, SSHCommandClientEndpoint
 from twisted.conch.error import ConchError, HostKeyChanged, UserRejectedKey
-from twisted.conch.ssh.channel import SSHChannel
 from twisted.conch.ssh.common import NS, getNS
 from twisted.conch.ssh.keys import BadKeyError, EncryptedKeyError, Key
 from twisted.internet.defer import CancelledError, Deferred, fail, maybeDeferred, succeed
@@ -29,10 +27,10 @@ from twisted.internet.error import ConnectError, ConnectionClosed
 from twisted.internet.interfaces import IDelayedCall
 from twisted.internet.protocol import Factory, Protocol
 from twisted.internet.task import deferLater
-from twisted.logger import FilteringLogObserver, Logger, LogLevel, LogLevelFilterPredicate, globalLogPublisher
 from twisted.python.filepath import FilePath
 
 from fluidvm.driver import DriverError, DriverHost, Unreachable
+from fluidvm.drivers.openvz.conch_internals import Channel, Connection
 from fluidvm.drivers.openvz.places import Places
 from fluidvm.drivers.openvz.runner import Collected, Outcome, environment
 
@@ -47,11 +45,6 @@ RETRIES, RETRY = 20, 0.25
 """How often a command that sshd has no session for is tried again, and after how many seconds."""
 PING, UNANSWERED = 5.0, 4
 """Seconds between two questions whether the node is alive, and how many may stay unanswered before it counts as gone."""
-_WARNINGS = Logger(
-    "fluidvm.drivers.openvz.ssh",
-    observer=FilteringLogObserver(globalLogPublisher, [LogLevelFilterPredicate(defaultLogLevel=LogLevel.warn)]),
-)
-"""In place of conch's own, which tell of each command six times."""
 _SIGNALS = {
     b"ABRT": 6,
     b"ALRM": 14,
@@ -178,12 +171,10 @@ def read_credentials(key_file: str, agent: str, host_key: str, known_hosts: str)
     return Credentials(keys, agent, pinned, known)
 
 
-class _Exec(SSHChannel):
+class _Exec(Channel):
     """One command."""
 
     name = b"session"
-    conn: Any
-    _log = _WARNINGS
 
     def __init__(self, command: bytes, stdin: bytes, host: DriverHost, subject: str, timeout: float) -> None:
         super().__init__()
@@ -207,7 +198,7 @@ class _Exec(SSHChannel):
         self._end_stdin()
 
     def _end_stdin(self) -> None:
-        if self._ending and not self.buf:
+        if self._ending and self.all_sent:
             self._ending = False
             self.conn.sendEOF(self)
 
@@ -305,7 +296,7 @@ class SshRunner:
         self._host = host
         self._address = address
         self._prefix = environment(bin_dir)
-        self._connection: Any = None
+        self._connection: Connection | None = None
         self._keeper: _Keeper | None = None
         self._places = Places(host.clock, CHANNELS)
         self._closed = False
@@ -345,21 +336,7 @@ class SshRunner:
         except (ConnectError, ConnectionClosed, ConchError, OSError) as error:
             raise Unreachable(f"{self.where}: {str(error).strip().rstrip('.') or type(error).__name__}.") from error
         self._keeper = keeper
-        self._connection = keeper.transport.conn
-        self._connection._log = _WARNINGS
-        self._tell_channels_of_the_end(self._connection.transport)
-        # Small messages wait for no acknowledgement of the ones before, which the node may delay for 40 ms at each command.
-        self._connection.transport.transport.setTcpNoDelay(True)
-
-    def _tell_channels_of_the_end(self, transport: Any) -> None:
-        # The transport of conch's endpoints doesn't do that, so that channels would wait for ever (Twisted 26.10).
-        conchs_own = transport.connectionLost
-
-        def connection_lost(reason: Any = None) -> None:
-            conchs_own(reason)
-            self._connection.serviceStopped()
-
-        transport.connectionLost = connection_lost
+        self._connection = Connection(keeper.transport)
 
     def run(self, argv: Sequence[str], timeout: float, stdin: bytes = b"", keep: int = 0) -> Deferred[Outcome]:
         async def run() -> Outcome:
@@ -378,11 +355,11 @@ class SshRunner:
         await self._places.take(subject, keep, timeout)
         channel: _Exec | None = None
         try:
-            self._check()
+            connection = self._check()
             bound = ["timeout", "-s", "KILL", str(ceil(timeout) + LEEWAY)]
             command = shlex.join([*self._prefix, *bound, *argv]).encode()
             channel = _Exec(command, stdin, self._host, subject, timeout)
-            self._connection.openChannel(channel)
+            connection.open(channel)
             return await channel.collected.outcome
         except Unreachable:
             if channel is not None and channel.refused and self._lost_reason is None and not self._closed:
@@ -395,11 +372,12 @@ class SshRunner:
             else:
                 channel.gone.addCallback(lambda _: self._places.give_back(keep))
 
-    def _check(self) -> None:
+    def _check(self) -> Connection:
         if self._closed or self._connection is None:
             raise Unreachable(f"The connection to {self.where} is closed.")
         if self._lost_reason is not None:
             raise Unreachable(self._lost_reason)
+        return self._connection
 
     def close(self) -> Deferred[None]:
         self._closed = True
@@ -407,12 +385,9 @@ class SshRunner:
             return succeed(None)
         closed: Deferred[None] = Deferred()
         self._keeper.ended.chainDeferred(closed)
-        self._disconnect()
+        if self._connection is not None:
+            self._connection.abort()
         return closed
-
-    def _disconnect(self) -> None:
-        with suppress(AttributeError):  # conch's transport has none any more once it is disconnected
-            self._connection.transport.transport.abortConnection()
 
     def on_lost(self, callback: Callable[[str], None]) -> None:
         self._on_lost.append(callback)
@@ -422,6 +397,6 @@ class SshRunner:
             return
         self._lost_reason = f"{self.where} {why}."
         if self._connection is not None:
-            self._disconnect()
+            self._connection.abort()
         for callback in self._on_lost:
             callback(self._lost_reason)

@@ -1,12 +1,8 @@
 """
-Twisted's HTTP/1.1 channel, with bounds on what a client may send, hold, and how long it may take.
+An HTTP/1.1 connection, with bounds on what a client may send and hold, and on how long it may take.
 
-The channel keeps no timers of its own, which at thousands of clients would cost more than the calls: it has one deadline,
+The channel keeps no timers of its own, which at thousands of clients would cost more than the calls. It has one deadline,
 and the site looks at all of them once a second (see L{fluidvm.wire.site.Site}).
-
-A client's headers are the same in each of its calls, and reading them costs more than the call. So the site remembers which
-heads (all bytes up to the body) were those of a call that there was nothing to say about, and how long its body was. What
-begins with one of them is a call; everything else, and each head's first time, goes through twisted.web's parser.
 """
 
 from __future__ import annotations
@@ -24,8 +20,10 @@ from fluidvm.wire.compression import GZIP, Gzipped
 from fluidvm.wire.forms import Form
 from fluidvm.wire.heads import origin_form, refusal
 from fluidvm.wire.hosts import is_loopback
-from fluidvm.wire.request import PLAIN, XML, Heads, Request
+from fluidvm.wire.known_calls import KnownCalls
+from fluidvm.wire.request import PLAIN, XML, Request
 from fluidvm.wire.sending import Sender
+from fluidvm.wire.states import State
 from fluidvm.wire.websocket import Relay
 
 if TYPE_CHECKING:
@@ -35,30 +33,37 @@ NEVER = float("inf")
 GOING_AWAY = 1001
 """WebSocket's status of an end that a server stopping causes (RFC 6455, section 7.4.1)."""
 
+# A module's name is looked up faster than an enumeration's.
+REFUSED, IDLE, RECEIVING, HOLDING = State.REFUSED, State.IDLE, State.RECEIVING, State.HOLDING
+ANSWERING, DISCARDING, RELAYING, CLOSING = State.ANSWERING, State.DISCARDING, State.RELAYING, State.CLOSING
+
 
 @implementer(IHalfCloseableProtocol)
 class Channel(Sender):
     """
-    One connection.
+    One connection. L{State} has a table of its states and of the events that change them.
 
+    @ivar state: what the connection does.
     @ivar deadline: when L{expire} is due, in the site's time.
-    @ivar loopback: the client has reached the server by an address that is this machine's own to itself.
-    @ivar discarding: what still comes in is thrown away: an answer that ends the connection is on its way.
+    @ivar loopback: the client has reached the server by a loopback address of this machine.
     """
 
+    state = IDLE
     deadline = NEVER
-    discarding = False
-    _refused = False
-    _closing = False
-    _begun = False
-    _sent_all = False
-    _head = b""
-    _held: list[bytes] | None = None
-    _missing = 0
-    _relay: Relay | None = None
-    _coming = 0
     loopback = False
-    _heads: Heads
+    known_calls: KnownCalls
+    _client_has_ended = False
+    """The client has sent its last byte, and may still read."""
+    _unfinished = 0
+    """Bytes of a body that is coming in, as counted by L{coming}."""
+    _relay: Relay | None = None
+
+    @property
+    def discarding(self) -> bool:
+        """Whether nothing that comes in is taken for HTTP any more."""
+        return self.state >= DISCARDING
+
+    # The connection begins and ends.
 
     def connectionMade(self) -> None:
         self._counted_as = self.address
@@ -67,18 +72,21 @@ class Channel(Sender):
         # A proxy's headers are its clients'.
         self.loopback = not self._proxy and is_loopback(getattr(self.transport.getHost(), "host", ""))
         self._heads = self.site.loopback_heads if self.loopback else self.site.heads
+        # Each request of a proxy may be another client's.
+        self.known_calls = KnownCalls(None if self._proxy else self._heads)
         if not self.site.admit(self, self._counted_as):
-            self._refused = self.discarding = True
+            self.state = REFUSED
             self.transport.loseConnection()
             return
         super().connectionMade()
         self.deadline = self.site.seconds() + self.site.bounds.header_time
 
     def connectionLost(self, reason: Failure = connectionDone) -> None:
-        if not self._refused:
+        if self.state is not REFUSED:
             self.site.forget(self, self._counted_as)
+            self.state = CLOSING
         self.deadline = NEVER
-        self._held = None
+        self.known_calls.drop()
         self.came_to_its_end()
         self._sent()
         if self._relay is not None:
@@ -88,53 +96,85 @@ class Channel(Sender):
     def upgrade(self, request: Request, relay: Relay) -> None:
         """Hand the connection over: from here on it speaks WebSocket."""
         self.requests.remove(request)
-        self.discarding = True  # for HTTP
+        self.state = RELAYING
         self._relay = relay
-        early, self._dataBuffer = b"".join(self._dataBuffer), []
-        self._networkProducer.resumeProducing()
+        early = self.take_pipelined()
+        self.read_on()
         if early:
             relay.received(early)
 
     # What comes in.
 
     def dataReceived(self, data: bytes) -> None:
-        if self.discarding or self._closing:
-            if self._relay is not None and not self._closing:
-                self._relay.received(data)
-            return
-        if self._held is not None:
-            self._held.append(data)
-            self._missing -= len(data)
-            if self._missing > 0:
-                if not self.coming(len(data)):
-                    self._held = None
+        if self.state is HOLDING:
+            whole = self.known_calls.add(data)
+            if whole is None:
+                self._count(len(data))
                 return
-            data = b"".join(self._held)
-            self._held = None
+            data = whole
             self.came_to_its_end()
-            self._begun = False
-        while not (self._begun or self.paused or self._busyReceiving or self._buffer):
-            self._begun = True
-            end = data.find(b"\r\n\r\n") + 4
-            head = data[:end]
-            known = None if self._proxy else self._heads.get(head)
-            if known is None:
-                self._head = head if end <= bounds.LONGEST_HEAD and head.startswith(b"POST ") else b""
+            self.state = IDLE
+        while self.state is IDLE and self.between_requests:
+            self.state = RECEIVING
+            call = self.known_calls.find(data)
+            if call is None:
                 self.deadline = self.site.seconds() + self.site.bounds.header_time
                 break
-            size = end + known[0]
-            if len(data) < size:
-                self._held = [data]
-                self._missing = size - len(data)
-                self.deadline = self.site.seconds() + self.site.bounds.body_time
-                if not self.coming(len(data)):
-                    self._held = None
+            start, end, form = call
+            if len(data) < end:
+                self._hold(data, end - len(data))
                 return
-            self._called(data[end:size], known[1])
-            if len(data) == size:
+            self._answer_call(data[start:end], form)
+            if len(data) == end:
                 return
-            data = data[size:]
-        super().dataReceived(data)
+            data = data[end:]
+        if self.state < DISCARDING:
+            super().dataReceived(data)
+        elif self.state is RELAYING:
+            assert self._relay is not None
+            self._relay.received(data)
+
+    def _hold(self, data: bytes, missing: int) -> None:
+        """A part of a known call has come. @param missing: bytes that haven't."""
+        self.state = HOLDING
+        self.deadline = self.site.seconds() + self.site.bounds.body_time
+        self.known_calls.hold(data, missing)
+        self._count(len(data))
+
+    def _count(self, size: int) -> None:
+        """Count bytes of a call that is held; if there is no room for them, it is refused."""
+        if not self.coming(size):
+            self.known_calls.drop()
+
+    def _answer_call(self, body: bytes, form: Form) -> None:
+        """Answer a known call. Afterwards all is as if the parser had read it."""
+        site, peer = self.site, self.peer
+        answer = site.calls.call(body, peer, form)
+        if not isinstance(answer, Deferred):
+            self.send(200, XML, answer, GZIP if isinstance(answer, Gzipped) else b"")
+            site.served(peer, b"POST", b"/RPC2", 200, len(answer))
+            if self.state is RECEIVING:
+                self.state = IDLE
+                self.deadline = site.seconds() + (site.bounds.send_time if self.client_is_slow else site.bounds.idle_time)
+            return
+        request = Request(self)
+        request.method, request.uri, request.path, request.clientproto = b"POST", b"/RPC2", b"/RPC2", b"HTTP/1.1"
+        request.site = site
+        self.requests.append(request)
+        self.hold_pipelined()
+        self.deadline = NEVER
+        if self.state is RECEIVING:
+            self.state = ANSWERING
+        request.answer_later(answer)
+
+    def remember(self, request: Request, form: Form) -> None:
+        """Learn the head of a request that is a call like all others."""
+        headers = request.requestHeaders
+        length = headers.getRawHeaders(b"Content-Length")
+        head = self.known_calls.unknown
+        if head and length is not None and self.persistent and not headers.hasHeader(b"Expect"):
+            self.site.remember(self._heads, head, int(length[0]), form)
+        self.known_calls.forget()
 
     def coming(self, size: int) -> bool:
         """
@@ -142,95 +182,66 @@ class Channel(Sender):
 
         @return: whether they may be kept; if not, the connection ends.
         """
-        if self.discarding:
+        if self.state >= DISCARDING:
             return False
         room = self.site.unfinished
-        if self._coming + size > bounds.SMALL and not room.has_room(self._counted_as, size):
+        if self._unfinished + size > bounds.SMALL and not room.has_room(self._counted_as, size):
             self.came_to_its_end()
-            self.end(503, b"The server holds too many requests that haven't come to their end: try again later.\n")
+            self.end(503, b"The server holds too many incomplete requests; try again later.\n")
             return False
-        self._coming += size
+        self._unfinished += size
         room.take(self._counted_as, size)
         return True
 
     def came_to_its_end(self) -> None:
-        """The body is whole, or isn't wanted any more."""
-        if self._coming:
-            size, self._coming = self._coming, 0
+        """The body is complete, or isn't wanted any more."""
+        if self._unfinished:
+            size, self._unfinished = self._unfinished, 0
             self.site.unfinished.give(self._counted_as, size)
 
-    def _called(self, body: bytes, form: Form) -> None:
-        """Answer a call whose head is known; leaves all as twisted.web's parser does."""
-        site = self.site
-        answer = site.calls.call(body, self.peer, form)
-        if not isinstance(answer, Deferred):
-            self.send(200, XML, answer, GZIP if isinstance(answer, Gzipped) else b"")
-            site.served(self.peer, b"POST", b"/RPC2", 200, len(answer))
-            self._begun = False
-            self.deadline = site.seconds() + (site.bounds.send_time if self._waitingForTransport else site.bounds.idle_time)
-            return
-        request = Request(self)
-        request.method, request.uri, request.path, request.clientproto = b"POST", b"/RPC2", b"/RPC2", b"HTTP/1.1"
-        request.site = site
-        self.requests.append(request)
-        self._handlingRequest = True
-        self.setRawMode()
-        self.deadline = NEVER
-        request.answer_later(answer)
+    # What the parser finds in it.
 
-    def remember(self, request: Request, form: Form) -> None:
-        """Learn the head of a request that is a call like all others."""
-        headers = request.requestHeaders
-        length = headers.getRawHeaders(b"Content-Length")
-        if self._proxy:
-            self._head = b""  # each request of a proxy's may be another client's
-        if self._head and length is not None and self.persistent and not headers.hasHeader(b"Expect"):
-            self.site.remember(self._heads, self._head, int(length[0]), form)
-        self._head = b""
-
-    def _begin(self) -> None:
-        self._begun = True
+    def _begin_parsing(self) -> None:
+        """A request begins in what has come in already."""
+        self.state = RECEIVING
         self.deadline = self.site.seconds() + self.site.bounds.header_time
 
     def lineReceived(self, line: bytes) -> None:
-        if not self.discarding:
+        if self.state < DISCARDING:
             super().lineReceived(line)
 
     def rawDataReceived(self, data: bytes) -> None:
-        if not self.discarding:
-            super().rawDataReceived(data)
-        elif self._relay is not None:
+        if self.state is RELAYING:
+            assert self._relay is not None
             self._relay.received(data)
+        elif self.state < DISCARDING:
+            super().rawDataReceived(data)
 
     def lineLengthExceeded(self, line: bytes) -> None:
-        self._respondToBadRequestAndDisconnect()
-
-    def request_line(self) -> tuple[bytes, bytes, bytes]:
-        """Method, target and version of the request whose body is coming in."""
-        return self._command, self._path, self._version
+        self.bad_request()
 
     def allHeadersReceived(self) -> None:
         request = self.requests[-1]
         headers = request.requestHeaders
-        self._path, named = origin_form(self._path)
-        refused = refusal(
-            self._command, self._version, headers.getRawHeaders(b"Host", ()), named, self._transferDecoder is not None
-        )
+        command, target, version = self.request_line
+        target, named = origin_form(target)
+        self.set_target(target)
+        refused = refusal(command, version, headers.getRawHeaders(b"Host", ()), named, self.tells_length)
         if refused is not None:
             self.end(*refused)
             return
         if named is not None:
             headers.setRawHeaders(b"Host", [named])  # what the target names goes before what the header does
-        self.persistent = self.checkPersistence(request, self._version)
+        self.persistent = self.checkPersistence(request, version)
         request.gotLength(self.length)
         self.deadline = self.site.seconds() + self.site.bounds.body_time
-        expects = self._version == b"HTTP/1.1" and any(
-            value.strip().lower() == b"100-continue" for value in request.requestHeaders.getRawHeaders(b"Expect", ())
+        expects = version == b"HTTP/1.1" and any(
+            value.strip().lower() == b"100-continue" for value in headers.getRawHeaders(b"Expect", ())
         )
         if request.too_large and (expects or (self.length or 0) > bounds.MOST_DISCARDED):
             request.refuse_body()
         elif expects:
-            self._send100Continue()
+            self.send_continue()
 
     def checkPersistence(self, request: http.Request, version: bytes) -> bool:
         """Tell whether the connection goes on after this request. RFC 9112, section 9.3; HTTP/1.0's never does."""
@@ -238,41 +249,46 @@ class Channel(Sender):
         return version == b"HTTP/1.1" and b"close" not in [value.strip() for value in values] and not self.site.stopped
 
     def allContentReceived(self) -> None:
-        if self.discarding:
+        if self.state >= DISCARDING:
             return
         self.came_to_its_end()
+        self.state = ANSWERING
         self.deadline = NEVER
         super().allContentReceived()
 
+    def bad_request(self) -> None:
+        self.end(400, b"This is not a valid HTTP request.\n")
+
+    def end(self, code: int, body: bytes) -> None:
+        """Answer something that is no complete request, and end the connection."""
+        if self.state < DISCARDING:
+            self.discard()
+            self.send(code, PLAIN, body)
+            self.deadline = self.site.seconds() + bounds.LINGER
+
+    def discard(self) -> None:
+        """Look at nothing that comes in any more: the connection ends with the next answer."""
+        self.state = DISCARDING
+        self.persistent = False
+
+    # What goes out: see also the base class.
+
     def requestDone(self, request: http.Request) -> None:
-        self._begun = False
-        self._head = b""
+        """Called when an answer has been written."""
+        self.known_calls.forget()
         now = self.site.seconds()
-        if self.discarding:
+        if self.state >= DISCARDING:
             self.requests.remove(request)
             self.deadline = now + bounds.LINGER
             return
         limits = self.site.bounds
-        self.deadline = now + (limits.send_time if self._waitingForTransport else limits.idle_time)
+        self.state = IDLE
+        self.deadline = now + (limits.send_time if self.client_is_slow else limits.idle_time)
         super().requestDone(request)
-        if self._buffer and not self._begun and self.persistent and not self.paused:
-            self._begin()
-        if self._sent_all:
+        if self.state is IDLE and self.unparsed and self.persistent and not self.paused:
+            self._begin_parsing()
+        if self._client_has_ended:
             self.readConnectionLost()
-
-    def _respondToBadRequestAndDisconnect(self) -> None:
-        # twisted.web's own closes while the client may still be sending, which can destroy the answer (RFC 9112, 9.6).
-        self.end(400, b"This is no HTTP request.\n")
-
-    def end(self, code: int, body: bytes) -> None:
-        """Answer something that is no complete request, and end the connection."""
-        if not self.discarding:
-            self.discarding = True
-            self.persistent = False
-            self.send(code, PLAIN, body)
-            self.deadline = self.site.seconds() + bounds.LINGER
-
-    # What goes out: see also the base class.
 
     def pauseProducing(self) -> None:
         """
@@ -286,7 +302,7 @@ class Channel(Sender):
             return
         self.paused = True
         super().pauseProducing()
-        self._networkProducer.pauseProducing()
+        self.stop_reading()
 
     def resumeProducing(self) -> None:
         """Called when the client has taken all that was written."""
@@ -296,38 +312,36 @@ class Channel(Sender):
         self._sent()
         super().resumeProducing()
         self.paused = False
-        if not self._handlingRequest and not self._closing and not self.discarding:
-            if not self._begun:
+        if self.state in (IDLE, RECEIVING, HOLDING):
+            if self.state is IDLE:
                 self.deadline = self.site.seconds() + self.site.bounds.idle_time
-            if self._buffer:
-                self._begin()
-                http.HTTPChannel.dataReceived(self, b"")
-        self._networkProducer.resumeProducing()
-        if self._sent_all:
+            if self.unparsed:
+                self._begin_parsing()
+                self.parse_unparsed()
+        self.read_on()
+        if self._client_has_ended:
             self.readConnectionLost()
 
     # How it ends.
 
     def readConnectionLost(self) -> None:
         """
-        The client has sent its last byte, and may still read: whole requests are answered, then the connection ends.
+        The client has sent its last byte, and may still read: complete requests are answered, then the connection ends.
 
         Over TLS there is no such thing: what ends one direction ends both.
         """
-        self._sent_all = True
-        if self._refused:
-            return  # it is ending
+        self._client_has_ended = True
         if self._relay is not None:
             self.transport.abortConnection()
-        elif not (self._handlingRequest or self.paused or self._busyReceiving) or self.discarding:
+        elif self.state is DISCARDING or (self.state in (IDLE, RECEIVING, HOLDING) and not (self.paused or self.parsing)):
             self.loseConnection()
 
     def writeConnectionLost(self) -> None:
         """Called where only the sending direction was ended: that is never done here."""
 
     def loseConnection(self) -> None:
-        if not self._closing:
-            self._closing = True
+        if self.state is not CLOSING:
+            self.state = CLOSING
             self.deadline = self.site.seconds() + self.site.bounds.send_time
         super().loseConnection()
 
@@ -335,20 +349,18 @@ class Channel(Sender):
         """Close the connection now, or after the answer that is under way."""
         self.persistent = False
         if self._relay is not None:
-            self._relay.finish(GOING_AWAY, "The server stops.")
-        elif not self.requests and not self.discarding:
+            self._relay.finish(GOING_AWAY, "The server is stopping.")
+        elif not self.requests and self.state < DISCARDING:
             self.loseConnection()
 
     def expire(self) -> None:
         """Called after the deadline."""
-        if self._closing or self._waitingForTransport:
+        if self.state is CLOSING or self.client_is_slow:
             self.deadline = NEVER
             self.transport.abortConnection()
         elif self._relay is not None:
             self._relay.look()
-        elif self.discarding or not self._begun:
-            self.loseConnection()
-        elif self.requests or self._buffer or self._held:
+        elif self.state is HOLDING or (self.state in (RECEIVING, ANSWERING) and (self.requests or self.unparsed)):
             self.end(408, b"The request took too long to arrive.\n")
         else:
             self.loseConnection()

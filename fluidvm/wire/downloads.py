@@ -44,7 +44,7 @@ class DiskDoor(resource.Resource):  # type: ignore[misc]
         channel = request.channel
         if channel is None:
             return
-        if not request.startedWriting:
+        if not request.answer_begun:
             refused(failure, request, self._transfers)
             return
         self._log.warn("The content of a disk couldn't be sent to its end: {error}", error=str(failure.value))
@@ -68,7 +68,7 @@ class DiskDoor(resource.Resource):  # type: ignore[misc]
 
 def _cut(request: Any) -> None:
     """What can still be said of an answer whose head is gone: that this wasn't all."""
-    if request.startedWriting and request.channel is not None:
+    if request.answer_begun and request.channel is not None:
         request.channel.transport.abortConnection()
 
 
@@ -156,7 +156,7 @@ async def _send(
     request: Any, fetching: Fetching, contents: Contents, start: int, end: int, code: int, headers: bytes
 ) -> None:
     channel = request.channel
-    request.startedWriting = 1
+    request.begin_answer()
     channel.transport.write(channel.head(code, BYTES, end - start, headers))
     if request.method == b"GET":
         gate = _Gate(channel)

@@ -1,4 +1,4 @@
-"""Twisted's HTTP request, with its body in memory and within bounds."""
+"""An HTTP request whose body is in memory and within bounds."""
 
 from __future__ import annotations
 
@@ -6,17 +6,18 @@ from collections.abc import Mapping
 from typing import Any, Protocol
 
 from twisted.internet.defer import Deferred
-from twisted.web import server
+from twisted.logger import Logger
 
 from fluidvm.wire.bounds import MOST_DISCARDED, Bounds
 from fluidvm.wire.compression import GZIP, Gzipped
 from fluidvm.wire.forms import Form
 from fluidvm.wire.hosts import Hosts
+from fluidvm.wire.known_calls import Heads
 from fluidvm.wire.peer import Peer
 from fluidvm.wire.proxies import Proxies
+from fluidvm.wire.twisted_internals import ParsedRequest
 from fluidvm.wire.unsent import Room, Unsent
 
-Heads = dict[bytes, tuple[int, Form]]
 XML = b"text/xml"
 PLAIN = b"text/plain; charset=utf-8"
 
@@ -30,19 +31,19 @@ class Answers(Protocol):
 
 class Front(Protocol):
     """
-    What connections need of the site that they belong to.
+    What connections need from the site that they belong to.
 
     @ivar bounds: for all of them.
     @ivar calls: what answers calls.
-    @ivar heads: what L{remember} has learnt: how many bytes of body follow a head, and in which form it and its answer are.
-    @ivar loopback_heads: the same on loopback, where heads have to pass C{hosts}.
-    @ivar tls_headers: as C{headers}, over TLS.
+    @ivar heads: the heads that L{remember} has stored.
+    @ivar loopback_heads: the same for loopback connections, where C{hosts} must admit the header Host.
+    @ivar tls_headers: the same over TLS.
     @ivar takers: what takes bodies of any length, by method and path.
-    @ivar headers: the header lines that all answers have.
-    @ivar proxies: whose word is taken for where a client is.
-    @ivar unfinished: what requests hold that haven't come to their end.
-    @ivar unsent: what answers hold that clients haven't taken.
-    @ivar stopped: no port listens any more; connections end with the answer under way.
+    @ivar headers: the header lines of all answers.
+    @ivar proxies: which proxies are trusted to name the client.
+    @ivar unfinished: counts the bytes of incomplete requests.
+    @ivar unsent: counts the bytes of answers that clients have not read.
+    @ivar stopped: no port listens any more; each connection ends after its current answer.
     """
 
     bounds: Bounds
@@ -61,44 +62,44 @@ class Front(Protocol):
     def takers(self) -> Mapping[tuple[bytes, bytes], Any]: ...
 
     def at(self, path: bytes) -> Any:
-        """What lies at a path; C{None}: nothing."""
+        """Return the resource at a path, or C{None}."""
 
     def seconds(self) -> float:
         """The time that deadlines are in."""
 
     def admit(self, channel: Any, address: str) -> bool:
-        """Count a new connection. @return: whether it may stay; if not, it isn't counted."""
+        """Count a new connection. @return: whether it is accepted; if not, it is not counted."""
 
     def forget(self, channel: Any, address: str) -> None:
-        """Count a connection out."""
+        """Count a connection no longer: it has ended."""
 
     def remember(self, heads: Heads, head: bytes, length: int, form: Form) -> None:
-        """Learn that a head is that of a call like all others. @param length: of the body that follows it."""
+        """Store the head of an ordinary call. @param length: of the body that follows it, in bytes."""
 
     def served(self, peer: Peer, method: bytes, path: bytes, code: int, size: int) -> None:
-        """Note an answer that has been written. @param size: of its body, in bytes."""
+        """Log an answer that has been written. @param size: of its body, in bytes."""
 
 
-class Request(server.Request):  # type: ignore[misc]
+class Request(ParsedRequest):
     """
-    A request whose body stays in memory and within the limit. Nothing in it is taken for a form.
+    A request whose body stays in memory and within the limit. It is never parsed as a form.
 
     @ivar body: the body, once it is complete; empty if it was too large.
-    @ivar too_large: the body is over the limit, or isn't wanted.
-    @ivar sink: takes the body instead, piece by piece. It hears of the request's end by C{notifyFinish}.
+    @ivar too_large: the body is larger than the limit, or is not wanted.
+    @ivar sink: takes the body instead, piece by piece. C{notifyFinish} tells it when the request ends.
     """
 
     body: bytes | bytearray = b""
     too_large = False
     sink: Any = None
-    channel: Any
     site: Any
+    log = Logger()
     _size = 0
 
     def gotLength(self, length: int | None) -> None:
         """Called before the body. @param length: in bytes, C{None} if it comes in chunks."""
         channel = self.channel
-        command, uri, _ = channel.request_line()
+        command, uri, _ = channel.request_line
         taker = channel.site.takers.get((command, uri.partition(b"?")[0]))
         if taker is not None and self._misnamed():
             self.too_large = True  # nothing of it is wanted: see L{process}
@@ -135,12 +136,11 @@ class Request(server.Request):  # type: ignore[misc]
         return bool(channel.loopback) and not channel.site.hosts.admits(_first(self, b"Host"))
 
     def refuse_body(self) -> None:
-        """Answer a request that is too large before its body has come; the connection ends with it."""
+        """Answer a request before its body has arrived, and end the connection."""
         channel = self.channel
         if channel is not None and not channel.discarding:
-            channel.discarding = True
-            channel.persistent = False
-            self.requestReceived(*channel.request_line())
+            channel.discard()
+            self.requestReceived(*channel.request_line)
 
     def requestReceived(self, command: bytes, path: bytes, version: bytes) -> None:
         """Called when the request is complete. Unlike twisted.web's own it parses no query and no form."""
@@ -154,19 +154,19 @@ class Request(server.Request):  # type: ignore[misc]
         try:
             resource = site.at(self.path)
             if self._misnamed():
-                self.answer(421, PLAIN, b"This server isn't called so: see the option --hosts.\n")
+                self.answer(421, PLAIN, b"Unknown Host; add it to the option --hosts.\n")
             elif resource is None:
-                self.answer(404, PLAIN, b"There is nothing here.\n")
+                self.answer(404, PLAIN, b"Nothing is served at this path; send calls to /RPC2.\n")
             else:
                 resource.render(self)
         except Exception:
-            self._log.failure("A request failed")
-            if not self.finished and not self._disconnected:
-                self.answer(500, PLAIN, b"The server failed.\n")
+            self.log.failure("A request failed")
+            if not self.over:
+                self.answer(500, PLAIN, b"The server failed; its log says why.\n")
 
     def answer(self, code: int, kind: bytes, body: bytes, headers: bytes = b"") -> None:
         """
-        Answer the request and end it. A client that has gone is no error.
+        Answer the request and end it. If the client has disconnected, nothing happens.
 
         @param code: HTTP's status.
         @param kind: the body's media type.
@@ -179,25 +179,23 @@ class Request(server.Request):  # type: ignore[misc]
         self.end(code, len(body))
 
     def end(self, code: int, size: int) -> None:
-        """The answer has been written: the connection goes on. @param size: the body's bytes."""
+        """Call this after the whole answer was written. @param size: of its body, in bytes."""
         channel = self.channel
-        self.code, self.sentLength, self.startedWriting = code, size, 1
         channel.site.served(channel.peer_of(self), self.method, self.path, code, size)
-        self.finished = 1
-        self._cleanup()
+        self.conclude(code, size)
 
     def answer_later(self, document: bytes | Deferred[bytes]) -> None:
         """
-        Answer a call with a document that comes later.
+        Answer a call with a document that is ready now or later.
 
-        The Deferred isn't cancelled when the client goes: what it asked for may be half done, and it may ask again for the
-        outcome. The longest query waits for 25 s.
+        The Deferred is not cancelled when the client disconnects: its call may be half done, and the client may ask for the
+        outcome later. The longest query waits for 25 s.
 
-        @param document: must not fail.
+        @param document: a Deferred must not fail.
         """
         if isinstance(document, Deferred):
             document.addCallback(self.answer_call)
-            document.addErrback(lambda failure: self._log.failure("An answer was lost", failure))
+            document.addErrback(lambda failure: self.log.failure("An answer was lost", failure))
         else:
             self.answer_call(document)
 

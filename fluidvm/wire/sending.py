@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 from http import HTTPStatus
-from typing import Any
 
 from twisted.internet.abstract import FileDescriptor
 from twisted.internet.interfaces import ISSLTransport
-from twisted.web import http
 
 from fluidvm.wire import bounds
 from fluidvm.wire.peer import Peer
 from fluidvm.wire.request import Front, Request
+from fluidvm.wire.twisted_internals import Parser
 
 LARGE = 2**17
 """Bytes of an answer that is worth a system call to save a copy of it."""
@@ -19,7 +18,7 @@ LARGE = 2**17
 _STATUS = {status.value: b"HTTP/1.1 %d %s\r\n" % (status.value, status.phrase.encode()) for status in HTTPStatus}
 
 
-class Sender(http.HTTPChannel):  # type: ignore[misc]
+class Sender(Parser):
     """
     The base of L{fluidvm.wire.channel.Channel}.
 
@@ -27,7 +26,6 @@ class Sender(http.HTTPChannel):  # type: ignore[misc]
     """
 
     site: Front
-    transport: Any
     _peer: Peer | None = None
     _proxy = False
     _secure = False
@@ -92,7 +90,7 @@ class Sender(http.HTTPChannel):  # type: ignore[misc]
             if isinstance(self.transport, FileDescriptor):
                 self.transport.doWrite()
             self.transport.write(body)
-        if not self._waitingForTransport:
+        if not self.client_is_slow:
             self._sent()
 
     def _sent(self) -> None:

@@ -1,4 +1,4 @@
-"""The HTTP front: XML-RPC at C{/RPC2}, consoles, images' and disks' bytes, the server's health, nothing else."""
+"""What is served over HTTP: XML-RPC, consoles, the bytes of images and disks, and the server's health."""
 
 from __future__ import annotations
 
@@ -24,9 +24,10 @@ from fluidvm.wire.compression import Compressor
 from fluidvm.wire.downloads import DISK_PATH, DiskDoor
 from fluidvm.wire.forms import PLAIN_FORM, Form, form_of, to_utf8
 from fluidvm.wire.hosts import Hosts
+from fluidvm.wire.known_calls import Heads
 from fluidvm.wire.peer import Peer
 from fluidvm.wire.proxies import Proxies
-from fluidvm.wire.request import PLAIN, XML, Heads, Request, text
+from fluidvm.wire.request import PLAIN, XML, Request, text
 from fluidvm.wire.unsent import Room, Unsent
 from fluidvm.wire.uploads import UPLOADS, UploadDoor
 from fluidvm.wire.websocket import ConsoleDoor
@@ -39,7 +40,7 @@ HEADERS = (
 )
 XML_TYPES = ("text/xml", "application/xml")
 MOST_HEADS = 1000
-"""Heads of calls that are remembered."""
+"""How many heads of calls are stored."""
 
 SWEEP = 1.0
 """Seconds between two looks at the deadlines."""
@@ -56,10 +57,10 @@ class IDispatch(Protocol):
 
 class Calls(xmlrpc.XMLRPC):  # type: ignore[misc]
     """
-    XML-RPC calls. They are parsed, checked and answered by the dispatcher, none by the base class.
+    C{/RPC2}: XML-RPC calls. The dispatcher parses, checks and answers them, not the base class.
 
     @param dispatcher: answers the bodies.
-    @param compressor: for clients that ask for it; C{None}: nothing is compressed.
+    @param compressor: compresses answers for clients that accept it; C{None}: nothing is compressed.
     """
 
     def __init__(self, dispatcher: IDispatch, bounds: Bounds, compressor: Compressor | None) -> None:
@@ -67,20 +68,20 @@ class Calls(xmlrpc.XMLRPC):  # type: ignore[misc]
         self._dispatcher = dispatcher
         self._compressor = compressor
         self._too_large = TooLarge(
-            f"The request is over the limit of {bounds.max_request} bytes: send fewer or smaller calls."
+            f"The request is larger than the limit of {bounds.max_request} bytes; send fewer or smaller calls."
         )
 
     def render(self, request: Request) -> int:
         if request.method != b"POST":
-            request.answer(405, PLAIN, b"Calls come by POST.\n", b"Allow: POST\r\n")
+            request.answer(405, PLAIN, b"Send calls by POST.\n", b"Allow: POST\r\n")
         # RFC 7303 registers both types; the specification names the first. A program may leave it out; a web page that does
         # is not asked by its browser whether it may call (Fetch, "CORS-safelisted request-header"), but named in Origin.
         elif (kind := text(request, b"Content-Type")) not in XML_TYPES and (kind or _from_page(request)):
-            request.answer(415, PLAIN, b"A call's Content-Type is text/xml.\n")
+            request.answer(415, PLAIN, b"Send calls with Content-Type: text/xml.\n")
         elif (form := form_of(request.requestHeaders)) is None:
-            request.answer(415, PLAIN, b"This charset isn't known here: send UTF-8.\n")
+            request.answer(415, PLAIN, b"Unknown charset; send UTF-8.\n")
         elif text(request, b"Content-Encoding") not in ("", "identity"):
-            request.answer(415, PLAIN, b"A call has no Content-Encoding.\n", b"Accept-Encoding: identity\r\n")
+            request.answer(415, PLAIN, b"Send calls without Content-Encoding.\n", b"Accept-Encoding: identity\r\n")
         elif request.too_large:
             request.answer(200, XML, _document(self._too_large))
         else:
@@ -125,9 +126,9 @@ def _failed(failure: Failure) -> bytes:
 
 class HealthReport(resource.Resource):  # type: ignore[misc]
     """
-    Whether the server can serve: 200 or 503, and a JSON object with the reasons.
+    C{/health}: whether the server works. The answer is 200 or 503, and a JSON object with the reasons.
 
-    @param health: tells it.
+    @param health: returns whether the server works, and the JSON object.
     """
 
     isLeaf = True
@@ -139,21 +140,21 @@ class HealthReport(resource.Resource):  # type: ignore[misc]
 
     def render(self, request: Request) -> int:
         if request.method not in (b"GET", b"HEAD"):
-            request.answer(405, PLAIN, b"Health is asked for by GET.\n", b"Allow: GET, HEAD\r\n")
+            request.answer(405, PLAIN, b"Use GET to read the server's health.\n", b"Allow: GET, HEAD\r\n")
             return server.NOT_DONE_YET
         try:
             well, report = self._health()
             body = json.dumps(report).encode() + b"\n"
         except Exception:
-            self._log.failure("The server can't tell its health")
-            well, body = False, b'{"status": "failing", "reasons": ["the server can\'t tell its health"]}\n'
+            self._log.failure("The health check failed")
+            well, body = False, b'{"status": "failing", "reasons": ["the health check failed"]}\n'
         request.answer(200 if well else 503, b"application/json", body)
         return server.NOT_DONE_YET
 
 
 class Site(server.Site):  # type: ignore[misc]
     """
-    The factory of connections. It counts them, and ends those that are past their deadline.
+    The factory of connections. It counts them, and calls those that are past their deadline.
 
     Its attributes are those of L{fluidvm.wire.request.Front}.
     """
@@ -210,14 +211,14 @@ class Site(server.Site):  # type: ignore[misc]
         self.tls_headers = self.headers + b"Strict-Transport-Security: max-age=31536000\r\n"
 
     def at(self, path: bytes) -> resource.Resource | None:
-        """What lies at a path; C{None}: nothing."""
+        """Return the resource at a path, or C{None}."""
         found = self.resources.get(path)
         if found is None and DISK_PATH.fullmatch(path):
             return self._disks
         return found
 
     def acceptableProtocols(self) -> list[bytes]:
-        """What TLS may negotiate: not HTTP/2, whose connections would have none of the bounds."""
+        """What TLS may negotiate: not HTTP/2, as its connections would have no bounds."""
         return [b"http/1.1"]
 
     # The base class keeps a log file and a timer for its date.
@@ -236,7 +237,7 @@ class Site(server.Site):  # type: ignore[misc]
         """Nothing: see L{served}."""
 
     def served(self, peer: Peer, method: bytes, path: bytes, code: int, size: int) -> None:
-        """Note an answer that has been written. @param size: of its body, in bytes."""
+        """Log an answer that has been written. @param size: of its body, in bytes."""
         if self._access_log:
             self._log.info(
                 "{address} {method} {path} {code} {size}",
@@ -248,7 +249,7 @@ class Site(server.Site):  # type: ignore[misc]
             )
 
     def remember(self, heads: Heads, head: bytes, length: int, form: Form) -> None:
-        """Learn that a head is that of a call like all others. @param length: of the body that follows it."""
+        """Store the head of an ordinary call. @param length: of the body that follows it, in bytes."""
         if not self.stopped:
             if len(heads) >= MOST_HEADS:
                 heads.clear()
@@ -264,7 +265,7 @@ class Site(server.Site):  # type: ignore[misc]
         return self._by_address[address]
 
     def admit(self, channel: Channel, address: str) -> bool:
-        """Count a new connection. @return: whether it may stay; if not, it isn't counted."""
+        """Count a new connection. @return: whether it is accepted; if not, it is not counted."""
         bounds = self.bounds
         crowded = self._by_address[address] >= bounds.connections_per_address and not self.proxies.trusts(address)
         if crowded or len(self._channels) >= bounds.connections:
@@ -279,7 +280,7 @@ class Site(server.Site):  # type: ignore[misc]
         return True
 
     def forget(self, channel: Channel, address: str) -> None:
-        """Count a connection out."""
+        """Count a connection no longer: it has ended."""
         if self._channels.pop(channel, self) is self:
             return
         self._by_address[address] -= 1
@@ -292,7 +293,7 @@ class Site(server.Site):  # type: ignore[misc]
     def _sweep(self) -> None:
         self._sweeping = self.reactor.callLater(SWEEP, self._sweep)
         self._date()
-        if self._refused:  # one line for all: who is refused tries again
+        if self._refused:  # one line for all, as refused clients try again
             self._log.warn(
                 "Refused {count} connections, the last from {address}: too many are open",
                 count=self._refused,
@@ -328,15 +329,15 @@ def make_site(
     Make the factory to listen with.
 
     @param dispatcher: answers the bodies of calls.
-    @param health: tells whether the server can serve, and an object for JSON that says why not.
+    @param health: returns whether the server works, and a JSON object with the reasons.
     @param reactor: the clock; default: the global reactor.
     @param access_log: log a line for every answer.
-    @param proxies: whose word is taken for where a client is; default: nobody's.
-    @param hosts: names that clients may call the server by where they reach it on loopback.
-    @param consoles: what opens consoles; default: there are none.
-    @param transfers: who may send and fetch images' and disks' bytes; default: nobody.
-    @param unsent: what counts the answers that clients haven't taken, the dispatcher's; default: one of its own.
-    @param compressor: compresses answers for clients that ask for it; default: none are.
+    @param proxies: which proxies are trusted to name the client; default: none.
+    @param hosts: names that loopback clients may use for the server.
+    @param consoles: opens consoles; default: consoles are not served.
+    @param transfers: admits uploads and downloads; default: they are not served.
+    @param unsent: counts answers that clients have not read; the dispatcher has the same; default: a new one.
+    @param compressor: compresses answers for clients that accept it; default: nothing is compressed.
 
     The other parameters are those of L{Bounds}.
     """

@@ -1,7 +1,7 @@
 """
 Consoles over WebSocket (RFC 6455), by wsproto.
 
-twisted.web's own WebSocket takes the connection out of the channel's hands, and with it out of its bounds.
+The WebSocket of twisted.web would take the connection from the channel, which then could not enforce its bounds.
 """
 
 from __future__ import annotations
@@ -33,24 +33,25 @@ if TYPE_CHECKING:
     from fluidvm.access.consoles import Console, Consoles
 
 LOOK = 5.0
-"""Seconds between two looks at whether a console may stay."""
+"""Seconds between two checks whether a console may stay open."""
 PING = 10.0
 """Seconds between two pings: sessions end after 30 s of silence, and an open console keeps its own alive."""
 SILENCE = 30.0
-"""Seconds after which a client that answers no ping is gone."""
+"""Seconds after which a client that answers no ping is disconnected."""
 SUBPROTOCOL = "binary"
-"""What noVNC's older versions ask for."""
+"""Older versions of noVNC ask for it."""
 LONGEST_REASON = 120
 MOST_AT_ONCE = 200
-"""Messages of one client that are looked at in one turn of the reactor: some milliseconds."""
+"""How many messages of one client are handled in one turn of the reactor: some milliseconds."""
 TALKING = (ConnectionState.OPEN, ConnectionState.LOCAL_CLOSING)
 STATUSES = (403, 404, 409, 501, 503)
 
 
 class ConsoleDoor(resource.Resource):  # type: ignore[misc]
-    """What lies at C{/console}: a WebSocket for each ticket."""
+    """C{/console}: a WebSocket for each ticket."""
 
     isLeaf = True
+    _log = Logger()
 
     def __init__(self, consoles: Consoles) -> None:
         super().__init__()
@@ -65,11 +66,11 @@ class ConsoleDoor(resource.Resource):  # type: ignore[misc]
         except (RemoteProtocolError, h11.ProtocolError, UnicodeError, StopIteration):  # h11 reads the headers for wsproto
             pass
         if wanted is None or request.method != b"GET":
-            words = b"A console is opened by WebSocket (RFC 6455), version 13.\n"
+            words = b"Open a console by WebSocket (RFC 6455), version 13.\n"
             request.answer(426, PLAIN, words, b"Upgrade: websocket\r\nConnection: Upgrade\r\nSec-WebSocket-Version: 13\r\n")
             return server.NOT_DONE_YET
         Deferred.fromCoroutine(self._open(request, socket, wanted)).addErrback(
-            lambda failure: request._log.failure("A console failed", failure)
+            lambda failure: self._log.failure("A console failed", failure)
         )
         return server.NOT_DONE_YET
 
@@ -77,7 +78,7 @@ class ConsoleDoor(resource.Resource):  # type: ignore[misc]
         try:
             tickets = parse_qs(request.uri.partition(b"?")[2].decode("ascii", "replace")).get("ticket", [])
             if len(tickets) != 1:
-                raise NotFound("A console's path has one ticket: ask get_vm_console for it.")
+                raise NotFound("Open a console with exactly one ticket; get_vm_console returns it.")
             console = self._consoles.take(tickets[0])
             address = request.channel.peer_of(request).address
             await console.open(Relay(request, socket, wanted, console), address)
@@ -89,7 +90,7 @@ class ConsoleDoor(resource.Resource):  # type: ignore[misc]
 
 @implementer(IPushProducer)
 class _Typing:
-    """What a client types, held back while the console takes no more."""
+    """Stops reading from the client while the console accepts no input."""
 
     def __init__(self, relay: Relay) -> None:
         self._relay = relay
@@ -101,17 +102,17 @@ class _Typing:
         self._relay.go_on()
 
     def stopProducing(self) -> None:
-        """The console has ended: the relay says so to the client."""
+        """Nothing: the relay tells the client that the console has ended."""
 
 
 class Relay(Protocol):
     """
-    A console's viewer: passes on what goes between it and a client's WebSocket.
+    Passes bytes between a console and the WebSocket of its viewer.
 
-    Each side is read only while the other one takes what it is sent: a client's pings are answered into the same buffer as
-    the console's bytes. A side that takes nothing for C{send_time} ends the relay.
+    Each side is read only while the other one keeps up, as the answers to a client's pings go into the same buffer as the
+    bytes of the console. If a side reads nothing for C{send_time}, the relay ends.
 
-    @param request: what asked for it; when the console is connected, so is the WebSocket.
+    @param request: the request that opens it. The WebSocket is accepted once the console is connected.
     """
 
     _log = Logger()
@@ -126,11 +127,11 @@ class Relay(Protocol):
         self._connected = False
         self._finishing = False
         self._client_stuck: float | None = None
-        """Since when the client hasn't taken all that was sent to it."""
+        """Since when the client hasn't read all that was sent to it."""
         self._console_stuck: float | None = None
-        """Since when the console hasn't taken all that was typed."""
+        """Since when the console hasn't read all that was typed."""
         self._backlog = False
-        """Some of what the client has sent isn't looked at yet."""
+        """Some of what the client has sent isn't handled yet."""
         self._working: IDelayedCall | None = None
         self._abandoning: IDelayedCall | None = None
         self._heard = False
@@ -141,7 +142,7 @@ class Relay(Protocol):
     def connectionMade(self) -> None:
         channel = self._request.channel
         self._connected = True
-        if channel is None:  # the client hasn't waited
+        if channel is None:  # the client has disconnected meanwhile
             self.transport.loseConnection()
             return
         self._channel = channel
@@ -167,18 +168,18 @@ class Relay(Protocol):
             self.finish(CloseReason.NORMAL_CLOSURE, "The console has ended.")
 
     def hold(self) -> None:
-        """The console doesn't keep up. Called again with each write."""
+        """Called when the console doesn't keep up, and again with each write."""
         if self._console_stuck is None and self._channel is not None:
             self._console_stuck = self._channel.site.seconds()
             self._steer()
 
     def go_on(self) -> None:
-        """It does again."""
+        """Called when it keeps up again."""
         self._console_stuck = None
         self._steer()
 
     def _leave(self) -> None:
-        """Let go of the console, which has a moment to take what was typed."""
+        """Disconnect from the console. It has C{LINGER} seconds to read what was typed."""
         if self._connected and self._abandoning is None:
             self.transport.unregisterProducer()
             self.transport.loseConnection()
@@ -191,7 +192,7 @@ class Relay(Protocol):
     # The client's.
 
     def received(self, data: bytes) -> None:
-        """Take what the client sends."""
+        """Called with bytes from the client."""
         if self._channel is None or self._socket.state not in TALKING:
             return
         self._heard = True
@@ -200,9 +201,9 @@ class Relay(Protocol):
 
     def _work(self) -> None:
         """
-        Look at what the client has sent: some of it now, the rest in the reactor's next turns.
+        Handle what the client has sent: some of it now, the rest in the next turns of the reactor.
 
-        A piece from the network can hold ten thousand messages, which take a quarter of a second.
+        One read from the network can bring ten thousand messages, which take a quarter of a second.
         """
         self._backlog = False
         left = MOST_AT_ONCE
@@ -228,7 +229,7 @@ class Relay(Protocol):
         return self._client_stuck is not None or self._console_stuck is not None
 
     def _steer(self) -> None:
-        """Read from the client, or don't, as things are."""
+        """Read from the client, or pause."""
         channel = self._channel
         if channel is None or channel.transport.disconnecting:
             return
@@ -240,21 +241,21 @@ class Relay(Protocol):
             self._working = channel.site.reactor.callLater(0, self._work)
 
     def _closed(self, event: CloseConnection) -> None:
-        """The client has ended the WebSocket, or broken its rules."""
+        """The client has closed the WebSocket, or violated the protocol."""
         if not self._finishing:
             self._send(event.response())
         self._finishing = True
         self._channel.loseConnection()
 
     def gone(self) -> None:
-        """The client's connection has ended."""
+        """Called when the client's connection has ended."""
         self._channel = None
         if self._working is not None and self._working.active():
             self._working.cancel()
         self._leave()
 
     def pause(self) -> None:
-        """The client doesn't keep up. Called again with each write."""
+        """Called when the client doesn't keep up, and again with each write."""
         if self._client_stuck is None:
             self._client_stuck = self._channel.site.seconds()
             if self._connected:
@@ -262,7 +263,7 @@ class Relay(Protocol):
             self._steer()
 
     def resume(self) -> None:
-        """It does again."""
+        """Called when it keeps up again."""
         self._client_stuck = None
         if self._connected:
             self.transport.resumeProducing()
@@ -274,7 +275,7 @@ class Relay(Protocol):
     # Both.
 
     def finish(self, code: int, words: str) -> None:
-        """End the WebSocket, in words; the client has a moment to answer."""
+        """Close the WebSocket with a reason. The client has C{LINGER} seconds to answer."""
         if self._finishing or self._channel is None:
             return
         self._finishing = True
@@ -285,11 +286,11 @@ class Relay(Protocol):
         self._leave()
 
     def look(self) -> None:
-        """Called at the channel's deadline: see whether all may go on."""
+        """Called at the channel's deadline: check whether the console may stay open."""
         channel = self._channel
         site = channel.site
         now = site.seconds()
-        if self._heard or self._stuck:  # what isn't read can't be heard
+        if self._heard or self._stuck:  # while the client isn't read, it can't be heard
             self._heard = False
             self._last_heard = now
             self._console.touch()
@@ -303,7 +304,7 @@ class Relay(Protocol):
             self.finish(CloseReason.POLICY_VIOLATION, words)
             return
         if self._console_stuck is not None and now - self._console_stuck > site.bounds.send_time:
-            self.finish(CloseReason.TRY_AGAIN_LATER, "The console takes nothing any more.")
+            self.finish(CloseReason.TRY_AGAIN_LATER, "The console accepts no more input.")
             return
         channel.deadline = now + LOOK
         if now >= self._next_ping and self._client_stuck is None:

@@ -245,7 +245,8 @@ class RunnerTests(TestCase):
         await self.assertFailure(Deferred.fromCoroutine(opening), Unreachable)
 
     async def test_commands_wait_for_no_acknowledgements(self) -> None:
-        self.assertTrue(self.ssh._connection.transport.transport.getTcpNoDelay())
+        assert self.ssh._connection is not None
+        self.assertTrue(self.ssh._connection.tcp.getTcpNoDelay())
 
     async def test_a_connection_that_breaks(self) -> None:
         lost: list[str] = []

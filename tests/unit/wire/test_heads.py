@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from fluidvm.wire.heads import origin_form
+from fluidvm.wire.known_calls import KnownCalls
 from tests.unit.wire.support import CALL, SiteTests, answers, post
 
 
@@ -108,5 +109,6 @@ class AbsoluteTests(SiteTests):
             for _ in range(2):
                 channel, transport = self.connect(site)
                 channel.loopback, channel._heads = True, site.loopback_heads
+                channel.known_calls = KnownCalls(site.loopback_heads)
                 channel.dataReceived(post(path=target).replace(b"Host: x", b"Host: " + host))
                 self.assertEqual(answers(transport.value())[0][0], code, (target, host))

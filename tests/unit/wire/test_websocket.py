@@ -162,7 +162,7 @@ class WebSocketTests(ConsoleCase):
     def test_the_server_stops(self) -> None:
         self.open()
         self.on.stopFactory()
-        self.assertEqual(self.closed(), (1001, "The server stops."))
+        self.assertEqual(self.closed(), (1001, "The server is stopping."))
 
     def test_a_client_that_left_while_it_was_opened(self) -> None:
         site = self.site()

@@ -103,7 +103,7 @@ class FloodTests(ConsoleCase):
         while not self.console.guest.lost:
             self.pass_time(1)
             self.assertLess(self.clock.seconds(), 20 + 2 * LOOK)
-        self.assertEqual(self.closed(), (1013, "The console takes nothing any more."))
+        self.assertEqual(self.closed(), (1013, "The console accepts no more input."))
         self.assertTrue(self.console.guest.lost)
         self.assertEqual(self.transport.producerState, "producing")
         self.assertFalse(self.console.guest.aborted)

@@ -230,4 +230,4 @@ class EndTests(ConsoleCase):
         await self.there.stop()
         self.running.remove(self.there)
         await self.until(lambda: looker.lost)
-        self.assertEqual(looker.closed, (1001, "The server stops."))
+        self.assertEqual(looker.closed, (1001, "The server is stopping."))
