@@ -59,10 +59,10 @@ class Consoles:
         now = self._resources.clock.seconds()
         self._tickets = {text: ticket for text, ticket in self._tickets.items() if ticket.expires > now}
         if sum(ticket.session is session for ticket in self._tickets.values()) >= MOST_TICKETS:
-            raise TooLarge(f"{MOST_TICKETS} consoles wait to be opened already: open them, or wait for {LIFE:g} s.")
+            raise TooLarge(f"This session has {MOST_TICKETS} unused console tickets: use them, or wait {LIFE:g} s.")
         record = self._resources.inventory.get(VM, vm)
         if record.state not in ON:
-            raise Conflict(f"VM {record.name} is {record.state}: it has a console when it runs.")
+            raise Conflict(f"VM {record.name} is {record.state}: it has a console only while it is running or paused.")
         text = secrets.token_urlsafe(32)
         self._tickets[text] = _Ticket(session, vm, kind, now + LIFE)
         return text, self._resources.wall_clock() + LIFE
@@ -78,7 +78,7 @@ class Consoles:
             console = Console(self._resources, self._audit, self._open, ticket.session, ticket.vm, ticket.kind)
             if not console.ended():
                 return console
-        raise NotFound("There is no such console, or not any more: ask get_vm_console for another.")
+        raise NotFound("This console does not exist or has expired: call get_vm_console again.")
 
 
 class Console:
@@ -109,7 +109,7 @@ class Console:
         inventory, session = self._resources.inventory, self._session
         record = inventory.get(VM, self._vm)
         if sum(other._session.user == session.user for other in self._open) >= MOST_OPEN:
-            raise Unavailable(f"{MOST_OPEN} consoles of yours are open already: close one of them.")
+            raise Unavailable(f"You already have {MOST_OPEN} consoles open: close one of them.")
         self._open.add(self)
         try:
             await self._connect(record, viewer)

@@ -21,6 +21,7 @@ from fluidvm.engine.job import Resources
 from fluidvm.images.files import UPLOAD_NAME
 from fluidvm.images.uploads import Writing
 from fluidvm.model.faults import ApiFault, Conflict, InvalidParams, NotFound, NotLoggedIn, Unavailable
+from fluidvm.model.kinds import NAME_RULE
 from fluidvm.model.objects import VM, Disk, User
 from fluidvm.store.objects import ChangeRow
 
@@ -72,7 +73,7 @@ class Transfers:
         @raise HeldBack: the one or the other, after many from this address: see L{held_back}.
         """
         if not cookie:
-            raise NotLoggedIn("You are not logged in: authenticate first, and give the cookie.")
+            raise NotLoggedIn("You are not logged in: authenticate first, then send the cookie.")
         session = self.resources.sessions.find(int(cookie) if _NUMBER.fullmatch(cookie) else cookie, address)
         self.rightful(session)
         self.resources.sessions.touch(session)
@@ -136,7 +137,7 @@ class Transfers:
         fetching = Fetching(self, session, address, id)
         disk = fetching.check()
         keys = [("disk", id), *([] if disk.vm is None else [("vm", disk.vm)])]
-        wanted = Conflict(f"A task is at work on disk {disk.name}.")
+        wanted = Conflict(f"A task is using disk {disk.name}: try again when it has ended.")
         if any(self._claims.held(key) for key in keys):
             raise wanted
         self._enter(fetching)
@@ -146,9 +147,9 @@ class Transfers:
 
     def _enter(self, transfer: Transfer) -> None:
         if len(self._under_way) >= MOST:
-            raise Unavailable(f"{MOST} transfers are under way already: try again in a moment.")
+            raise Unavailable(f"{MOST} transfers are already under way: try again in a moment.")
         if sum(other.session.user == transfer.session.user for other in self._under_way) >= MOST_OF_USER:
-            raise Unavailable(f"{MOST_OF_USER} transfers of yours are under way already: wait until one has ended.")
+            raise Unavailable(f"You already have {MOST_OF_USER} transfers under way: wait until one has ended.")
         self._under_way.add(transfer)
         self._schedule()
 
@@ -204,7 +205,7 @@ class Transfers:
 
     async def stop(self) -> None:
         """End all transfers: the server stops."""
-        fault = Unavailable("The server stops: go on when it is back.")
+        fault = Unavailable("The server is stopping: continue when it is back.")
         sendings = list(self._sending.values())
         for transfer in list(self._under_way):
             transfer.stop(fault)
@@ -329,10 +330,10 @@ class Fetching(Transfer):
         check_object(inventory, user, "disk", self.target)
         disk = inventory.get(Disk, self.target)
         if disk.state != "ready":
-            raise Conflict(f"Disk {disk.name} is {disk.state}.")
+            raise Conflict(f"Disk {disk.name} is {disk.state}: it must be ready.")
         vm = None if disk.vm is None else inventory.get(VM, disk.vm)
         if vm is not None and vm.powered:
-            raise Conflict(f"Disk {disk.name} is in use by VM {vm.name}, which runs: stop it first.")
+            raise Conflict(f"Disk {disk.name} is in use by VM {vm.name}, which is running: stop the VM first.")
         return disk
 
     async def open(self) -> Contents:
@@ -397,5 +398,5 @@ class Contents:
 
 def _checked(name: str) -> str:
     if not re.fullmatch(UPLOAD_NAME, name):
-        raise InvalidParams("upload: wants letters, digits, dots, dashes and underscores, 63 at most.")
+        raise InvalidParams(f"upload: must be {NAME_RULE}.")
     return name

@@ -129,7 +129,7 @@ class AuditLog:
             self._waiting.append(counted)
         self._counted = {}
         if self._lost:
-            self._waiting.append(self.line("lost", error=f"{self._lost} lines: the store failed for too long"))
+            self._waiting.append(self.line("lost", error=f"{self._lost} lines lost: the store was unavailable too long"))
             self._lost = 0
         lines = self.take()
         if not lines:

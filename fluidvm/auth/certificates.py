@@ -31,7 +31,7 @@ def read_mapping(path: Path) -> dict[str, str]:
         raise MappingError(f"certificate users {path}: {error}") from None
     for name, user in found.items():
         if not isinstance(user, str) or not user:
-            raise MappingError(f'certificate users {path}: "{name}" wants a user\'s name')
+            raise MappingError(f'certificate users {path}: "{name}" must map to a user\'s name')
     return found
 
 

@@ -137,7 +137,7 @@ class Logins:
         if not attempt.known:
             wait = max(wait, self._by_address.wait(attempt.network), self._by_name.wait(attempt.name))
         if wait > 0:
-            raise TooManyAttempts(f"Too many wrong logins: try again in {ceil(wait)} s.")
+            raise TooManyAttempts(f"Too many failed logins: try again in {ceil(wait)} s.")
 
     def failed(self, attempt: Attempt) -> None:
         """Count a wrong try."""

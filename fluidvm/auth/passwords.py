@@ -25,9 +25,9 @@ def check_password(password: str, name: str, least: int) -> None:
     if len(password) < least:
         raise InvalidParams(f"password: is shorter than {least} characters.")
     if name and password.casefold() in (name.casefold(), name.casefold()[::-1]):
-        raise InvalidParams("password: is the user's name.")
+        raise InvalidParams("password: must not be the user's name, nor that name reversed.")
     if password.casefold() in _common():
-        raise InvalidParams("password: is among the most common ones: everybody tries it first.")
+        raise InvalidParams("password: is one of the most common passwords; choose another.")
 
 
 @cache

@@ -75,7 +75,7 @@ def check_object(
     if entry is None:
         raise missing(type_name, id)
     if change and not owns(user, entry.object.owner):
-        raise Forbidden(f"{what}: {name or f'{type_name} {id}'} is another user's.")
+        raise Forbidden(f"{what}: {name or f'{type_name} {id}'} belongs to another user.")
 
 
 def check_task(inventory: Inventory, actor: int, method: Method, target: int, claims: Iterable[tuple[str, int]]) -> None:
@@ -89,9 +89,9 @@ def check_task(inventory: Inventory, actor: int, method: Method, target: int, cl
     """
     user = inventory.find(User, actor)
     if user is None:
-        raise Forbidden(f"{method.name}: the user who committed it is gone.")
+        raise Forbidden(f"{method.name}: the user who committed this task was deleted.")
     if not user.enabled:
-        raise Forbidden(f"{method.name}: user {user.name}, who committed it, is disabled.")
+        raise Forbidden(f"{method.name}: user {user.name}, who committed this task, is disabled.")
     check_role(user, method.roles, method.name)
     for type_name, id in sorted(claims):
         if type_name not in OBJECT_TYPES or (method.creates and (type_name, id) == (method.target, target)):

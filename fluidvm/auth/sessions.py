@@ -115,8 +115,8 @@ class Session:
         size = len(repr(task.arguments))
         if self.holding[self.user] + size > MOST_HELD:
             raise TooLarge(
-                f"The arguments of your pending tasks have more than {MOST_HELD // 2**20} MiB: "
-                "commit_tasks or discard_tasks first."
+                f"The arguments of your pending tasks exceed {MOST_HELD // 2**20} MiB: "
+                "call commit_tasks or discard_tasks first."
             )
         self._hold(size)
         self.pending.append(task)
@@ -126,7 +126,7 @@ class Session:
     def admit(self) -> None:
         """Refuse one more pending task when there are too many."""
         if len(self.pending) >= MOST_PENDING:
-            raise TooLarge(f"{MOST_PENDING} tasks are pending already: commit_tasks or discard_tasks first.")
+            raise TooLarge(f"{MOST_PENDING} tasks are already pending: call commit_tasks or discard_tasks first.")
 
     def take(self) -> list[PendingTask]:
         """Empty the list of pending tasks and give it."""
@@ -190,7 +190,7 @@ class Sessions:
         @raise TooLarge: the user has too many.
         """
         if self._by_user[user] >= MOST_SESSIONS:
-            raise TooLarge(f"You have {MOST_SESSIONS} sessions: end some by logout, or wait until they have expired.")
+            raise TooLarge(f"You already have {MOST_SESSIONS} sessions: end some with logout, or wait until they expire.")
         cookie = 0
         while cookie == 0 or _key(cookie) in self._by_cookie:
             cookie = secrets.randbits(32) - 2**31
@@ -214,7 +214,7 @@ class Sessions:
         @raise HeldBack: the one or the other, after many from this address.
         """
         if type(cookie) is not int:
-            raise self._refuse(address, InvalidParams(f"cookie: wants an int, not {wire_name(cookie)}."))
+            raise self._refuse(address, InvalidParams(f"cookie: must be an int, not {wire_name(cookie)}."))
         if not INT_LOW <= cookie <= INT_HIGH:
             raise self._refuse(address, InvalidParams("cookie: is out of range: a cookie has 32 bits."))
         session = self._by_cookie.get(_key(cookie))
@@ -230,7 +230,7 @@ class Sessions:
         wait = self._wrong.wait(network)
         self._wrong.failed(network)
         if wait > 0:
-            return HeldBack(f"Too many wrong cookies from your address: authenticate, or try again in {ceil(wait)} s.")
+            return HeldBack(f"Too many invalid cookies from your address: authenticate, or try again in {ceil(wait)} s.")
         return fault
 
     def hold(self, address: str) -> float:

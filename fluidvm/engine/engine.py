@@ -299,7 +299,7 @@ class Engine:
     async def _execute(self, context: Context, place: int, task: Task) -> None:
         method = METHODS.get(task.row.method)
         if method is None:  # another version of the server has committed it
-            unknown = Unsupported(f"This server has no method {task.row.method}: check what came of it.")
+            unknown = Unsupported(f"This server has no method {task.row.method}: check whether the task took effect.")
             await self._end(context, [(place, unknown, "")], [])
             return
         # What a task may change: what it names or has said that it holds, and the disks that its VMs have by then.
@@ -313,7 +313,7 @@ class Engine:
             if task.ending:
                 return
             if method.after_crash is AfterCrash.REPORT and task.row.started is not None:
-                interrupted = Unavailable(f"The server was interrupted during {method.name}: check what came of it.")
+                interrupted = Unavailable(f"The server was interrupted during {method.name}: check whether it took effect.")
                 await self._end(context, [(place, interrupted, "")], [])
                 return
             begun = self._begun(task)

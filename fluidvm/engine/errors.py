@@ -38,7 +38,7 @@ def fault_of(error: Exception, what: str) -> ApiFault:
     for raised, fault in _DRIVER_FAULTS:
         if isinstance(error, raised):
             # A hypervisor's or a guest's words are in it.
-            return fault(sentence(clean(str(error)[: LONGEST - 1])) or f"The hypervisor failed at {what}.")
+            return fault(sentence(clean(str(error)[: LONGEST - 1])) or f"The hypervisor failed during {what}.")
     incident = secrets.token_hex(6)
     _log.failure("Incident {incident}: {what} failed", Failure(error), incident=incident, what=what)
-    return InternalError(f"The server failed at {what}; its log tells why under incident {incident}.")
+    return InternalError(f"The server failed during {what}; for the reason, see its log under incident {incident}.")

@@ -80,13 +80,13 @@ def _unfit(
     if other := another(node, wanted):
         return other
     if not allowed(node.driver):
-        return f"the resource plan hasn't driver {node.driver}"
+        return f"the resource plan doesn't allow driver {node.driver}"
     if node.mode != "active":
         return node.mode
     if node.state != "online":
         return node.state
     if not able(node):
-        return f"driver {node.driver} can't do it"
+        return f"driver {node.driver} doesn't support this"
     given = load(node)
     if lack := shortage(node, wanted, given):
         return lack

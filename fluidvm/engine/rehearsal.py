@@ -74,7 +74,7 @@ class Effort:
         """Something is about to be done. @raise TooLarge: there was too much already."""
         self._steps += 1
         if self._steps > MOST_STEPS or self._spent() > self._end:
-            raise TooLarge("This isn't planned: what is pending takes too long to try at once. Plan fewer tasks at a time.")
+            raise TooLarge("The pending tasks take too long to plan at once: plan fewer tasks at a time.")
 
 
 class _Nodes:
@@ -113,7 +113,7 @@ class _Nodes:
     def _check(self, id: int, ability: type[Interface]) -> None:
         node = self._inventory.get(ComputeNode, id)
         if id in self._new:
-            raise Unavailable(f"What compute node {node.name} can do is known once it is there.")
+            raise Unavailable(f"The abilities of compute node {node.name} are unknown until the task that adds it has run.")
         self._real.check(id, ability)
 
     async def meet(self, id: int, uuids: set[str]) -> None:
@@ -276,7 +276,7 @@ def _try(planned: Resources, nodes: _Nodes, actor: int, place: int, task: Pendin
     fault: ApiFault | None = None
     if not outcome:
         running.cancel()  # nothing of a plan waits
-        fault = Unavailable(f"What {task.method.name} waits for can't be told beforehand.")
+        fault = Unavailable(f"plan_tasks can't predict what {task.method.name} waits for.")
     elif isinstance(outcome[0], Failure) and isinstance(outcome[0].value, Exception):
         fault = fault_of(outcome[0].value, task.method.name)
     job.release()

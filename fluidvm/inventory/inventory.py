@@ -307,7 +307,7 @@ class Inventory:
             failure.value.outcome.addCallbacks(self._committed, self._refused, (changes,), {}, (changes,))
         # Names are checked before; this is the last fence, for two that were checked at the same time.
         if failure.check(IntegrityError):
-            return Failure(Conflict("Another object has this name, or refers to this one."))
+            return Failure(Conflict("Another object already has this name, or still refers to this object."))
         return failure
 
     def _committed(self, outcome: tuple[list[ChangeRow], list[Any]], changes: Sequence[Change]) -> list[Any]:
@@ -321,12 +321,12 @@ class Inventory:
             try:
                 listener(rows)
             except Exception:
-                self._log.failure("A listener for changes failed")
+                self._log.failure("A change listener failed")
         return results
 
     def _not_forgotten(self, failure: Failure) -> None:
         if failure.check(Unavailable) is None:  # else the next time forgets them, too
-            self._log.failure("Old changes can't be forgotten", failure)
+            self._log.failure("Old changes can't be deleted from the store", failure)
 
     def _apply(self, change: Change) -> tuple[Object | None, Object | None]:
         """Make a change true here; gives the object before and after."""

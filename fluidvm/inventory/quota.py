@@ -91,4 +91,4 @@ def _exceeded(plan: ResourcePlan, limit: str, most: object, used: str, asked: st
     what = f"{WORDS[limit]} ({limit})" if limit in WORDS else limit
     unit = UNITS.get(limit, "")
     middle = f"{used}, " if used else ""
-    raise QuotaExceeded(f"Resource plan {plan.name} limits {what} to {most}{unit}: {middle}{asked} asked for.")
+    raise QuotaExceeded(f"Resource plan {plan.name} limits {what} to {most}{unit}: {middle}{asked} requested.")

@@ -31,11 +31,11 @@ class AfterCrash(Enum):
     """What becomes of a task that was under way when the server died."""
 
     RUN_AGAIN = "it runs again; a repetition does no harm"
-    LOOK = "the hypervisor is asked what is so, then it is completed or run"
+    LOOK = "the hypervisor is asked for the current state, then the task is completed or run"
     REPORT = "it ends with an error that says that it was interrupted"
     LOOK_AND_REPORT = (
-        "if the hypervisor was asked, what came of it is noted, and it ends with an error that says that it was "
-        "interrupted; else it runs"
+        "if the hypervisor was asked to act, the outcome is stored and the task ends with an error that says that it was "
+        "interrupted; otherwise it runs"
     )
 
 
@@ -97,7 +97,7 @@ class Method:
         @raise InvalidParams: names the argument.
         """
         if not self.required <= len(given) <= len(self.parameters):
-            raise InvalidParams(f"{self.name}: wants {self.usage()}; got {len(given) + (not self.anonymous)} arguments.")
+            raise InvalidParams(f"{self.name}: expected {self.usage()}; got {len(given) + (not self.anonymous)} arguments.")
         found: References = []
         values = [
             parameter.kind.check(value, parameter.name, found)

@@ -83,7 +83,7 @@ class Kind:
         @raise InvalidParams: names C{path} and what is wrong.
         """
         if type(value) is not self.python:
-            refuse(path, f"wants {self.article()}, not {wire_name(value)}")
+            refuse(path, f"must be {self.article()}, not {wire_name(value)}")
         return self.accept(value, path, found)
 
     def accept(self, value: Any, path: str, found: References) -> Any:
@@ -162,7 +162,7 @@ class Serial(Kind):
 
     def accept(self, value: int, path: str, found: References) -> int:
         if not 0 <= value < 2**53:
-            refuse(path, f"{value} is no serial")
+            refuse(path, f"{value} is not a valid change serial")
         return value
 
 
@@ -194,7 +194,7 @@ class Text(Kind):
         if len(value) > self.longest:
             refuse(path, f"is longer than {self.longest} characters")
         if self.pattern and re.fullmatch(self.pattern, value) is None:
-            refuse(path, f"wants {self.rule}")
+            refuse(path, f"is not valid; expected {self.rule}")
         return value
 
     def bounds(self) -> str:
@@ -230,7 +230,7 @@ class Choice(Kind):
 
     def accept(self, value: str, path: str, found: References) -> str:
         if value not in self.choices:
-            refuse(path, f"wants {self.bounds()}")
+            refuse(path, f"must be {self.bounds()}")
         return value
 
     def bounds(self) -> str:
@@ -283,7 +283,7 @@ class Array(Kind):
             refuse(path, f"has fewer than {self.shortest} members")
         checked = [self.of.check(member, f"{path}[{place}]", found) for place, member in enumerate(value)]
         if self.unique and len(set(map(str, checked))) != len(checked):
-            refuse(path, "has a member twice")
+            refuse(path, "has duplicate members")
         return checked
 
     def bounds(self) -> str:
@@ -317,14 +317,14 @@ class Struct(Kind):
             if key not in self.fields:
                 known = ", ".join(self.fields) or "none"
                 shown = key if _KEY.fullmatch(key) else "?"
-                refuse(f"{path}.{shown}", f"is not known; known keys: {known}")
+                refuse(f"{path}.{shown}", f"is not a known key; known keys: {known}")
         for key in self.required:
             if key not in value:
                 refuse(f"{path}.{key}", "is missing")
         for group in self.either:
             given = [key for key in group if key in value]
             if len(given) > 1:
-                refuse(f"{path}.{given[1]}", f"can't be given together with {given[0]}")
+                refuse(f"{path}.{given[1]}", f"can't be combined with {given[0]}")
         return {key: self.fields[key].check(member, f"{path}.{key}", found) for key, member in value.items()}
 
     def bounds(self) -> str:
@@ -335,7 +335,7 @@ class Struct(Kind):
 
 # The pattern is strict because names reach paths, argument vectors and XML documents.
 NAME_PATTERN = r"[A-Za-z0-9][A-Za-z0-9._-]{0,62}"
-NAME_RULE = "1 to 63 letters, digits, dots, dashes and underscores, the first a letter or digit"
+NAME_RULE = "1 to 63 letters, digits, dots, dashes and underscores, starting with a letter or digit"
 
 
 def named(words: str) -> Text:
@@ -369,7 +369,7 @@ class Plain(Kind):
         if self.type is dict:
             value = struct_of(value)
         if type(value) is not self.type:
-            refuse(path, f"wants {_WIRE_NAMES[self.type]}, not {wire_name(value)}")
+            refuse(path, f"must be of type {_WIRE_NAMES[self.type]}, not {wire_name(value)}")
         return value
 
     wire = "any"
@@ -384,12 +384,12 @@ def filter_of(fields: Mapping[str, type], key: str = "id") -> Struct:
     @param key: the one that the list is in the order of, and that tells its members apart: an int or a string.
     """
     return Struct(
-        f"which objects: equality on any returned field; `fields`: only these; `limit` and `after` (the last {key} of the "
-        "page before): a page",
-        fields={name: Plain("equal to this", type=kind) for name, kind in fields.items()}
+        f"selects objects: a returned field must equal the given value; `fields`: return only these fields; `limit` and "
+        f"`after` (the last {key} of the previous page): return one page",
+        fields={name: Plain("the value it must equal", type=kind) for name, kind in fields.items()}
         | {
-            "fields": Array("only these fields", of=Choice("a field", choices=tuple(fields)), longest=len(fields)),
-            "limit": Int("at most so many", low=0),
-            "after": Int(f"only what follows this {key}") if fields[key] is int else Text(f"only what follows this {key}"),
+            "fields": Array("the fields to return", of=Choice("a field", choices=tuple(fields)), longest=len(fields)),
+            "limit": Int("maximum number of objects", low=0),
+            "after": Int(f"only objects after this {key}") if fields[key] is int else Text(f"only objects after this {key}"),
         },
     )

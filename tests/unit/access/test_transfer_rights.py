@@ -91,10 +91,10 @@ class DownloadTests(RightsCase):
         await self.ends_by(close, "not logged in")
 
     async def test_the_disk_is_given_away(self) -> None:
-        await self.ends_by(lambda disk: self.admin.do("set_disk_owner", disk, 1), "A task is at work")
+        await self.ends_by(lambda disk: self.admin.do("set_disk_owner", disk, 1), "A task is using disk")
 
     async def test_the_disk_is_deleted(self) -> None:
-        await self.ends_by(lambda disk: self.ann.do("delete_disk", disk), "A task is at work")
+        await self.ends_by(lambda disk: self.ann.do("delete_disk", disk), "A task is using disk")
 
     async def with_vm(self) -> tuple[int, Raw]:
         disk = await self.disk()
@@ -104,20 +104,20 @@ class DownloadTests(RightsCase):
     async def test_its_vm_is_deleted(self) -> None:
         vm, raw = await self.with_vm()
         await self.ann.do("delete_vm", vm)
-        await self.ends(raw, "A task is at work")
+        await self.ends(raw, "A task is using disk")
 
     async def test_its_vm_is_started(self) -> None:
         """What was read before and after would be torn."""
         vm, raw = await self.with_vm()
         await self.ann.do("start_vm", vm)
         await self.ann.do("stop_vm", vm)
-        await self.ends(raw, "A task is at work")
+        await self.ends(raw, "A task is using disk")
 
     async def test_its_vm_is_started_by_others(self) -> None:
         vm, raw = await self.with_vm()
         await self.there.server.inventory.commit([Update("vm", vm, {"state": "running"})])
         await self.there.server.inventory.commit([Update("vm", vm, {"state": "stopped"})])
-        await self.ends(raw, "which runs")
+        await self.ends(raw, "which is running")
 
     async def test_a_task_between_two_pieces(self) -> None:
         """One that has begun and ended while a piece was read."""
@@ -134,7 +134,7 @@ class DownloadTests(RightsCase):
         raw = await self.raw(
             f"GET /disks/{disk}/content?cookie={self.ann.cookie} HTTP/1.1\r\nHost: localhost\r\n\r\n".encode()
         )
-        await self.ends(raw, "A task is at work")
+        await self.ends(raw, "A task is using disk")
         self.assertLessEqual(len(raw.seen), 3 * PIECE + 1000)
 
     async def test_a_line_of_a_good_one(self) -> None:
@@ -356,7 +356,7 @@ class PlaceTests(RightsCase):
     async def test_one_user_has_not_all(self) -> None:
         raws = [await self.sending(10, f"up{number}") for number in range(MOST_OF_USER)]
         code, words = await self.put(b"x", "more", client=self.ann)
-        self.assertEqual((code, f"{MOST_OF_USER} transfers of yours" in words), (503, True))
+        self.assertEqual((code, f"You already have {MOST_OF_USER} transfers" in words), (503, True))
         disk = await self.ann.do("create_disk", {"name": "d", "size": 1, "format": "raw", "compute_node": self.node})
         self.assertEqual((await self.ask("GET", f"/disks/{disk}/content", client=self.ann))[0], 503)
         self.assertEqual((await self.put(b"x"))[0], 200)

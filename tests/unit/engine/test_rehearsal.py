@@ -25,7 +25,7 @@ from tests.unit.engine.random_calls import TASKS, RandomCalls
 
 EXAMPLES = int(os.environ.get("FLUIDVM_PLANS", 20 if ENGINE == "sqlite" else 6))
 BATCHES, LONGEST = 5, 8
-UNKNOWN = "What compute node "
+UNKNOWN = "The abilities of compute node "
 """What is foretold of a node that isn't there yet begins so."""
 
 

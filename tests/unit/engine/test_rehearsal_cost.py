@@ -193,7 +193,7 @@ class BoundTests(PlanCase):
         self.assertEqual(codes, [0] * codes.count(0) + [413] * codes.count(413))
         self.assertGreater(codes.count(0), 0)
         self.assertGreater(codes.count(413), 0)
-        self.assertIn("Plan fewer tasks", told[-1][1])
+        self.assertIn("plan fewer tasks", told[-1][1])
         self.patch(rehearsal, "MOST_STEPS", 1000)
         self.assertEqual([code for code, _ in await self.planned()], [0] * 10)
 
@@ -238,4 +238,4 @@ class BoundTests(PlanCase):
         self.patch(PlannedImages, "check", lambda *arguments: Deferred())
         await self.admin.call("create_disk", {"name": "d", "image": self.image, "compute_node": self.node})
         await self.admin.call("stop_vm", self.vm)
-        self.assertEqual(await self.planned(), [(503, "What create_disk waits for can't be told beforehand."), (0, "")])
+        self.assertEqual(await self.planned(), [(503, "plan_tasks can't predict what create_disk waits for."), (0, "")])
