@@ -13,7 +13,7 @@ A, B, C = ("vm", 1), ("vm", 2), ("disk", 1)
 
 
 class ClaimsTests(SynchronousTestCase):
-    def test_others_wait_in_order(self) -> None:
+    def test_claims_wait_in_order(self) -> None:
         claims = Claims()
         first = self.successResultOf(claims.take([A]))
         second, third = claims.take([A, C]), claims.take([C])
@@ -36,7 +36,7 @@ class ClaimsTests(SynchronousTestCase):
         claims.release(self.successResultOf(claims.take([A, A])))
         self.assertFalse(claims.held(A))
 
-    def test_cancelled_gives_its_place_up(self) -> None:
+    def test_a_cancelled_claim_leaves_the_queue(self) -> None:
         claims = Claims()
         first = self.successResultOf(claims.take([A]))
         second, third = claims.take([A]), claims.take([A])
@@ -64,8 +64,8 @@ class ClaimsTests(SynchronousTestCase):
         self.assertEqual(finished, len(wishes))
         self.assertFalse(any(map(claims.held, (A, B, C))))
 
-    def test_who_looks_on_hears_of_claims(self) -> None:
-        """Before they are granted, once each, and not after it looks no more."""
+    def test_watches_are_called_for_claims(self) -> None:
+        """They are called before the claim is granted, once for each claim, and not after their end."""
         claims, heard = Claims(), []
         watch = claims.watch([("disk", 1), ("vm", 1)], lambda: heard.append(claims.held(("disk", 1))))
         first = self.successResultOf(claims.take([("disk", 1), ("disk", 2)]))
