@@ -23,7 +23,7 @@ from fluidvm.store.database import Database
 
 @dataclass(frozen=True)
 class Services:
-    """What the API stands on: one of each per server."""
+    """The server's objects that API methods need."""
 
     resources: Resources
     database: Database

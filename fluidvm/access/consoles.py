@@ -140,7 +140,7 @@ class Console:
             raise Conflict(str(error)) from None
 
     def ended(self) -> str:
-        """Give the reason why the user is not allowed to use the console any more; empty while it is."""
+        """Return the reason why the user is not allowed to use the console any more; empty while it is."""
         inventory = self._resources.inventory
         try:
             user = session_user(inventory, self._resources.sessions, self._session)
@@ -150,10 +150,10 @@ class Console:
         return ""
 
     def left(self) -> None:
-        """Note that the viewer has disconnected, so that the user can open another console. A second call does nothing."""
+        """Record that the viewer has disconnected, so that the user can open another console. A second call does nothing."""
         self._open.discard(self)
 
     def touch(self) -> None:
-        """Note that the viewer is active, which counts as a ping of the session."""
+        """Record that the viewer is active, which counts as a ping of the session."""
         if self._resources.sessions.lives(self._session):
             self._resources.sessions.touch(self._session)

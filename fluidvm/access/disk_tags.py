@@ -35,7 +35,7 @@ class DiskTags:
 
     def tag(self, disk: Disk) -> str:
         """
-        Give a disk's tag.
+        Return a disk's tag.
 
         @param disk: the disk. No task must hold it or its VM, and the VM must not be running.
         @return: letters and digits; the same as before if the disk hasn't changed since.

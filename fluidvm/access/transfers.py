@@ -66,7 +66,7 @@ class Transfers:
 
     def _session(self, cookie: str, address: str) -> Session:
         """
-        Give the session of a cookie.
+        Return the session of a cookie.
 
         @raise InvalidParams: it has the wrong type or range.
         @raise NotLoggedIn: the cookie is missing, unknown or expired.
@@ -81,7 +81,7 @@ class Transfers:
 
     def rightful(self, session: Session) -> User:
         """
-        Give a session's user, if the user is currently allowed to make transfers.
+        Return a session's user, if the user is currently allowed to make transfers.
 
         @raise NotLoggedIn: the session has ended, or the user was deleted or disabled.
         @raise Forbidden: the user's role doesn't allow transfers.
@@ -92,7 +92,7 @@ class Transfers:
 
     async def uploaded(self, cookie: str, address: str, name: str) -> int:
         """
-        Give the number of bytes of an upload that the server has; 0 if there is no such upload.
+        Return the number of bytes of an upload that the server has; 0 if there is no such upload.
 
         @raise ApiFault: the caller is not allowed to know; the fault says why.
         """
@@ -154,7 +154,7 @@ class Transfers:
         self._schedule()
 
     def leave(self, transfer: Transfer, fault: ApiFault | None) -> None:
-        """Note that a transfer has ended. @param fault: why it isn't complete; C{None} if it is."""
+        """Record that a transfer has ended. @param fault: why it isn't complete; C{None} if it is."""
         self._under_way.discard(transfer)
         if not self._under_way and self._looking is not None:
             self._looking.cancel()
@@ -200,7 +200,7 @@ class Transfers:
     # Shutdown.
 
     def let_go(self, sending: Sending) -> None:
-        """Note that everything received of an upload is written."""
+        """Record that everything received of an upload is written."""
         del self._sending[sending.session.user, sending.name]
 
     async def stop(self) -> None:
@@ -266,7 +266,7 @@ class Transfer:
             self.on_stop(fault)
 
     def close(self, fault: ApiFault | None) -> None:
-        """Note that it has ended. A second call does nothing. @param fault: why it isn't complete; C{None} if it is."""
+        """Record that it has ended. A second call does nothing. @param fault: why it isn't complete; C{None} if it is."""
         if not self.closed:
             self.closed = True
             self._transfers.leave(self, self.fault or fault)
@@ -290,14 +290,14 @@ class Sending(Transfer):
         self._waiting: list[Deferred[None]] = []
 
     def let_go(self) -> None:
-        """To be called once, after the last byte is written."""
+        """Record that the last byte is written. Must be called exactly once."""
         self._gone = True
         self._transfers.let_go(self)
         for waiting in self._waiting:
             waiting.callback(None)
 
     def after(self) -> Deferred[None]:
-        """Give a Deferred that fires when everything received is written."""
+        """Return a Deferred that fires when everything received is written."""
         waiting: Deferred[None] = Deferred()
         if self._gone:
             waiting.callback(None)

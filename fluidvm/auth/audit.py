@@ -118,7 +118,7 @@ class AuditLog:
         return lines
 
     def put_back(self, lines: list[Line]) -> None:
-        """Undo L{take}."""
+        """Undo L{take}, before lines added since."""
         self._waiting[:0] = lines
 
     async def flush(self) -> None:
@@ -151,7 +151,7 @@ class AuditLog:
         await self.flush()
 
     async def page(self, wanted: Mapping[str, Any], limit: int) -> list[Line]:
-        """Give one page of lines in their wire form. C{wanted}: a checked filter."""
+        """Return one page of lines in their wire form. C{wanted}: a checked filter."""
         await self.flush()
         equal = {key: value for key, value in wanted.items() if key in FIELDS}
         since, until = (_seconds(wanted.get(key)) for key in ("since", "until"))

@@ -50,7 +50,7 @@ def names_in(certificate: crypto.X509) -> list[str]:
 
 def stands_for(certificate: object, name: str, mapping: Mapping[str, str]) -> bool:
     """
-    Tell whether a verified client certificate is mapped to a user.
+    Return whether a verified client certificate is mapped to a user.
 
     @param certificate: the certificate; C{None} if the client presented none.
     @param name: the user's name.

@@ -91,14 +91,14 @@ class Logins:
 
     def verify(self, hashed: str | None, password: str) -> Deferred[bool]:
         """
-        Tell whether a password is correct.
+        Return whether a password is correct.
 
         @param hashed: the result of L{hash}; C{None} for an unknown user, which takes the same time and is never correct.
         """
         return self._run(self._hasher.verify, hashed, password)
 
     def outdated(self, hashed: str) -> bool:
-        """Tell whether a password should be hashed again, because the parameters have changed."""
+        """Return whether a password should be hashed again, because the parameters have changed."""
         return self._hasher.outdated(hashed)
 
     def _run(self, function: Callable[..., T], *args: Any) -> Deferred[T]:
@@ -123,7 +123,7 @@ class Logins:
         return attempt
 
     def end(self, attempt: Attempt) -> None:
-        """Note that an attempt has ended."""
+        """Record that an attempt has ended."""
         self._under_way[attempt.network] -= 1
         if not self._under_way[attempt.network]:
             del self._under_way[attempt.network]

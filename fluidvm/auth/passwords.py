@@ -55,7 +55,7 @@ class Hasher:
 
     def verify(self, hashed: str | None, password: str) -> bool:
         """
-        Tell whether a password is correct. Blocks.
+        Return whether a password is correct. Blocks.
 
         @param hashed: the result of L{hash}; C{None} for an unknown user, which takes the same time and is never correct.
         """
@@ -66,5 +66,5 @@ class Hasher:
         return right and hashed is not None
 
     def outdated(self, hashed: str) -> bool:
-        """Tell whether a hash was made with different parameters."""
+        """Return whether a hash was made with different parameters."""
         return self._argon2.check_needs_rehash(hashed)

@@ -17,18 +17,18 @@ from fluidvm.model.objects import OBJECT_TYPES, User
 
 
 def administers(user: User) -> bool:
-    """Tell whether a user is allowed to do everything."""
+    """Return whether a user is allowed to do everything."""
     return user.role == "admin"
 
 
 def reads_all(user: User) -> bool:
-    """Tell whether a user is allowed to read the objects of all users."""
+    """Return whether a user is allowed to read the objects of all users."""
     return user.role != "user"
 
 
 def owns(user: User, owner: int | None) -> bool:
     """
-    Tell whether a user is allowed to change the objects of an owner.
+    Return whether a user is allowed to change the objects of an owner.
 
     @param owner: the owner's id; C{None} if the object has no owner, so that only the role decides.
     """
@@ -37,7 +37,7 @@ def owns(user: User, owner: int | None) -> bool:
 
 def session_user(inventory: Inventory, sessions: Sessions, session: Session) -> User:
     """
-    Give the user of a session. If the user was deleted or disabled, end the session.
+    Return the user of a session. If the user was deleted or disabled, end the session.
 
     @raise NotLoggedIn: the session has ended.
     """

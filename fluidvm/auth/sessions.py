@@ -208,7 +208,7 @@ class Sessions:
 
     def find(self, cookie: object, address: str) -> Session:
         """
-        Give the session of a cookie.
+        Return the session of a cookie.
 
         @param cookie: the value that a client sent as the cookie.
         @raise InvalidParams: it has the wrong type or range; it counts as an invalid cookie.
@@ -240,15 +240,15 @@ class Sessions:
         return min(LONGEST_HOLD, self._wrong.wait(network_of(address)))
 
     def all(self) -> list[Session]:
-        """Give the sessions that haven't expired, in the order of their ids."""
+        """Return the sessions that haven't expired, in the order of their ids."""
         return sorted((one for one in self._by_cookie.values() if not self._over(one)), key=lambda session: session.id)
 
     def lives(self, session: Session) -> bool:
-        """Tell whether a session hasn't ended."""
+        """Return whether a session hasn't ended."""
         return self._by_cookie.get(_key(session.cookie)) is session and not self._over(session)
 
     def left(self, session: Session) -> float:
-        """Give the number of seconds until a session expires, if all its calls ended now."""
+        """Return the number of seconds until a session expires, if all its calls ended now."""
         return max(0.0, session.expires - self._clock.seconds())
 
     def touch(self, session: Session) -> None:
@@ -269,14 +269,14 @@ class Sessions:
         return session.renewed + self.timeout + LONGEST_CALL
 
     def begin(self, session: Session) -> float:
-        """Note that a call has begun. @return: when; to be passed to L{end}."""
+        """Record that a call has begun. @return: when; to be passed to L{end}."""
         if not session.calls:
             self._idle.pop(_key(session.cookie), None)
         session.calls += 1
         return self._clock.seconds()
 
     def end(self, session: Session, began: float) -> None:
-        """Note that a call has ended. If calls count as pings, restart the session's timeout."""
+        """Record that a call has ended. If calls count as pings, restart the session's timeout."""
         alive, now = self.lives(session), self._clock.seconds()
         session.calls -= 1
         if not alive:
@@ -349,7 +349,7 @@ class UnderWay:
             self.add(session)
 
     def add(self, session: Session) -> None:
-        """Note that a call of a session begins. Further calls of the same session have no effect."""
+        """Record that a call of a session begins. Further calls of the same session have no effect."""
         if session.id not in self._began:
             self._began[session.id] = session, self._sessions.begin(session)
 

@@ -32,7 +32,7 @@ class Throttle:
         self._tries: OrderedDict[Hashable, tuple[int, float]] = OrderedDict()
 
     def wait(self, key: Hashable) -> float:
-        """Give the number of seconds that a key still has to wait; 0 if none."""
+        """Return the number of seconds that a key still has to wait; 0 if none."""
         count, last = self._tries.get(key, (0, 0.0))
         if count < self._free:
             return 0.0
@@ -54,7 +54,7 @@ class Throttle:
 
 def network_of(address: str) -> str:
     """
-    Give the network that counts as one client: an IPv4 address, or the /64 of an IPv6 address, all of which one client has
+    Return the network that counts as one client: an IPv4 address, or the /64 of an IPv6 address, all of which one client has
     (RFC 6177).
 
     Anything else, such as the name of a Unix socket, is returned unchanged.

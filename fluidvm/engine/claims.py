@@ -93,7 +93,7 @@ class Claims:
             next_claim.granted.callback(next_claim)
 
     def held(self, key: Key) -> bool:
-        """Tell whether a task holds an object or waits for it."""
+        """Return whether a task holds an object or waits for it."""
         return key in self._queues
 
 

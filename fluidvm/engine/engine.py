@@ -186,7 +186,7 @@ class Engine:
 
     async def find(self, id: int, viewer: User) -> Context:
         """
-        Give a context.
+        Return a context.
 
         @raise NotFound: the context doesn't exist, or the user is not allowed to see it.
         """
@@ -199,7 +199,7 @@ class Engine:
         return context
 
     async def page(self, viewer: User, before: int | None, limit: int) -> list[Context]:
-        """Give the contexts that a user is allowed to see, newest first: at most C{limit}, with ids lower than C{before}."""
+        """Return the contexts that a user is allowed to see, newest first: at most C{limit}, with ids below C{before}."""
         owner = None if permissions.reads_all(viewer) else viewer.id
         (rows,) = await self._inventory.commit([], [(stored.load_page, (owner, before, limit))])
         return [self._contexts.get(row.id) or Context(row) for row in rows]
@@ -211,7 +211,7 @@ class Engine:
         return context.complete
 
     def promised_to(self, key: Key) -> int | None:
-        """Give the user for whom a committed task will create an object; C{None} if no task will."""
+        """Return the user for whom a committed task will create an object; C{None} if no task will."""
         return self._promised.get(key)
 
     async def cancel(self, context: Context) -> int:
@@ -381,7 +381,7 @@ class Engine:
         )
 
     async def _end(self, context: Context, outcomes: Sequence[Outcome], facts: list[Change]) -> None:
-        """Store tasks' outcomes and noted changes in one transaction; then make them visible."""
+        """Store tasks' outcomes and recorded changes in one transaction; then make them visible."""
         for place, _, _ in outcomes:
             context.tasks[place].ending = True
         # One at a time: the call that ends a context's last task must see that the others have ended.

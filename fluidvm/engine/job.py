@@ -97,20 +97,20 @@ class Job:
 
     def put(self, *facts: Change) -> None:
         """
-        Note changes of objects.
+        Record changes of objects.
 
-        They are stored in one transaction with the task's outcome, even if it fails. So note a change only after it has
+        They are stored in one transaction with the task's outcome, even if it fails. So record a change only after it has
         happened.
         """
         self._facts.extend(facts)
 
     def take_facts(self) -> list[Change]:
-        """Remove and return the changes that are noted but not stored."""
+        """Remove and return the changes that are recorded but not stored."""
         facts, self._facts = self._facts, []
         return facts
 
     async def flush(self) -> None:
-        """Store the noted changes and the memo now. Call this before the hypervisor is asked for the next change."""
+        """Store the recorded changes and the memo now. Call this before the hypervisor is asked for the next change."""
         await self.inventory.settle(self.take_facts(), [self._save_memo(self.memo)])
 
     async def reserve(self, owner: int, **asked: int) -> None:
@@ -155,7 +155,7 @@ class Job:
 
     def user(self) -> User:
         """
-        Give the user who committed the task.
+        Return the user who committed the task.
 
         @raise NotFound: the user was deleted.
         """
@@ -169,7 +169,7 @@ class Job:
 
     async def connection(self, node: int, ability: Any = IConnection) -> Any:
         """
-        Give a compute node's connection. Waits while the node is connecting, and for a slot on the node.
+        Return a compute node's connection. Waits while the node is connecting, and for a slot on the node.
 
         @param ability: the interface that the connection must provide.
         @raise Unavailable: the node isn't online.

@@ -78,7 +78,7 @@ def _unfit(
     able: Callable[[ComputeNode], bool],
     allowed: Callable[[str], bool],
 ) -> str:
-    """Give the reason why a node doesn't fit; empty if it does."""
+    """Return the reason why a node doesn't fit; empty if it does."""
     if other := another(node, wanted):
         return other
     if not allowed(node.driver):
@@ -98,14 +98,14 @@ def _unfit(
 
 
 def another(node: ComputeNode, wanted: Wanted) -> str:
-    """Give the reason why a node doesn't have the requested driver and labels; empty if it does."""
+    """Return the reason why a node doesn't have the requested driver and labels; empty if it does."""
     if wanted.driver is not None and node.driver != wanted.driver:
         return f"its driver is {node.driver}"
     return next((f"no label {label}" for label in wanted.labels if label not in node.labels), "")
 
 
 def shortage(node: ComputeNode, wanted: Wanted, given: Load) -> str:
-    """Give the missing memory or virtual CPUs of a node; empty if it has enough. A requirement of 0 always fits."""
+    """Return the missing memory or virtual CPUs of a node; empty if it has enough. A requirement of 0 always fits."""
     vcpus, memory = node.room
     if 0 < wanted.memory > memory - given.memory:
         return f"memory, {wanted.memory - memory + given.memory} MiB short"

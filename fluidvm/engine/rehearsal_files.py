@@ -39,7 +39,7 @@ class PlannedImages:
         return succeed(0)
 
     def check_room(self, length: int) -> Deferred[None]:
-        """Note the number of bytes that will be written."""
+        """Record the number of bytes that will be written."""
         self._expected = length
         return succeed(None)
 

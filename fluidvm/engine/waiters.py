@@ -35,7 +35,7 @@ class Waiters:
         return sum(map(len, self._waiting.values()))
 
     def wait(self, context: int, seconds: float) -> Deferred[None]:
-        """Give a Deferred that fires when L{wake} is called for a context, or after C{seconds}, rounded up to the grain."""
+        """Return a Deferred that fires when L{wake} is called for a context, or after C{seconds} rounded up to the grain."""
         waiter: Deferred[None] = Deferred(lambda _: self._leave(context, waiter))
         now = self._clock.seconds()
         tick = ceil((now + seconds) / GRAIN)

@@ -57,7 +57,7 @@ class ChangeLog:
         return kind
 
     def remembers(self, since: int) -> bool:
-        """Tell whether the log still has every change after a serial."""
+        """Return whether the log still has every change after a serial."""
         return self._forgotten <= since <= self.serial
 
     def since(self, serial: int, everything: bool, owner: int) -> list[dict[str, object]]:

@@ -66,7 +66,7 @@ class Entry:
         self._public: Rendered | None = None
 
     def wire(self, inventory: Inventory) -> dict[str, Any]:
-        """Give the wire form as a struct, without keys that have no value."""
+        """Return the wire form as a struct, without keys that have no value."""
         if self._wire is None:
             try:
                 shown = wire_form(self.object, inventory.related(self.object))
@@ -76,7 +76,7 @@ class Entry:
         return self._wire
 
     def _tell(self) -> dict[str, Any]:
-        """Log that an object can't be shown, and give a substitute, so that the other objects can still be listed."""
+        """Log that an object can't be shown, and return a substitute, so that the other objects can still be listed."""
         thing = self.object
         if not self._broken:
             self._broken = True
@@ -84,7 +84,7 @@ class Entry:
         return {"id": thing.id, "name": str(thing.name), "broken": True}
 
     def only(self, inventory: Inventory, keys: Iterable[str]) -> Rendered:
-        """Give the wire form as bytes, with only the given keys."""
+        """Return the wire form as bytes, with only the given keys."""
         try:
             wire = self.wire(inventory)
             return Rendered(render({key: wire[key] for key in keys if key in wire}))
@@ -92,13 +92,13 @@ class Entry:
             return Rendered(render(self._tell()))
 
     def full(self, inventory: Inventory) -> Rendered:
-        """Give the wire form as bytes."""
+        """Return the wire form as bytes."""
         if self._full is None:
             self._full = self.only(inventory, self.wire(inventory))
         return self._full
 
     def public(self, inventory: Inventory) -> Rendered:
-        """Give the wire form as bytes, without the keys that are hidden from plain users."""
+        """Return the wire form as bytes, without the keys that are hidden from plain users."""
         hidden = getattr(self.object, "HIDDEN", None)
         if hidden is None:
             return self.full(inventory)
@@ -152,17 +152,17 @@ class Inventory:
     # reading
 
     def find(self, cls: type[O], id: int) -> O | None:
-        """Give the object of a type with an id; C{None} if there is none."""
+        """Return the object of a type with an id; C{None} if there is none."""
         entry = self._entries[cls.TYPE].get(id)
         return None if entry is None else entry.object  # type: ignore[no-any-return]
 
     def knows(self, type_name: str, id: int) -> bool:
-        """Tell whether there is an object of a type with an id."""
+        """Return whether there is an object of a type with an id."""
         return id in self._entries[type_name]
 
     def get(self, cls: type[O], id: int) -> O:
         """
-        Give the object of a type with an id.
+        Return the object of a type with an id.
 
         @raise NotFound: there is no such object.
         """
@@ -172,45 +172,45 @@ class Inventory:
         return thing
 
     def all(self, cls: type[O]) -> Iterable[O]:
-        """Give every object of a type, in the order of the ids."""
+        """Return every object of a type, in the order of the ids."""
         return [entry.object for entry in self._entries[cls.TYPE].values()]
 
     def named(self, cls: type[O], name: str, owner: int | None = None) -> O | None:
-        """Give the object with a name; C{None} if there is none. Names of VMs, disks and images are unique per owner."""
+        """Return the object with a name; C{None} if there is none. Names of VMs, disks and images are unique per owner."""
         id = self._names.get((cls.TYPE, owner, name))
         return None if id is None else self.find(cls, id)
 
     def vm_of(self, uuid: str) -> VM | None:
-        """Give the VM with a UUID; C{None} if there is none."""
+        """Return the VM with a UUID; C{None} if there is none."""
         id = self._uuids.get(uuid)
         return None if id is None else self.find(VM, id)
 
     def disks_of(self, vm: int) -> list[Disk]:
-        """Give a VM's disks in the order of their targets."""
+        """Return a VM's disks in the order of their targets."""
         found = [cast(Disk, self._entries["disk"][id].object) for id in self._disks_of.get(vm, ())]
         return sorted(found, key=lambda disk: (len(disk.target or ""), disk.target or ""))
 
     def vms_on(self, node: int) -> list[VM]:
-        """Give the VMs of a compute node, in the order of the ids."""
+        """Return the VMs of a compute node, in the order of the ids."""
         return [self._entries["vm"][id].object for id in sorted(self._vms_on.get(node, ()))]
 
     def users_of(self, plan: int) -> list[User]:
-        """Give the users who have a resource plan, in the order of the ids."""
+        """Return the users who have a resource plan, in the order of the ids."""
         return [self._entries["user"][id].object for id in sorted(self._users_of.get(plan, ()))]
 
     def owns(self, user: int) -> Object | None:
-        """Give one of the objects that a user owns, other than the user itself; C{None} if there is none."""
+        """Return one of the objects that a user owns, other than the user itself; C{None} if there is none."""
         for (type_name, owner), entries in self._owned.items():
             if owner == user and type_name != "user" and entries:
                 return cast(Object, entries.peekitem(0)[1].object)
         return None
 
     def disks_on(self, node: int) -> list[Disk]:
-        """Give the disks of a compute node, in the order of the ids."""
+        """Return the disks of a compute node, in the order of the ids."""
         return [disk for disk in self.all(Disk) if disk.compute_node == node]
 
     def related(self, thing: Object) -> Mapping[str, Any]:
-        """Give the values of an object's C{RELATED} keys, which are derived from other objects."""
+        """Return the values of an object's C{RELATED} keys, which are derived from other objects."""
         if isinstance(thing, VM):
             return {"disks": [disk.id for disk in self.disks_of(thing.id)]}
         if isinstance(thing, ComputeNode):
@@ -221,7 +221,7 @@ class Inventory:
         return {}
 
     def visible(self, type_name: str, id: int, viewer: User) -> Entry | None:
-        """Give an object's entry if a user is allowed to see it; otherwise C{None}."""
+        """Return an object's entry if a user is allowed to see it; otherwise C{None}."""
         entry: Entry | None = self._entries[type_name].get(id)
         if entry is None:
             return None
@@ -231,7 +231,7 @@ class Inventory:
         return None
 
     def shown(self, type_name: str, viewer: User, after: int = 0) -> Iterable[Entry]:
-        """Give the entries of a type that a user is allowed to see, in the order of their ids, starting after an id."""
+        """Return the entries of a type that a user is allowed to see, in the order of their ids, starting after an id."""
         if viewer.role == "user" and type_name == "image":  # there are few, and some of them are public
             all_of_them = self._entries[type_name].values()
             return [one for one in all_of_them if one.object.id > after and self.visible("image", one.object.id, viewer)]
@@ -252,7 +252,7 @@ class Inventory:
         return id
 
     def _new_ids(self) -> dict[str, int]:
-        """Give the highest reserved id of each type, if it changed since it was last stored."""
+        """Return the highest reserved id of each type, if it changed since it was last stored."""
         new = {name: last for name, last in self._last_ids.items() if last != self._stored_ids.get(name)}
         self._stored_ids.update(new)
         return new

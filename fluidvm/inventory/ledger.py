@@ -46,7 +46,7 @@ class Shaped(Protocol):
 
 def can_get(thing: Shaped) -> dict[str, int]:
     """
-    Give the maximum that a VM can use, which is what counts: it can grow to its maxima while it runs, without any check.
+    Return the maximum that a VM can use, which is what counts: it can grow to its maxima while it runs, without any check.
 
     @return: C{vcpus}, and C{memory} in MiB.
     """
@@ -54,7 +54,7 @@ def can_get(thing: Shaped) -> dict[str, int]:
 
 
 def amounts(thing: Object) -> dict[str, int]:
-    """Give the amounts by which an object counts for its owner's resource plan and for its compute node."""
+    """Return the amounts by which an object counts for its owner's resource plan and for its compute node."""
     if isinstance(thing, VM):
         return {"vms": 1, "running_vms": int(thing.powered), "snapshots": len(thing.snapshots), **can_get(thing)}
     if isinstance(thing, Disk):
@@ -118,11 +118,11 @@ class Ledger:
         return former
 
     def used(self, account: Account, what: str) -> int:
-        """Give the amount that an account uses."""
+        """Return the amount that an account uses."""
         return self._used[account][what] if account in self._used else 0
 
     def taken(self, account: Account, what: str) -> int:
-        """Give the amount that an account uses or has reserved."""
+        """Return the amount that an account uses or has reserved."""
         reserved = self._reserved.get(account)
         return self.used(account, what) + (0 if reserved is None else reserved[what])
 

@@ -26,13 +26,13 @@ WORDS = {
 
 
 def plan_of(inventory: Inventory, owner: int) -> ResourcePlan | None:
-    """Give a user's resource plan; C{None} if it has none. @raise NotFound: the user doesn't exist."""
+    """Return a user's resource plan; C{None} if it has none. @raise NotFound: the user doesn't exist."""
     plan = inventory.get(User, owner).resource_plan
     return None if plan is None else inventory.find(ResourcePlan, plan)
 
 
 def limits_of(inventory: Inventory, owner: int) -> Mapping[str, Any]:
-    """Give the limits of a user; empty if it has no resource plan. @raise NotFound: the user doesn't exist."""
+    """Return the limits of a user; empty if it has no resource plan. @raise NotFound: the user doesn't exist."""
     plan = plan_of(inventory, owner)
     return {} if plan is None else plan.limits
 
@@ -55,7 +55,7 @@ def check_total(inventory: Inventory, owner: int, asked: Mapping[str, int]) -> N
 
 
 def one_vm(vm: Shaped) -> dict[str, int]:
-    """Give the amounts for L{check_vm} that come from a VM's virtual CPUs and memory: C{vm_vcpus}, C{vm_memory}."""
+    """Return the amounts for L{check_vm} that come from a VM's virtual CPUs and memory: C{vm_vcpus}, C{vm_memory}."""
     return {f"vm_{what}": amount for what, amount in can_get(vm).items()}
 
 
@@ -83,7 +83,7 @@ def check_driver(inventory: Inventory, owner: int, driver: str) -> None:
 
 
 def allows(limits: Mapping[str, Any], driver: str) -> bool:
-    """Tell whether limits allow a driver."""
+    """Return whether limits allow a driver."""
     return "drivers" not in limits or driver in limits["drivers"]
 
 

@@ -71,7 +71,7 @@ class Declared(Protocol):
 
 
 def fields_of(cls: type) -> tuple[Field, ...]:
-    """Give the fields of a dataclass, in order."""
+    """Return the fields of a dataclass, in order."""
     return _fields_of(cls)
 
 
@@ -141,7 +141,7 @@ class _Recipe(NamedTuple):
 
 
 def wire_fields(cls: type[Declared]) -> Fields:
-    """Give the keys of the wire form of a class's instances, and their types."""
+    """Return the keys of the wire form of a class's instances, and their types."""
     return {part.key: part.type for part in _parts(cls)} | dict(cls.RELATED)
 
 

@@ -211,4 +211,4 @@ def _render(value: Any, put: Any, pieces: Pieces | None) -> None:
 def _double(value: float) -> bytes:
     if value != value or value in (float("inf"), float("-inf")):
         raise OverflowError("an XML-RPC double must be a finite number")
-    return format(Decimal(repr(value)), "f").encode()  # the specification has no exponents
+    return format(Decimal(repr(value)), "f").encode()  # the specification allows no exponents
