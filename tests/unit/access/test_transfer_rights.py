@@ -229,7 +229,7 @@ class UploadTests(RightsCase):
         raw.transport.write(WHOLE[half:])
         await self.until(lambda: b"HTTP/1.1 200" in raw.seen)
         self.assertEqual((self.directory / "state/uploads/2-up").read_bytes(), WHOLE)
-        # Other names, and the same name of other users, are other uploads.
+        # Another name, or the same name for another user, is a different upload.
         self.assertEqual((await self.put(b"x"))[0], 200)
 
     async def test_audit_lines(self) -> None:

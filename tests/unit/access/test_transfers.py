@@ -188,7 +188,7 @@ class UploadTests(TransferCase):
                 self.assertEqual(self.there.server.sessions._wrong._tries["127.0.0.1"][0], before + 1)
             self.assertEqual((await self.ask(method, path, body, X_FluidVM_Cookie=""))[0], 401)
 
-    async def test_cookies_are_not_guessed_here(self) -> None:
+    async def test_guessing_cookies_is_throttled(self) -> None:
         """After many invalid cookies the answer is delayed; that to a valid cookie isn't."""
         nobody = Client(self.there, 5, "127.0.0.1")
         for _ in range(FREE_COOKIES + 8):
@@ -203,7 +203,7 @@ class UploadTests(TransferCase):
             self.assertEqual((await asking)[0], 429)
         self.assertEqual(await self.size(), 0)
 
-    async def test_too_much(self) -> None:
+    async def test_too_large_uploads(self) -> None:
         self.files.most = 1000
         code, words = await self.put(bytes(1001))
         self.assertEqual((code, "--max-image" in words), (413, True))

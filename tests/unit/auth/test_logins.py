@@ -123,7 +123,7 @@ class PasswordRuleTests(SynchronousTestCase):
 
 
 class SecondFactorTests(SynchronousTestCase):
-    # RFC 6238, appendix B, SHA-1, cut to six digits.
+    # RFC 6238, appendix B, SHA-1, truncated to six digits.
     SECRET = "GEZDGNBVGY3TQOJQGEZDGNBVGY3TQOJQ"
     VECTORS = (
         (59, "287082"),
@@ -133,7 +133,7 @@ class SecondFactorTests(SynchronousTestCase):
         (2000000000, "279037"),
     )
 
-    def test_the_rfcs_vectors(self) -> None:
+    def test_vectors_of_the_rfc(self) -> None:
         for now, code in self.VECTORS:
             self.assertEqual(second_factor_step(self.SECRET, code, now, 0), now // 30)
 

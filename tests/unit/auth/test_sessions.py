@@ -50,7 +50,7 @@ class SessionsTests(SynchronousTestCase):
             self.assertEqual(len(found), int(any_call))
             found.stop()
 
-    def test_a_call_under_way_keeps_it(self) -> None:
+    def test_a_running_call_keeps_it(self) -> None:
         """It had 5 s left when the call began. Afterwards it has the duration of the call, at most the full timeout."""
         for any_call, took, left in (
             (False, 0, 5),

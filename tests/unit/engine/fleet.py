@@ -154,7 +154,7 @@ class Fleet:
         now(Deferred.fromCoroutine(send()), "an upload")
 
     def all(self) -> list[Any]:
-        """Every object as it is now."""
+        """The current state of every object."""
         return [list(self.inventory.all(cls)) for cls in OBJECT_TYPES.values()]
 
     def host(self, node: int) -> SimulatedHost:
@@ -240,5 +240,5 @@ class Fleet:
         return ec
 
     def context(self, ec: int) -> Any:
-        """As the engine has it."""
+        """The engine's context."""
         return self._server.running.server._engine._contexts[ec]

@@ -18,7 +18,7 @@ class ClaimsTests(SynchronousTestCase):
         first = self.successResultOf(claims.take([A]))
         second, third = claims.take([A, C]), claims.take([C])
         self.assertNoResult(second)
-        self.assertNoResult(third)  # fair: second asked for the disk first
+        self.assertNoResult(third)  # fair: second queued for the disk earlier
         claims.release(first)
         held = self.successResultOf(second)
         self.assertNoResult(third)
@@ -46,7 +46,7 @@ class ClaimsTests(SynchronousTestCase):
         self.successResultOf(third)
 
     @given(st.lists(st.frozensets(st.sampled_from([A, B, C]), min_size=1), max_size=30), st.randoms())
-    def test_never_two_at_once_and_everyone_in_the_end(self, wishes: list[frozenset[Key]], random: object) -> None:
+    def test_claims_exclude_each_other_and_all_are_granted(self, wishes: list[frozenset[Key]], random: object) -> None:
         claims, finished = Claims(), 0
         granted: list[Any] = []
 

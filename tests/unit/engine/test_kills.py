@@ -1,7 +1,7 @@
 """
-Servers killed between any two things that they make durable, under work that empties compute nodes: all of it ends.
+Servers are killed between any two durable writes, while tasks evacuate compute nodes. All tasks must still end.
 
-Without threads and processes, on one Clock: what a seed finds it finds again.
+There are no threads and processes, and one Clock, so each seed always has the same result.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from tests.support import PASSWORD, Running, ServerCase
 
 SEEDS = range(int(os.environ.get("FLUIDVM_KILL_SEED", "0")), int(os.environ.get("FLUIDVM_KILL_SEEDS", "4")))
 KILLS = 8
-"""Per seed."""
+"""For each seed."""
 VERBS = ("start_vm", "start_vm", "start_vm", "stop_vm", "shutdown_vm", "delete_vm", "pause_vm", "save_vm", "restore_vm")
 NODES = 3
 STEP = 0.05
@@ -126,7 +126,7 @@ class Walk:
         return self.life
 
     def run(self) -> None:
-        """All of it."""
+        """Run the whole walk."""
         life = self.begin(0, None)
         for node in range(NODES):
             life.call("add_compute_node", f"node{node}", "simulator", "", {"delay": self.chance.choice([0.0, 0.01, 0.3])})
@@ -154,7 +154,7 @@ class Walk:
         return f"vm{self._names}"
 
     def work(self, life: Life) -> None:
-        """Commit something, and wait a little."""
+        """Commit random tasks, and wait a little."""
         for _ in range(self.chance.randint(0, 3)):
             with contextlib.suppress(xmlrpc.client.Fault):
                 self.task(life)
@@ -165,7 +165,7 @@ class Walk:
             life.turn()
 
     def task(self, life: Life) -> None:
-        """Queue something to do."""
+        """Queue a random task."""
         vms = [vm["id"] for vm in life.call("list_vms", {"fields": ["id"]})]
         node = self.chance.choice([1, 1, 2, 3])
         chance = self.chance.random()
@@ -194,7 +194,7 @@ class Walk:
                 life.turn()
 
     def look(self, life: Life) -> None:
-        """Every VM and every volume is where the server says, once."""
+        """Check that every VM and every volume exists once, on the node that the server reports."""
         vms = life.call("list_vms")
         disks = life.call("list_disks")
         contexts = life.call("list_execution_contexts", {"limit": 1000})

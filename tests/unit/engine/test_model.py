@@ -1,5 +1,5 @@
 """
-Sessions, pending tasks, contexts and claims against a small model: hypothesis tries sequences of what clients do.
+Compares sessions, pending tasks, contexts and claims with a small model: hypothesis tries sequences of client actions.
 
 The whole server runs on one Clock without a thread: the store and the password hashes answer at once.
 """

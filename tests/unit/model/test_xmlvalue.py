@@ -1,4 +1,4 @@
-"""Rendered values, read back by the standard library."""
+"""Rendered values are read back by the standard library."""
 
 from __future__ import annotations
 
