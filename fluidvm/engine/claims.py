@@ -23,7 +23,7 @@ class Claim:
 
 
 class Watch:
-    """Calls a function when a task claims one of some objects; it doesn't hold them."""
+    """Watches objects without holding them: calls a function when a task claims one of them."""
 
     __slots__ = ("_watches", "called", "keys")
 

@@ -83,7 +83,7 @@ class Engine:
                         self._inventory.ledger.reserve((row.id, place), of_user(owner), asked)
 
     def start(self) -> None:
-        """Continue the loaded contexts, those with interrupted tasks first: no other task may see what these left undone."""
+        """Continue the loaded contexts, interrupted tasks first, so that no other task sees what they left undone."""
 
         def fresh(context: Context) -> bool:
             first = next((task for task in context.tasks if task.row.finished is None), None)
