@@ -1,4 +1,4 @@
-"""What an API method that answers at once has in its hands, and which objects a call may name."""
+"""The call object that API methods get, and the check of the objects that a call names."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from fluidvm.store.database import Database
 
 @dataclass(frozen=True)
 class Services:
-    """What the API stands on: one of each per server."""
+    """The server's objects that API methods need."""
 
     resources: Resources
     database: Database
@@ -37,10 +37,10 @@ class Services:
 
 class Call:
     """
-    One call under way.
+    One running call.
 
-    @ivar address: the client's.
-    @ivar certificate: the client's, verified; C{None}: it showed none.
+    @ivar address: the client's address.
+    @ivar certificate: the client's verified certificate; C{None} if it presented none.
     """
 
     __slots__ = ("_session", "_user", "address", "certificate", "services")
@@ -61,14 +61,14 @@ class Call:
 
     @property
     def session(self) -> Session:
-        """The caller's session. @raise NotLoggedIn: it is anonymous."""
+        """The caller's session. @raise NotLoggedIn: the call is anonymous."""
         if self._session is None:
             raise NotLoggedIn("You are not logged in: authenticate first.")
         return self._session
 
     @property
     def user(self) -> User:
-        """The caller. @raise NotLoggedIn: it is anonymous."""
+        """The caller. @raise NotLoggedIn: the call is anonymous."""
         if self._user is None:
             raise NotLoggedIn("You are not logged in: authenticate first.")
         return self._user
@@ -85,19 +85,19 @@ class Call:
 
     def admit(self, method: Method, references: References) -> None:
         """
-        Check that the caller may use the objects that a call names.
+        Check that the caller is allowed to use the objects that a call names.
 
-        A task may name what an earlier task of the same session, or a committed one, will make.
+        A task can name an object that a committed task, or an earlier task of the same session, will create.
 
-        @raise NotFound: it isn't there, or the caller may not see it: no difference.
-        @raise Forbidden: the caller may see it, but not change it.
+        @raise NotFound: an object doesn't exist, or the caller is not allowed to see it; the fault is the same.
+        @raise Forbidden: the caller is allowed to see an object, but not to change it.
         """
         for reference in references:
             if reference.type == "execution_context":
-                continue  # not kept in the inventory: the engine looks
+                continue  # not in the inventory: the engine checks it
             if method.task and self._promised(reference):
                 continue
-            # Who may see an image may make something of it.
+            # A user who is allowed to see an image is allowed to create disks and VMs from it.
             change = method.task and (reference.type != "image" or method.target == "image")
             permissions.check_object(
                 self.inventory, self.user, reference.type, reference.id, method.name, reference.path, change

@@ -1,4 +1,4 @@
-"""Who may connect to which VM's console: tickets, and how long what they opened stays."""
+"""Consoles: the tickets that open them, and how long they stay open."""
 
 from __future__ import annotations
 
@@ -16,14 +16,15 @@ from fluidvm.model.faults import ApiFault, Conflict, NotFound, TooLarge, Unavail
 from fluidvm.model.objects import VM, User
 
 KINDS: dict[str, type[Interface]] = {"serial": ISerialConsole, "vnc": IVncConsole}
-"""Each kind of console, with its ability."""
+"""The kinds of consoles, each with the ability that it needs."""
 LIFE = 30.0
-"""Seconds that a ticket may be used in."""
+"""Seconds for which a ticket is valid."""
 MOST_TICKETS = 20
-"""How many unused tickets a session may have."""
+"""Maximum number of unused tickets of one session."""
 MOST_OPEN = 20
-"""How many consoles a user may have open, in all sessions together."""
+"""Maximum number of open consoles of one user, in all sessions together."""
 ON = ("running", "paused")
+"""States in which a VM has a console."""
 
 
 @dataclass(frozen=True)
@@ -36,9 +37,9 @@ class _Ticket:
 
 class Consoles:
     """
-    Tickets for consoles. Each opens one console once, whoever brings it: a user can hand it to the browser that shall look.
+    Tickets for consoles. A ticket opens one console, once. Whoever has it can use it, so a user can pass it to a browser.
 
-    @param resources: what consoles are opened with.
+    @param resources: what consoles need.
     """
 
     def __init__(self, resources: Resources, audit: AuditLog) -> None:
@@ -49,20 +50,20 @@ class Consoles:
 
     def issue(self, session: Session, vm: int, kind: str) -> tuple[str, float]:
         """
-        Make a ticket.
+        Create a ticket.
 
         @param kind: a key of L{KINDS}.
-        @return: the ticket, and until when it can be used, in seconds since the epoch.
-        @raise Conflict: the VM doesn't run.
-        @raise TooLarge: the session has too many.
+        @return: the ticket, and when it expires, in seconds since the epoch.
+        @raise Conflict: the VM isn't running.
+        @raise TooLarge: the session has too many unused tickets.
         """
         now = self._resources.clock.seconds()
         self._tickets = {text: ticket for text, ticket in self._tickets.items() if ticket.expires > now}
         if sum(ticket.session is session for ticket in self._tickets.values()) >= MOST_TICKETS:
-            raise TooLarge(f"{MOST_TICKETS} consoles wait to be opened already: open them, or wait for {LIFE:g} s.")
+            raise TooLarge(f"This session has {MOST_TICKETS} unused console tickets: use them, or wait {LIFE:g} s.")
         record = self._resources.inventory.get(VM, vm)
         if record.state not in ON:
-            raise Conflict(f"VM {record.name} is {record.state}: it has a console when it runs.")
+            raise Conflict(f"VM {record.name} is {record.state}: it has a console only while it is running or paused.")
         text = secrets.token_urlsafe(32)
         self._tickets[text] = _Ticket(session, vm, kind, now + LIFE)
         return text, self._resources.wall_clock() + LIFE
@@ -71,21 +72,21 @@ class Consoles:
         """
         Use a ticket.
 
-        @raise NotFound: it is unknown, used, too old, or what it was given for doesn't hold any more.
+        @raise NotFound: it is unknown, used or expired, or the user is not allowed to use the console any more.
         """
         ticket = self._tickets.pop(text, None)
         if ticket is not None and ticket.expires > self._resources.clock.seconds():
             console = Console(self._resources, self._audit, self._open, ticket.session, ticket.vm, ticket.kind)
             if not console.ended():
                 return console
-        raise NotFound("There is no such console, or not any more: ask get_vm_console for another.")
+        raise NotFound("This console does not exist or has expired: call get_vm_console again.")
 
 
 class Console:
     """
-    A console that a ticket was given for.
+    The console that a ticket was issued for.
 
-    @param under_way: all that are open; it is among them until L{left}.
+    @param under_way: all open consoles; this one is among them until L{left} is called.
     """
 
     def __init__(
@@ -100,16 +101,16 @@ class Console:
 
     async def open(self, viewer: IProtocol, address: str) -> None:
         """
-        Connect a viewer, as the driver's verbs do. It calls L{left} when it has lost its connection.
+        Connect a viewer to the console, by the driver's verb. The viewer must call L{left} when it has lost its connection.
 
-        @param address: where the viewer is.
-        @raise Unavailable: the user has too many consoles open.
-        @raise ApiFault: it can't be had now, and why.
+        @param address: the viewer's address.
+        @raise Unavailable: the user has too many open consoles.
+        @raise ApiFault: the console can't be opened now; the fault says why.
         """
         inventory, session = self._resources.inventory, self._session
         record = inventory.get(VM, self._vm)
         if sum(other._session.user == session.user for other in self._open) >= MOST_OPEN:
-            raise Unavailable(f"{MOST_OPEN} consoles of yours are open already: close one of them.")
+            raise Unavailable(f"You already have {MOST_OPEN} consoles open: close one of them.")
         self._open.add(self)
         try:
             await self._connect(record, viewer)
@@ -139,7 +140,7 @@ class Console:
             raise Conflict(str(error)) from None
 
     def ended(self) -> str:
-        """Tell why the console may not be used any more; empty while it may."""
+        """Return the reason why the user is not allowed to use the console any more; empty while it is."""
         inventory = self._resources.inventory
         try:
             user = session_user(inventory, self._resources.sessions, self._session)
@@ -149,10 +150,10 @@ class Console:
         return ""
 
     def left(self) -> None:
-        """The viewer isn't connected any more: the user can open another console. A repetition does nothing."""
+        """Record that the viewer has disconnected, so that the user can open another console. A second call does nothing."""
         self._open.discard(self)
 
     def touch(self) -> None:
-        """Someone is there: it counts as the session's ping."""
+        """Record that the viewer is active, which counts as a ping of the session."""
         if self._resources.sessions.lives(self._session):
             self._resources.sessions.touch(self._session)

@@ -1,8 +1,8 @@
 """
-Which disks have stayed the same since somebody got their bytes.
+Tags that show whether a disk has changed since it was last downloaded.
 
-A tag stands for the bytes that a disk had when the tag was made. It is forgotten as soon as a task wants the disk or its VM,
-or the VM runs; the next tag is another one. So who gets the rest of a disk by the same tag has bytes that fit together.
+A tag identifies the content that a disk had when the tag was made. It is dropped as soon as a task claims the disk or its
+VM, or the VM runs; the next tag is different. So a client that resumes a download with the same tag gets consistent content.
 """
 
 from __future__ import annotations
@@ -16,15 +16,15 @@ from fluidvm.model.objects import VM, Disk
 from fluidvm.store.objects import ChangeRow
 
 MOST = 100
-"""Disks whose tags are remembered: those whose bytes were got last."""
+"""Maximum number of tags: those of the disks that were downloaded last."""
 
 
 class DiskTags:
     """
-    The tags of disks that don't change.
+    The tags of all disks.
 
-    @param inventory: what is told of disks and VMs.
-    @param claims: which objects tasks want.
+    @param inventory: reports changes of disks and VMs.
+    @param claims: reports which objects tasks claim.
     """
 
     def __init__(self, inventory: Inventory, claims: Claims) -> None:
@@ -35,10 +35,10 @@ class DiskTags:
 
     def tag(self, disk: Disk) -> str:
         """
-        Give a disk's tag.
+        Return a disk's tag.
 
-        @param disk: no task holds it or its VM, and that doesn't run.
-        @return: letters and digits; the same as the last time, if the disk has stayed the same since.
+        @param disk: the disk. No task must hold it or its VM, and the VM must not be running.
+        @return: letters and digits; the same as before if the disk hasn't changed since.
         """
         if disk.id not in self._tags:
             keys = [("disk", disk.id), *([] if disk.vm is None else [("vm", disk.vm)])]

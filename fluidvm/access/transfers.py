@@ -1,4 +1,4 @@
-"""Who may send and fetch which bytes beside the calls: uploads for images, and disks' contents."""
+"""Transfers: uploads of images and downloads of disks, and who is allowed to make them."""
 
 from __future__ import annotations
 
@@ -21,27 +21,28 @@ from fluidvm.engine.job import Resources
 from fluidvm.images.files import UPLOAD_NAME
 from fluidvm.images.uploads import Writing
 from fluidvm.model.faults import ApiFault, Conflict, InvalidParams, NotFound, NotLoggedIn, Unavailable
+from fluidvm.model.kinds import NAME_RULE
 from fluidvm.model.objects import VM, Disk, User
 from fluidvm.store.objects import ChangeRow
 
 MOST = 16
-"""How many transfers may be under way together."""
+"""Maximum number of simultaneous transfers."""
 _NUMBER = re.compile(r"[+-]?[0-9]{1,32}")
 MOST_OF_USER = 4
-"""How many of them may be one user's."""
+"""Maximum number of simultaneous transfers of one user."""
 LOOK = 1.0
-"""Seconds between two looks at whether transfers may go on."""
+"""Seconds between two checks of whether transfers are still allowed."""
 CONCERNED = ("user", "vm", "disk")
 """Types of objects whose changes can end a transfer."""
 
 
 class Transfers:
     """
-    All transfers. Each holds one of few places until it is closed.
+    All transfers. Their number is limited; each counts until it is closed.
 
-    @param resources: what they work with.
-    @param claims: which objects tasks hold.
-    @param audit: gets a line of each.
+    @param resources: what transfers need.
+    @param claims: the objects that tasks hold.
+    @param audit: gets a line for each transfer.
     """
 
     def __init__(self, resources: Resources, claims: Claims, audit: AuditLog) -> None:
@@ -58,21 +59,21 @@ class Transfers:
         return len(self._under_way)
 
     def held_back(self, address: str) -> Deferred[None]:
-        """Wait as long as the answer to a wrong cookie is held back, after many others from an address."""
+        """Wait as long as the answer to an invalid cookie must be delayed, after too many from an address."""
         return deferLater(self.resources.clock, self.resources.sessions.hold(address), lambda: None)
 
-    # Who asks.
+    # The user of a transfer.
 
     def _session(self, cookie: str, address: str) -> Session:
         """
-        Tell whose cookie this is.
+        Return the session of a cookie.
 
-        @raise InvalidParams: no cookie looks so.
-        @raise NotLoggedIn: nobody who is logged in.
-        @raise HeldBack: the one or the other, after many from this address: see L{held_back}.
+        @raise InvalidParams: it has the wrong type or range.
+        @raise NotLoggedIn: the cookie is missing, unknown or expired.
+        @raise HeldBack: it is invalid, after too many invalid ones from this address: see L{held_back}.
         """
         if not cookie:
-            raise NotLoggedIn("You are not logged in: authenticate first, and give the cookie.")
+            raise NotLoggedIn("You are not logged in: authenticate first, then send the cookie.")
         session = self.resources.sessions.find(int(cookie) if _NUMBER.fullmatch(cookie) else cookie, address)
         self.rightful(session)
         self.resources.sessions.touch(session)
@@ -80,10 +81,10 @@ class Transfers:
 
     def rightful(self, session: Session) -> User:
         """
-        Give a session's user, if it may send and fetch bytes as it is now.
+        Return a session's user, if the user is currently allowed to make transfers.
 
-        @raise NotLoggedIn: the session has ended, or the user is gone or disabled.
-        @raise Forbidden: the user only looks on.
+        @raise NotLoggedIn: the session has ended, or the user was deleted or disabled.
+        @raise Forbidden: the user's role doesn't allow transfers.
         """
         user = session_user(self.resources.inventory, self.resources.sessions, session)
         check_transfer(user)
@@ -91,26 +92,26 @@ class Transfers:
 
     async def uploaded(self, cookie: str, address: str, name: str) -> int:
         """
-        Tell how many bytes of an upload are there; 0 where there is none.
+        Return the number of bytes of an upload that the server has; 0 if there is no such upload.
 
-        @raise ApiFault: the caller may not know; says why.
+        @raise ApiFault: the caller is not allowed to know; the fault says why.
         """
         session = self._session(cookie, address)
         sending = self._sending.get((session.user, _checked(name)))
-        if sending is not None and sending.closed:  # its connection has just broken: go on behind what came
+        if sending is not None and sending.closed:  # its connection has just broken: wait until all is written
             await sending.after()
         return await self.resources.images.uploaded(session.user, name) or 0
 
-    # What is under way.
+    # Beginning and end.
 
     def send(self, cookie: str, address: str, name: str, start: int, length: int | None) -> Sending:
         """
         Begin an upload.
 
         @param name: its name.
-        @param start: where its bytes go, from the file's beginning.
-        @param length: how many there will be; C{None}: that isn't known.
-        @raise ApiFault: it may not be; says why.
+        @param start: the offset in the file at which its bytes are written.
+        @param length: the number of bytes; C{None} if that isn't known.
+        @raise ApiFault: it is not possible or not allowed; the fault says why.
         """
         session = self._session(cookie, address)
         sending = Sending(self, session, address, _checked(name))
@@ -125,18 +126,18 @@ class Transfers:
 
     def fetch(self, cookie: str, address: str, id: int) -> Fetching:
         """
-        Begin to give a disk's bytes.
+        Begin a download of a disk.
 
-        It ends when a task wants the disk, or its VM: what is given then may be from before and after it.
+        It ends when a task claims the disk or its VM, because the content could then be partly old and partly new.
 
-        @raise Conflict: it is in use.
-        @raise ApiFault: it may not be; says why.
+        @raise Conflict: the disk is in use.
+        @raise ApiFault: it is not possible or not allowed; the fault says why.
         """
         session = self._session(cookie, address)
         fetching = Fetching(self, session, address, id)
         disk = fetching.check()
         keys = [("disk", id), *([] if disk.vm is None else [("vm", disk.vm)])]
-        wanted = Conflict(f"A task is at work on disk {disk.name}.")
+        wanted = Conflict(f"A task is using disk {disk.name}: try again when it has ended.")
         if any(self._claims.held(key) for key in keys):
             raise wanted
         self._enter(fetching)
@@ -146,14 +147,14 @@ class Transfers:
 
     def _enter(self, transfer: Transfer) -> None:
         if len(self._under_way) >= MOST:
-            raise Unavailable(f"{MOST} transfers are under way already: try again in a moment.")
+            raise Unavailable(f"{MOST} transfers are already under way: try again in a moment.")
         if sum(other.session.user == transfer.session.user for other in self._under_way) >= MOST_OF_USER:
-            raise Unavailable(f"{MOST_OF_USER} transfers of yours are under way already: wait until one has ended.")
+            raise Unavailable(f"You already have {MOST_OF_USER} transfers under way: wait until one has ended.")
         self._under_way.add(transfer)
         self._schedule()
 
     def leave(self, transfer: Transfer, fault: ApiFault | None) -> None:
-        """A transfer has ended: its place is free. @param fault: why it isn't complete."""
+        """Record that a transfer has ended. @param fault: why it isn't complete; C{None} if it is."""
         self._under_way.discard(transfer)
         if not self._under_way and self._looking is not None:
             self._looking.cancel()
@@ -171,7 +172,7 @@ class Transfers:
             error="" if fault is None else fault.faultString,
         )
 
-    # Whether it may go on.
+    # Checks during transfers.
 
     def _schedule(self) -> None:
         if self._looking is None:
@@ -196,15 +197,15 @@ class Transfers:
         if self._under_way and any(row.type in CONCERNED for row in rows):
             self._look()
 
-    # The server's end.
+    # Shutdown.
 
     def let_go(self, sending: Sending) -> None:
-        """What came of an upload is written, and nobody is at work on it."""
+        """Record that everything received of an upload is written."""
         del self._sending[sending.session.user, sending.name]
 
     async def stop(self) -> None:
-        """End all transfers: the server stops."""
-        fault = Unavailable("The server stops: go on when it is back.")
+        """End all transfers, because the server is stopping."""
+        fault = Unavailable("The server is stopping: continue when it is back.")
         sendings = list(self._sending.values())
         for transfer in list(self._under_way):
             transfer.stop(fault)
@@ -215,16 +216,16 @@ class Transfers:
 
 class Transfer:
     """
-    One transfer under way. It holds a place until it is closed, which who has the connection does when that has ended.
+    One running transfer. It counts until it is closed, which the owner of its connection does when the connection has ended.
 
-    @ivar event: what the audit log calls it.
-    @ivar told: what the audit log tells of it.
-    @ivar target: the id of the disk that it is of.
-    @ivar count: bytes that have been moved.
-    @ivar closed: it has ended.
-    @ivar asking: the server itself waits for a compute node.
-    @ivar fault: why it may not go on.
-    @ivar on_stop: called with the fault when it may not go on any more.
+    @ivar event: its name in the audit log.
+    @ivar told: its arguments in the audit log.
+    @ivar target: the id of the disk that is downloaded; C{None} for an upload.
+    @ivar count: number of bytes transferred.
+    @ivar closed: whether it has ended.
+    @ivar asking: whether the server is waiting for a compute node.
+    @ivar fault: why it must not continue; C{None} while it is allowed to.
+    @ivar on_stop: called with the fault when it must not continue.
     """
 
     event = ""
@@ -244,28 +245,28 @@ class Transfer:
 
     def check(self) -> object:
         """
-        See whether it may go on as it is now.
+        Check that it is still allowed.
 
-        @raise ApiFault: it may not; says why.
+        @raise ApiFault: it must not continue; the fault says why.
         """
         if self.fault is not None:
             raise self.fault
         return self._transfers.rightful(self.session)
 
     def keep_session(self) -> None:
-        """While bytes move, or the server waits for those of a compute node, the session stays: it counts as a ping."""
+        """Count as a ping while bytes are transferred or the server waits for a compute node."""
         if (self.asking or self.count != self._seen) and self._transfers.resources.sessions.lives(self.session):
             self._seen = self.count
             self._transfers.resources.sessions.touch(self.session)
 
     def stop(self, fault: ApiFault) -> None:
-        """It may not go on any more. A repetition does nothing."""
+        """Stop the transfer, because it must not continue. A second call does nothing."""
         if self.fault is None:
             self.fault = fault
             self.on_stop(fault)
 
     def close(self, fault: ApiFault | None) -> None:
-        """It has ended. A repetition does nothing. @param fault: why it isn't complete; C{None}: it is."""
+        """Record that it has ended. A second call does nothing. @param fault: why it isn't complete; C{None} if it is."""
         if not self.closed:
             self.closed = True
             self._transfers.leave(self, self.fault or fault)
@@ -273,10 +274,10 @@ class Transfer:
 
 class Sending(Transfer):
     """
-    An upload under way.
+    A running upload.
 
-    @ivar name: the upload's.
-    @ivar writing: where its bytes go.
+    @ivar name: the upload's name.
+    @ivar writing: writes its bytes.
     """
 
     event = "upload"
@@ -289,14 +290,14 @@ class Sending(Transfer):
         self._waiting: list[Deferred[None]] = []
 
     def let_go(self) -> None:
-        """To be called once, after the last byte is written."""
+        """Record that the last byte is written. Must be called exactly once."""
         self._gone = True
         self._transfers.let_go(self)
         for waiting in self._waiting:
             waiting.callback(None)
 
     def after(self) -> Deferred[None]:
-        """Fires when nobody is at work on the upload any more."""
+        """Return a Deferred that fires when everything received is written."""
         waiting: Deferred[None] = Deferred()
         if self._gone:
             waiting.callback(None)
@@ -307,10 +308,10 @@ class Sending(Transfer):
 
 class Fetching(Transfer):
     """
-    A disk's bytes under way.
+    A running download of a disk.
 
-    @ivar watch: sees the tasks that want the disk.
-    @ivar tag: the same as long as the disk's bytes are.
+    @ivar watch: notices tasks that claim the disk.
+    @ivar tag: stays the same as long as the disk's content does.
     """
 
     event = "download"
@@ -322,24 +323,24 @@ class Fetching(Transfer):
         self.target = disk
 
     def check(self) -> Disk:
-        """As the base class has it. @return: the disk."""
+        """As in the base class. @return: the disk."""
         super().check()
         inventory, user = self._transfers.resources.inventory, self._transfers.rightful(self.session)
         assert self.target is not None
         check_object(inventory, user, "disk", self.target)
         disk = inventory.get(Disk, self.target)
         if disk.state != "ready":
-            raise Conflict(f"Disk {disk.name} is {disk.state}.")
+            raise Conflict(f"Disk {disk.name} is {disk.state}: it must be ready.")
         vm = None if disk.vm is None else inventory.get(VM, disk.vm)
         if vm is not None and vm.powered:
-            raise Conflict(f"Disk {disk.name} is in use by VM {vm.name}, which runs: stop it first.")
+            raise Conflict(f"Disk {disk.name} is in use by VM {vm.name}, which is running: stop the VM first.")
         return disk
 
     async def open(self) -> Contents:
         """
-        Give the disk's bytes.
+        Open the disk's content.
 
-        @raise ApiFault: they can't be had; says why.
+        @raise ApiFault: it can't be read; the fault says why.
         """
         disk = self.check()
         self.asking = True
@@ -355,9 +356,9 @@ class Fetching(Transfer):
 
     async def read(self, contents: Contents, offset: int, length: int) -> bytes:
         """
-        Read some of the disk's bytes.
+        Read a part of the disk's content.
 
-        @raise ApiFault: it may not go on any more: what was read may be newer than what came before.
+        @raise ApiFault: the download must not continue: the data could be newer than what was read before.
         """
         self.asking = True
         try:
@@ -368,7 +369,7 @@ class Fetching(Transfer):
         return data
 
     def close(self, fault: ApiFault | None) -> None:
-        """As the base class has it."""
+        """As in the base class."""
         if self.watch is not None:
             self.watch.end()
         super().close(fault)
@@ -376,10 +377,10 @@ class Fetching(Transfer):
 
 class Contents:
     """
-    A disk's bytes.
+    A disk's content.
 
-    @ivar name: a file's name for them.
-    @ivar length: how many they are.
+    @ivar name: a file name for it.
+    @ivar length: its length in bytes.
     """
 
     def __init__(self, disk: Disk, length: int, connection: IImages) -> None:
@@ -389,7 +390,7 @@ class Contents:
         self._connection = connection
 
     def read(self, offset: int, length: int) -> Deferred[bytes]:
-        """Read some of them."""
+        """Read a part of it."""
         disk = self._disk
         found: Deferred[bytes] = self._connection.read_volume(disk.pool, disk.volume, disk.format, offset, length)
         return found
@@ -397,5 +398,5 @@ class Contents:
 
 def _checked(name: str) -> str:
     if not re.fullmatch(UPLOAD_NAME, name):
-        raise InvalidParams("upload: wants letters, digits, dots, dashes and underscores, 63 at most.")
+        raise InvalidParams(f"upload: must be {NAME_RULE}.")
     return name

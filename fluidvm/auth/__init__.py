@@ -1,5 +1,5 @@
 """
-Who may do what: sessions, logins, passwords, certificates, permissions, and the audit log of what was done.
+Who is allowed to do what: sessions, logins, passwords, certificates, permissions, and the audit log.
 
 Imported by engine, access, api, api.storage, api.vms, api.accounts, api.nodes, wire, server.
 """

@@ -1,4 +1,4 @@
-"""The audit log: who did what, from where, to what, and what came of it."""
+"""The audit log: who did what to which object, from which address, and with which outcome."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from fluidvm.store import audit as stored
 from fluidvm.store.database import Database, OutcomeUnknown
 
 INTERVAL = 1.0
-"""Seconds that a line may wait for others before it is stored, where nothing is stored anyway."""
+"""Maximum number of seconds until a line is stored."""
 MOST_WAITING = 10_000
 LONGEST_STRING, LONGEST_ARGUMENTS = 200, 4000
 HIDDEN = "***"
@@ -40,18 +40,18 @@ FIELDS: Fields = {
     "arguments": str,
     "error": str,
 }
-"""A line's keys on the wire; absent where there is no value."""
+"""A line's keys on the wire; a key without a value is absent."""
 Line = dict[str, Any]
 
 
 class AuditLog:
     """
-    Lines on their way to the store.
+    Collects lines and stores them.
 
-    What goes with a transaction of its own (a commit, an outcome) is stored in it, by L{line} and C{stored.add}. The rest is
-    L{note}d: it is stored within a second.
+    A line that belongs to a transaction (a commit or an outcome) is made by L{line} and stored in that transaction by
+    C{stored.add}. All other lines are added by L{note} or L{count}, and stored within a second.
 
-    @param clock: the time.
+    @param clock: for timers.
     @param wall_clock: seconds since the epoch.
     """
 
@@ -67,7 +67,7 @@ class AuditLog:
         self._lost = 0
 
     def line(self, event: str, **fields: Any) -> Line:
-        """Make a line. What isn't given is empty."""
+        """Make a line. Fields that are not given are empty."""
         return {
             "time": self._wall_clock(),
             "event": event,
@@ -85,7 +85,7 @@ class AuditLog:
         } | fields
 
     def note(self, event: str, **fields: Any) -> None:
-        """Have a line stored soon."""
+        """Add a line, to be stored soon."""
         if len(self._waiting) >= MOST_WAITING:
             self._lost += 1
             return
@@ -93,7 +93,7 @@ class AuditLog:
         self._schedule()
 
     def count(self, event: str, address: str, **fields: Any) -> None:
-        """As L{note}, for what a stranger can cause at any rate: one line per address and second, which tells how many."""
+        """As L{note}, for events that anybody can cause at any rate: one line per address and second, with their number."""
         key = (event, address)
         if key not in self._counted:
             if len(self._counted) >= MOST_WAITING:
@@ -113,23 +113,23 @@ class AuditLog:
         storing.addErrback(lambda failure: self._log.failure("The audit log failed", failure))
 
     def take(self) -> list[Line]:
-        """Give what waits, to be stored before what follows from it; L{put_back} it if that fails."""
+        """Take the waiting lines, to store them in another transaction. If that fails, call L{put_back}."""
         lines, self._waiting = self._waiting, []
         return lines
 
     def put_back(self, lines: list[Line]) -> None:
-        """Undo L{take}."""
+        """Undo L{take}, before lines added since."""
         self._waiting[:0] = lines
 
     async def flush(self) -> None:
-        """Store what waits. Where the store fails, it waits on."""
+        """Store the waiting lines. If the store fails, they go on waiting."""
         for counted in self._counted.values():
             times = counted.pop("times")
             counted["arguments"] = f"{times} times" if times > 1 else ""
             self._waiting.append(counted)
         self._counted = {}
         if self._lost:
-            self._waiting.append(self.line("lost", error=f"{self._lost} lines: the store failed for too long"))
+            self._waiting.append(self.line("lost", error=f"{self._lost} lines lost: the store was unavailable too long"))
             self._lost = 0
         lines = self.take()
         if not lines:
@@ -137,7 +137,7 @@ class AuditLog:
         try:
             await self._database.run(stored.add, lines)
         except OutcomeUnknown as unknown:
-            # Stored again at once, they could be there twice.
+            # If they were put back at once, they could be stored twice.
             unknown.outcome.addErrback(lambda failure: self.put_back(lines))
         except Exception as error:
             self.put_back(lines)
@@ -145,17 +145,17 @@ class AuditLog:
             self._schedule()
 
     async def stop(self) -> None:
-        """Store what waits, for the last time."""
+        """Store the waiting lines, and stop the timer."""
         if self._timer is not None and self._timer.active():
             self._timer.cancel()
         await self.flush()
 
     async def page(self, wanted: Mapping[str, Any], limit: int) -> list[Line]:
-        """Read lines as they go over the wire. C{wanted}: a checked filter."""
+        """Return one page of lines in their wire form. C{wanted}: a checked filter."""
         await self.flush()
         equal = {key: value for key, value in wanted.items() if key in FIELDS}
         since, until = (_seconds(wanted.get(key)) for key in ("since", "until"))
-        if "time" in equal:  # whole seconds are told, and fractions stored
+        if "time" in equal:  # the wire form has whole seconds, the store has fractions
             second = equal.pop("time").timestamp()
             since = second if since is None else max(since, second)
             until = second + 1 if until is None else min(until, second + 1)
@@ -163,7 +163,7 @@ class AuditLog:
         return [_wire(row) for row in rows]
 
     async def forget(self, before: float) -> None:
-        """Drop the lines that were written before a point in time."""
+        """Delete the lines that were written before a point in time (seconds since the epoch)."""
         while await self._database.run(stored.drop, before):
             pass
 
@@ -178,7 +178,7 @@ def _wire(row: Line) -> Line:
 
 
 def shown(method: Method, values: Sequence[Any]) -> str:
-    """Give a call's checked arguments as JSON, without secrets, and not at any length."""
+    """Format a call's checked arguments as JSON, without secrets and with bounded length."""
     named = {
         parameter.name: _redacted(parameter.kind, value) for parameter, value in zip(method.parameters, values, strict=False)
     }

@@ -1,4 +1,4 @@
-"""Which users clients' certificates stand for."""
+"""Maps client certificates to users."""
 
 from __future__ import annotations
 
@@ -11,17 +11,17 @@ from OpenSSL import crypto
 
 
 class MappingError(Exception):
-    """The file of certificates' users can't be used, in one sentence."""
+    """The file that maps certificates to users is not valid; the text is one sentence."""
 
 
 def read_mapping(path: Path) -> dict[str, str]:
     """
-    Read whom certificates stand for: a TOML file of names in certificates and users' names.
+    Read the TOML file that maps names in certificates to users' names.
 
-    A name is the whole subject (RFC 4514), such as C{CN=alice,O=Example}, or an alternative name with its kind:
-    C{email:alice@example.org}, C{dns:host.example.org}, C{uri:spiffe://example.org/alice}.
+    A name in a certificate is its whole subject (RFC 4514), such as C{CN=alice,O=Example}, or an alternative name with its
+    kind: C{email:alice@example.org}, C{dns:host.example.org}, C{uri:spiffe://example.org/alice}.
 
-    @raise MappingError: it can't be read, or isn't one.
+    @raise MappingError: the file can't be read or is not valid.
     """
     try:
         found = tomllib.loads(path.read_text())
@@ -31,12 +31,12 @@ def read_mapping(path: Path) -> dict[str, str]:
         raise MappingError(f"certificate users {path}: {error}") from None
     for name, user in found.items():
         if not isinstance(user, str) or not user:
-            raise MappingError(f'certificate users {path}: "{name}" wants a user\'s name')
+            raise MappingError(f'certificate users {path}: "{name}" must map to a user\'s name')
     return found
 
 
 def names_in(certificate: crypto.X509) -> list[str]:
-    """The names of a certificate that a mapping can have."""
+    """The names of a certificate, in the form that the mapping uses."""
     read = certificate.to_cryptography()
     names = [read.subject.rfc4514_string()] if read.subject else []
     try:
@@ -50,10 +50,10 @@ def names_in(certificate: crypto.X509) -> list[str]:
 
 def stands_for(certificate: object, name: str, mapping: Mapping[str, str]) -> bool:
     """
-    Tell whether a verified client certificate stands for a user.
+    Return whether a verified client certificate is mapped to a user.
 
-    @param certificate: C{None}: the client showed none.
-    @param name: the user's.
+    @param certificate: the certificate; C{None} if the client presented none.
+    @param name: the user's name.
     """
     if not mapping or not isinstance(certificate, crypto.X509):
         return False

@@ -1,4 +1,4 @@
-"""Logging in: passwords checked in a pool of their own, wrong ones throttled, second factors."""
+"""Logins: check passwords in a thread pool, throttle failed attempts, and check second factors."""
 
 from __future__ import annotations
 
@@ -23,21 +23,24 @@ __all__ = ["Attempt", "Logins", "check_password", "second_factor_step"]
 T = TypeVar("T")
 THREADS = 2
 FREE_TRIES = 5
-"""How many wrong passwords in a row cost one address nothing, for one name; each one more doubles the wait."""
+"""Failed attempts in a row, from one address for one name, that cause no wait; each further one doubles the wait."""
 FREE_TRIES_PER_ADDRESS = 100
+"""As L{FREE_TRIES}, from one address for all names together."""
 FREE_TRIES_PER_NAME = 20
-"""From all addresses together that the user hasn't logged in from."""
+"""As L{FREE_TRIES}, for one name, from all addresses together from which that user hasn't logged in before."""
 MOST_PER_ADDRESS = 64
+"""Maximum number of passwords from one address that wait to be checked."""
 MOST_IN_ALL = 1024
-"""How many passwords may wait to be checked."""
+"""Maximum number of passwords that wait to be checked."""
 ADDRESSES_PER_USER = 16
+"""Addresses of earlier logins that are remembered for each user."""
 STEP = 30
-"""Seconds that a second factor's code lasts (RFC 6238, section 5.2)."""
+"""Seconds that a code of a second factor is valid (RFC 6238, section 5.2)."""
 
 
 @dataclass(frozen=True)
 class Attempt:
-    """Somebody tries to log in: from which network, by which name, and whether that user has come from there before."""
+    """An attempt to log in: its network, the name, and whether that user has logged in from this network before."""
 
     network: str
     name: str
@@ -48,8 +51,9 @@ class Logins:
     """
     Checks passwords.
 
-    @ivar least: how many characters a new password must have.
-    @param reactor: the real one; time for throttling is C{clock}'s.
+    @ivar least: minimum length of a new password in characters.
+    @param reactor: the real reactor, for threads.
+    @param clock: the time for throttling.
     """
 
     def __init__(self, reactor: Any, clock: IReactorTime, hasher: Hasher, least: int) -> None:
@@ -64,37 +68,37 @@ class Logins:
         self._known: dict[int, OrderedDict[str, None]] = {}
 
     def load(self, known: Iterable[tuple[int, str]]) -> None:
-        """Take on the networks that users have come from, the latest last."""
+        """Load the networks from which users have logged in, the latest last."""
         for user, network in known:
             self._learn(user, network)
 
     def start(self) -> None:
-        """Start the pool's threads."""
+        """Start the thread pool."""
         self._pool.start()
 
     def stop(self) -> None:
-        """End the pool's threads."""
+        """Stop the thread pool."""
         if self._pool.started:
             self._pool.stop()
 
     def hash_now(self, password: str) -> str:
-        """Hash a password. Blocks: for the start, before the reactor runs."""
+        """Hash a password. Blocks: only for use before the reactor runs."""
         return self._hasher.hash(password)
 
     def hash(self, password: str) -> Deferred[str]:
-        """Hash a password in the pool."""
+        """Hash a password in the thread pool."""
         return self._run(self._hasher.hash, password)
 
     def verify(self, hashed: str | None, password: str) -> Deferred[bool]:
         """
-        Tell whether a password is right.
+        Return whether a password is correct.
 
-        @param hashed: as L{hash} made it; C{None} (an unknown user) takes the same time and is never right.
+        @param hashed: the result of L{hash}; C{None} for an unknown user, which takes the same time and is never correct.
         """
         return self._run(self._hasher.verify, hashed, password)
 
     def outdated(self, hashed: str) -> bool:
-        """Tell whether a hash should be made anew, now that the password is at hand."""
+        """Return whether a password should be hashed again, because the parameters have changed."""
         return self._hasher.outdated(hashed)
 
     def _run(self, function: Callable[..., T], *args: Any) -> Deferred[T]:
@@ -102,11 +106,11 @@ class Logins:
 
     def begin(self, address: str, name: str, user: int | None) -> Attempt:
         """
-        Admit a try; L{end} it in any case.
+        Admit an attempt. The caller must call L{end} in any case.
 
-        @param user: the id of the user of this name; C{None}: there is none.
-        @raise TooManyAttempts: names the seconds to wait.
-        @raise Unavailable: too many others are being checked.
+        @param user: the id of the user with this name; C{None} if there is none.
+        @raise TooManyAttempts: the client must wait; the fault says how many seconds.
+        @raise Unavailable: too many passwords are being checked.
         """
         network = network_of(address)
         attempt = Attempt(network, name, user is not None and network in self._known.get(user, ()))
@@ -119,35 +123,35 @@ class Logins:
         return attempt
 
     def end(self, attempt: Attempt) -> None:
-        """A try is over."""
+        """Record that an attempt has ended."""
         self._under_way[attempt.network] -= 1
         if not self._under_way[attempt.network]:
             del self._under_way[attempt.network]
 
     def admit(self, attempt: Attempt) -> None:
         """
-        Refuse a try that comes too soon after wrong ones.
+        Refuse an attempt that comes too soon after failed ones.
 
-        From a network that the user has come from before, only wrong tries for this name from there count: strangers
-        elsewhere, or at the same address with other names, can't lock the user out.
+        If the user has logged in from this network before, only failed attempts for this name from this network count. So
+        attackers at other addresses, or at the same address with other names, can't lock the user out.
 
-        @raise TooManyAttempts: names the seconds to wait.
+        @raise TooManyAttempts: the client must wait; the fault says how many seconds.
         """
         wait = self._by_both.wait((attempt.network, attempt.name))
         if not attempt.known:
             wait = max(wait, self._by_address.wait(attempt.network), self._by_name.wait(attempt.name))
         if wait > 0:
-            raise TooManyAttempts(f"Too many wrong logins: try again in {ceil(wait)} s.")
+            raise TooManyAttempts(f"Too many failed logins: try again in {ceil(wait)} s.")
 
     def failed(self, attempt: Attempt) -> None:
-        """Count a wrong try."""
+        """Count a failed attempt."""
         self._by_both.failed((attempt.network, attempt.name))
         self._by_address.failed(attempt.network)
         if not attempt.known:
             self._by_name.failed(attempt.name)
 
     def succeeded(self, attempt: Attempt, user: int) -> None:
-        """Forget the wrong tries from the user's own network, and remember that it is the user's."""
+        """Forget failed attempts for this name from this network, and remember the network as the user's."""
         self._by_both.succeeded((attempt.network, attempt.name))
         self._learn(user, attempt.network)
 
@@ -159,7 +163,7 @@ class Logins:
             networks.popitem(last=False)
 
     def forget(self, user: int) -> None:
-        """A user is gone."""
+        """Forget the networks of a deleted user."""
         self._known.pop(user, None)
 
 
@@ -167,12 +171,12 @@ def second_factor_step(secret: str, code: str, now: float, last: int) -> int | N
     """
     Check a second factor's code (TOTP, RFC 6238).
 
-    A clock that is one step off is tolerated, and a code is good once (section 5.2).
+    A clock that is off by one step is tolerated, and each code can be used once (section 5.2).
 
-    @param secret: base32.
+    @param secret: in base32.
     @param now: seconds since the epoch.
-    @param last: the step whose code was used last.
-    @return: the code's step; C{None}: it is wrong.
+    @param last: the step of the last code that was used.
+    @return: the code's step; C{None} if the code is wrong.
     """
     totp = pyotp.TOTP(secret, interval=STEP)
     current = int(now) // STEP

@@ -1,4 +1,4 @@
-"""Passwords: what is taken for one, and how it is hashed."""
+"""Passwords: which ones are accepted, and how they are hashed."""
 
 from __future__ import annotations
 
@@ -13,21 +13,21 @@ from fluidvm.model.faults import InvalidParams
 
 def check_password(password: str, name: str, least: int) -> None:
     """
-    Refuse a password that would be guessed.
+    Refuse a password that is easy to guess.
 
-    Length, not the user's name, and not among the 30,000 that people use most (the list of the package zxcvbn): what NIST
-    SP 800-63B, section 5.1.1.2, asks for.
+    It must be long enough, must not be the user's name, and must not be among the 30,000 most common passwords (the list of
+    the package zxcvbn), as NIST SP 800-63B, section 5.1.1.2, requires.
 
-    @param name: the user's.
-    @param least: characters.
-    @raise InvalidParams: says why, never the password.
+    @param name: the user's name.
+    @param least: minimum length in characters.
+    @raise InvalidParams: the password is refused; the fault says why, without quoting it.
     """
     if len(password) < least:
         raise InvalidParams(f"password: is shorter than {least} characters.")
     if name and password.casefold() in (name.casefold(), name.casefold()[::-1]):
-        raise InvalidParams("password: is the user's name.")
+        raise InvalidParams("password: must not be the user's name, nor that name reversed.")
     if password.casefold() in _common():
-        raise InvalidParams("password: is among the most common ones: everybody tries it first.")
+        raise InvalidParams("password: is one of the most common passwords; choose another.")
 
 
 @cache
@@ -37,16 +37,16 @@ def _common() -> frozenset[str]:
 
 class Hasher:
     """
-    Argon2id (RFC 9106).
+    Hashes passwords with Argon2id (RFC 9106).
 
-    @param memory: KiB that one hash takes.
-    @param rounds: how often it goes over them.
-    @param lanes: how many threads one hash uses.
+    @param memory: KiB of memory for one hash.
+    @param rounds: number of passes over the memory.
+    @param lanes: number of threads for one hash.
     """
 
     def __init__(self, memory: int, rounds: int, lanes: int) -> None:
         self._argon2 = PasswordHasher(time_cost=rounds, memory_cost=memory, parallelism=lanes)
-        # What an unknown user's password is compared with, so that it takes the same time.
+        # For unknown users: comparing with this hash takes the same time.
         self._nobody = self._argon2.hash("")
 
     def hash(self, password: str) -> str:
@@ -55,9 +55,9 @@ class Hasher:
 
     def verify(self, hashed: str | None, password: str) -> bool:
         """
-        Tell whether a password is right. Blocks.
+        Return whether a password is correct. Blocks.
 
-        @param hashed: as L{hash} made it; C{None} (an unknown user) takes the same time and is never right.
+        @param hashed: the result of L{hash}; C{None} for an unknown user, which takes the same time and is never correct.
         """
         try:
             right = self._argon2.verify(hashed or self._nobody, password.encode("utf-8", "surrogatepass"))
@@ -66,5 +66,5 @@ class Hasher:
         return right and hashed is not None
 
     def outdated(self, hashed: str) -> bool:
-        """Tell whether a hash was made with other parameters than these."""
+        """Return whether a hash was made with different parameters."""
         return self._argon2.check_needs_rehash(hashed)

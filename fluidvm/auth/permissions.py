@@ -1,8 +1,8 @@
 """
-Who may do what to which object: decided here, for calls, committed tasks, transfers and consoles alike.
+Permissions: who is allowed to do what to which object, for calls, committed tasks, transfers and consoles.
 
-An admin may do everything, a user what it owns, an auditor reads everything. Which objects a user sees is the inventory's to
-say (L{Inventory.visible}).
+An admin may do everything. A user may read and change the objects that it owns. An auditor may read everything.
+L{Inventory.visible} decides which objects a user can see.
 """
 
 from __future__ import annotations
@@ -17,27 +17,27 @@ from fluidvm.model.objects import OBJECT_TYPES, User
 
 
 def administers(user: User) -> bool:
-    """Tell whether a user may do everything."""
+    """Return whether a user is allowed to do everything."""
     return user.role == "admin"
 
 
 def reads_all(user: User) -> bool:
-    """Tell whether a user reads everybody's objects."""
+    """Return whether a user is allowed to read the objects of all users."""
     return user.role != "user"
 
 
 def owns(user: User, owner: int | None) -> bool:
     """
-    Tell whether a user may change what has a certain owner.
+    Return whether a user is allowed to change the objects of an owner.
 
-    @param owner: the owner's id; C{None}: the object has none, so that the role alone decides.
+    @param owner: the owner's id; C{None} if the object has no owner, so that only the role decides.
     """
     return owner is None or owner == user.id or administers(user)
 
 
 def session_user(inventory: Inventory, sessions: Sessions, session: Session) -> User:
     """
-    Give the user of a session. A session whose user is gone or disabled ends here.
+    Return the user of a session. If the user was deleted or disabled, end the session.
 
     @raise NotLoggedIn: the session has ended.
     """
@@ -50,11 +50,11 @@ def session_user(inventory: Inventory, sessions: Sessions, session: Session) -> 
 
 def check_role(user: User, roles: tuple[str, ...], what: str) -> None:
     """
-    Check that a user's role may do something.
+    Check that a user's role allows an operation.
 
-    @param roles: those that may.
-    @param what: what it is, for the fault: a method's name, say.
-    @raise Forbidden: the role may not.
+    @param roles: the roles that allow it.
+    @param what: the operation's name for the fault, such as a method's name.
+    @raise Forbidden: the role doesn't allow it.
     """
     if user.role not in roles:
         raise Forbidden(f"{what} is for {' and '.join(roles)}s, not for {user.role}s.")
@@ -64,34 +64,35 @@ def check_object(
     inventory: Inventory, user: User, type_name: str, id: int, what: str = "", name: str = "", change: bool = False
 ) -> None:
     """
-    Check that a user may read an object, or change it.
+    Check that a user is allowed to read an object, or to change it.
 
-    @param what: what is done to it, for the fault: a method's name, say.
-    @param name: what the caller calls it; empty: its type and id.
-    @raise NotFound: it isn't there, or the user may not see it: no difference.
-    @raise Forbidden: the user may see it, but not change it.
+    @param what: the operation's name for the fault, such as a method's name.
+    @param name: the object's name in the fault; empty for its type and id.
+    @param change: whether the operation changes the object.
+    @raise NotFound: the object doesn't exist, or the user is not allowed to see it; the fault is the same.
+    @raise Forbidden: the user is allowed to see the object, but not to change it.
     """
     entry = inventory.visible(type_name, id, user)
     if entry is None:
         raise missing(type_name, id)
     if change and not owns(user, entry.object.owner):
-        raise Forbidden(f"{what}: {name or f'{type_name} {id}'} is another user's.")
+        raise Forbidden(f"{what}: {name or f'{type_name} {id}'} belongs to another user.")
 
 
 def check_task(inventory: Inventory, actor: int, method: Method, target: int, claims: Iterable[tuple[str, int]]) -> None:
     """
-    Check a committed task as if it were called now: its user or the objects may have changed since the call.
+    Check a committed task again before it runs, because its user or the objects can have changed since the call.
 
     @param actor: the id of the user who committed it.
-    @param claims: type and id of every object that it may change.
-    @raise NotFound: one of the objects is gone, or isn't the user's any more: no difference.
-    @raise Forbidden: the user is gone or disabled, or its role doesn't allow the task any more.
+    @param claims: type and id of every object that it can change.
+    @raise NotFound: one of the objects was deleted, or the user is not allowed to see it any more; the fault is the same.
+    @raise Forbidden: the user was deleted or disabled, or is not allowed to run the task any more.
     """
     user = inventory.find(User, actor)
     if user is None:
-        raise Forbidden(f"{method.name}: the user who committed it is gone.")
+        raise Forbidden(f"{method.name}: the user who committed this task was deleted.")
     if not user.enabled:
-        raise Forbidden(f"{method.name}: user {user.name}, who committed it, is disabled.")
+        raise Forbidden(f"{method.name}: user {user.name}, who committed this task, is disabled.")
     check_role(user, method.roles, method.name)
     for type_name, id in sorted(claims):
         if type_name not in OBJECT_TYPES or (method.creates and (type_name, id) == (method.target, target)):
@@ -100,16 +101,16 @@ def check_task(inventory: Inventory, actor: int, method: Method, target: int, cl
 
 
 def check_transfer(user: User) -> None:
-    """@raise Forbidden: the user may not send or fetch bytes."""
+    """@raise Forbidden: the user is not allowed to upload or download."""
     check_role(user, WORKERS, "A transfer")
 
 
 def check_console(inventory: Inventory, user: User, vm: int) -> None:
     """
-    Check that a user may use a VM's console, in which one can type.
+    Check that a user is allowed to use a VM's console, which accepts input.
 
-    @raise NotFound: there is no such VM for the user.
-    @raise Forbidden: the user only reads.
+    @raise NotFound: the VM doesn't exist, or the user is not allowed to see it.
+    @raise Forbidden: the user's role allows only reading.
     """
     check_role(user, WORKERS, "A console")
     check_object(inventory, user, "vm", vm)

@@ -1,4 +1,4 @@
-"""Sessions: cookies made, found, expired; each one's pending tasks and its place in the change log."""
+"""Sessions: their cookies, expiry, pending tasks and serials of the change log."""
 
 from __future__ import annotations
 
@@ -20,29 +20,30 @@ from fluidvm.model.object_fields import Fields
 from fluidvm.model.xmlvalue import INT_HIGH, INT_LOW, moment
 
 FREE_COOKIES = 250
-"""How many wrong cookies in a row cost an address nothing: clients that were logged out have some."""
+"""Invalid cookies in a row from one address that cause no wait: clients whose sessions have ended send some."""
 LONGEST_HOLD = 20.0
+"""Maximum number of seconds by which the answer to an invalid cookie is delayed."""
 MOST_PENDING = 1000
-"""How many tasks one session may have pending."""
+"""Maximum number of pending tasks of one session."""
 MOST_HELD = 64 * 2**20
-"""Characters that the arguments of one user's pending tasks may have together, in all of its sessions."""
+"""Maximum size, in characters, of the arguments of all pending tasks of one user, in all sessions together."""
 MOST_SESSIONS = 1000
-"""How many sessions one user may have."""
+"""Maximum number of sessions of one user."""
 LONGEST_CALL = 600.0
-"""Seconds by which calls under way can keep a session beyond its time."""
+"""Maximum number of seconds by which running calls can extend a session beyond its timeout."""
 
 
 class HeldBack(TooManyAttempts):
-    """Too many wrong cookies; the answer is to be held back for L{Sessions.hold}."""
+    """Too many invalid cookies; the answer must be delayed by L{Sessions.hold}."""
 
 
 @dataclass(frozen=True, slots=True)
 class PendingTask:
     """
-    A task that was called and not committed.
+    A task that was called but not committed yet.
 
     @ivar target: the id of the object that it acts on.
-    @ivar claims: type and id of every object that no other task may touch meanwhile.
+    @ivar claims: type and id of every object that no other task must change while this one runs.
     """
 
     method: Method
@@ -56,16 +57,17 @@ class Session:
     """
     One login.
 
-    @ivar id: its number for listings; not the cookie.
-    @ivar serial: how much of the change log C{ping} has told.
-    @ivar offered_secret: of a second factor that isn't confirmed yet.
-    @ivar holding: characters of arguments that each user's pending tasks have: the same for all sessions.
-    @ivar ended: nobody can use it any more.
-    @ivar held: this session's share of it.
-    @ivar wall_created: seconds since the epoch, as C{wall_last_ping}; the other times are the clock's.
-    @ivar renewed: when it had its full time last.
-    @ivar expires: when it ends, if no call of it is under way then.
-    @ivar calls: requests with calls of it that are under way.
+    @ivar id: its number in lists; not the cookie.
+    @ivar serial: the serial of the last change that C{ping} has reported.
+    @ivar offered_secret: the secret of a second factor that isn't confirmed yet.
+    @ivar promised: type and id of every object that a pending task will create.
+    @ivar holding: size in characters of the arguments of each user's pending tasks; shared by all sessions.
+    @ivar held: this session's share of C{holding}.
+    @ivar ended: whether the session has ended.
+    @ivar wall_created: seconds since the epoch, like C{wall_last_ping}; the other times are the clock's.
+    @ivar renewed: when the timeout was last restarted.
+    @ivar expires: when the session ends, unless one of its calls is running then.
+    @ivar calls: number of running requests that have calls of this session.
     """
 
     FIELDS: ClassVar[Fields] = {
@@ -95,7 +97,7 @@ class Session:
     ended: bool = False
 
     def wire(self) -> dict[str, Any]:
-        """As C{list_sessions} gives it."""
+        """The session as in the answer of C{list_sessions}."""
         return {
             "id": self.id,
             "user": self.user,
@@ -115,8 +117,8 @@ class Session:
         size = len(repr(task.arguments))
         if self.holding[self.user] + size > MOST_HELD:
             raise TooLarge(
-                f"The arguments of your pending tasks have more than {MOST_HELD // 2**20} MiB: "
-                "commit_tasks or discard_tasks first."
+                f"The arguments of your pending tasks exceed {MOST_HELD // 2**20} MiB: "
+                "call commit_tasks or discard_tasks first."
             )
         self._hold(size)
         self.pending.append(task)
@@ -124,12 +126,12 @@ class Session:
             self.promised.add((task.method.target, task.target))
 
     def admit(self) -> None:
-        """Refuse one more pending task when there are too many."""
+        """@raise TooLarge: the session already has the maximum number of pending tasks."""
         if len(self.pending) >= MOST_PENDING:
-            raise TooLarge(f"{MOST_PENDING} tasks are pending already: commit_tasks or discard_tasks first.")
+            raise TooLarge(f"{MOST_PENDING} tasks are already pending: call commit_tasks or discard_tasks first.")
 
     def take(self) -> list[PendingTask]:
-        """Empty the list of pending tasks and give it."""
+        """Remove and return all pending tasks."""
         taken, self.pending = self.pending, []
         self.promised = set()
         self._hold(-self.held)
@@ -142,7 +144,7 @@ class Session:
             del self.holding[self.user]
 
     def put_back(self, tasks: list[PendingTask]) -> None:
-        """Undo L{take}, before what was queued since. A session that has ended meanwhile has nothing pending."""
+        """Undo L{take}: insert the tasks before those queued since. If the session has ended, do nothing."""
         if self.ended:
             return
         self.pending[:0] = tasks
@@ -154,12 +156,12 @@ class Sessions:
     """
     All sessions of this server.
 
-    A session without a ping ends. It doesn't end in the middle of its own call, for its client can't ping then: see
-    L{UnderWay}.
+    A session expires unless ping is called. It doesn't expire during one of its own calls, because its client can't ping
+    then: see L{UnderWay}.
 
-    @param clock: the time that sessions expire by.
-    @param timeout: seconds without a ping after which a session ends.
-    @param any_call: every call counts as a ping.
+    @param clock: the time by which sessions expire.
+    @param timeout: seconds without a ping after which a session expires.
+    @param any_call: whether every call counts as a ping.
     @param wall_clock: seconds since the epoch.
     """
 
@@ -169,8 +171,8 @@ class Sessions:
         self._any_call = any_call
         self._wall_clock = wall_clock
         self._by_cookie: dict[bytes, Session] = {}
-        # Those that have no call under way, the one that expires first first: every session lives equally long after its
-        # last ping. One whose call has ended may come too late by less than the timeout; until then it only takes memory.
+        # Sessions without a running call, in the order in which they expire, as the timeout is the same for all. One whose
+        # call has just ended can be out of order by less than the timeout; until it is removed it only takes memory.
         self._idle: OrderedDict[bytes, Session] = OrderedDict()
         self._holding: Counter[int] = Counter()
         self._by_user: Counter[int] = Counter()
@@ -183,14 +185,14 @@ class Sessions:
 
     def open(self, user: int, address: str, serial: int) -> Session:
         """
-        Make a session.
+        Create a session.
 
-        @param serial: the change log's newest.
-        @return: with a fresh cookie: random over the whole signed 32-bit range, not 0, not in use.
-        @raise TooLarge: the user has too many.
+        @param serial: the newest serial of the change log.
+        @return: the session, with a new cookie: random over the whole signed 32-bit range, not 0, and not in use.
+        @raise TooLarge: the user has too many sessions.
         """
         if self._by_user[user] >= MOST_SESSIONS:
-            raise TooLarge(f"You have {MOST_SESSIONS} sessions: end some by logout, or wait until they have expired.")
+            raise TooLarge(f"You already have {MOST_SESSIONS} sessions: end some with logout, or wait until they expire.")
         cookie = 0
         while cookie == 0 or _key(cookie) in self._by_cookie:
             cookie = secrets.randbits(32) - 2**31
@@ -206,15 +208,15 @@ class Sessions:
 
     def find(self, cookie: object, address: str) -> Session:
         """
-        Give the session of a cookie.
+        Return the session of a cookie.
 
-        @param cookie: whatever a client gave for one.
-        @raise InvalidParams: no cookie looks so: it counts as a wrong one.
-        @raise NotLoggedIn: unknown, expired or from another address: the same words.
-        @raise HeldBack: the one or the other, after many from this address.
+        @param cookie: the value that a client sent as the cookie.
+        @raise InvalidParams: it has the wrong type or range; it counts as an invalid cookie.
+        @raise NotLoggedIn: it is unknown or expired, or was issued to another address; the fault is the same.
+        @raise HeldBack: it is invalid, after too many invalid ones from this address.
         """
         if type(cookie) is not int:
-            raise self._refuse(address, InvalidParams(f"cookie: wants an int, not {wire_name(cookie)}."))
+            raise self._refuse(address, InvalidParams(f"cookie: must be an int, not {wire_name(cookie)}."))
         if not INT_LOW <= cookie <= INT_HIGH:
             raise self._refuse(address, InvalidParams("cookie: is out of range: a cookie has 32 bits."))
         session = self._by_cookie.get(_key(cookie))
@@ -225,32 +227,32 @@ class Sessions:
         return session
 
     def _refuse(self, address: str, fault: ApiFault) -> ApiFault:
-        """Count a wrong cookie. @param fault: why it is wrong. @return: that, or that there were too many."""
+        """Count an invalid cookie. @param fault: why it is invalid. @return: C{fault}, or L{HeldBack} after too many."""
         network = network_of(address)
         wait = self._wrong.wait(network)
         self._wrong.failed(network)
         if wait > 0:
-            return HeldBack(f"Too many wrong cookies from your address: authenticate, or try again in {ceil(wait)} s.")
+            return HeldBack(f"Too many invalid cookies from your address: authenticate, or try again in {ceil(wait)} s.")
         return fault
 
     def hold(self, address: str) -> float:
-        """How many seconds the answer to a wrong cookie is held back: few can be tried, and right ones aren't delayed."""
+        """Seconds by which the answer to an invalid cookie is delayed. Valid ones aren't delayed, and few can be guessed."""
         return min(LONGEST_HOLD, self._wrong.wait(network_of(address)))
 
     def all(self) -> list[Session]:
-        """Give the sessions that haven't expired, in the order of their ids."""
+        """Return the sessions that haven't expired, in the order of their ids."""
         return sorted((one for one in self._by_cookie.values() if not self._over(one)), key=lambda session: session.id)
 
     def lives(self, session: Session) -> bool:
-        """Tell whether a session hasn't ended."""
+        """Return whether a session hasn't ended."""
         return self._by_cookie.get(_key(session.cookie)) is session and not self._over(session)
 
     def left(self, session: Session) -> float:
-        """Tell how many seconds a session has left, if all its calls ended now."""
+        """Return the number of seconds until a session expires, if all its calls ended now."""
         return max(0.0, session.expires - self._clock.seconds())
 
     def touch(self, session: Session) -> None:
-        """The session's client is alive."""
+        """Restart the session's timeout."""
         session.renewed = self._clock.seconds()
         session.expires = session.renewed + self.timeout
         session.wall_last_ping = self._wall_clock()
@@ -258,23 +260,23 @@ class Sessions:
             self._idle.move_to_end(_key(session.cookie))
 
     def _over(self, session: Session) -> bool:
-        """Whether a session's time is over. With a call under way it has more, but not any amount."""
+        """Whether a session has expired. Running calls extend it, but only up to a limit."""
         now = self._clock.seconds()
         return session.expires <= now and (not session.calls or self._latest(session) <= now)
 
     def _latest(self, session: Session) -> float:
-        """The latest point in time to which calls keep a session."""
+        """The latest point in time to which running calls can extend a session."""
         return session.renewed + self.timeout + LONGEST_CALL
 
     def begin(self, session: Session) -> float:
-        """A call that takes its time has begun. @return: when; to be given to L{end}."""
+        """Record that a call has begun. @return: when; to be passed to L{end}."""
         if not session.calls:
             self._idle.pop(_key(session.cookie), None)
         session.calls += 1
         return self._clock.seconds()
 
     def end(self, session: Session, began: float) -> None:
-        """A call is about to be answered: where calls count, the session has its full time again."""
+        """Record that a call has ended. If calls count as pings, restart the session's timeout."""
         alive, now = self.lives(session), self._clock.seconds()
         session.calls -= 1
         if not alive:
@@ -285,13 +287,13 @@ class Sessions:
         if self._any_call:
             self.touch(session)
         else:
-            # As much as the call took: who was on time before it is on time after it.
+            # Extended by the duration of the call, so that a client that pinged in time before it needn't hurry after it.
             grace = now + min(self.timeout, now - began)
             session.expires = max(session.expires, min(grace, self._latest(session)))
         self._schedule()
 
     def close(self, session: Session) -> None:
-        """End a session; its pending tasks are dropped."""
+        """End a session and discard its pending tasks."""
         session.take()
         session.ended = True
         key = _key(session.cookie)
@@ -303,7 +305,7 @@ class Sessions:
                 del self._by_user[session.user]
 
     def close_user(self, user: int, but: Session | None = None) -> None:
-        """End every session of a user. @param but: one that goes on."""
+        """End every session of a user. @param but: a session that is not ended."""
         for session in [one for one in self._by_cookie.values() if one.user == user and one is not but]:
             self.close(session)
 
@@ -331,11 +333,11 @@ class Sessions:
 
 class UnderWay:
     """
-    The calls of one request, from their beginnings until it is answered. Their sessions don't end meanwhile.
+    The calls of one request. Their sessions don't expire until the request is answered.
 
-    Used as a context.
+    Used as a context manager.
 
-    @param callers: sessions whose calls have begun already.
+    @param callers: sessions whose calls have already begun.
     """
 
     __slots__ = ("_began", "_sessions")
@@ -347,7 +349,7 @@ class UnderWay:
             self.add(session)
 
     def add(self, session: Session) -> None:
-        """A call of a session begins. Further ones of the same session change nothing."""
+        """Record that a call of a session begins. Further calls of the same session have no effect."""
         if session.id not in self._began:
             self._began[session.id] = session, self._sessions.begin(session)
 
@@ -360,5 +362,5 @@ class UnderWay:
 
 
 def _key(cookie: int) -> bytes:
-    # Bytes are found by a hash that is keyed per process (SipHash), so that the time of a search tells a guesser nothing.
+    # Python hashes bytes with a random key per process (SipHash), so the time of a lookup reveals nothing about cookies.
     return cookie.to_bytes(4, "big", signed=True)

@@ -1,4 +1,4 @@
-"""Wrong tries counted, and how long the next one must wait."""
+"""Counts failed attempts, and makes the next one wait."""
 
 from __future__ import annotations
 
@@ -9,18 +9,21 @@ from ipaddress import ip_network
 from twisted.internet.interfaces import IReactorTime
 
 LONGEST_WAIT = 60.0
+"""In seconds."""
 FORGET_AFTER = 900.0
+"""Seconds after the last failed attempt until all of a key's are forgotten."""
 REMEMBERED = 100_000
+"""Maximum number of keys."""
 
 
 class Throttle:
     """
-    Counts wrong tries per key.
+    Counts failed attempts for each key.
 
-    The first ones are free; each one more doubles the wait, from one second to L{LONGEST_WAIT}.
+    The first ones cause no wait. Each further one doubles the wait, from one second up to L{LONGEST_WAIT}.
 
     @param clock: the time.
-    @param free: how many tries in a row cost nothing.
+    @param free: number of failed attempts in a row that cause no wait.
     """
 
     def __init__(self, clock: IReactorTime, free: int) -> None:
@@ -29,7 +32,7 @@ class Throttle:
         self._tries: OrderedDict[Hashable, tuple[int, float]] = OrderedDict()
 
     def wait(self, key: Hashable) -> float:
-        """How many seconds a key must wait still; 0: none."""
+        """Return the number of seconds that a key still has to wait; 0 if none."""
         count, last = self._tries.get(key, (0, 0.0))
         if count < self._free:
             return 0.0
@@ -37,7 +40,7 @@ class Throttle:
         return max(0.0, last + pause - self._clock.seconds())
 
     def failed(self, key: Hashable) -> None:
-        """Count a wrong try."""
+        """Count a failed attempt."""
         now = self._clock.seconds()
         count, last = self._tries.pop(key, (0, now))
         self._tries[key] = ((count if now - last < FORGET_AFTER else 0) + 1, now)
@@ -45,15 +48,16 @@ class Throttle:
             self._tries.popitem(last=False)
 
     def succeeded(self, key: Hashable) -> None:
-        """Forget a key's wrong tries."""
+        """Forget a key's failed attempts."""
         self._tries.pop(key, None)
 
 
 def network_of(address: str) -> str:
     """
-    Who is counted as one: an IPv4 address, or an IPv6 address's /64, of which one client has all (RFC 6177).
+    Return the network that counts as one client: an IPv4 address, or the /64 of an IPv6 address, all of which one client has
+    (RFC 6177).
 
-    What is no address, such as a Unix socket's name, stands for itself.
+    Anything else, such as the name of a Unix socket, is returned unchanged.
     """
     if ":" not in address:
         return address

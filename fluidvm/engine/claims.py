@@ -1,4 +1,4 @@
-"""Claims: no two tasks touch the same object at once."""
+"""Claims: no two tasks use the same object at the same time."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ Key = tuple[str, int]
 
 
 class Claim:
-    """What one task holds, or waits for."""
+    """The objects that one task holds or waits for."""
 
     __slots__ = ("blocked", "granted", "keys")
 
@@ -23,7 +23,7 @@ class Claim:
 
 
 class Watch:
-    """Who looks at objects without holding them."""
+    """Watches objects without holding them: calls a function when a task claims one of them."""
 
     __slots__ = ("_watches", "called", "keys")
 
@@ -33,7 +33,7 @@ class Watch:
         self._watches = watches
 
     def end(self) -> None:
-        """Look no more. A repetition does nothing."""
+        """Stop watching. A second call does nothing."""
         for key in self.keys:
             others = self._watches.get(key, [])
             if self in others:
@@ -44,11 +44,11 @@ class Watch:
 
 class Claims:
     """
-    Who holds which objects.
+    All claims of all tasks.
 
-    A claim queues for all its objects at once, in one step, and is granted when it is first for each of them. So claims of
-    the same object are granted in the order in which they were made, nobody holds one object while waiting for another (no
-    deadlock), and who touches other objects never waits.
+    A claim queues for all its objects in one step, and is granted when it is first in the queue of each of them. So claims
+    of the same object are granted in the order in which they were made; no task holds one object while it waits for another,
+    so there are no deadlocks; and a task that uses different objects never waits.
     """
 
     def __init__(self) -> None:
@@ -63,7 +63,7 @@ class Claims:
         return watch
 
     def take(self, keys: Iterable[Key]) -> Deferred[Claim]:
-        """Queue for objects. Fires with the claim once it holds them all; cancelling gives the place up."""
+        """Queue for objects. Fires with the claim when it holds all of them; cancelling the Deferred leaves the queues."""
         claim = Claim(frozenset(keys), Deferred(lambda _: self.release(claim)))
         for watch in [watch for key in claim.keys for watch in self._watches.get(key, ())]:
             watch.called()
@@ -77,7 +77,7 @@ class Claims:
         return claim.granted
 
     def release(self, claim: Claim) -> None:
-        """Let go of everything; the next in line are granted."""
+        """Release all objects of a claim, and grant the claims that are next in the queues."""
         following = []
         for key in claim.keys:
             queue = self._queues[key]
@@ -93,16 +93,18 @@ class Claims:
             next_claim.granted.callback(next_claim)
 
     def held(self, key: Key) -> bool:
-        """Tell whether a task holds an object or waits for it."""
+        """Return whether a task holds an object or waits for it."""
         return key in self._queues
 
 
 class Holding:
     """
-    What one task holds.
+    The objects that one task holds.
 
     @param claims: where it queues.
-    @param keys: tells what it is to hold, which may be more by the time it gets it: a VM's disks.
+    @param keys: returns the objects that the task must hold. There can be more of them when the claim is granted, such as
+        the disks of a VM.
+    @ivar waiting: the claim that it waits for; C{None} if it isn't waiting.
     """
 
     def __init__(self, claims: Claims, keys: Callable[[], set[Key]]) -> None:
@@ -112,7 +114,7 @@ class Holding:
         self.waiting: Deferred[Claim] | None = None
 
     async def take(self) -> None:
-        """Let go of what it holds, and wait for what it is to hold now. Nobody holds one thing and waits for another."""
+        """Release all objects, then wait for those that it needs now. It never holds some while it waits for others."""
         while True:
             self.release()
             self.waiting = self._claims.take(self._keys())
@@ -124,7 +126,7 @@ class Holding:
                 return
 
     def release(self) -> None:
-        """Let go."""
+        """Release all objects."""
         claim, self._claim = self._claim, None
         if claim is not None:
             self._claims.release(claim)

@@ -1,4 +1,4 @@
-"""An execution context in memory: its rows, and what is known of it only while it runs."""
+"""An execution context in memory: its rows, and the state that exists only while it runs."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ class Task:
     """
     A task of a context.
 
-    @ivar holding: from when it waits for its claims: what it holds.
-    @ivar job: while its body runs.
-    @ivar ending: its end is decided, though perhaps not stored yet.
+    @ivar holding: the objects that it holds or waits for; C{None} before and after.
+    @ivar job: its job; C{None} unless its body is running.
+    @ivar ending: whether its outcome is decided, though perhaps not stored yet.
     """
 
     __slots__ = ("ending", "holding", "job", "progress", "row")
@@ -38,7 +38,7 @@ class Context:
     """
     An execution context in memory.
 
-    @ivar session: the one that committed it, as long as the context runs; C{None}: the server was started anew since.
+    @ivar session: the session that committed it; C{None} if the context is complete or the server has restarted since.
     """
 
     FIELDS: ClassVar[Fields] = {
@@ -73,9 +73,9 @@ class Context:
     @property
     def version(self) -> int:
         """
-        Grows with each change of a task.
+        The version, which increases with each change of a task.
 
-        It need not be stored: a task's progress only grows, and whatever else changes, its progress does, too.
+        It need not be stored: a task's progress only increases, and it increases whenever anything else in the task changes.
         """
         return 1 + sum(self.progress())
 
@@ -88,15 +88,15 @@ class Context:
         return [task.progress for task in self.tasks]
 
     def errors(self) -> list[str]:
-        """Per task: the words of its error, or nothing."""
+        """Per task: the text of its error; empty if it has none."""
         return [task.row.error for task in self.tasks]
 
     def results(self) -> list[Any]:
-        """Per task: what it yielded, or nothing."""
+        """Per task: its result; empty if it has none."""
         return [task.row.result for task in self.tasks]
 
     def wire(self) -> dict[str, Any]:
-        """As C{get_execution_context} gives it."""
+        """The context as in the answer of C{get_execution_context}."""
         row = self.row
         return {
             "id": row.id,

@@ -1,4 +1,4 @@
-"""Execution contexts: one Deferred chain each, durable from commit on."""
+"""The engine runs execution contexts, each as one chain of Deferreds. They are durable from the commit on."""
 
 from __future__ import annotations
 
@@ -35,21 +35,21 @@ from fluidvm.store.database import OutcomeUnknown
 from fluidvm.store.objects import Change, Mention
 
 Outcome = tuple[int, ApiFault | None, Any]
-"""A task's place, its fault or C{None}, and its result."""
+"""A task's index, its fault (C{None}: it succeeded), and its result."""
 REMEMBERED = 1000
-"""How many complete contexts stay in memory; older ones are read from the store."""
+"""Maximum number of complete contexts in memory; older ones are read from the store."""
 CLEANING = 3.0
-"""Seconds that a task has for cleaning up when it is cut off."""
+"""Seconds that a task has to clean up when it is cancelled because the server stops."""
 RETRY = 1.0
-"""Seconds until an outcome that the store didn't take is offered again."""
+"""Seconds until the server tries again to store an outcome."""
 
 
 class Engine:
     """
     Runs the execution contexts.
 
-    @param resources: what tasks work with.
-    @param tasks_per_node: how many tasks may have a compute node at work at once.
+    @param resources: what tasks need.
+    @param tasks_per_node: maximum number of tasks that use one compute node at the same time.
     @param audit: gets a line for each commit and each outcome.
     """
 
@@ -69,13 +69,13 @@ class Engine:
         self._stopping = False
 
     def load(self, connection: Connection) -> None:
-        """Read the unfinished contexts. Blocks: called before the reactor runs."""
+        """Load the unfinished contexts. Blocks: only for use before the reactor runs."""
         with connection.begin():
             for row in stored.load_unfinished(connection):
                 self._adopt(Context(row))
                 first = next((task for task in self._contexts[row.id].tasks if task.row.finished is None), None)
                 if first is not None:
-                    first.progress = max(1, first.progress)  # it may have been seen under way
+                    first.progress = max(1, first.progress)  # clients may have seen it running
                 for place, task in enumerate(row.tasks):
                     reserved = task.memo.get("reserved")
                     if reserved is not None:
@@ -83,7 +83,7 @@ class Engine:
                         self._inventory.ledger.reserve((row.id, place), of_user(owner), asked)
 
     def start(self) -> None:
-        """Go on with the contexts that were loaded: with what had begun first, for others don't expect to find that so."""
+        """Continue the loaded contexts, interrupted tasks first, so that no other task sees what they left undone."""
 
         def fresh(context: Context) -> bool:
             first = next((task for task in context.tasks if task.row.finished is None), None)
@@ -94,9 +94,9 @@ class Engine:
 
     async def stop(self, patience: float) -> None:
         """
-        Begin no further task, wait for those under way, and cut off what takes longer; the tables know how far each came.
+        Start no further tasks, wait for the running ones, and cancel those that take too long. The store has their progress.
 
-        @param patience: seconds.
+        @param patience: seconds to wait before tasks are cancelled.
         """
         self._stopping = True
         self._waiters.wake_all()
@@ -106,7 +106,7 @@ class Engine:
                     task.holding.waiting.cancel()
         self._slots.close()
         chains = list(self._chains.values())
-        # Twice: what is cancelled may clean up first, but not for any time.
+        # Twice: cancelled tasks can clean up first, but not for an unlimited time.
         impatience = [self._resources.clock.callLater(after, _cut_off, chains) for after in (patience, patience + CLEANING)]
         for chain in chains:
             await chain
@@ -118,12 +118,13 @@ class Engine:
 
     async def commit(self, session: Session, pending: Sequence[PendingTask], on_error: str, address: str) -> int:
         """
-        Make tasks durable as a new context and start it.
+        Store tasks as a new context, and start it.
 
-        @param session: who commits.
-        @param address: the client's, for the audit log.
+        @param session: the session that commits.
+        @param address: the client's address, for the audit log.
         @return: the context's number.
-        @raise OutcomeUnknown: the store went away in the middle; if it turns out that it kept them, they start then.
+        @raise OutcomeUnknown: the store became unavailable during the commit; if it turns out that the context was stored,
+            it starts then.
         @raise Unavailable: the store failed, or the server is stopping; nothing is committed.
         """
         if self._stopping:
@@ -159,7 +160,7 @@ class Engine:
         )
         calls = self._audit.take()
         also: list[Write] = [(stored.add, (context.row,)), (write_audit, ([*calls, line],))]
-        # Promised before it is durable: what is asked for in the meantime may name what this will make.
+        # Promised before it is durable, because calls made in the meantime can already name the objects.
         self._promise(context)
         try:
             await self._inventory.commit([Mention("execution_context", id, "created", owner)], also)
@@ -185,9 +186,9 @@ class Engine:
 
     async def find(self, id: int, viewer: User) -> Context:
         """
-        Give a context.
+        Return a context.
 
-        @raise NotFound: there is none that this user may see.
+        @raise NotFound: the context doesn't exist, or the user is not allowed to see it.
         """
         context = self._contexts.get(id)
         if context is None:
@@ -198,26 +199,26 @@ class Engine:
         return context
 
     async def page(self, viewer: User, before: int | None, limit: int) -> list[Context]:
-        """Give the contexts that a user may see, newest first: at most C{limit}, from below the id C{before}."""
+        """Return the contexts that a user is allowed to see, newest first: at most C{limit}, with ids below C{before}."""
         owner = None if permissions.reads_all(viewer) else viewer.id
         rows = await self._inventory.read(stored.load_page, owner, before, limit)
         return [self._contexts.get(row.id) or Context(row) for row in rows]
 
     async def wait(self, context: Context, seconds: float) -> bool:
-        """Wait until all tasks of a context are complete, at most for C{seconds}; tells whether they are."""
+        """Wait until all tasks of a context are complete, for at most C{seconds}. @return: whether they are."""
         if not context.complete and not self._stopping and seconds > 0:
             await self._waiters.wait(context.row.id, seconds)
         return context.complete
 
     def promised_to(self, key: Key) -> int | None:
-        """Tell which user a committed task will make an object for; C{None}: no task will."""
+        """Return the user for whom a committed task will create an object; C{None} if no task will."""
         return self._promised.get(key)
 
     async def cancel(self, context: Context) -> int:
         """
-        Cancel what hasn't ended: tasks not begun end at once, one under way where what it does can be cancelled.
+        Cancel the tasks that haven't ended: waiting tasks at once, a running one if its current operation can be cancelled.
 
-        @return: how many.
+        @return: the number of cancelled tasks.
         """
         waiting = [place for place, task in enumerate(context.tasks) if not task.ending and not self._begun(task)]
         under_way = [task.job for task in context.tasks if not task.ending and task.job is not None]
@@ -231,16 +232,16 @@ class Engine:
         return cancelled
 
     def _begun(self, task: Task) -> bool:
-        """Whether a task has begun, perhaps under a server that died: what it left must be completed or removed."""
+        """Whether a task has begun, perhaps before the server restarted, so that it must be completed or undone."""
         made = _creates(task) and self._inventory.knows(task.row.target_type, task.row.target)
         return task.job is not None or task.row.started is not None or made or bool(task.row.memo)
 
     async def forget(self, before: float) -> int:
         """
-        Drop the contexts that were complete before a point in time.
+        Delete the contexts that were completed before a point in time.
 
         @param before: seconds since the epoch.
-        @return: how many.
+        @return: the number of deleted contexts.
         """
         dropped = 0
         while True:
@@ -283,7 +284,7 @@ class Engine:
             self._log.failure("Execution context {id} stopped", failure, id=context.row.id)
 
     async def _run(self, context: Context) -> None:
-        failed = 0  # only what came before counts: a client may have cancelled what comes after
+        failed = 0  # only earlier tasks count: a client may have cancelled later ones
         for place, task in enumerate(context.tasks):
             if self._stopping:
                 return
@@ -298,22 +299,22 @@ class Engine:
 
     async def _execute(self, context: Context, place: int, task: Task) -> None:
         method = METHODS.get(task.row.method)
-        if method is None:  # another version of the server has committed it
-            unknown = Unsupported(f"This server has no method {task.row.method}: check what came of it.")
+        if method is None:  # it was committed by another version of the server
+            unknown = Unsupported(f"This server has no method {task.row.method}: check whether the task took effect.")
             await self._end(context, [(place, unknown, "")], [])
             return
-        # What a task may change: what it names or has said that it holds, and the disks that its VMs have by then.
+        # The objects that the task can change: those it names or holds, and the disks that its VMs have by then.
         holding = task.holding = Holding(self.claims, lambda: self._keys(task))
         job: Job | None = None
         try:
             try:
                 await holding.take()
             except CancelledError:
-                return  # cancelled by a client, who has ended it, or the server stops
+                return  # a client has cancelled and so ended it, or the server stops
             if task.ending:
                 return
             if method.after_crash is AfterCrash.REPORT and task.row.started is not None:
-                interrupted = Unavailable(f"The server was interrupted during {method.name}: check what came of it.")
+                interrupted = Unavailable(f"The server was interrupted during {method.name}: check whether it took effect.")
                 await self._end(context, [(place, interrupted, "")], [])
                 return
             begun = self._begun(task)
@@ -327,7 +328,7 @@ class Engine:
                     permissions.check_task(self._inventory, context.row.owner, method, task.row.target, claims)
                 result = await method.function(job, *task.row.arguments)
                 if result is not None:
-                    render(result)  # what can't be told isn't kept: it would end every list that it is in
+                    render(result)  # a result that can't be rendered isn't stored: it would break lists
             except CancelledError:
                 raise
             except Exception as error:
@@ -351,7 +352,7 @@ class Engine:
         if context.row.started is None:
             context.row.started = now
         if after_crash is AfterCrash.REPORT:
-            # Recovery must be able to tell a task that had begun from one that hadn't.
+            # After a crash, recovery must know whether the task had begun.
             started = {"started": task.row.started}
             await self._insist(context, [], [(stored.save_task, (context.row.id, place, started))])
 
@@ -380,10 +381,10 @@ class Engine:
         )
 
     async def _end(self, context: Context, outcomes: Sequence[Outcome], facts: list[Change]) -> None:
-        """Store tasks' outcomes, and what their bodies noted, in one transaction; then let it be seen."""
+        """Store tasks' outcomes and recorded changes in one transaction; then make them visible."""
         for place, _, _ in outcomes:
             context.tasks[place].ending = True
-        # One after the other: whoever ends a context's last task must see that the others have ended.
+        # One at a time: the call that ends a context's last task must see that the others have ended.
         await context.lock.acquire()
         try:
             try:
@@ -391,8 +392,8 @@ class Engine:
             except CancelledError:
                 raise
             except Exception as error:
-                # The facts contradict what others have stored meanwhile, such as a name that was taken; or they can't be
-                # stored at all. Either way the context goes on.
+                # The changes conflict with what has been stored meanwhile, such as a name that is now in use, or can't be
+                # stored at all. The context continues in both cases.
                 refused = fault_of(error, "storing an outcome")
                 await self._store_end(context, [(place, refused, "") for place, _, _ in outcomes], [])
         finally:
@@ -457,7 +458,7 @@ class Engine:
                 await self._inventory.settle(changes, also)
                 return
             except Unavailable as error:
-                # The work is done: forgetting it because the store hiccups would lose it.
+                # The task is done; its outcome must not be lost because the store is unavailable for a moment.
                 context.status = f"waiting for the store: {error}"
                 self._log.error("Execution context {id}: {error}", id=context.row.id, error=str(error))
             await deferLater(self._resources.clock, RETRY, lambda: None)

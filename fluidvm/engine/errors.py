@@ -1,4 +1,4 @@
-"""What a task's or a call's failure is called on the wire."""
+"""Converts the exceptions of tasks and calls to faults."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from fluidvm.model.faults import ApiFault, InternalError, sentence
 from fluidvm.model.xmlvalue import clean
 
 LONGEST = 10_000
-"""Characters of a driver's error that are told."""
+"""Maximum number of characters of a driver's error in a fault."""
 _log = Logger()
 
 _DRIVER_FAULTS: tuple[tuple[type[driver.DriverError], type[ApiFault]], ...] = (
@@ -28,17 +28,17 @@ _DRIVER_FAULTS: tuple[tuple[type[driver.DriverError], type[ApiFault]], ...] = (
 
 def fault_of(error: Exception, what: str) -> ApiFault:
     """
-    Turn any exception into the fault that tells of it.
+    Convert any exception to a fault.
 
-    @param what: whose failure it is, for the log: a method's name. Never its arguments.
-    @return: a documented fault; for a bug an L{InternalError} with an incident id that the log has too.
+    @param what: the operation that failed, for the log: a method's name, never its arguments.
+    @return: a documented fault; for a bug, an L{InternalError} with an incident id that is also in the log.
     """
     if isinstance(error, ApiFault):
         return error
     for raised, fault in _DRIVER_FAULTS:
         if isinstance(error, raised):
-            # A hypervisor's or a guest's words are in it.
-            return fault(sentence(clean(str(error)[: LONGEST - 1])) or f"The hypervisor failed at {what}.")
+            # The error can contain text from a hypervisor or a guest.
+            return fault(sentence(clean(str(error)[: LONGEST - 1])) or f"The hypervisor failed during {what}.")
     incident = secrets.token_hex(6)
     _log.failure("Incident {incident}: {what} failed", Failure(error), incident=incident, what=what)
-    return InternalError(f"The server failed at {what}; its log tells why under incident {incident}.")
+    return InternalError(f"The server failed during {what}; for the reason, see its log under incident {incident}.")

@@ -1,4 +1,4 @@
-"""What a task's body has in its hands."""
+"""The job object that the body of a task gets."""
 
 from __future__ import annotations
 
@@ -28,12 +28,12 @@ from fluidvm.store.objects import Change
 
 T = TypeVar("T")
 POLL = 0.25
-"""Seconds between two looks at a domain that is awaited."""
+"""Seconds between two checks of a domain's state."""
 
 
 @dataclass(frozen=True)
 class Resources:
-    """What tasks work with: one of each per server. C{placement}: by which strategy nodes are chosen."""
+    """The server's objects that tasks need. C{placement}: the strategy by which compute nodes are chosen."""
 
     clock: IReactorTime
     wall_clock: Callable[[], float]
@@ -48,12 +48,12 @@ class Resources:
 
 class Job:
     """
-    One task under way.
+    One running task.
 
     @ivar target: the id of the object that the task acts on.
     @ivar actor: the id of the user who committed it.
-    @ivar session: the session that committed it; C{None} once the server was started anew: sessions end with it.
-    @ivar memo: what the body remembers durably, for its recovery.
+    @ivar session: the session that committed it; C{None} if the server has restarted since, which ends all sessions.
+    @ivar memo: data that the body stores for its recovery after a crash.
     """
 
     def __init__(
@@ -97,33 +97,34 @@ class Job:
 
     def put(self, *facts: Change) -> None:
         """
-        Note what has become true.
+        Record changes of objects.
 
-        It is stored with the task's outcome, good or bad, in one transaction: so note a thing after it is so.
+        They are stored in one transaction with the task's outcome, even if it fails. So record a change only after it has
+        happened.
         """
         self._facts.extend(facts)
 
     def take_facts(self) -> list[Change]:
-        """Give what was noted and not stored, and forget it."""
+        """Remove and return the changes that are recorded but not stored."""
         facts, self._facts = self._facts, []
         return facts
 
     async def flush(self) -> None:
-        """Make what was noted durable now, and the memo with it: before the hypervisor is asked for something new."""
+        """Store the recorded changes and the memo now. Call this before the hypervisor is asked for the next change."""
         await self.inventory.settle(self.take_facts(), [self._save_memo(self.memo)])
 
     async def reserve(self, owner: int, **asked: int) -> None:
         """
-        Set aside what the task is about to take of a user's resource plan, until it has ended or L{unreserve} is called.
+        Reserve what the task will use of a user's resource plan, until the task has ended or L{unreserve} is called.
 
-        It is durable before this returns: after a crash nobody else can take it before the task has ended.
+        The reservation is durable before this returns: even after a crash, no other task can use it before this one ends.
 
-        @param asked: by limit, how much more than now.
-        @raise QuotaExceeded: it is more than the plan allows.
+        @param asked: the additional amount for each limit.
+        @raise QuotaExceeded: the plan doesn't allow it.
         """
         wanted = {limit: amount for limit, amount in asked.items() if amount > 0}
         if not wanted or self.memo.get("reserved") == [owner, wanted]:
-            return  # nothing, or what was reserved before the server died
+            return  # nothing to reserve, or reserved before the server died
         self.inventory.ledger.release(self._key)
         check_total(self.inventory, owner, wanted)
         self.inventory.ledger.reserve(self._key, of_user(owner), wanted)
@@ -132,16 +133,16 @@ class Job:
             await self.flush()
 
     def reserve_for(self, owner: int, **asked: int) -> None:
-        """As L{reserve}, for what the next L{flush} makes true: call L{unreserve} after it."""
+        """As L{reserve}, but not durable: for changes that the next L{flush} stores. Call L{unreserve} after it."""
         check_total(self.inventory, owner, asked)
         self.inventory.ledger.reserve(self._key, of_user(owner), asked)
 
     def reserve_on(self, node: int, **asked: int) -> None:
-        """Set aside what the next L{flush} puts on a compute node; L{unreserve} gives it back."""
+        """Reserve amounts on a compute node for changes that the next L{flush} stores. Call L{unreserve} after it."""
         self.inventory.ledger.reserve(self._key, of_node(node), asked)
 
     def reserve_mac(self, mac: str) -> bool:
-        """Set a network address aside, which the next L{flush} gives to a VM. @return: whether it was free."""
+        """Reserve a MAC address for a VM that the next L{flush} stores. @return: whether the address was free."""
         account = of_mac(mac)
         if self.inventory.ledger.taken(account, "interfaces"):
             return False
@@ -149,14 +150,14 @@ class Job:
         return True
 
     def unreserve(self) -> None:
-        """What was reserved is in use now, or isn't needed."""
+        """Release all reservations, because they are in use now or not needed any more."""
         self.inventory.ledger.release(self._key)
 
     def user(self) -> User:
         """
-        Give the user who committed the task.
+        Return the user who committed the task.
 
-        @raise NotFound: it was deleted.
+        @raise NotFound: the user was deleted.
         """
         return self.inventory.get(User, self.actor)
 
@@ -168,36 +169,36 @@ class Job:
 
     async def connection(self, node: int, ability: Any = IConnection) -> Any:
         """
-        Give a compute node's connection; waits while it is being made.
+        Return a compute node's connection. Waits while the node is connecting, and for a slot on the node.
 
-        @param ability: the interface that it must provide.
+        @param ability: the interface that the connection must provide.
         @raise Unavailable: the node isn't online.
-        @raise Unsupported: its hypervisor can't do it.
-        @raise Conflict: a client cancelled the task while it waited for its turn on the node.
+        @raise Unsupported: the node's driver doesn't have the ability.
+        @raise Conflict: a client cancelled the task while it waited for a slot.
         """
         connection = await self.nodes.connection(node, ability)
         if self._slot is None:
-            # Nothing has been asked of the node yet: who cancels the task needn't wait for its turn.
+            # The task hasn't used the node yet, so it can be cancelled while it waits for a slot.
             await self.interruptible(self._slots.take(node))
             self._slot = node
         return connection
 
     @property
     def cancelled(self) -> bool:
-        """Whether a client has cancelled the task, which ends as soon as it can."""
+        """Whether a client has cancelled the task, which then must end as soon as possible."""
         return self._cancelled
 
     def leavable(self, can: bool = True) -> None:
-        """From now on the task can be left, or not any more: it looks at L{cancelled} now and then, and at last."""
+        """Set whether the task can be cancelled. While it can, the body checks L{cancelled} regularly, and at the end."""
         self._leavable = can
 
     async def hold(self, *keys: Key) -> None:
         """
-        Hold other objects instead of those held until now, durably, beside what the task names: no other task touches them.
+        Claim further objects in addition to those that the task names. They replace those of an earlier call, durably.
 
-        What was reserved is given back, and the place on a compute node.
+        This releases all reservations and the slot on a compute node.
 
-        @raise Conflict: a client cancelled the task while it waited for them.
+        @raise Conflict: a client cancelled the task while it waited for the objects.
         """
         self.release()
         self.memo["holds"] = [list(key) for key in keys]
@@ -206,7 +207,7 @@ class Job:
         await self.flush()
 
     def release(self) -> None:
-        """The task has ended: let go of the compute node's slot, and of what it reserved."""
+        """Release the slot on the compute node and all reservations."""
         self.unreserve()
         if self._slot is not None:
             self._slots.release(self._slot)
@@ -214,9 +215,9 @@ class Job:
 
     def cancel(self) -> bool:
         """
-        Have the task end as soon as what it does can be left.
+        Cancel the task, if its current operation can be cancelled.
 
-        @return: whether it will; a task that can't be left goes on to its end.
+        @return: whether it is cancelled; otherwise it continues.
         """
         if self._cancelled or (self._interruptible is None and not self._leavable):
             return False
@@ -227,7 +228,7 @@ class Job:
 
     async def interruptible(self, work: Deferred[T]) -> T:
         """
-        Wait for something that can be cancelled: it stops then and leaves nothing behind.
+        Wait for an operation that can be cancelled. A cancelled operation must stop and leave nothing behind.
 
         @raise Conflict: a client cancelled the task.
         """
@@ -249,9 +250,9 @@ class Job:
 
     async def domain(self, node: int, uuid: str) -> DomainInfo:
         """
-        Ask a compute node what a domain is now.
+        Get a domain's current state from its compute node.
 
-        @raise NotFound: it isn't there any more.
+        @raise NotFound: the domain doesn't exist any more.
         """
         try:
             info: DomainInfo = await (await self.connection(node)).get_domain(uuid)
@@ -271,14 +272,15 @@ class Job:
         meanwhile: Callable[[], Awaitable[None]] | None = None,
     ) -> None:
         """
-        Wait until a domain is in a state.
+        Wait until a domain is in a state. The task can be cancelled meanwhile.
 
-        @param timeout: seconds.
-        @param meanwhile: what is done after each look that finds it in another.
-        @raise Conflict: it isn't in time; C{otherwise} are its words.
+        @param timeout: in seconds.
+        @param otherwise: the text of the fault after the timeout.
+        @param meanwhile: called after each check that finds the domain in another state.
+        @raise Conflict: the domain isn't in the state in time, or a client cancelled the task.
         """
         deadline = self.clock.seconds() + timeout
-        self._leavable = True  # also during a look, which itself isn't cut off
+        self._leavable = True  # also during a check, which itself isn't cancelled
         try:
             while (await self.domain(node, uuid)).state is not state:
                 left = deadline - self.clock.seconds()

@@ -1,4 +1,4 @@
-"""Where a VM or a disk goes when no compute node is named: a pure function."""
+"""Placement: chooses the compute node of a VM or a disk when the client names none. Pure functions."""
 
 from __future__ import annotations
 
@@ -13,12 +13,14 @@ STRATEGIES = ("spread", "pack")
 @dataclass(frozen=True)
 class Wanted:
     """
-    What is to be placed.
+    The requirements of the VM or the disk.
 
-    @ivar vcpus: and C{memory} (MiB): what must be free, overcommit counted.
-    @ivar driver: only nodes of this driver; C{None}: of any.
-    @ivar labels: only nodes with all of these.
-    @ivar space: MiB that the storage pool C{pool} must have free.
+    @ivar vcpus: number of virtual CPUs that must be free, after overcommit.
+    @ivar memory: MiB of memory that must be free, after overcommit.
+    @ivar driver: the node must have this driver; C{None} for any.
+    @ivar labels: the node must have all of these labels.
+    @ivar pool: the storage pool.
+    @ivar space: MiB that must be free in the storage pool.
     """
 
     vcpus: int = 0
@@ -31,7 +33,7 @@ class Wanted:
 
 @dataclass(frozen=True)
 class Load:
-    """What a node has given away: virtual CPUs, MiB of memory, and how many MiB a pool has free (C{None}: unknown)."""
+    """The virtual CPUs and MiB of memory in use on a node, and the free MiB of a pool (C{None}: unknown)."""
 
     vcpus: int
     memory: int
@@ -50,11 +52,11 @@ def choose(
     """
     Choose a compute node among those that fit.
 
-    @param load: tells what a node has given away.
-    @param able: tells whether a node's driver can do what is asked.
-    @param allowed: tells whether the owner may use a driver.
-    @param strategy: C{spread}: the one with the most memory free, for its weight; C{pack}: the one with the least.
-    @return: the node, or C{None}; and why each of the others didn't fit.
+    @param load: returns the load of a node.
+    @param able: returns whether a node's driver has the necessary abilities.
+    @param allowed: returns whether the owner is allowed to use a driver.
+    @param strategy: C{spread}: the node with the most free memory, weighted; C{pack}: the node with the least.
+    @return: the node, or C{None} if none fits; and for each node that doesn't fit, the reason.
     """
     fitting: list[tuple[float, int, ComputeNode]] = []
     reasons: list[str] = []
@@ -76,17 +78,17 @@ def _unfit(
     able: Callable[[ComputeNode], bool],
     allowed: Callable[[str], bool],
 ) -> str:
-    """Why a node doesn't fit; empty: it does."""
+    """Return the reason why a node doesn't fit; empty if it does."""
     if other := another(node, wanted):
         return other
     if not allowed(node.driver):
-        return f"the resource plan hasn't driver {node.driver}"
+        return f"the resource plan doesn't allow driver {node.driver}"
     if node.mode != "active":
         return node.mode
     if node.state != "online":
         return node.state
     if not able(node):
-        return f"driver {node.driver} can't do it"
+        return f"driver {node.driver} doesn't support this"
     given = load(node)
     if lack := shortage(node, wanted, given):
         return lack
@@ -96,14 +98,14 @@ def _unfit(
 
 
 def another(node: ComputeNode, wanted: Wanted) -> str:
-    """Why a node isn't one of those that are asked for; empty: it is."""
+    """Return the reason why a node doesn't have the requested driver and labels; empty if it does."""
     if wanted.driver is not None and node.driver != wanted.driver:
         return f"its driver is {node.driver}"
     return next((f"no label {label}" for label in wanted.labels if label not in node.labels), "")
 
 
 def shortage(node: ComputeNode, wanted: Wanted, given: Load) -> str:
-    """What a node hasn't left of memory and virtual CPUs; empty: it has what is wanted. Who wants nothing fits anywhere."""
+    """Return the missing memory or virtual CPUs of a node; empty if it has enough. A requirement of 0 always fits."""
     vcpus, memory = node.room
     if 0 < wanted.memory > memory - given.memory:
         return f"memory, {wanted.memory - memory + given.memory} MiB short"

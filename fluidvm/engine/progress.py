@@ -1,4 +1,4 @@
-"""How far a task is: told once it is durable, so that it never goes down, over a restart neither."""
+"""The progress of a task. It is stored before it is reported, so it never decreases, not even across a restart."""
 
 from __future__ import annotations
 
@@ -11,15 +11,15 @@ from fluidvm.model.faults import Unavailable
 from fluidvm.store import contexts as stored
 
 INTERVAL = 0.5
-"""Seconds between two figures that are stored: what is over sooner costs nothing."""
+"""Minimum number of seconds between two stored values; shorter tasks store none."""
 
 
 class Progress:
     """
-    One task's.
+    The progress of one task.
 
     @param context: the execution context's number.
-    @param place: the task's place in it, from 0.
+    @param place: the task's index in the context, from 0.
     """
 
     def __init__(self, inventory: Inventory, clock: IReactorTime, context: int, place: int, task: Task) -> None:
@@ -32,7 +32,7 @@ class Progress:
         self._storing = False
 
     def tell(self, percentage: int) -> None:
-        """Take a figure; it shows when it is stored, and unless a newer one comes soon."""
+        """Report a value in percent. It shows when it is stored; values that follow too closely are ignored."""
         wanted = min(99, int(percentage))
         now = self._clock.seconds()
         if wanted <= self._task.progress or self._storing or self._task.ending or now - self._last < INTERVAL:
@@ -47,4 +47,4 @@ class Progress:
 
     def _failed(self, failure: Failure) -> None:
         self._storing = False
-        failure.trap(Unavailable)  # the next figure may be stored
+        failure.trap(Unavailable)  # the next value may be stored

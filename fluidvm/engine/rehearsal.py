@@ -1,10 +1,10 @@
 """
-The dry run: tasks' own bodies, run on what would be so.
+The rehearsal of C{plan_tasks}: a dry run of the tasks' own bodies.
 
-The inventory is changed for the length of one call and put back before anything else runs; hypervisors are stood in for by
-the simulator's model of one. So whatever a body checks is checked here too, in its words.
+The inventory is changed during one call and restored before anything else runs. The simulator's model replaces each
+hypervisor. So a rehearsal makes all checks that the bodies make, and gives the same faults.
 
-Nobody is answered meanwhile. So nothing waits here and no time passes, and what a plan may cost is bounded.
+The server answers no other call meanwhile. So nothing waits here, no time passes, and the cost of a rehearsal is limited.
 """
 
 from __future__ import annotations
@@ -45,28 +45,28 @@ from fluidvm.model.faults import ApiFault, Conflict, TooLarge, Unavailable
 from fluidvm.model.objects import ComputeNode
 
 MOST_STEPS = 20_000
-"""How many things a plan's tasks may do together."""
+"""Maximum number of steps of all tasks in one rehearsal."""
 SAVED = 1.0
-"""Seconds of the processor that one user's plans may take at once, if the user has planned nothing for a while."""
+"""CPU time, in seconds, that one user's rehearsals may take at once if the user has had none for a while."""
 SHARE = 0.2
-"""Seconds of the processor that they may take in each second beyond that; a plan for which there are none yet waits."""
+"""CPU time, in seconds per second, that they may take beyond that. A rehearsal that would need more waits."""
 LONGEST = 0.5
-"""Seconds of the processor that they may take together."""
+"""Maximum CPU time of one rehearsal, in seconds."""
 ModelOf = Callable[..., Any]
-"""Makes the model of a compute node: a connection that works on memory. Its arguments: L{fluidvm.server.model.model_of}."""
+"""Makes the model of a compute node: a connection to a simulated node. Its arguments: L{fluidvm.server.model.model_of}."""
 
 
 class Still:
-    """A driver's host without a clock: nothing takes time in a plan."""
+    """A driver's host whose clock stands still: nothing takes time in a rehearsal."""
 
     clock = Clock()
 
 
 class Effort:
     """
-    What a plan costs.
+    The cost of a rehearsal.
 
-    @param spent: tells how many seconds of the processor were spent; not the time, which passes for others' programs too.
+    @param spent: returns the CPU time in seconds. Wall-clock time would include what other programs use.
     """
 
     def __init__(self, spent: Callable[[], float]) -> None:
@@ -75,18 +75,18 @@ class Effort:
         self._steps = 0
 
     def step(self) -> None:
-        """Something is about to be done. @raise TooLarge: there was too much already."""
+        """Count a step. @raise TooLarge: the cost of the rehearsal is too high."""
         self._steps += 1
         if self._steps > MOST_STEPS or self._spent() > self._end:
-            raise TooLarge("This isn't planned: what is pending takes too long to try at once. Plan fewer tasks at a time.")
+            raise TooLarge("The pending tasks take too long to plan at once: plan fewer tasks at a time.")
 
 
 class _Nodes:
     """
-    Compute nodes as they would be; takes the place of L{fluidvm.nodes.nodes.Nodes} for a plan's jobs.
+    Simulated compute nodes; replaces L{fluidvm.nodes.nodes.Nodes} for the jobs of a rehearsal.
 
-    @ivar asked: the last one that was asked for.
-    @ivar effort: what the plan has cost.
+    @ivar asked: the id of the last node that was requested.
+    @ivar effort: the cost of the rehearsal so far.
     """
 
     effort: Effort
@@ -117,13 +117,13 @@ class _Nodes:
     def _check(self, id: int, ability: type[Interface]) -> None:
         node = self._inventory.get(ComputeNode, id)
         if id in self._new:
-            raise Unavailable(f"What compute node {node.name} can do is known once it is there.")
+            raise Unavailable(f"The abilities of compute node {node.name} are unknown until the task that adds it has run.")
         self._real.check(id, ability)
 
     async def meet(self, id: int, uuids: set[str]) -> None:
-        """Look at the guests of a node that aren't ours, as some of them are to be taken over."""
+        """List the foreign guests of a node, because tasks adopt some of them. C{uuids}: the guests to adopt."""
         strangers = self._strangers[id] = []
-        with suppress(ApiFault, DriverError):  # the task itself will tell
+        with suppress(ApiFault, DriverError):  # the task itself reports it
             connection = await self._real.connection(id, IAdoption)
             for info in await (await self._real.connection(id)).list_domains():
                 if self._inventory.vm_of(info.uuid) is not None:
@@ -162,7 +162,7 @@ class _Nodes:
         self._check(id, IConnection)
 
     async def unwatch(self, id: int) -> None:
-        """Nobody lets go of a node for a plan."""
+        """A rehearsal disconnects no node."""
 
     def watch(self, node: ComputeNode) -> Deferred[None]:
         self._new.add(node.id)
@@ -170,7 +170,7 @@ class _Nodes:
 
 
 class _Sessions:
-    """Nobody is logged out by a plan."""
+    """Replaces L{fluidvm.auth.sessions.Sessions}: a rehearsal ends no session."""
 
     def close_user(self, user: int, but: Session | None = None) -> None:
         pass
@@ -178,9 +178,9 @@ class _Sessions:
 
 class _Rehearsal(Job):
     """
-    A job whose facts are true for the length of the plan only.
+    A job whose changes last only until the rehearsal ends.
 
-    @ivar effort: what the plan has cost.
+    @ivar effort: the cost of the rehearsal so far.
     """
 
     effort: Effort
@@ -190,7 +190,7 @@ class _Rehearsal(Job):
         self.inventory.rehearse(self.take_facts())
 
     async def pause(self, seconds: float) -> None:
-        """What would have to be waited for is taken to come."""
+        """Don't wait: assume that the awaited event happens."""
         self.effort.step()
 
     async def until_state(
@@ -202,18 +202,18 @@ class _Rehearsal(Job):
         otherwise: str,
         meanwhile: Callable[[], Awaitable[None]] | None = None,
     ) -> None:
-        """A guest of the model's does at once what it is asked; so what it isn't now it won't be."""
+        """Don't wait: a simulated guest obeys at once, so its state doesn't change later."""
         if (await self.domain(node, uuid)).state is not state:
             raise Conflict(otherwise)
 
 
 class Rehearsals:
     """
-    Tries pending tasks, one session's at a time.
+    Rehearses pending tasks, those of one session at a time.
 
-    @param model: makes the model of a compute node that the tasks are tried on; see L{fluidvm.server.model.model_of}.
-    @param turn: fires when the reactor has done whatever else there is to do.
-    @param spent: seconds of the processor that this thread has had.
+    @param model: makes the model of a compute node; see L{fluidvm.server.model.model_of}.
+    @param turn: returns a Deferred that fires when the reactor has handled all other events.
+    @param spent: returns the CPU time of this thread in seconds.
     """
 
     def __init__(
@@ -233,9 +233,9 @@ class Rehearsals:
 
     async def rehearse(self, session: Session) -> list[dict[str, Any]]:
         """
-        Try a session's pending tasks without doing them.
+        Rehearse a session's pending tasks.
 
-        @return: per task its place (from 1), C{ok}, C{code}, C{error} and C{node}.
+        @return: for each task C{task} (its number, from 1), C{ok}, C{code}, C{error} and C{node}.
         """
         nodes, pending = _Nodes(self._resources, self._model), list(session.pending)
         adopted: dict[int, set[str]] = {}
@@ -254,8 +254,8 @@ class Rehearsals:
             await self._lock.acquire()
             try:
                 if self._debt(session.user) > SAVED:
-                    continue  # another plan of this user was first
-                # Whoever plans again and again, or many times in one request, lets others have their turns between.
+                    continue  # another rehearsal of this user was first
+                # Other clients get their turns in between, even if one client rehearses repeatedly, also in one request.
                 await self._turn()
                 before = self._spent()
                 try:
@@ -266,7 +266,7 @@ class Rehearsals:
                 self._lock.release()
 
     def _debt(self, user: int) -> float:
-        """Seconds of the processor that a user's plans have taken beyond the user's share."""
+        """CPU time, in seconds, that a user's rehearsals have taken beyond the user's share."""
         debt, since = self._debts.get(user, (0.0, 0.0))
         return max(0.0, debt - SHARE * (self._clock.seconds() - since))
 
@@ -300,8 +300,8 @@ def _try(planned: Resources, nodes: _Nodes, actor: int, place: int, task: Pendin
     running.addBoth(outcome.append)
     fault: ApiFault | None = None
     if not outcome:
-        running.cancel()  # nothing of a plan waits
-        fault = Unavailable(f"What {task.method.name} waits for can't be told beforehand.")
+        running.cancel()  # nothing in a rehearsal waits
+        fault = Unavailable(f"plan_tasks can't predict what {task.method.name} waits for.")
     elif (failure := outcome[0]) is not None and isinstance(failure.value, Exception):
         fault = fault_of(failure.value, task.method.name)
     job.release()

@@ -1,4 +1,4 @@
-"""Images and uploads as they would be: for a plan, in which no byte is moved."""
+"""Replacements of images and uploads for rehearsals, which read and write no files."""
 
 from __future__ import annotations
 
@@ -12,15 +12,15 @@ from fluidvm.inventory.ledger import Account, Ledger, of_user
 from fluidvm.model.faults import ApiFault, NotFound
 
 Looked = Mapping[tuple[int, str, str], "Inspected | ApiFault"]
-"""What uploads are, by user, name and format, or why they are no images of that format."""
+"""The result of inspecting uploads, by user, name and format; a fault if an upload is not an image of that format."""
 
 
 class PlannedImages:
     """
-    Takes the place of L{ImageFiles}.
+    Replaces L{ImageFiles}.
 
-    @param real: the server's.
-    @param looked: what the uploads are.
+    @param real: the server's image files.
+    @param looked: the inspected uploads.
     """
 
     def __init__(self, real: ImageFiles, looked: Looked) -> None:
@@ -34,16 +34,16 @@ class PlannedImages:
         return _Source()
 
     def check(self, id: int, format: str, size: int) -> Deferred[int]:
-        """None of an image's bytes are to be written."""
+        """Report that no bytes of the image have to be written."""
         return succeed(0)
 
     def check_room(self, length: int) -> Deferred[None]:
-        """So many bytes are going to be written."""
+        """Record the number of bytes that will be written."""
         self._expected = length
         return succeed(None)
 
     async def finish(self, id: int, format: str) -> Inspected:
-        """As L{ImageFiles.finish}; what has yet to be fetched or copied is an image, of which the size isn't known."""
+        """As L{ImageFiles.finish}. A file that would still be fetched or copied counts as an image of unknown size."""
         upload = self.taken.get(id)
         if upload is None:
             space, self._expected = -(-self._expected // MIB), 0
@@ -60,7 +60,7 @@ class PlannedImages:
 
 
 class _Source:
-    """A file on a server of images: the call has checked its URL, and a plan asks for nothing."""
+    """A file on an image server. The call has checked its URL; a rehearsal doesn't fetch it."""
 
     def open(self) -> Deferred[int | None]:
         return succeed(None)
@@ -74,9 +74,9 @@ class _Source:
 
 class PlannedUploads:
     """
-    Takes the place of L{Uploads}.
+    Replaces L{Uploads}.
 
-    @param ledger: where they count; L{restore} has them count as before.
+    @param ledger: the ledger that counts the uploads; L{restore} undoes the changes.
     """
 
     def __init__(self, real: Uploads, ledger: Ledger, images: PlannedImages) -> None:
@@ -117,13 +117,13 @@ class PlannedUploads:
             self._ledger.count(("upload", user, name), *former)
 
     def restore(self) -> None:
-        """The plan has ended."""
+        """Count all uploads as before the rehearsal."""
         for user, name in list(self._uncounted):
             self._count(user, name)
 
 
 async def look_at_uploads(uploads: Uploads, wanted: set[tuple[int, str, str]]) -> Looked:
-    """Look at uploads that images are to be made of. C{wanted}: user, name and format of each."""
+    """Inspect the uploads from which images will be made. C{wanted}: user, name and format of each."""
     looked: dict[tuple[int, str, str], Inspected | ApiFault] = {}
     for user, name, format in wanted:
         try:

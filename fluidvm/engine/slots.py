@@ -1,4 +1,4 @@
-"""How many tasks have a compute node at work at once."""
+"""Limits the number of tasks that use a compute node at the same time."""
 
 from __future__ import annotations
 
@@ -7,11 +7,12 @@ from twisted.internet.defer import CancelledError, Deferred, DeferredSemaphore, 
 
 class Slots:
     """
-    Bounded places per compute node, given in the order in which they are asked for.
+    A limited number of slots for each compute node, granted in the order of the requests.
 
-    Taken after all claims and held to the task's end: who holds one waits for nobody who lacks one.
+    A task takes its slot after all its claims, and holds it until it ends. So a task with a slot never waits for a task
+    without one.
 
-    @param most: per node.
+    @param most: number of slots of each node.
     """
 
     def __init__(self, most: int) -> None:
@@ -20,17 +21,17 @@ class Slots:
         self._closed = False
 
     def take(self, node: int) -> Deferred[DeferredSemaphore]:
-        """Wait for a place on a node; cancelling gives the wait up."""
+        """Wait for a slot on a node; the Deferred can be cancelled."""
         if self._closed:
             return fail(CancelledError())
         return self._nodes.setdefault(node, DeferredSemaphore(self._most)).acquire()
 
     def release(self, node: int) -> None:
-        """Give a place back."""
+        """Release a slot."""
         self._nodes[node].release()
 
     def close(self) -> None:
-        """Give no further place: the waits for one end with C{CancelledError}."""
+        """Grant no further slots: those who wait for one get C{CancelledError}."""
         self._closed = True
         for node in self._nodes.values():
             for waiting in list(node.waiting):

@@ -1,4 +1,4 @@
-"""Clients that wait for execution contexts: no thread and no timer each."""
+"""Clients that wait for execution contexts, without a thread or a timer for each."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IDelayedCall, IReactorTime
 
 GRAIN = 0.25
-"""Seconds; all who are to give up within one grain share a timer."""
+"""Seconds; all clients whose waits end within one grain share a timer."""
 
 
 class _End:
-    """Those who are to give up at the same time, each with the context that it waits for."""
+    """The clients whose waits end at the same time, each with the context that it waits for."""
 
     def __init__(self, timer: IDelayedCall) -> None:
         self.timer = timer
@@ -21,7 +21,7 @@ class _End:
 
 class Waiters:
     """
-    Who waits for which execution context, and until when.
+    All waiting clients, with the execution context that each waits for, and the end of its wait.
 
     @param clock: the time.
     """
@@ -35,7 +35,7 @@ class Waiters:
         return sum(map(len, self._waiting.values()))
 
     def wait(self, context: int, seconds: float) -> Deferred[None]:
-        """Fires when a context is woken, or after C{seconds}, rounded up to the grain."""
+        """Return a Deferred that fires when L{wake} is called for a context, or after C{seconds} rounded up to the grain."""
         waiter: Deferred[None] = Deferred(lambda _: self._leave(context, waiter))
         now = self._clock.seconds()
         tick = ceil((now + seconds) / GRAIN)
@@ -46,13 +46,13 @@ class Waiters:
         return waiter
 
     def wake(self, context: int) -> None:
-        """Answer all who wait for a context."""
+        """Answer all clients that wait for a context."""
         for waiter in list(self._waiting.get(context, ())):
             self._leave(context, waiter)
             waiter.callback(None)
 
     def wake_all(self) -> None:
-        """Answer everyone."""
+        """Answer all waiting clients."""
         for context in list(self._waiting):
             self.wake(context)
 

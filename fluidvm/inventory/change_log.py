@@ -9,12 +9,13 @@ from collections.abc import Iterable
 from fluidvm.store.objects import ChangeRow
 
 WINDOW = 100_000
-"""How many lines are remembered at least, here and in the store."""
+"""Minimum number of lines that are kept, here and in the store."""
 EVERYONE = -1
+"""Stands for the owner of objects that have none, which everyone may see."""
 
 
 class ChangeLog:
-    """The lines of the change log, oldest first; in columns, which take a tenth of the memory of as many tuples."""
+    """The lines of the change log, oldest first; stored in columns, which take a tenth of the memory of tuples."""
 
     def __init__(self) -> None:
         self._serials = array("q")
@@ -27,13 +28,13 @@ class ChangeLog:
         self._forgotten = 0
 
     def load(self, rows: Iterable[ChangeRow]) -> None:
-        """Start with what the store remembers."""
+        """Load the lines that are in the store."""
         self.add(rows)
         if self._serials:
             self._forgotten = self._serials[0] - 1
 
     def add(self, rows: Iterable[ChangeRow]) -> bool:
-        """Take on new lines. Tells whether old ones were forgotten: the store can do so too."""
+        """Add new lines. @return: whether old ones were dropped, so that the store can drop them too."""
         for serial, type_name, id, change, owner in rows:
             self._serials.append(serial)
             self._ids.append(id)
@@ -56,16 +57,17 @@ class ChangeLog:
         return kind
 
     def remembers(self, since: int) -> bool:
-        """Tell whether every change after a serial is still known."""
+        """Return whether the log still has every change after a serial."""
         return self._forgotten <= since <= self.serial
 
     def since(self, serial: int, everything: bool, owner: int) -> list[dict[str, object]]:
         """
-        Sum up what changed after a serial.
+        Summarize the changes after a serial.
 
-        @param everything: of all owners; else only what is C{owner}'s or everyone's.
-        @return: each object once, the one whose first change is oldest first; what was created and deleted in between is
-            left out.
+        @param everything: whether to include the objects of all owners; otherwise only those of C{owner} and those without
+            an owner are included.
+        @return: each changed object once, in the order of their first changes. Objects that were both created and deleted
+            after the serial are left out.
         """
         first: dict[tuple[str, int], str] = {}
         last: dict[tuple[str, int], str] = {}

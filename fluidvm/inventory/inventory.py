@@ -1,7 +1,7 @@
 """
-What is so now: every object in memory, with indexes and its rendered wire form.
+The current state of all objects, in memory, with indexes and rendered wire forms.
 
-Loaded at start, changed only by committed transactions; queries read nothing else.
+It is loaded when the server starts, and changes only when a transaction was committed. Queries read only the inventory.
 """
 
 from __future__ import annotations
@@ -42,15 +42,15 @@ WORDS = {
     "execution_context": "execution context",
     "image": "image",
 }
-"""What a type is called in a sentence."""
+"""The names of the types in faults and log lines."""
 INDEXED = frozenset({"id", "name", "owner", "uuid", "compute_node", "vm", "target", "resource_plan"})
-"""Fields by which objects are found from others."""
+"""Fields that indexes depend on."""
 PUBLIC = ("compute_node", "resource_plan")
 """Types that everyone may see."""
 
 
 class Entry:
-    """An object and its wire form, made when it is first asked for."""
+    """An object and its wire form, which is made when it is first needed."""
 
     __slots__ = ("_broken", "_full", "_public", "_wire", "object")
     _log = Logger()
@@ -61,13 +61,13 @@ class Entry:
         self.forget()
 
     def forget(self) -> None:
-        """Something that the wire form tells has changed."""
+        """Drop the wire form, because something in it has changed."""
         self._wire: dict[str, Any] | None = None
         self._full: Rendered | None = None
         self._public: Rendered | None = None
 
     def wire(self, inventory: Inventory) -> dict[str, Any]:
-        """The wire form as a struct without absent keys."""
+        """Return the wire form as a struct, without keys that have no value."""
         if self._wire is None:
             try:
                 shown = wire_form(self.object, inventory.related(self.object))
@@ -77,7 +77,7 @@ class Entry:
         return self._wire
 
     def _tell(self) -> dict[str, Any]:
-        """What stands for an object that can't be shown: a bad value in one mustn't keep others from being listed."""
+        """Log that an object can't be shown, and return a substitute, so that the other objects can still be listed."""
         thing = self.object
         if not self._broken:
             self._broken = True
@@ -85,7 +85,7 @@ class Entry:
         return {"id": thing.id, "name": str(thing.name), "broken": True}
 
     def only(self, inventory: Inventory, keys: Iterable[str]) -> Rendered:
-        """The wire form as bytes, of these keys alone."""
+        """Return the wire form as bytes, with only the given keys."""
         try:
             wire = self.wire(inventory)
             return Rendered(render({key: wire[key] for key in keys if key in wire}))
@@ -93,13 +93,13 @@ class Entry:
             return Rendered(render(self._tell()))
 
     def full(self, inventory: Inventory) -> Rendered:
-        """The wire form as bytes."""
+        """Return the wire form as bytes."""
         if self._full is None:
             self._full = self.only(inventory, self.wire(inventory))
         return self._full
 
     def public(self, inventory: Inventory) -> Rendered:
-        """The wire form as bytes, without what plain users don't see."""
+        """Return the wire form as bytes, without the keys that are hidden from plain users."""
         hidden = getattr(self.object, "HIDDEN", None)
         if hidden is None:
             return self.full(inventory)
@@ -112,9 +112,9 @@ class Inventory:
     """
     All objects.
 
-    @param database: where changes go first.
+    @param database: where changes are stored first.
     @ivar log: the newest changes.
-    @ivar ledger: what each user holds.
+    @ivar ledger: the resources that each user and each compute node uses.
     """
 
     _log = Logger()
@@ -136,7 +136,7 @@ class Inventory:
         self._listeners: list[Callable[[list[ChangeRow]], None]] = []
 
     def load(self, connection: Connection) -> None:
-        """Read everything from the store. Blocks: called before the reactor runs."""
+        """Load everything from the store. Blocks: only for use before the reactor runs."""
         with connection.begin():
             for thing in stored.load(connection):
                 self._add(thing)
@@ -153,19 +153,19 @@ class Inventory:
     # reading
 
     def find(self, cls: type[O], id: int) -> O | None:
-        """Give the object of a type with an id, or C{None}."""
+        """Return the object of a type with an id; C{None} if there is none."""
         entry = self._entries[cls.TYPE].get(id)
         return None if entry is None else entry.object  # type: ignore[no-any-return]
 
     def knows(self, type_name: str, id: int) -> bool:
-        """Tell whether there is an object of a type with an id."""
+        """Return whether there is an object of a type with an id."""
         return id in self._entries[type_name]
 
     def get(self, cls: type[O], id: int) -> O:
         """
-        Give the object of a type with an id.
+        Return the object of a type with an id.
 
-        @raise NotFound: there is none.
+        @raise NotFound: there is no such object.
         """
         thing = self.find(cls, id)
         if thing is None:
@@ -173,45 +173,45 @@ class Inventory:
         return thing
 
     def all(self, cls: type[O]) -> Iterable[O]:
-        """Give every object of a type, in the order of the ids."""
+        """Return every object of a type, in the order of the ids."""
         return [entry.object for entry in self._entries[cls.TYPE].values()]
 
     def named(self, cls: type[O], name: str, owner: int | None = None) -> O | None:
-        """Give the object with a name; VMs and disks have their names per owner."""
+        """Return the object with a name; C{None} if there is none. Names of VMs, disks and images are unique per owner."""
         id = self._names.get((cls.TYPE, owner, name))
         return None if id is None else self.find(cls, id)
 
     def vm_of(self, uuid: str) -> VM | None:
-        """Give the VM with a UUID."""
+        """Return the VM with a UUID; C{None} if there is none."""
         id = self._uuids.get(uuid)
         return None if id is None else self.find(VM, id)
 
     def disks_of(self, vm: int) -> list[Disk]:
-        """Give a VM's disks in the order of their targets."""
+        """Return a VM's disks in the order of their targets."""
         found = [cast(Disk, self._entries["disk"][id].object) for id in self._disks_of.get(vm, ())]
         return sorted(found, key=lambda disk: (len(disk.target or ""), disk.target or ""))
 
     def vms_on(self, node: int) -> list[VM]:
-        """Give the VMs of a compute node, in the order of the ids."""
+        """Return the VMs of a compute node, in the order of the ids."""
         return [self._entries["vm"][id].object for id in sorted(self._vms_on.get(node, ()))]
 
     def users_of(self, plan: int) -> list[User]:
-        """Give the users who have a resource plan, in the order of the ids."""
+        """Return the users who have a resource plan, in the order of the ids."""
         return [self._entries["user"][id].object for id in sorted(self._users_of.get(plan, ()))]
 
     def owns(self, user: int) -> Object | None:
-        """Give one of the objects that a user owns, beside itself; C{None}: there is none."""
+        """Return one of the objects that a user owns, other than the user itself; C{None} if there is none."""
         for (type_name, owner), entries in self._owned.items():
             if owner == user and type_name != "user" and entries:
                 return cast(Object, entries.peekitem(0)[1].object)
         return None
 
     def disks_on(self, node: int) -> list[Disk]:
-        """Give the disks of a compute node, in the order of the ids."""
+        """Return the disks of a compute node, in the order of the ids."""
         return [disk for disk in self.all(Disk) if disk.compute_node == node]
 
     def related(self, thing: Object) -> Mapping[str, Any]:
-        """What an object's wire form tells of others."""
+        """Return the values of an object's C{RELATED} keys, which are derived from other objects."""
         if isinstance(thing, VM):
             return {"disks": [disk.id for disk in self.disks_of(thing.id)]}
         if isinstance(thing, ComputeNode):
@@ -222,7 +222,7 @@ class Inventory:
         return {}
 
     def visible(self, type_name: str, id: int, viewer: User) -> Entry | None:
-        """Give an object's entry if a user may see it."""
+        """Return an object's entry if a user is allowed to see it; otherwise C{None}."""
         entry: Entry | None = self._entries[type_name].get(id)
         if entry is None:
             return None
@@ -232,8 +232,8 @@ class Inventory:
         return None
 
     def shown(self, type_name: str, viewer: User, after: int = 0) -> Iterable[Entry]:
-        """Give the entries of a type that a user may see, in the order of the ids, those after one id."""
-        if viewer.role == "user" and type_name == "image":  # few, and some of them everybody's
+        """Return the entries of a type that a user is allowed to see, in the order of their ids, starting after an id."""
+        if viewer.role == "user" and type_name == "image":  # there are few, and some of them are public
             all_of_them = self._entries[type_name].values()
             return [one for one in all_of_them if one.object.id > after and self.visible("image", one.object.id, viewer)]
         if viewer.role == "user" and type_name not in PUBLIC:
@@ -247,25 +247,26 @@ class Inventory:
     # writing
 
     def next_id(self, type_name: str) -> int:
-        """Reserve an id; it is taken for good with the first commit after."""
+        """Reserve an id; the next commit makes the reservation durable."""
         id = self._last_ids.get(type_name, 0) + 1
         self._last_ids[type_name] = id
         return id
 
     def _new_ids(self) -> dict[str, int]:
-        """The highest id of each type that was given out since the store last heard of it."""
+        """Return the highest reserved id of each type, if it changed since it was last stored."""
         new = {name: last for name, last in self._last_ids.items() if last != self._stored_ids.get(name)}
         self._stored_ids.update(new)
         return new
 
     def commit(self, changes: Sequence[Change], also: Sequence[Write] = ()) -> Deferred[list[Any]]:
         """
-        Make changes durable, then true here: one transaction.
+        Store changes in one transaction, then apply them to the inventory.
 
-        @param also: more to write in it.
-        @return: fires with what the functions of C{also} returned.
-        @raise Conflict: a name is taken.
-        @raise OutcomeUnknown: the store went away in the middle; if it turns out that it kept them, they become true here.
+        @param also: further store functions to call in the same transaction.
+        @return: a Deferred that fires with the results of the functions in C{also}.
+        @raise Conflict: a name is already in use, or another object refers to a deleted one.
+        @raise OutcomeUnknown: the store became unavailable during the commit; if it turns out that the transaction was
+            committed, the changes are applied here later.
         @raise Unavailable: the store failed; nothing has changed.
         """
         owned = [(change, self._owner(change)) for change in changes]
@@ -300,7 +301,7 @@ class Inventory:
         return self._database.run(function, *args).addErrback(_contradicted)
 
     async def settle(self, changes: Sequence[Change], also: Sequence[Write] = ()) -> list[Any]:
-        """As L{commit}, but where the outcome is unknown, wait until it is known. For those whom no client waits for."""
+        """As L{commit}, but if the outcome is unknown, wait until it is known. For use where no client is waiting."""
         try:
             return await self.commit(changes, also)
         except OutcomeUnknown as unknown:
@@ -308,9 +309,9 @@ class Inventory:
 
     def update_untracked(self, type_name: str, id: int, **fields: Any) -> None:
         """
-        Take on new values of fields that aren't worth a line in the change log, such as a login's time.
+        Set fields whose changes don't get a line in the change log, such as the time of the last login.
 
-        The object keeps its version.
+        The object's version stays the same. Nothing is stored.
         """
         entry = self._entries[type_name].get(id)
         if entry is not None:
@@ -326,7 +327,7 @@ class Inventory:
         return change.owner
 
     def _refused(self, failure: Failure, changes: Sequence[Change]) -> Failure:
-        self._stored_ids.clear()  # the next commit tells all of them again
+        self._stored_ids.clear()  # the next commit stores all of them again
         if isinstance(failure.value, OutcomeUnknown):
             failure.value.outcome.addCallbacks(self._committed, self._refused, (changes,), {}, (changes,))
         return _contradicted(failure)
@@ -342,15 +343,15 @@ class Inventory:
             try:
                 listener(rows)
             except Exception:
-                self._log.failure("A listener for changes failed")
+                self._log.failure("A change listener failed")
         return results
 
     def _not_forgotten(self, failure: Failure) -> None:
-        if failure.check(Unavailable) is None:  # else the next time forgets them, too
-            self._log.failure("Old changes can't be forgotten", failure)
+        if failure.check(Unavailable) is None:  # otherwise the next time drops them, too
+            self._log.failure("Old changes can't be deleted from the store", failure)
 
     def _apply(self, change: Change) -> tuple[Object | None, Object | None]:
-        """Make a change true here; gives the object before and after."""
+        """Apply a change to the inventory. @return: the object before and after it."""
         if isinstance(change, Create):
             self._add(change.object)
             return None, change.object
@@ -363,7 +364,7 @@ class Inventory:
         if isinstance(change, Delete):
             self._remove(before)
             return before, None
-        # As the store counts them: it has written each of these changes, and no other one.
+        # The store counts versions in the same way, as it has written exactly these changes.
         fields = {} if isinstance(change, Touch) else change.fields
         after = replace(before, **fields, version=before.version + 1)
         if INDEXED.isdisjoint(fields):
@@ -379,7 +380,7 @@ class Inventory:
 
     @contextmanager
     def rehearsal(self) -> Iterator[None]:
-        """Within the block, L{rehearse} may be called; at its end all is as before. Nothing else may run meanwhile."""
+        """Allow L{rehearse} within the block; all changes are undone when it ends. Nothing else must run meanwhile."""
         self._rehearsed = []
         ids = dict(self._last_ids)
         try:
@@ -393,7 +394,7 @@ class Inventory:
             self._last_ids = ids
 
     def rehearse(self, changes: Sequence[Change]) -> None:
-        """Make changes true for the rest of a rehearsal; nothing is stored."""
+        """Apply changes until the rehearsal ends; nothing is stored."""
         self._rehearsed += [self._apply(change) for change in changes]
 
     def _add(self, thing: Object) -> None:
@@ -444,9 +445,9 @@ class Inventory:
 
 
 def _contradicted(failure: Failure) -> Failure:
-    # Names are checked before; this is the last fence, for two that were checked at the same time.
+    # Names are checked earlier; this catches two changes that were checked at the same time.
     if failure.check(IntegrityError):
-        return Failure(Conflict("Another object has this name, or refers to this one."))
+        return Failure(Conflict("Another object already has this name, or still refers to this object."))
     return failure
 
 
@@ -455,12 +456,12 @@ def _name_key(thing: Object) -> tuple[str, int | None, str]:
 
 
 def _is_public(thing: Object) -> bool:
-    """Whether everybody may see something that is somebody's."""
+    """Whether everybody is allowed to see an object that has an owner."""
     return isinstance(thing, Image) and thing.public
 
 
 def missing(type_name: str, id: int) -> NotFound:
-    """The fault for an object that isn't there, or that the caller may not see: the same words."""
+    """Make the fault for an object that doesn't exist or that the caller is not allowed to see; there is no difference."""
     return NotFound(f"There is no {WORDS[type_name]} {id}.")
 
 

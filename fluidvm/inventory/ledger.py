@@ -1,4 +1,4 @@
-"""How much of everything each user and each compute node holds, and what tasks under way have reserved."""
+"""The ledger: the resources that each user and each compute node uses, and those that running tasks have reserved."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Protocol
 from fluidvm.model.objects import VM, Disk, Image, Object
 
 LIMITS = ("vms", "running_vms", "vcpus", "memory", "disks", "disk_space", "snapshots")
-"""What a resource plan bounds in all."""
+"""The limits of a resource plan that apply to the total of a user's objects."""
 
 
 Account = tuple[str, int]
@@ -27,12 +27,12 @@ def of_node(id: int) -> Account:
 
 
 def of_mac(mac: str) -> Account:
-    """A network address's account: of its C{interfaces} there is one at most."""
+    """A MAC address's account, which has one of C{interfaces} at most."""
     return ("mac", int(mac.replace(":", ""), 16))
 
 
 class Shaped(Protocol):
-    """A VM, or what is to be one. Memory in MiB."""
+    """A VM, or the specification of one. Memory in MiB."""
 
     @property
     def vcpus(self) -> int: ...
@@ -46,7 +46,7 @@ class Shaped(Protocol):
 
 def can_get(thing: Shaped) -> dict[str, int]:
     """
-    Tell what a guest can get, which is what counts: it may grow to its maxima while it runs, and nobody is asked then.
+    Return the maximum that a VM can use, which is what counts: it can grow to its maxima while it runs, without any check.
 
     @return: C{vcpus}, and C{memory} in MiB.
     """
@@ -54,7 +54,7 @@ def can_get(thing: Shaped) -> dict[str, int]:
 
 
 def amounts(thing: Object) -> dict[str, int]:
-    """Tell what an object takes of its owner's plan, and of its compute node."""
+    """Return the amounts by which an object counts for its owner's resource plan and for its compute node."""
     if isinstance(thing, VM):
         return {"vms": 1, "running_vms": int(thing.powered), "snapshots": len(thing.snapshots), **can_get(thing)}
     if isinstance(thing, Disk):
@@ -66,10 +66,10 @@ def amounts(thing: Object) -> dict[str, int]:
 
 class Ledger:
     """
-    Sums per account.
+    The sums of each account.
 
-    What a task is about to take is reserved, in the same turn of the reactor in which it was found to fit; so two that run
-    at the same time can't both take the last of it.
+    A task reserves what it is about to use, in the same turn of the reactor in which it checks the limit. So two tasks that
+    run at the same time can't both use the last of it.
     """
 
     def __init__(self) -> None:
@@ -79,7 +79,7 @@ class Ledger:
         self._counted: dict[Hashable, tuple[Account, dict[str, int]]] = {}
 
     def add(self, thing: Object) -> None:
-        """An object is there."""
+        """Add an object to its accounts."""
         if isinstance(thing, Image):
             self._used.setdefault(of_user(thing.owner), Counter()).update(amounts(thing))
         if isinstance(thing, VM | Disk):
@@ -91,7 +91,7 @@ class Ledger:
                 self._used.setdefault(of_mac(interface["mac"]), Counter()).update({"interfaces": 1})
 
     def remove(self, thing: Object) -> None:
-        """An object isn't there any more."""
+        """Remove an object from its accounts."""
         if isinstance(thing, Image):
             self._used[of_user(thing.owner)].subtract(amounts(thing))
         if isinstance(thing, VM | Disk):
@@ -104,9 +104,10 @@ class Ledger:
 
     def count(self, key: Hashable, account: Account, amounts: Mapping[str, int]) -> tuple[Account, dict[str, int]] | None:
         """
-        Count something as used that is no object, in place of what C{key} counted until now; nothing: it is gone.
+        Count something that is not an object, such as an upload, as used. This replaces the former amounts of C{key}.
 
-        @return: the account and the amounts that C{key} counted until now; C{None}: nothing.
+        @param amounts: empty if it doesn't exist any more.
+        @return: the former account and amounts of C{key}; C{None} if there were none.
         """
         former = self._counted.pop(key, None)
         if former is not None:
@@ -117,23 +118,23 @@ class Ledger:
         return former
 
     def used(self, account: Account, what: str) -> int:
-        """Tell what an account holds."""
+        """Return the amount that an account uses."""
         return self._used[account][what] if account in self._used else 0
 
     def taken(self, account: Account, what: str) -> int:
-        """Tell what an account holds or has reserved."""
+        """Return the amount that an account uses or has reserved."""
         reserved = self._reserved.get(account)
         return self.used(account, what) + (0 if reserved is None else reserved[what])
 
     def reserve(self, key: Hashable, account: Account, asked: Mapping[str, int]) -> None:
-        """Set something aside, beside what C{key} has set aside already; L{release} gives all of it back."""
+        """Reserve amounts, in addition to those that C{key} has already reserved, until L{release} is called."""
         wanted = {what: amount for what, amount in asked.items() if amount > 0}
         if wanted:
             self._reservations.setdefault(key, []).append((account, wanted))
             self._reserved.setdefault(account, Counter()).update(wanted)
 
     def release(self, key: Hashable) -> None:
-        """Give back what was reserved and not used; nothing where nothing was."""
+        """Release everything that C{key} has reserved. Does nothing if there is none."""
         for account, asked in self._reservations.pop(key, ()):
             self._reserved[account].subtract(asked)
             if not any(self._reserved[account].values()):

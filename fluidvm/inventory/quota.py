@@ -1,4 +1,4 @@
-"""What a user's resource plan allows."""
+"""Checks against a user's resource plan."""
 
 from __future__ import annotations
 
@@ -26,23 +26,23 @@ WORDS = {
 
 
 def plan_of(inventory: Inventory, owner: int) -> ResourcePlan | None:
-    """Give a user's resource plan. @raise NotFound: the user is gone."""
+    """Return a user's resource plan; C{None} if it has none. @raise NotFound: the user doesn't exist."""
     plan = inventory.get(User, owner).resource_plan
     return None if plan is None else inventory.find(ResourcePlan, plan)
 
 
 def limits_of(inventory: Inventory, owner: int) -> Mapping[str, Any]:
-    """Give what bounds a user; empty: nothing does. @raise NotFound: the user is gone."""
+    """Return the limits of a user; empty if it has no resource plan. @raise NotFound: the user doesn't exist."""
     plan = plan_of(inventory, owner)
     return {} if plan is None else plan.limits
 
 
 def check_total(inventory: Inventory, owner: int, asked: Mapping[str, int]) -> None:
     """
-    Check that a user may take more.
+    Check that a user is allowed to use more.
 
-    @param asked: by limit, how much more than now.
-    @raise QuotaExceeded: a limit of the user's plan would be exceeded.
+    @param asked: the additional amount for each limit.
+    @raise QuotaExceeded: a limit of the user's resource plan would be exceeded.
     """
     plan = plan_of(inventory, owner)
     if plan is None:
@@ -55,16 +55,16 @@ def check_total(inventory: Inventory, owner: int, asked: Mapping[str, int]) -> N
 
 
 def one_vm(vm: Shaped) -> dict[str, int]:
-    """Tell what L{check_vm} takes of a VM's virtual CPUs and memory: C{vm_vcpus}, C{vm_memory}."""
+    """Return the amounts for L{check_vm} that come from a VM's virtual CPUs and memory: C{vm_vcpus}, C{vm_memory}."""
     return {f"vm_{what}": amount for what, amount in can_get(vm).items()}
 
 
 def check_vm(inventory: Inventory, owner: int, shape: Mapping[str, int]) -> None:
     """
-    Check that one VM of a user may have this shape.
+    Check that a user is allowed to have a VM of this size.
 
-    @param shape: C{vm_vcpus}, C{vm_memory}, C{vm_disk}: what it is to have in all.
-    @raise QuotaExceeded: a limit of the user's plan is exceeded.
+    @param shape: C{vm_vcpus}, C{vm_memory}, C{vm_disk}: the VM's total amounts.
+    @raise QuotaExceeded: a limit of the user's resource plan is exceeded.
     """
     plan = plan_of(inventory, owner)
     if plan is None:
@@ -76,14 +76,14 @@ def check_vm(inventory: Inventory, owner: int, shape: Mapping[str, int]) -> None
 
 
 def check_driver(inventory: Inventory, owner: int, driver: str) -> None:
-    """@raise QuotaExceeded: the user's plan hasn't this kind of hypervisor."""
+    """@raise QuotaExceeded: the user's resource plan doesn't allow this driver."""
     plan = plan_of(inventory, owner)
     if plan is not None and not allows(plan.limits, driver):
         _exceeded(plan, "drivers", ", ".join(plan.limits["drivers"]) or "none", "", driver)
 
 
 def allows(limits: Mapping[str, Any], driver: str) -> bool:
-    """Tell whether limits allow a kind of hypervisor."""
+    """Return whether limits allow a driver."""
     return "drivers" not in limits or driver in limits["drivers"]
 
 
@@ -91,4 +91,4 @@ def _exceeded(plan: ResourcePlan, limit: str, most: object, used: str, asked: st
     what = f"{WORDS[limit]} ({limit})" if limit in WORDS else limit
     unit = UNITS.get(limit, "")
     middle = f"{used}, " if used else ""
-    raise QuotaExceeded(f"Resource plan {plan.name} limits {what} to {most}{unit}: {middle}{asked} asked for.")
+    raise QuotaExceeded(f"Resource plan {plan.name} limits {what} to {most}{unit}: {middle}{asked} requested.")

@@ -1,8 +1,8 @@
 """
-An API method declared once: the function is the declaration.
+The declaration of API methods: each is declared once, by its function.
 
-Its name is the method's, its C{Annotated} parameters are the kinds, its docstring the help. Dispatch, validation,
-C{system.*}, the reference and the command line read L{METHODS}.
+The function's name is the method's name, its C{Annotated} parameters give the kinds of the arguments, and its docstring is
+the help. Dispatch, validation, C{system.*}, the reference and the command line read L{METHODS}.
 """
 
 from __future__ import annotations
@@ -24,18 +24,18 @@ Precheck = Callable[..., None]
 
 COOKIE = Int("the number that authenticate returned")
 WORKERS = ("admin", "user")
-"""The roles that may change things."""
+"""The roles that are allowed to make changes."""
 
 
 class AfterCrash(Enum):
-    """What becomes of a task that was under way when the server died."""
+    """What happens to a task that was running when the server died."""
 
     RUN_AGAIN = "it runs again; a repetition does no harm"
-    LOOK = "the hypervisor is asked what is so, then it is completed or run"
+    LOOK = "the hypervisor is asked for the current state, then the task is completed or run"
     REPORT = "it ends with an error that says that it was interrupted"
     LOOK_AND_REPORT = (
-        "if the hypervisor was asked, what came of it is noted, and it ends with an error that says that it was "
-        "interrupted; else it runs"
+        "if the hypervisor was asked to act, the outcome is stored and the task ends with an error that says that it was "
+        "interrupted; otherwise it runs"
     )
 
 
@@ -53,17 +53,18 @@ class Method:
     """
     A declared method.
 
-    @ivar task: whether it queues a task; else it answers at once.
+    @ivar task: whether it queues a task; otherwise it answers at once.
     @ivar returns: the XML-RPC type of its answer.
     @ivar anonymous: whether it can be called without a cookie.
-    @ivar target: the type of object that the task acts on: its first argument, or what it creates.
-    @ivar creates: whether the task makes its target.
-    @ivar confidential: whether its answer is a secret, which must not be compressed together with what others may choose.
-    @ivar audited: whether calls of a method that isn't a task are in the audit log as those of tasks are.
-    @ivar exclusive: a word; tasks of the same word never run at the same time.
+    @ivar target: the type of object that the task acts on: that of its first argument, or of the object that it creates.
+    @ivar creates: whether the task creates its target.
+    @ivar confidential: whether its answer is a secret, which must not be compressed together with data that somebody else
+        can choose.
+    @ivar audited: whether calls are written to the audit log. Calls of tasks always are.
+    @ivar exclusive: a keyword; tasks with the same keyword never run at the same time.
     @ivar needs: the abilities that a driver must have for it.
-    @ivar optional_abilities: what more it does with drivers that have another ability.
-    @ivar precheck: checks beyond the kinds, when a task is queued: called with the call and the arguments.
+    @ivar optional_abilities: further abilities, and what the method does additionally with a driver that has one.
+    @ivar precheck: further checks of the arguments when a task is queued: called with the call and the arguments.
     """
 
     name: str
@@ -86,7 +87,7 @@ class Method:
 
     @property
     def required(self) -> int:
-        """How many arguments there must be, without the cookie."""
+        """The minimum number of arguments, without the cookie."""
         return sum(not parameter.optional for parameter in self.parameters)
 
     def check(self, given: Sequence[Any]) -> tuple[list[Any], References]:
@@ -94,10 +95,10 @@ class Method:
         Check arguments after the cookie.
 
         @return: the values to use, and the objects that they name.
-        @raise InvalidParams: names the argument.
+        @raise InvalidParams: an argument is not valid; the fault names it.
         """
         if not self.required <= len(given) <= len(self.parameters):
-            raise InvalidParams(f"{self.name}: wants {self.usage()}; got {len(given) + (not self.anonymous)} arguments.")
+            raise InvalidParams(f"{self.name}: expected {self.usage()}; got {len(given) + (not self.anonymous)} arguments.")
         found: References = []
         values = [
             parameter.kind.check(value, parameter.name, found)
@@ -113,14 +114,14 @@ class Method:
         return f"{self.name}({shown}{rest}{']' * rest.count('[')})"
 
     def signatures(self) -> list[list[str]]:
-        """What C{system.methodSignature} tells: one list of types per number of arguments."""
+        """The answer of C{system.methodSignature}: one list of types for each possible number of arguments."""
         types = [] if self.anonymous else [COOKIE.wire]
         types += [parameter.kind.wire for parameter in self.parameters]
         least = len(types) - (len(self.parameters) - self.required)
         return [[self.returns, *types[:count]] for count in range(least, len(types) + 1)]
 
     def describe(self) -> str:
-        """What C{system.methodHelp} tells."""
+        """The answer of C{system.methodHelp}."""
         lines = [self.usage(), "", self.help, ""]
         lines += [
             f"{parameter.name}{' (optional)' if parameter.optional else ''}: {parameter.kind.describe()}"
@@ -183,7 +184,7 @@ def task(
     Declare a method that queues a task.
 
     The function is a coroutine function; it takes an L{fluidvm.engine.job.Job}, then the arguments, runs after
-    C{commit_tasks}, and returns the task's result (C{None}: none). The parameters are L{Method}'s attributes.
+    C{commit_tasks}, and returns the task's result, or C{None} if it has none. The parameters are L{Method}'s attributes.
     """
 
     def declare(function: F) -> F:

@@ -1,4 +1,4 @@
-"""Every fault a client can get: one class per code, in the words of the wire contract."""
+"""Every fault that a client can get: one class for each code of the protocol."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from xmlrpc.client import Fault
 
 
 def sentence(text: str) -> str:
-    """Words that somebody else has chosen, with exactly one full stop at their end."""
+    """Make text from elsewhere, such as a driver's error, end with exactly one full stop."""
     return f"{text.rstrip('. ')}." if text.strip(". ") else ""
 
 
@@ -29,13 +29,13 @@ class ApiFault(Fault):
 
 
 class ParseError(ApiFault):
-    """The body is no well-formed XML."""
+    """The body is not well-formed XML."""
 
     code = -32700
 
 
 class InvalidRequest(ApiFault):
-    """The body is well-formed, but no XML-RPC call."""
+    """The body is well-formed XML, but not an XML-RPC call."""
 
     code = -32600
 
@@ -47,19 +47,19 @@ class NoSuchMethod(ApiFault):
 
 
 class InvalidParams(ApiFault):
-    """Wrong number or type of arguments, or a value out of its range; names the argument."""
+    """Wrong number or type of arguments, or a value out of range; the fault names the argument."""
 
     code = -32602
 
 
 class InternalError(ApiFault):
-    """A bug; carries an incident id that the log has too."""
+    """A bug; the fault has an incident id, which is also in the log."""
 
     code = -32603
 
 
 class NotLoggedIn(ApiFault):
-    """The cookie is unknown, expired or from another address."""
+    """The cookie is unknown or expired, or was issued to another address."""
 
     code = 401
 
@@ -71,13 +71,13 @@ class BadCredentials(ApiFault):
 
 
 class Forbidden(ApiFault):
-    """The role or ownership doesn't allow it."""
+    """The user's role doesn't allow it, or the object belongs to another user."""
 
     code = 403
 
 
 class NotFound(ApiFault):
-    """No such object that this user may see."""
+    """The object doesn't exist, or the user is not allowed to see it."""
 
     code = 404
 
@@ -89,19 +89,19 @@ class Conflict(ApiFault):
 
 
 class TooLarge(ApiFault):
-    """The request or its answer is over the size limit, or too many tasks are pending."""
+    """The request or its answer exceeds the size limit, or too many tasks are pending."""
 
     code = 413
 
 
 class TooManyAttempts(ApiFault):
-    """Throttled; the text says for how long."""
+    """The client is throttled; the fault says for how long."""
 
     code = 429
 
 
 class Unsupported(ApiFault):
-    """The node's hypervisor can't do it."""
+    """The node's hypervisor doesn't support it."""
 
     code = 501
 
@@ -113,7 +113,7 @@ class Unavailable(ApiFault):
 
 
 class QuotaExceeded(ApiFault):
-    """Over a limit of the resource plan; names the limit, what is used and what was asked."""
+    """A limit of the resource plan is exceeded; the fault names the limit, the amount in use and the amount requested."""
 
     code = 507
 

@@ -1,8 +1,8 @@
 """
-Kinds of argument: type, unit, range, pattern, and what the words about them are.
+Kinds of arguments: type, unit, range, pattern and description.
 
-A kind stands in a declaration as C{Annotated[int, Int("amount of memory", unit="MiB", low=16)]}. It checks a value that came
-over the wire, collects the ids of objects that the value names, and describes itself for help and reference.
+A declaration names a kind as C{Annotated[int, Int("amount of memory", unit="MiB", low=16)]}. A kind checks a value that came
+over the wire, collects the ids of the objects that the value names, and describes itself for the help and the reference.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from fluidvm.model.faults import InvalidParams
 from fluidvm.model.xmlvalue import INT_HIGH, INT_LOW
 
 _KEY = re.compile(r"[A-Za-z0-9_]([A-Za-z0-9_.-]{0,58}[A-Za-z0-9_])?")
-"""Unknown keys that a fault repeats: others, such as empty ones, would make a riddle of it."""
+"""Unknown keys that a fault quotes. Others, such as an empty key, would make the fault hard to read."""
 
 
 class Reference(NamedTuple):
@@ -30,7 +30,7 @@ class Reference(NamedTuple):
 
 References = list[Reference]
 
-# What a wrong value's type is called in a fault: the names of the wire, not Python's.
+# The names of types in faults: XML-RPC's, not Python's.
 _WIRE_NAMES: dict[type, str] = {
     bool: "boolean",
     int: "int",
@@ -49,19 +49,19 @@ def wire_name(value: object) -> str:
 
 
 def struct_of(value: Any) -> Any:
-    """Take an empty array for an empty struct: PHP has one value for both, and sends it as an array."""
+    """Convert an empty array to an empty struct: PHP has one value for both, and sends it as an array."""
     return {} if type(value) is list and not value else value
 
 
 def refuse(path: str, why: str) -> NoReturn:
-    """Raise the fault for a value that isn't what its declaration says."""
+    """Raise the fault for a value that doesn't match its declaration."""
     raise InvalidParams(f"{path}: {why}.")
 
 
 @dataclass(frozen=True)
 class Kind:
     """
-    What every kind has.
+    The base class of all kinds.
 
     @ivar words: what the value means, as a noun phrase.
     """
@@ -77,28 +77,28 @@ class Kind:
         Check one value.
 
         @param value: as parsed from the wire.
-        @param path: the argument's name, dotted for what lies inside a struct.
-        @param found: gets every object that the value names.
+        @param path: the argument's name; a member of a struct has a dotted path.
+        @param found: the list to which every object that the value names is added.
         @return: the value to use.
-        @raise InvalidParams: names C{path} and what is wrong.
+        @raise InvalidParams: the value is not valid; the fault names C{path} and the reason.
         """
         if type(value) is not self.python:
-            refuse(path, f"wants {self.article()}, not {wire_name(value)}")
+            refuse(path, f"must be {self.article()}, not {wire_name(value)}")
         return self.accept(value, path, found)
 
     def accept(self, value: Any, path: str, found: References) -> Any:
-        """Check a value whose type is right."""
+        """Check a value that has the right type."""
         return value
 
     def article(self) -> str:
         return ("an " if self.wire[0] in "aeiou" else "a ") + self.wire
 
     def bounds(self) -> str:
-        """The rest of the description: range, pattern, choices; empty where there is none."""
+        """The rest of the description, such as range, pattern or choices; may be empty."""
         return ""
 
     def describe(self) -> str:
-        """One line for help and reference."""
+        """Describe the kind in one line, for the help and the reference."""
         rest = self.bounds()
         return f"{self.wire}: {self.words}" + (f" ({rest})" if rest else "")
 
@@ -125,7 +125,7 @@ class Int(Kind):
 
 @dataclass(frozen=True)
 class Double(Kind):
-    """A number within a range; an int is taken as well."""
+    """A number within a range; an int is accepted as well."""
 
     unit: str = ""
     low: float = 0.0
@@ -150,7 +150,7 @@ class Double(Kind):
 
 @dataclass(frozen=True)
 class Serial(Kind):
-    """A place in the change log: an int, or a double once it has outgrown 32 bits."""
+    """A serial of the change log: an int, or a double if it needs more than 32 bits."""
 
     wire = "int"
     python = int
@@ -162,7 +162,7 @@ class Serial(Kind):
 
     def accept(self, value: int, path: str, found: References) -> int:
         if not 0 <= value < 2**53:
-            refuse(path, f"{value} is no serial")
+            refuse(path, f"{value} is not a valid change serial")
         return value
 
 
@@ -179,8 +179,9 @@ class Text(Kind):
     """
     A string.
 
-    @ivar longest: in characters.
-    @ivar pattern: what the whole string must match; what it means is in C{rule}.
+    @ivar longest: maximum length in characters.
+    @ivar pattern: the regular expression that the whole string must match.
+    @ivar rule: the meaning of C{pattern}, for faults and help.
     """
 
     longest: int = 255
@@ -194,7 +195,7 @@ class Text(Kind):
         if len(value) > self.longest:
             refuse(path, f"is longer than {self.longest} characters")
         if self.pattern and re.fullmatch(self.pattern, value) is None:
-            refuse(path, f"wants {self.rule}")
+            refuse(path, f"is not valid; expected {self.rule}")
         return value
 
     def bounds(self) -> str:
@@ -204,9 +205,9 @@ class Text(Kind):
 @dataclass(frozen=True)
 class Secret(Text):
     """
-    A string that is never logged, stored or listed; hashed before a task that carries it is queued.
+    A string that is never logged, stored or listed. It is hashed before a task that contains it is queued.
 
-    @ivar least: in characters.
+    @ivar least: minimum length in characters.
     """
 
     least: int = 0
@@ -221,7 +222,7 @@ class Secret(Text):
 
 @dataclass(frozen=True)
 class Choice(Kind):
-    """One of a few words."""
+    """One of a fixed set of strings."""
 
     choices: tuple[str, ...] = ()
 
@@ -230,7 +231,7 @@ class Choice(Kind):
 
     def accept(self, value: str, path: str, found: References) -> str:
         if value not in self.choices:
-            refuse(path, f"wants {self.bounds()}")
+            refuse(path, f"must be {self.bounds()}")
         return value
 
     def bounds(self) -> str:
@@ -242,8 +243,8 @@ class Id(Kind):
     """
     The id of an object.
 
-    @ivar type: which type of object, as C{ping} names it.
-    @ivar none: what 0 means, where it is allowed and names no object.
+    @ivar type: the type of the object, as in the answer of C{ping}.
+    @ivar none: the meaning of 0; empty if 0 has no special meaning.
     """
 
     type: str = ""
@@ -283,7 +284,7 @@ class Array(Kind):
             refuse(path, f"has fewer than {self.shortest} members")
         checked = [self.of.check(member, f"{path}[{place}]", found) for place, member in enumerate(value)]
         if self.unique and len(set(map(str, checked))) != len(checked):
-            refuse(path, "has a member twice")
+            refuse(path, "has duplicate members")
         return checked
 
     def bounds(self) -> str:
@@ -294,10 +295,10 @@ class Array(Kind):
 @dataclass(frozen=True)
 class Struct(Kind):
     """
-    A struct of named fields, or one of free keys where C{fields} is C{None}.
+    A struct with known fields, or with any keys if C{fields} is C{None}.
 
-    @ivar required: the keys that must be there.
-    @ivar either: groups of keys of which at most one may be there.
+    @ivar required: the keys that must be present.
+    @ivar either: groups of keys; at most one key of each group is allowed.
     """
 
     fields: Mapping[str, Kind] | None = None
@@ -317,14 +318,14 @@ class Struct(Kind):
             if key not in self.fields:
                 known = ", ".join(self.fields) or "none"
                 shown = key if _KEY.fullmatch(key) else "?"
-                refuse(f"{path}.{shown}", f"is not known; known keys: {known}")
+                refuse(f"{path}.{shown}", f"is not a known key; known keys: {known}")
         for key in self.required:
             if key not in value:
                 refuse(f"{path}.{key}", "is missing")
         for group in self.either:
             given = [key for key in group if key in value]
             if len(given) > 1:
-                refuse(f"{path}.{given[1]}", f"can't be given together with {given[0]}")
+                refuse(f"{path}.{given[1]}", f"can't be combined with {given[0]}")
         return {key: self.fields[key].check(member, f"{path}.{key}", found) for key, member in value.items()}
 
     def bounds(self) -> str:
@@ -333,13 +334,13 @@ class Struct(Kind):
         return ", ".join(key + ("" if key in self.required else "?") for key in self.fields)
 
 
-# The pattern is strict because names reach paths, argument vectors and XML documents.
+# The pattern is strict because names are used in paths, command lines and XML documents.
 NAME_PATTERN = r"[A-Za-z0-9][A-Za-z0-9._-]{0,62}"
-NAME_RULE = "1 to 63 letters, digits, dots, dashes and underscores, the first a letter or digit"
+NAME_RULE = "1 to 63 letters, digits, dots, dashes and underscores, starting with a letter or digit"
 
 
 def named(words: str) -> Text:
-    """A name's kind, with the words of what it names."""
+    """The kind of a name. C{words}: the description of what it names."""
     return Text(words, longest=63, pattern=NAME_PATTERN, rule=NAME_RULE)
 
 
@@ -361,7 +362,7 @@ Seconds = Annotated[int, Int("time to wait", unit="s", low=0, high=86400)]
 
 @dataclass(frozen=True)
 class Plain(Kind):
-    """Any value of one wire type, to compare with."""
+    """Any value of one wire type, for comparison."""
 
     type: type = str
 
@@ -369,7 +370,7 @@ class Plain(Kind):
         if self.type is dict:
             value = struct_of(value)
         if type(value) is not self.type:
-            refuse(path, f"wants {_WIRE_NAMES[self.type]}, not {wire_name(value)}")
+            refuse(path, f"must be of type {_WIRE_NAMES[self.type]}, not {wire_name(value)}")
         return value
 
     wire = "any"
@@ -378,18 +379,18 @@ class Plain(Kind):
 
 def filter_of(fields: Mapping[str, type], key: str = "id") -> Struct:
     """
-    The filter of a list method.
+    Make the kind of a list method's filter.
 
-    @param fields: the keys of what it lists, and their types.
-    @param key: the one that the list is in the order of, and that tells its members apart: an int or a string.
+    @param fields: the keys of the listed structs, and their types.
+    @param key: the unique key by which the list is sorted: an int or a string.
     """
     return Struct(
-        f"which objects: equality on any returned field; `fields`: only these; `limit` and `after` (the last {key} of the "
-        "page before): a page",
-        fields={name: Plain("equal to this", type=kind) for name, kind in fields.items()}
+        f"selects objects: a returned field must equal the given value; `fields`: return only these fields; `limit` and "
+        f"`after` (the last {key} of the previous page): return one page",
+        fields={name: Plain("the value it must equal", type=kind) for name, kind in fields.items()}
         | {
-            "fields": Array("only these fields", of=Choice("a field", choices=tuple(fields)), longest=len(fields)),
-            "limit": Int("at most so many", low=0),
-            "after": Int(f"only what follows this {key}") if fields[key] is int else Text(f"only what follows this {key}"),
+            "fields": Array("the fields to return", of=Choice("a field", choices=tuple(fields)), longest=len(fields)),
+            "limit": Int("maximum number of objects", low=0),
+            "after": Int(f"only objects after this {key}") if fields[key] is int else Text(f"only objects after this {key}"),
         },
     )

@@ -1,7 +1,7 @@
 """
-What follows from the declaration of an object's fields: its form on the wire, and its columns in the store.
+Derives an object's wire form and its columns in the store from the declaration of its fields.
 
-A field is listed once, in its dataclass. Where its type does not say everything, the declaration has a L{Form}:
+A field is listed once, in its dataclass. If its type does not say everything, the declaration has a L{Form}:
 C{Annotated[float, Form(wire=datetime, show=moment)]}.
 """
 
@@ -23,12 +23,12 @@ Fields = Mapping[str, type]
 @dataclass(frozen=True)
 class Form:
     """
-    What the type of a field does not say.
+    Properties of a field that its type does not express.
 
-    @ivar wire: its type on the wire; C{None}: as the field's type.
-    @ivar show: makes the value on the wire from the field's value, which is never C{None}. The key is absent where
-        it returns C{None}.
-    @ivar name: its key on the wire; empty: the field's name.
+    @ivar wire: its type on the wire; C{None} for the field's own type.
+    @ivar show: converts the field's value, which is never C{None}, to the value on the wire. If it returns C{None}, the key
+        is absent.
+    @ivar name: its key on the wire; empty for the field's own name.
     @ivar hidden: whether it is left out of the wire form.
     @ivar stored: whether the store has a column for it.
     @ivar wide: whether its column holds 64 bits.
@@ -62,8 +62,8 @@ class Declared(Protocol):
     """
     An instance of a dataclass whose fields have forms.
 
-    @cvar RELATED: the keys whose values are counted from other objects.
-    @cvar COMPUTED: properties that are on the wire, too. Their types there are those that they return.
+    @cvar RELATED: the keys whose values are derived from other objects.
+    @cvar COMPUTED: properties that are also on the wire, with the types that they return.
     """
 
     RELATED: ClassVar[Fields]
@@ -71,7 +71,7 @@ class Declared(Protocol):
 
 
 def fields_of(cls: type) -> tuple[Field, ...]:
-    """Give the fields of a dataclass, in order."""
+    """Return the fields of a dataclass, in order."""
     return _fields_of(cls)
 
 
@@ -82,7 +82,7 @@ def _fields_of(cls: type) -> tuple[Field, ...]:
 
 
 _PLAIN: dict[Any, type] = {tuple: list, Mapping: dict}
-"""Types of the wire and of the store for those that only Python has."""
+"""The types on the wire and in the store for types that only Python has."""
 
 _SHOWS: dict[type, Callable[[Any], Any]] = {list: list, dict: dict}
 
@@ -129,10 +129,10 @@ def _parts(cls: type[Declared]) -> tuple[_Part, ...]:
 
 class _Recipe(NamedTuple):
     """
-    What L{wire_form} does for each object of a class; made once, for it is done for each object that has changed.
+    How L{wire_form} converts the objects of a class. Prepared once per class, because every changed object is converted.
 
-    @ivar get: gets the values of the attributes.
-    @ivar shows: what makes the value on the wire, by the place of its key.
+    @ivar get: returns the values of the attributes.
+    @ivar shows: the functions that convert values, each with the index of its key.
     """
 
     keys: tuple[str, ...]
@@ -141,7 +141,7 @@ class _Recipe(NamedTuple):
 
 
 def wire_fields(cls: type[Declared]) -> Fields:
-    """Give the keys of the wire form of a class's instances, and their types."""
+    """Return the keys of the wire form of a class's instances, and their types."""
     return {part.key: part.type for part in _parts(cls)} | dict(cls.RELATED)
 
 
@@ -156,7 +156,7 @@ def wire_form(thing: Declared, related: Mapping[str, Any]) -> dict[str, Any]:
     """
     Make the wire form of an object.
 
-    @param related: the values of its class's C{RELATED}.
+    @param related: the values for the keys in C{RELATED} of its class.
     @return: a struct; keys whose value is C{None} are absent on the wire.
     """
     keys, get, shows = _recipe(type(thing))

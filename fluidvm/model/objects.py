@@ -1,7 +1,7 @@
 """
-The objects that FluidVM keeps: frozen values.
+The objects that FluidVM stores, as immutable values.
 
-Each field is listed once, here. Its form on the wire and its column follow from its declaration
+Each field is listed only here. Its form on the wire and its column follow from its declaration
 (L{fluidvm.model.object_fields}); a new field also needs a migration.
 """
 
@@ -25,15 +25,15 @@ def _unless_empty(value: Any) -> Any:
 Moment = Annotated[float, Form(wire=datetime, show=moment)]
 """Seconds since the epoch."""
 Counter = Annotated[int, Form(show=total, wide=True)]
-"""A number that only grows."""
+"""A number that only increases."""
 OptionalText = Annotated[str, Form(show=_unless_empty)]
-"""Absent on the wire when it is empty."""
+"""Text that is absent on the wire when it is empty."""
 OptionalSize = Annotated[int, Form(show=_unless_empty)]
-"""MiB; absent on the wire when it is 0."""
+"""A size in MiB that is absent on the wire when it is 0."""
 Snapshots = Annotated[tuple[Mapping[str, Any], ...], Form(wire=int, show=len)]
 """
-Each with its C{id}, C{name}, C{created} (seconds since the epoch) and C{running} (it has the memory). The wire form has how
-many there are.
+Snapshots, each with its C{id}, C{name}, C{created} (seconds since the epoch) and C{running} (whether it contains the
+memory). The wire form has only their number.
 """
 _HIDDEN = Form(hidden=True)
 
@@ -41,9 +41,9 @@ _HIDDEN = Form(hidden=True)
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Base:
     """
-    What every object has.
+    The fields of every object.
 
-    @ivar version: 1 when it is created, and one more with each of its changes that the change log has.
+    @ivar version: 1 when it is created; increased by one with each of its changes in the change log.
     """
 
     RELATED: ClassVar[Fields] = {}
@@ -58,9 +58,9 @@ class _Base:
 @dataclass(frozen=True, slots=True, kw_only=True)
 class User(_Base):
     """
-    Somebody who may log in. The hash of the password stays in the store.
+    A person or program that can log in. The hash of the password is only in the store.
 
-    @ivar last_login: a login is no change: the version stays.
+    @ivar last_login: a login is not recorded as a change: the version stays the same.
     """
 
     TYPE: ClassVar[str] = "user"
@@ -75,13 +75,13 @@ class User(_Base):
 
     @property
     def owner(self) -> int:
-        """A user sees itself."""
+        """Users own themselves, so that they see themselves."""
         return self.id
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ResourcePlan(_Base):
-    """What one user may hold. A limit that isn't among C{limits} doesn't bound."""
+    """What one user is allowed to use. What isn't in C{limits} is unlimited."""
 
     TYPE: ClassVar[str] = "resource_plan"
     RELATED: ClassVar[Fields] = {"users": int}
@@ -90,7 +90,7 @@ class ResourcePlan(_Base):
 
     @property
     def owner(self) -> None:
-        """Nobody's: everyone may see what is on offer."""
+        """Resource plans have no owner: everyone may see them."""
         return None
 
 
@@ -99,9 +99,9 @@ class ComputeNode(_Base):
     """
     A hypervisor host.
 
-    C{state} (C{connecting}, C{online}, C{offline}), C{reason} and what the host says of itself are as last seen.
+    C{state} (C{connecting}, C{online}, C{offline}), C{reason} and what the host reports about itself are as last seen.
 
-    @ivar options: what its driver was told; not on the wire.
+    @ivar options: the options given to its driver; not on the wire.
     """
 
     TYPE: ClassVar[str] = "compute_node"
@@ -112,7 +112,7 @@ class ComputeNode(_Base):
     driver: str
     address: str
     mode: str
-    # Both are true only while the server runs.
+    # Both are valid only while the server is running, so they are not stored.
     state: Annotated[str, Form(stored=False)] = "connecting"
     reason: Annotated[str, Form(stored=False, show=_unless_empty)] = ""
     labels: tuple[str, ...]
@@ -124,32 +124,32 @@ class ComputeNode(_Base):
 
     @property
     def owner(self) -> None:
-        """Nobody's: everyone may see it."""
+        """Compute nodes have no owner: everyone may see them."""
         return None
 
     @property
     def vcpu_overcommit(self) -> float:
-        """How many virtual CPUs are placed on each of the host's CPUs."""
+        """Number of virtual CPUs that are placed on each of the host's CPUs."""
         return float(self.options.get("vcpu_overcommit", 16.0))
 
     @property
     def memory_overcommit(self) -> float:
-        """How many MiB of VMs are placed on each MiB that isn't reserved."""
+        """MiB of VMs' memory that are placed on each MiB of the host that isn't reserved."""
         return float(self.options.get("memory_overcommit", 1.0))
 
     @property
     def reserved_memory(self) -> int:
-        """MiB that are left to the host itself."""
+        """MiB of memory that are reserved for the host itself."""
         return int(self.options.get("reserved_memory", 0))
 
     @property
     def weight(self) -> float:
-        """How much it is preferred: twice the weight, twice the load."""
+        """How much placement prefers this node: twice the weight means twice the load."""
         return float(self.options.get("weight", 1.0))
 
     @property
     def room(self) -> tuple[int, int]:
-        """The virtual CPUs, and the MiB of memory, that VMs placed here may have together."""
+        """The node's capacity: the virtual CPUs, and the MiB of memory, of all VMs placed here together."""
         memory = max(0, self.memory - self.reserved_memory)
         return int(self.vcpus * self.vcpu_overcommit), int(memory * self.memory_overcommit)
 
@@ -157,14 +157,14 @@ class ComputeNode(_Base):
 @dataclass(frozen=True, slots=True, kw_only=True)
 class VM(_Base):
     """
-    A virtual machine. Memory in MiB; C{uuid} is its identity on the hypervisor.
+    A virtual machine or a container. Memory is in MiB; C{uuid} identifies it on the hypervisor.
 
-    @ivar powered: it counts as running; kept while its node can't tell.
-    @ivar domain: its name on the hypervisor, where that isn't made from its own.
-    @ivar template: what its file system was made of, where it has one of its own.
-    @ivar shares: the shares and rates of its owner's resource plan that the hypervisor holds it to.
-    @ivar snapshots: each with its C{id}, C{name}, C{created} (seconds since the epoch) and C{running} (it has the memory);
-        those that tasks made have C{had}, too: the VM's amounts and C{interfaces} when it was made.
+    @ivar powered: whether it counts as running; unchanged while its node can't report its state.
+    @ivar domain: its name on the hypervisor, if that isn't derived from the VM's name.
+    @ivar template: the template from which its file system was created, if it has a file system instead of disks.
+    @ivar shares: the shares and rates of its owner's resource plan that the hypervisor enforces.
+    @ivar snapshots: each with its C{id}, C{name}, C{created} (seconds since the epoch) and C{running} (whether it contains
+        the memory). Those that tasks created also have C{had}: the VM's amounts and C{interfaces} at that time.
     """
 
     TYPE: ClassVar[str] = "vm"
@@ -192,19 +192,19 @@ class VM(_Base):
 
     @property
     def domain_name(self) -> str:
-        """What the hypervisor calls it: unique on a host that several owners or servers share; it keeps its first name."""
+        """Its name on the hypervisor: unique on a host that several owners or servers share, and not changed by renaming."""
         return self.domain or f"{self.name}-{self.uuid[:8]}"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Disk(_Base):
     """
-    A volume on a compute node's storage pool. Size in MiB.
+    A volume in a storage pool of a compute node. Size in MiB.
 
-    @ivar volume: its name in the pool, durable before the hypervisor is asked.
-    @ivar vm: the VM it is attached to, as C{target}; C{None} when detached.
-    @ivar snapshots: its own, as a VM has its.
-    @ivar image: what it was made of; it needs that no more.
+    @ivar volume: its name in the pool, stored before the hypervisor is asked to create it.
+    @ivar vm: the VM to which it is attached, as device C{target}; C{None} if it is detached.
+    @ivar snapshots: the disk's own snapshots, in the same form as a VM's.
+    @ivar image: the image from which it was created. The disk doesn't depend on the image any more.
     """
 
     TYPE: ClassVar[str] = "disk"
@@ -226,9 +226,9 @@ class Disk(_Base):
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Image(_Base):
     """
-    What disks are made of: a file on the server. Size in MiB, of the disks.
+    A file on the server from which disks are created. C{size} is the size of these disks in MiB.
 
-    @ivar public: everybody may use it.
+    @ivar public: whether everybody may use it.
     @ivar space: MiB that its file takes.
     """
 
@@ -258,4 +258,4 @@ def vm_state(state: str) -> dict[str, Any]:
 
 Object = User | ResourcePlan | ComputeNode | VM | Disk | Image
 OBJECT_TYPES: dict[str, type[Object]] = {cls.TYPE: cls for cls in (ResourcePlan, User, ComputeNode, VM, Disk, Image)}
-"""Every type, in the order in which their rows may refer to each other."""
+"""Every type, ordered so that rows refer only to rows of earlier types."""

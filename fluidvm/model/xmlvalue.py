@@ -1,8 +1,8 @@
 """
-One value as the bytes of its XML-RPC C{<value>} element.
+Renders values as XML-RPC C{<value>} elements.
 
-Only the types of the XML-RPC specification (U{http://xmlrpc.com/spec.md}) are ever written: no C{nil}, no C{i8}.
-It stands below everything because objects keep their rendered form.
+Only the types of the XML-RPC specification (U{http://xmlrpc.com/spec.md}) are written: no C{nil}, no C{i8}.
+This module is in the lowest room because the inventory caches the rendered form of objects.
 """
 
 from __future__ import annotations
@@ -17,27 +17,27 @@ from typing import Any
 from fluidvm.model.faults import TooLarge
 
 LONGEST = 64 * 2**20
-"""Bytes that one answer may have."""
+"""Maximum size of one answer in bytes."""
 AT_ONCE = 128
-"""Pieces of an answer that are counted together."""
+"""Number of pieces of an answer whose sizes are added up at a time."""
 _TOO_LONG = f"This answer is over the limit of {LONGEST // 2**20} MiB: use limit and after to get it in parts."
 INT_LOW, INT_HIGH = -(2**31), 2**31 - 1
 LATEST = 253402300799.0
 """Seconds since the epoch: the end of the year 9999."""
 
-# XML 1.0, section 2.2: what is left out of Char can't be sent at all, not even as a reference.
+# XML 1.0, section 2.2: characters outside of Char can't be sent at all, not even as a reference.
 _FORBIDDEN = re.compile("[^\t\n\r\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
 
 
 class Rendered(bytes):
-    """Bytes that are a whole C{<value>} element already."""
+    """Bytes that are already a complete C{<value>} element."""
 
     __slots__ = ()
 
 
 class Members:
     """
-    An array's members that are rendered already, or are while they are written: a list that is too long ends early.
+    The members of an array, rendered before or during writing. If rendered lazily, a list that is too long stops early.
 
     @param rendered: their C{<value>} elements.
     """
@@ -50,15 +50,15 @@ class Members:
 
 class Pieces:
     """
-    The bytes of an answer while they are gathered; they are joined once, at the end.
+    Collects the pieces of an answer, which are joined once, at the end.
 
-    They are counted some at a time, which costs a tenth of counting each.
+    Their sizes are added up in batches, which costs a tenth of adding up each one.
 
     @ivar parts: the pieces.
-    @ivar size: of those that are counted, in bytes.
-    @ivar due: how many pieces there are when they are to be counted.
-    @param most: bytes that there may be; default: L{LONGEST}.
-    @param refusal: what the client is told when there are more.
+    @ivar size: the size of the counted pieces, in bytes.
+    @ivar due: the number of pieces at which the next count is due.
+    @param most: maximum size in bytes; default: L{LONGEST}.
+    @param refusal: the text of the fault if the size is exceeded.
     """
 
     size = 0
@@ -72,10 +72,10 @@ class Pieces:
 
     def count(self) -> int:
         """
-        Count what has come since.
+        Count the pieces added since the last count.
 
-        @return: the size.
-        @raise TooLarge: it is too much.
+        @return: the size of all pieces, in bytes.
+        @raise TooLarge: the maximum size is exceeded.
         """
         parts = self.parts
         self.size += sum(map(len, parts[self._counted :] if self._counted else parts))
@@ -88,10 +88,10 @@ class Pieces:
 
 def text(value: str) -> bytes:
     """
-    A string's characters, escaped for an element's content.
+    Escape a string for the content of an element.
 
-    What XML can't carry becomes U+FFFD; a carriage return is written as a reference, else parsers turn it into a newline
-    (XML 1.0, section 2.11).
+    Characters that XML can't represent become U+FFFD. A carriage return is written as a reference; otherwise parsers would
+    turn it into a newline (XML 1.0, section 2.11).
     """
     if not value.isascii() or not value.isprintable():
         value = _FORBIDDEN.sub("\ufffd", value)
@@ -103,39 +103,39 @@ def text(value: str) -> bytes:
 
 
 def carries(value: str) -> bool:
-    """Tell whether XML can carry every character of a string."""
+    """Whether XML can represent every character of a string."""
     return _FORBIDDEN.search(value) is None
 
 
 def clean(value: str) -> str:
-    """Put U+FFFD in the place of each character that XML can't carry; databases have trouble with some of them, too."""
+    """Replace each character that XML can't represent with U+FFFD; some databases don't accept some of them either."""
     return value if value.isascii() and value.isprintable() else _FORBIDDEN.sub("\ufffd", value)
 
 
 def total(value: int) -> int | float:
-    """A sum as it travels: a double once it has outgrown 32 bits, which sums do where single values don't."""
+    """The wire form of a sum: a double if it needs more than 32 bits, as sums can."""
     return value if INT_LOW <= value <= INT_HIGH else float(value)
 
 
 def moment(value: float) -> datetime:
     """
-    A point in time as it travels: UTC, whole seconds.
+    The wire form of a point in time: UTC, in whole seconds.
 
-    @param value: seconds since the epoch; what no date has becomes the first or the last that there is.
+    @param value: seconds since the epoch; values out of range become the first or the last possible date.
     """
     return datetime.fromtimestamp(int(max(0.0, min(LATEST, value))), UTC)
 
 
 def render(value: Any) -> bytes:
     """
-    Render any value of the contract.
+    Render any value that the protocol allows.
 
     @param value: C{bool}, C{int} (32 bit), C{float} (finite), C{str}, C{bytes}, a C{datetime} (converted to UTC; a naive one
         is UTC), a list or tuple, a dict with string keys (keys whose value is C{None} are left out), L{Rendered} or
         L{Members}.
     @return: the C{<value>} element.
-    @raise TypeError: for anything else, and for a key that is no string.
-    @raise OverflowError: for an int that 32 bits don't hold, or a double that is no number.
+    @raise TypeError: for anything else, and for a key that is not a string.
+    @raise OverflowError: for an int that doesn't fit into 32 bits, or a double that is not finite.
     """
     parts: list[bytes] = []
     _render(value, parts.append, None)
@@ -146,9 +146,9 @@ def write(value: Any, pieces: Pieces) -> int:
     """
     Render a value piece by piece.
 
-    @param value: what L{render} takes.
-    @return: how many bytes there are now.
-    @raise TooLarge: it is more than C{pieces} may hold.
+    @param value: any value that L{render} accepts.
+    @return: the size of all pieces so far, in bytes.
+    @raise TooLarge: the maximum size of C{pieces} is exceeded.
     @raise TypeError: as L{render}.
     @raise OverflowError: as L{render}.
     """
@@ -164,7 +164,7 @@ def _render(value: Any, put: Any, pieces: Pieces | None) -> None:
         put(b"<value><boolean>1</boolean></value>" if value else b"<value><boolean>0</boolean></value>")
     elif kind is int:
         if not INT_LOW <= value <= INT_HIGH:
-            raise OverflowError("an int of XML-RPC has 32 bits")
+            raise OverflowError("an XML-RPC int has 32 bits")
         put(b"<value><int>%d</int></value>" % value)
     elif kind is Rendered:
         put(value)
@@ -173,7 +173,7 @@ def _render(value: Any, put: Any, pieces: Pieces | None) -> None:
         for key, member in value.items():
             if member is not None:
                 if not isinstance(key, str):
-                    raise TypeError("a member's name is a string")
+                    raise TypeError("the name of a struct's member must be a string")
                 put(b"<member><name>" + text(key) + b"</name>")
                 _render(member, put, pieces)
                 put(b"</member>")
@@ -210,5 +210,5 @@ def _render(value: Any, put: Any, pieces: Pieces | None) -> None:
 
 def _double(value: float) -> bytes:
     if value != value or value in (float("inf"), float("-inf")):
-        raise OverflowError("a double of XML-RPC is a finite number")
-    return format(Decimal(repr(value)), "f").encode()  # the specification has no exponents
+        raise OverflowError("an XML-RPC double must be a finite number")
+    return format(Decimal(repr(value)), "f").encode()  # the specification allows no exponents

@@ -252,7 +252,7 @@ class ClientCertificateTests(TLSCase):
         for words, *options in (
             ("requires --tls-client-ca", *tls, "--certificate-users", str(self.users)),
             ("require --https", *self.ca),
-            ("wants a user's name", *tls, *self.ca, "--certificate-users", str(bad)),
+            ("must map to a user's name", *tls, *self.ca, "--certificate-users", str(bad)),
             ("give one of required, optional", *tls, *self.ca, "--tls-clients", "perhaps"),
         ):
             done = self.run_to_end(self.command(*options, http=False))

@@ -1,4 +1,4 @@
-"""Whether the rest of a disk's bytes still fits to those that came before: ETag and If-Range."""
+"""Whether a download can be resumed with consistent content: ETag and If-Range."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ class DiskTagTests(TransferCase):
         return str(tag)
 
     async def rest(self, disk: int, tag: str) -> int:
-        """Ask for what is behind the first MiB, if the disk is the same. Gives the status."""
+        """Request the content after the first MiB, if the disk is unchanged. @return: the status."""
         code, headers, body = await self.ask("GET", f"/disks/{disk}/content", Range=f"bytes={MIB}-", If_Range=tag)
         self.assertEqual(body, {206: SENT[MIB:], 200: SENT}[code])
         self.assertEqual(headers.hasHeader("content-range"), code == 206)
         return int(code)
 
-    async def test_the_same(self) -> None:
+    async def test_an_unchanged_disk_keeps_its_tag(self) -> None:
         disk = await self.disk()
         tag = await self.tag(disk)
         self.assertRegex(tag, '^"[0-9a-f]{32}"$')
@@ -37,7 +37,7 @@ class DiskTagTests(TransferCase):
         for other in ('"x"', f"W/{tag}", "Tue, 24 Nov 2026 20:00:00 GMT", tag.strip('"'), "*"):
             self.assertEqual(await self.rest(disk, other), 200, other)
 
-    async def test_a_task_has_had_it(self) -> None:
+    async def test_a_task_changes_the_tag(self) -> None:
         disk = await self.disk()
         vm = await self.admin.do("create_vm", {"name": "web", "compute_node": self.node, "disks": [{"disk": disk}]})
         for method, *arguments in (("set_disk_name", disk, "d2"), ("set_vm_memory", vm, 64), ("detach_disk", vm, disk)):
@@ -47,7 +47,7 @@ class DiskTagTests(TransferCase):
             self.assertEqual(await self.rest(disk, tag), 200, method)
             self.assertNotEqual(await self.tag(disk), tag)
 
-    async def test_its_vm_ran_behind_the_servers_back(self) -> None:
+    async def test_a_vm_that_ran_without_the_server_changes_the_tag(self) -> None:
         disk = await self.disk()
         vm = await self.admin.do("create_vm", {"name": "web", "compute_node": self.node, "disks": [{"disk": disk}]})
         tag = await self.tag(disk)
@@ -61,7 +61,7 @@ class DiskTagTests(TransferCase):
             self.assertEqual(await self.rest(disk, tag), 200)
             tag = await self.tag(disk)
 
-    async def test_few_are_remembered(self) -> None:
+    async def test_the_number_of_tags_is_limited(self) -> None:
         self.patch(disk_tags, "MOST", 2)
         disks = [await self.admin.do("create_disk", {"name": f"d{number}", "size": 1}) for number in range(3)]
         tags = [await self.tag(disk) for disk in disks]

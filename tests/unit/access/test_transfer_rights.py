@@ -1,4 +1,4 @@
-"""Transfers end when what allows them ends, hold a place no longer than they last, and leave a line in the audit log."""
+"""Transfers end when they are not allowed any more, free their place when they end, and are in the audit log."""
 
 from __future__ import annotations
 
@@ -30,12 +30,12 @@ class RightsCase(TransferCase):
         self.ann = await self.admin.user("ann", address="127.0.0.1")
 
     async def lines(self, event: str) -> list[dict[str, Any]]:
-        """The audit log's lines of an event, with what they tell taken apart."""
+        """The audit log's lines of an event, with parsed arguments."""
         found = await self.admin.call("list_audit", {"event": event})
         return [{**line, "arguments": json.loads(line["arguments"])} for line in found]
 
     async def reading(self, disk: int, client: Client | None = None) -> Raw:
-        """A client that has begun to read a disk, and reads no more for now."""
+        """A client that has begun to read a disk, and is paused."""
         reads: list[int] = []
         read = Contents.read
         self.patch(Contents, "read", lambda self, offset, length: reads.append(offset) or read(self, offset, length))
@@ -48,7 +48,7 @@ class RightsCase(TransferCase):
         return raw
 
     async def sending(self, size: int = PIECE + 1000, name: str = "up", client: Client | None = None) -> Raw:
-        """A client that has sent some of an upload, and sends no more for now."""
+        """A client that has sent a part of an upload, and is paused."""
         head = f"{self.begun_as(name, client or self.ann)}Content-Length: {BIG * MIB}\r\n\r\n"
         before = len(self.there.server.transfers)
         raw = await self.raw(head.encode() + bytes(size))
@@ -62,7 +62,7 @@ class DownloadTests(RightsCase):
         return await self.ann.do("create_disk", spec)
 
     async def ends(self, raw: Raw, words: str) -> None:
-        """It does at once, also while the client doesn't read; and that sees that it hasn't got all."""
+        """The transfer ends at once, even if the client doesn't read; the client notices that content is missing."""
         await self.until(lambda: len(self.there.server.transfers) == 0)
         raw.transport.resumeProducing()
         await self.until(lambda: raw.lost)
@@ -81,7 +81,7 @@ class DownloadTests(RightsCase):
     async def test_the_user_is_disabled(self) -> None:
         await self.ends_by(lambda disk: self.admin.do("set_user_enabled", 2, False), "not logged in")
 
-    async def test_the_user_looks_on_only(self) -> None:
+    async def test_the_user_becomes_an_auditor(self) -> None:
         await self.ends_by(lambda disk: self.admin.do("set_user_role", 2, "auditor"), "not for auditors")
 
     async def test_the_session_is_closed(self) -> None:
@@ -91,11 +91,11 @@ class DownloadTests(RightsCase):
 
         await self.ends_by(close, "not logged in")
 
-    async def test_the_disk_is_given_away(self) -> None:
-        await self.ends_by(lambda disk: self.admin.do("set_disk_owner", disk, 1), "A task is at work")
+    async def test_the_disk_gets_another_owner(self) -> None:
+        await self.ends_by(lambda disk: self.admin.do("set_disk_owner", disk, 1), "A task is using disk")
 
     async def test_the_disk_is_deleted(self) -> None:
-        await self.ends_by(lambda disk: self.ann.do("delete_disk", disk), "A task is at work")
+        await self.ends_by(lambda disk: self.ann.do("delete_disk", disk), "A task is using disk")
 
     async def with_vm(self) -> tuple[int, Raw]:
         disk = await self.disk()
@@ -105,23 +105,23 @@ class DownloadTests(RightsCase):
     async def test_its_vm_is_deleted(self) -> None:
         vm, raw = await self.with_vm()
         await self.ann.do("delete_vm", vm)
-        await self.ends(raw, "A task is at work")
+        await self.ends(raw, "A task is using disk")
 
     async def test_its_vm_is_started(self) -> None:
-        """What was read before and after would be torn."""
+        """The content would be partly old and partly new."""
         vm, raw = await self.with_vm()
         await self.ann.do("start_vm", vm)
         await self.ann.do("stop_vm", vm)
-        await self.ends(raw, "A task is at work")
+        await self.ends(raw, "A task is using disk")
 
-    async def test_its_vm_is_started_by_others(self) -> None:
+    async def test_its_vm_is_started_outside_of_the_server(self) -> None:
         vm, raw = await self.with_vm()
         await self.there.server.inventory.commit([Update("vm", vm, vm_state("running"))])
         await self.there.server.inventory.commit([Update("vm", vm, vm_state("stopped"))])
-        await self.ends(raw, "which runs")
+        await self.ends(raw, "which is running")
 
-    async def test_a_task_between_two_pieces(self) -> None:
-        """One that has begun and ended while a piece was read."""
+    async def test_a_task_between_two_reads(self) -> None:
+        """A task that began and ended while a part was read."""
         disk = await self.disk()
         read = Contents.read
 
@@ -135,10 +135,10 @@ class DownloadTests(RightsCase):
         raw = await self.raw(
             f"GET /disks/{disk}/content?cookie={self.ann.cookie} HTTP/1.1\r\nHost: localhost\r\n\r\n".encode()
         )
-        await self.ends(raw, "A task is at work")
+        await self.ends(raw, "A task is using disk")
         self.assertLessEqual(len(raw.seen), 3 * PIECE + 1000)
 
-    async def test_a_line_of_a_good_one(self) -> None:
+    async def test_audit_line_of_a_complete_download(self) -> None:
         disk = await self.ann.do("create_disk", {"name": "d", "size": 5, "format": "raw", "compute_node": self.node})
         self.assertEqual((await self.ask("GET", f"/disks/{disk}/content", client=self.ann))[0], 200)
         self.assertEqual((await self.ask("GET", f"/disks/{disk}/content", client=self.ann, Range=f"bytes={MIB}-"))[0], 206)
@@ -152,7 +152,7 @@ class DownloadTests(RightsCase):
             [{**who, "arguments": {"first": 0, "bytes": 5 * MIB}}, {**who, "arguments": {"first": MIB, "bytes": 4 * MIB}}],
         )
 
-    async def test_a_line_of_one_that_the_client_ended(self) -> None:
+    async def test_audit_line_of_a_download_that_the_client_ended(self) -> None:
         raw = await self.reading(await self.disk())
         raw.transport.abortConnection()
         await self.until(lambda: len(self.there.server.transfers) == 0)
@@ -163,7 +163,7 @@ class DownloadTests(RightsCase):
 
 class UploadTests(RightsCase):
     async def ends(self, raw: Raw, status: bytes) -> None:
-        """It is answered at once; what has come stays, and nobody is at work on it."""
+        """The client is answered at once; what was received is kept, and the upload is not in use."""
         await self.until(lambda: raw.seen)
         self.assertIn(b"HTTP/1.1 " + status, bytes(raw.seen))
         self.assertEqual(len(self.there.server.transfers), 0)
@@ -183,7 +183,7 @@ class UploadTests(RightsCase):
         await self.admin.do("set_user_enabled", 2, False)
         await self.ends(raw, b"401")
 
-    async def test_the_user_looks_on_only(self) -> None:
+    async def test_the_user_becomes_an_auditor(self) -> None:
         raw = await self.began()
         await self.admin.do("set_user_role", 2, "auditor")
         await self.ends(raw, b"403")
@@ -196,7 +196,7 @@ class UploadTests(RightsCase):
         await self.ends(raw, b"401")
 
     async def test_the_server_stops(self) -> None:
-        """What has come is kept and counts at the next start; nothing that it needs is stopped before."""
+        """What was received is kept and counts after a restart; nothing that the upload needs is stopped earlier."""
         raw = await self.began()
         server, gate, asked, stopped = self.there.server, Deferred[None](), [], []
         uploaded, stop = self.files.uploaded, server._nodes.stop
@@ -217,8 +217,8 @@ class UploadTests(RightsCase):
         size = await self.files.uploaded(2, "up")
         self.assertEqual(self.there.server.uploads._known[2, "up"].size, size)
 
-    async def test_two_at_once(self) -> None:
-        """The second of one name is refused, and the first isn't disturbed."""
+    async def test_two_uploads_of_the_same_name(self) -> None:
+        """The second one is refused, and the first one continues."""
         half = PIECE + 10
         raw = await self.raw(f"{self.begun_as('up', self.ann)}Content-Length: {len(WHOLE)}\r\n\r\n".encode() + WHOLE[:half])
         await self.until(lambda: self.left())
@@ -230,10 +230,10 @@ class UploadTests(RightsCase):
         raw.transport.write(WHOLE[half:])
         await self.until(lambda: b"HTTP/1.1 200" in raw.seen)
         self.assertEqual((self.directory / "state/uploads/2-up").read_bytes(), WHOLE)
-        # Other names, and the same name of other users, are other uploads.
+        # Another name, or the same name for another user, is a different upload.
         self.assertEqual((await self.put(b"x"))[0], 200)
 
-    async def test_lines(self) -> None:
+    async def test_audit_lines(self) -> None:
         await self.put(b"abc", client=self.ann)
         raw = await self.sending(1000)
         raw.transport.abortConnection()
@@ -250,8 +250,8 @@ class SessionTests(RightsCase):
     def options(self) -> tuple[str, ...]:
         return ("--session-timeout", "30")
 
-    async def test_bytes_keep_it(self) -> None:
-        """Moving bytes are a sign of life; a connection alone is none."""
+    async def test_transferred_bytes_keep_the_session(self) -> None:
+        """Transferred bytes count as a ping; an open connection alone doesn't."""
         raw = await self.sending(1000)
         for _ in range(5):
             await self.until(lambda: next(iter(self.there.server.transfers._under_way)).count)
@@ -267,7 +267,7 @@ class SessionTests(RightsCase):
             await self.there.pass_time(1)
         await self.until(lambda: b"HTTP/1.1 401" in raw.seen)
 
-    async def test_a_node_that_takes_its_time_costs_none(self) -> None:
+    async def test_a_slow_node_does_not_end_the_session(self) -> None:
         disk = await self.disk()
         held: list[tuple[Any, Deferred[Any]]] = []
         read = Contents.read
@@ -292,14 +292,14 @@ class SessionTests(RightsCase):
 
 
 class PlaceTests(RightsCase):
-    """Places are few, and each is free again however its transfer ends."""
+    """The number of transfers is limited, and each frees its place however it ends."""
 
     async def free(self) -> None:
         await self.until(lambda: len(self.there.server.transfers) == 0 and not self.there.server.uploads._busy)
         self.assertIsNone(self.there.server.transfers._looking)
 
-    async def test_a_host_that_is_unknown(self) -> None:
-        """Nothing of it is written, and no place is held."""
+    async def test_an_unknown_host(self) -> None:
+        """Nothing is written, and no place is used."""
         for _ in range(MOST + 4):
             body = f"Content-Length: {2 * PIECE}\r\n\r\n".encode() + bytes(2 * PIECE)
             raw = await self.raw(self.begun_as("up", host="evil.example").encode() + body)
@@ -307,7 +307,7 @@ class PlaceTests(RightsCase):
         self.assertEqual((len(self.there.server.transfers), self.left()), (0, []))
         self.assertEqual((await self.put(b"x"))[0], 200)
 
-    async def test_each_early_end(self) -> None:
+    async def test_every_early_end_frees_the_place(self) -> None:
         disk = await self.admin.do("create_disk", {"name": "d", "size": BIG, "format": "raw", "compute_node": self.node})
         get = f"GET /disks/{disk}/content?cookie={self.admin.cookie} HTTP/1.1\r\nHost: localhost\r\n"
         length = f"Content-Length: {BIG * MIB}\r\n"
@@ -336,7 +336,7 @@ class PlaceTests(RightsCase):
         self.assertEqual((await self.put(b"x"))[0], 200)
 
     async def test_a_request_that_takes_too_long(self) -> None:
-        """Bytes that trickle win no time: a place isn't held for them."""
+        """A client that sends slowly doesn't get more time, and doesn't keep its place."""
         later = 0.0
         site = self.there.server._site
         self.patch(site, "seconds", lambda: reactor.seconds() + later)
@@ -354,10 +354,10 @@ class PlaceTests(RightsCase):
         raw.transport.abortConnection()
         await self.free()
 
-    async def test_one_user_has_not_all(self) -> None:
+    async def test_the_limit_of_one_user(self) -> None:
         raws = [await self.sending(10, f"up{number}") for number in range(MOST_OF_USER)]
         code, words = await self.put(b"x", "more", client=self.ann)
-        self.assertEqual((code, f"{MOST_OF_USER} transfers of yours" in words), (503, True))
+        self.assertEqual((code, f"You already have {MOST_OF_USER} transfers" in words), (503, True))
         disk = await self.ann.do("create_disk", {"name": "d", "size": 1, "format": "raw", "compute_node": self.node})
         self.assertEqual((await self.ask("GET", f"/disks/{disk}/content", client=self.ann))[0], 503)
         self.assertEqual((await self.put(b"x"))[0], 200)
@@ -367,7 +367,7 @@ class PlaceTests(RightsCase):
         self.assertLess(MOST_OF_USER, MOST)
 
     async def test_a_node_that_does_not_answer(self) -> None:
-        """The place is free when the client has gone, whatever is still waited for."""
+        """The place is free when the client has disconnected, even if the node still hasn't answered."""
         node = await self.admin.node("hung", hang=["measure_volume"])
         disk = await self.admin.do("create_disk", {"name": "d", "size": 1, "format": "raw", "compute_node": node})
         raw = await self.raw(

@@ -1,4 +1,4 @@
-"""Bytes over HTTP: uploads, and disks' contents."""
+"""Transfers over HTTP: uploads of images and downloads of disks."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from tests.unit.api.storage.test_images import WHOLE, ImageCase, digest
 
 
 class Raw(Protocol):
-    """A client that says what it is told to."""
+    """A client that sends raw bytes."""
 
     transport: Any
 
@@ -65,7 +65,7 @@ class TransferCase(ImageCase):
     async def ask(
         self, method: str, path: str, body: bytes | None = None, client: Client | None = None, **headers: str
     ) -> tuple[int, Any, bytes]:
-        """Gives status, headers and body."""
+        """Send a request. @return: status, headers and body."""
         cookie = (client or self.admin).cookie
         more = {name.replace("_", "-"): [value] for name, value in headers.items()}
         sent = Headers({"X-FluidVM-Cookie": [str(cookie)], **more})
@@ -84,7 +84,7 @@ class TransferCase(ImageCase):
         return int(json.loads(said)["size"])
 
     async def raw(self, data: bytes) -> Raw:
-        """Say something on a connection of its own."""
+        """Send bytes on a new connection."""
         raw = await connectProtocol(TCP4ClientEndpoint(reactor, "127.0.0.1", self.port), Raw())
         raw.transport.write(data)
         self.addCleanup(self.close, raw)
@@ -107,7 +107,7 @@ def _eager() -> Any:
 
 
 class UploadTests(TransferCase):
-    async def test_there_and_back(self) -> None:
+    async def test_upload_then_download(self) -> None:
         self.assertEqual(await self.size(), 0)
         self.assertEqual(await self.put(WHOLE), (200, {"upload": "up", "size": len(WHOLE)}))
         self.assertEqual(await self.size(), len(WHOLE))
@@ -134,7 +134,7 @@ class UploadTests(TransferCase):
         self.assertEqual((code, f"{len(WHOLE)} bytes" in words), (409, True))
         await self.admin.do("import_image", {"name": "os", "format": "raw", "upload": "up", "sha256": digest(WHOLE)})
 
-    async def test_anew(self) -> None:
+    async def test_an_upload_is_started_again(self) -> None:
         await self.put(WHOLE)
         await self.put(b"short")
         self.assertEqual(await self.size(), 5)
@@ -154,13 +154,13 @@ class UploadTests(TransferCase):
         self.assertEqual((await self.put(bytes(1000000 - size), Content_Range=more))[0], 200)
         self.assertEqual(len(self.there.server.transfers), 0)
 
-    async def test_chunks_and_a_client_that_asks_before(self) -> None:
+    async def test_chunks_and_a_client_that_expects_100_continue(self) -> None:
         head = f"{self.begun}Transfer-Encoding: chunked\r\n"
         raw = await self.raw(head.encode() + b"Expect: 100-continue\r\n\r\n")
         await self.until(lambda: b"100 Continue" in raw.seen)
         raw.transport.write(b"3\r\nabc\r\n4\r\ndefg\r\n0\r\n\r\n")
         await self.until(lambda: b'"size": 7}' in raw.seen)
-        # The connection goes on.
+        # The connection stays usable.
         raw.transport.write(
             f"GET /images/upload?cookie={self.admin.cookie}&upload=up HTTP/1.1\r\nHost: localhost\r\n\r\n".encode()
         )
@@ -177,8 +177,8 @@ class UploadTests(TransferCase):
         self.assertEqual((await self.ask("POST", "/images/upload"))[0], 405)
         self.assertEqual(self.left(), [])
 
-    async def test_odd_cookies(self) -> None:
-        """Each is counted as a wrong one; without any nobody has tried anything."""
+    async def test_malformed_cookies(self) -> None:
+        """Each counts as an invalid cookie; a missing cookie doesn't."""
         upload = "/images/upload?upload=up"
         for method, path, body in (("GET", upload, None), ("PUT", upload, b"x"), ("GET", "/disks/1/content", None)):
             for odd in ("x", "2147483648", "-2147483649", "9" * 99, "5.0", "1_0", "\u00b2"):
@@ -188,8 +188,8 @@ class UploadTests(TransferCase):
                 self.assertEqual(self.there.server.sessions._wrong._tries["127.0.0.1"][0], before + 1)
             self.assertEqual((await self.ask(method, path, body, X_FluidVM_Cookie=""))[0], 401)
 
-    async def test_cookies_are_not_guessed_here(self) -> None:
-        """After many wrong ones the answer is held back; a right one isn't."""
+    async def test_guessing_cookies_is_throttled(self) -> None:
+        """After many invalid cookies the answer is delayed; that to a valid cookie isn't."""
         nobody = Client(self.there, 5, "127.0.0.1")
         for _ in range(FREE_COOKIES + 8):
             with contextlib.suppress(Exception):
@@ -203,15 +203,15 @@ class UploadTests(TransferCase):
             self.assertEqual((await asking)[0], 429)
         self.assertEqual(await self.size(), 0)
 
-    async def test_too_much(self) -> None:
+    async def test_too_large_uploads(self) -> None:
         self.files.most = 1000
         code, words = await self.put(bytes(1001))
         self.assertEqual((code, "--max-image" in words), (413, True))
-        # Not even a byte is waited for where there are too many.
+        # If the length is too large, it is refused before the first byte.
         head = f"{self.begun}Content-Length: {2**40}\r\n\r\n"
         raw = await self.raw(head.encode())
         await self.until(lambda: b"413" in raw.seen)
-        # Chunks don't say how many there will be.
+        # With chunks, the length isn't known in advance.
         head = f"{self.begun}Transfer-Encoding: chunked\r\n\r\n"
         raw = await self.raw(head.encode() + b"3e9\r\n" + bytes(1001) + b"\r\n0\r\n\r\n")
         await self.until(lambda: b"413" in raw.seen)
@@ -282,7 +282,7 @@ class ContentTests(TransferCase):
         await self.until(lambda: len(raw.seen) > 400 * MIB)
         self.assertEqual(len(asked), 100)
 
-    async def test_a_disk_that_fails_on_the_way(self) -> None:
+    async def test_a_disk_that_fails_during_the_download(self) -> None:
         disk = await self.disk()
         read = Contents.read
 
@@ -300,7 +300,7 @@ class ContentTests(TransferCase):
         self.assertEqual(len(self.flushLoggedErrors(OSError)), 1)
         self.assertIn(b"Content-Length: %d\r\n" % (7 * MIB), bytes(raw.seen[:2000]))
 
-    async def test_not_too_many(self) -> None:
+    async def test_the_limit_of_transfers(self) -> None:
         disk = await self.disk()
         self.patch(transfers, "MOST", 2)
         others = [await self.raw(f"{self.begun_as(name)}Content-Length: 9\r\n\r\n".encode()) for name in ("a", "b")]

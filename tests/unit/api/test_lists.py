@@ -143,5 +143,5 @@ class EmptyArrayTests(ServerCase):
         wrongs: tuple[Any, ...] = ([1], [{}], [[]])
         for wrong in wrongs:
             words = await self.refused(-32602, admin.call("list_vms", wrong))
-            self.assertIn("wants a struct, not array", words)
-        self.assertIn("wants an array, not struct", await self.refused(-32602, admin.call("list_vms", {"fields": {}})))
+            self.assertIn("must be a struct, not array", words)
+        self.assertIn("must be an array, not struct", await self.refused(-32602, admin.call("list_vms", {"fields": {}})))

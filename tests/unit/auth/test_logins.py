@@ -27,7 +27,7 @@ class LoginsTests(TestCase):
         self.addCleanup(self.logins.stop)
 
     def wrong(self, address: str, name: str, user: int | None = ALICE) -> None:
-        """One wrong try, whether it would have been admitted or not."""
+        """Make a failed attempt, whether it would have been admitted or not."""
         network = address
         known = user is not None and network in self.logins._known.get(user, ())
         self.logins.failed(Attempt(network, name, known))
@@ -72,7 +72,7 @@ class LoginsTests(TestCase):
         self.assertRaises(TooManyAttempts, self.try_it, "192.0.2.1")
         self.try_it("192.0.2.1", "bob", 8)
 
-    def test_strangers_lock_nobody_out_of_the_usual_address(self) -> None:
+    def test_attackers_lock_nobody_out_of_the_usual_address(self) -> None:
         self.logins.succeeded(self.try_it("192.0.2.1"), ALICE)
         for number in range(2 * FREE_TRIES_PER_NAME):
             self.wrong(f"198.51.100.{number}", "alice")
@@ -81,13 +81,13 @@ class LoginsTests(TestCase):
         self.try_it("192.0.2.1")
         self.assertRaises(TooManyAttempts, self.try_it, "198.51.100.250")
 
-    def test_the_usual_address_is_throttled_by_its_own_tries(self) -> None:
+    def test_the_usual_address_is_throttled_by_its_own_attempts(self) -> None:
         self.logins.succeeded(self.try_it("192.0.2.1"), ALICE)
         for _ in range(FREE_TRIES):
             self.wrong("192.0.2.1", "alice")
         self.assertRaises(TooManyAttempts, self.try_it, "192.0.2.1")
 
-    def test_tries_at_the_same_time_are_bounded(self) -> None:
+    def test_simultaneous_attempts_are_limited(self) -> None:
         waiting = [self.logins.begin("192.0.2.1", "alice", ALICE) for _ in range(MOST_PER_ADDRESS)]
         self.assertRaises(TooManyAttempts, self.logins.begin, "192.0.2.1", "alice", ALICE)
         number = 0
@@ -101,7 +101,7 @@ class LoginsTests(TestCase):
 
 
 class PasswordRuleTests(SynchronousTestCase):
-    def test_what_would_be_guessed_is_refused(self) -> None:
+    def test_easy_passwords_are_refused(self) -> None:
         for password, name in (
             ("tiny-7x", "alice"),
             ("Password1", "x"),
@@ -112,7 +112,7 @@ class PasswordRuleTests(SynchronousTestCase):
             self.assertTrue(words.startswith("password: "), words)
             self.assertNotIn(password, words)
 
-    def test_others_are_taken(self) -> None:
+    def test_other_passwords_are_accepted(self) -> None:
         for password in (
             "correct horse battery staple",
             "\u5bc6\u7801\u5f88\u957f\u5f88\u957f\u7684\u5462",
@@ -123,7 +123,7 @@ class PasswordRuleTests(SynchronousTestCase):
 
 
 class SecondFactorTests(SynchronousTestCase):
-    # RFC 6238, appendix B, SHA-1, cut to six digits.
+    # RFC 6238, appendix B, SHA-1, truncated to six digits.
     SECRET = "GEZDGNBVGY3TQOJQGEZDGNBVGY3TQOJQ"
     VECTORS = (
         (59, "287082"),
@@ -133,7 +133,7 @@ class SecondFactorTests(SynchronousTestCase):
         (2000000000, "279037"),
     )
 
-    def test_the_rfcs_vectors(self) -> None:
+    def test_vectors_of_the_rfc(self) -> None:
         for now, code in self.VECTORS:
             self.assertEqual(second_factor_step(self.SECRET, code, now, 0), now // 30)
 
@@ -142,7 +142,7 @@ class SecondFactorTests(SynchronousTestCase):
             found = second_factor_step(self.SECRET, "005924", 1234567890 + off, 0)
             self.assertEqual(found is not None, good)
 
-    def test_a_code_is_good_once(self) -> None:
+    def test_a_code_can_be_used_once(self) -> None:
         step = second_factor_step(self.SECRET, "005924", 1234567890, 0)
         assert step is not None
         self.assertIsNone(second_factor_step(self.SECRET, "005924", 1234567890, step))

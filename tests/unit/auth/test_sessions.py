@@ -40,7 +40,7 @@ class SessionsTests(SynchronousTestCase):
         self.assertIs(found.find(session.cookie, "a"), session)
         self.assertRaises(NotLoggedIn, found.find, other.cookie, "a")
 
-    def test_other_calls_do_not_keep_it_unless_told(self) -> None:
+    def test_other_calls_keep_it_only_with_any_call(self) -> None:
         for any_call in (False, True):
             clock, found = self.make(any_call)
             session = found.open(1, "a", 0)
@@ -50,8 +50,8 @@ class SessionsTests(SynchronousTestCase):
             self.assertEqual(len(found), int(any_call))
             found.stop()
 
-    def test_a_call_under_way_keeps_it(self) -> None:
-        """It had 5 s left when the call began. Afterwards it has as long as the call took, at most its full time."""
+    def test_a_running_call_keeps_it(self) -> None:
+        """It had 5 s left when the call began. Afterwards it has the duration of the call, at most the full timeout."""
         for any_call, took, left in (
             (False, 0, 5),
             (False, 3, 3),
@@ -77,7 +77,7 @@ class SessionsTests(SynchronousTestCase):
             self.assertFalse(found.lives(session))
             self.assertEqual((len(found), clock.getDelayedCalls()), (0, []))
 
-    def test_one_that_is_on_time_before_a_call_is_on_time_after_it(self) -> None:
+    def test_a_call_leaves_enough_time_for_the_next_ping(self) -> None:
         clock, found = self.make()
         session, other = found.open(1, "a", 0), found.open(1, "a", 0)
         for _ in range(5):
@@ -123,7 +123,7 @@ class SessionsTests(SynchronousTestCase):
                 self.assertRaises(NotLoggedIn, found.find, session.cookie, "a")
             self.assertEqual((len(found), session.ended, clock.getDelayedCalls()), (0, True, []))
 
-    def test_nor_do_many_long_calls_without_a_ping(self) -> None:
+    def test_many_long_calls_without_a_ping_do_not_keep_it_for_ever(self) -> None:
         clock, found = self.make()
         session = found.open(1, "a", 0)
         calls = 0
@@ -133,7 +133,7 @@ class SessionsTests(SynchronousTestCase):
                 clock.advance(25)
         self.assertEqual(calls, ceil((30 + LONGEST_CALL) / 25))
 
-    def test_one_that_ends_in_the_middle_of_its_call_stays_ended(self) -> None:
+    def test_a_session_that_ends_during_its_call_stays_ended(self) -> None:
         for end in ("close", "stop"):
             for any_call in (False, True):
                 clock, found = self.make(any_call)
@@ -144,7 +144,7 @@ class SessionsTests(SynchronousTestCase):
                 self.assertEqual((len(found), found.lives(session), clock.getDelayedCalls()), (0, False, []))
                 self.assertEqual(found._by_user[1] if end == "close" else 0, 0)
 
-    def test_how_many_a_user_may_have(self) -> None:
+    def test_the_limit_of_sessions_per_user(self) -> None:
         self.patch(sessions, "MOST_SESSIONS", 3)
         clock, found = self.make()
         first, *_ = [found.open(1, "a", 0) for _ in range(3)]
@@ -157,7 +157,7 @@ class SessionsTests(SynchronousTestCase):
         clock.advance(31)
         self.assertEqual(len([found.open(1, "a", 0) for _ in range(3)]), 3)
 
-    def test_how_much_may_be_pending(self) -> None:
+    def test_the_limit_of_pending_arguments(self) -> None:
         """In all sessions of a user together."""
         self.patch(sessions, "MOST_HELD", 1000)
         _, found = self.make()
@@ -172,7 +172,7 @@ class SessionsTests(SynchronousTestCase):
         queue(other, 600)
         taken = one.take()
         queue(two, 600)
-        one.put_back(taken)  # a commit that failed keeps them all
+        one.put_back(taken)  # a commit that failed leaves them pending
         self.assertRaises(TooLarge, queue, two, 1)
         found.close(two)
         taken = one.take()
@@ -187,7 +187,7 @@ class SessionsTests(SynchronousTestCase):
         _, found = self.make()
         self.assertRaises(NotLoggedIn, found.find, found.open(1, "a", 0).cookie, "b")
 
-    def test_what_is_no_cookie_counts_as_a_wrong_one(self) -> None:
+    def test_a_malformed_cookie_counts_as_an_invalid_one(self) -> None:
         _, found = self.make()
         odd = [2**31, -(2**31) - 1, 10**31, "5", True, 5.0, None, b"5", [5], {}]
         for place in range(FREE_COOKIES):
@@ -218,7 +218,7 @@ class SessionsTests(SynchronousTestCase):
         self.assertIs(found.find(other.cookie, "a"), other)
 
     @given(st.lists(st.tuples(st.sampled_from(["open", "touch"]), st.integers(0, 5), st.floats(0, 20)), max_size=40))
-    def test_exactly_those_expire_that_did_not_ping(self, steps: list[tuple[str, int, float]]) -> None:
+    def test_exactly_the_sessions_without_a_ping_expire(self, steps: list[tuple[str, int, float]]) -> None:
         clock, found = self.make()
         alive: list[tuple[Session, float]] = []
         for what, which, pause in steps:

@@ -46,6 +46,6 @@ class NetworkTests(SynchronousTestCase):
         self.assertNotEqual(network_of("2001:db8:1:2::4"), network_of("2001:db8:1:3::4"))
         self.assertEqual(network_of("fe80::1%eth0"), "fe80::/64")
 
-    def test_others_stand_for_themselves(self) -> None:
+    def test_other_addresses_are_unchanged(self) -> None:
         for address in ("192.0.2.1", "unix", "a:b"):
             self.assertEqual(network_of(address), address)

@@ -1,4 +1,4 @@
-"""A small fleet in which anything may be so: for hypothesis to choose."""
+"""A small fleet in a random state, chosen by hypothesis."""
 
 from __future__ import annotations
 
@@ -49,8 +49,8 @@ LIMITS = {
 
 class Fleet:
     """
-    @param server: one that has just been made.
-    @param choose: gives a number below another.
+    @param server: a new server.
+    @param choose: returns a number from 0 to below its argument.
     """
 
     def __init__(self, server: InlineServer, choose: Callable[[int], int]) -> None:
@@ -80,20 +80,20 @@ class Fleet:
         return found
 
     def id(self, cls: type[Object]) -> int:
-        """One that there is, or that a task of the same batch will make; or none."""
+        """The id of an existing object, of one that a task of the same batch will create, or of none."""
         known = [thing.id for thing in self.inventory.all(cls)] + self.promised.get(cls.TYPE, [])
         return self.one(sorted(set(known)) or (1,))
 
     def pair(self, pairs: Sequence[tuple[int, int]], *others: int) -> tuple[int, int]:
-        """Two things that go together; or two that needn't."""
+        """Two ids that belong together, or two that need not."""
         together: list[tuple[int, int]] = [*pairs, *pairs, others]  # type: ignore[list-item]
         return self.one(together)
 
     def next(self, type_name: str) -> int:
-        """What a task of the same batch may give its snapshot or interface."""
+        """The id that a task of the same batch may give to its snapshot or interface."""
         return self.inventory._last_ids.get(type_name, 0) + 1
 
-    # What there is at the beginning.
+    # The initial state.
 
     def connect(self, original: Any) -> Callable[..., Deferred[Any]]:
         """The simulator's C{connect}, for nodes that may be down."""
@@ -107,7 +107,7 @@ class Fleet:
         return connect
 
     def build(self) -> None:
-        """Nodes, plans, users, images and what is needed to choose from; the rest comes by batches."""
+        """Create nodes, plans, users and images; batches create everything else."""
         cookie = self._server.login()
         for name in ("n1", "n2", "n3"):
             self.queue(cookie, "add_compute_node", name, "simulator", "", {"vcpus": 1, "memory": 1000})
@@ -154,14 +154,14 @@ class Fleet:
         now(Deferred.fromCoroutine(send()), "an upload")
 
     def all(self) -> list[Any]:
-        """Every object as it is now."""
+        """The current state of every object."""
         return [list(self.inventory.all(cls)) for cls in OBJECT_TYPES.values()]
 
     def host(self, node: int) -> SimulatedHost:
         return SimulatedHost.at(self._server.running.server._settings.state / f"node-{node}", {"vcpus": 1, "memory": 1000})
 
     def meddle(self) -> None:
-        """Something happens that no task does."""
+        """Make a change that no task makes."""
         self.one((self._state, self._remove, self._lose, self._cut, self._back, self._stranger, self._send))()
 
     def _there(self) -> list[VM]:
@@ -221,7 +221,7 @@ class Fleet:
     # Calls.
 
     def queue(self, cookie: int, method: str, *arguments: Any) -> int:
-        """Queue a task. Gives the id that it acts on."""
+        """Queue a task. @return: the id of its target."""
         id: int = self._server.call(method, cookie, *arguments)
         declared = METHODS[method]
         if declared.creates:
@@ -229,7 +229,7 @@ class Fleet:
         return id
 
     def commit(self, cookie: int) -> int:
-        """Commit what is pending, and have time pass until it is done. Gives the EC."""
+        """Commit the pending tasks, and let time pass until they are complete. @return: the EC."""
         ec: int = self._server.call("commit_tasks", cookie)
         self.promised.clear()
         for _ in range(100):
@@ -240,5 +240,5 @@ class Fleet:
         return ec
 
     def context(self, ec: int) -> Any:
-        """As the engine has it."""
+        """The engine's context."""
         return self._server.running.server._engine._contexts[ec]

@@ -1,4 +1,4 @@
-"""Calls of every task method, on what there is in a fleet."""
+"""Random calls of every task method on the objects of a fleet."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from tests.unit.engine.fleet import MACS, NAMES, Fleet
 KEY = "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIFluidVM"
 TASKS = sorted(method.name for method in METHODS.values() if method.task)
 CHOICES = [name for name in TASKS for _ in range(3 if METHODS[name].target in ("vm", "disk") else 1)]
-"""What is chosen from: what has to do with hosts more often."""
+"""The methods to choose from; those that involve hosts occur more often."""
 
 
 class RandomCalls(Fleet):
@@ -69,7 +69,7 @@ class RandomCalls(Fleet):
         return (*self._vm(), ["192.0.2.1"])
 
     def _vm_address(self) -> tuple[Any, ...]:
-        # Which addresses guests have is only their hosts' to know: no two get the same one here.
+        # Only the hosts know the addresses of guests, so no address is used twice here.
         vm = self.id(VM)
         return (vm, f"192.0.2.{vm % 250 + 1}")
 
@@ -191,7 +191,7 @@ class RandomCalls(Fleet):
         return (self.id(Image),)
 
     def _add_compute_node(self) -> tuple[Any, ...]:
-        # What a host is that can be reached is known only when it is there.
+        # The properties of a reachable host are known only after it was added.
         return (self.one(NAMES), "simulator", "", {"fail": ["connect"]})
 
     def _node(self) -> tuple[int]:

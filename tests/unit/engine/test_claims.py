@@ -13,12 +13,12 @@ A, B, C = ("vm", 1), ("vm", 2), ("disk", 1)
 
 
 class ClaimsTests(SynchronousTestCase):
-    def test_others_wait_in_order(self) -> None:
+    def test_claims_wait_in_order(self) -> None:
         claims = Claims()
         first = self.successResultOf(claims.take([A]))
         second, third = claims.take([A, C]), claims.take([C])
         self.assertNoResult(second)
-        self.assertNoResult(third)  # fair: second asked for the disk first
+        self.assertNoResult(third)  # fair: second queued for the disk earlier
         claims.release(first)
         held = self.successResultOf(second)
         self.assertNoResult(third)
@@ -36,7 +36,7 @@ class ClaimsTests(SynchronousTestCase):
         claims.release(self.successResultOf(claims.take([A, A])))
         self.assertFalse(claims.held(A))
 
-    def test_cancelled_gives_its_place_up(self) -> None:
+    def test_a_cancelled_claim_leaves_the_queue(self) -> None:
         claims = Claims()
         first = self.successResultOf(claims.take([A]))
         second, third = claims.take([A]), claims.take([A])
@@ -46,7 +46,7 @@ class ClaimsTests(SynchronousTestCase):
         self.successResultOf(third)
 
     @given(st.lists(st.frozensets(st.sampled_from([A, B, C]), min_size=1), max_size=30), st.randoms())
-    def test_never_two_at_once_and_everyone_in_the_end(self, wishes: list[frozenset[Key]], random: object) -> None:
+    def test_claims_exclude_each_other_and_all_are_granted(self, wishes: list[frozenset[Key]], random: object) -> None:
         claims, finished = Claims(), 0
         granted: list[Any] = []
 
@@ -64,8 +64,8 @@ class ClaimsTests(SynchronousTestCase):
         self.assertEqual(finished, len(wishes))
         self.assertFalse(any(map(claims.held, (A, B, C))))
 
-    def test_who_looks_on_hears_of_claims(self) -> None:
-        """Before they are granted, once each, and not after it looks no more."""
+    def test_watches_are_called_for_claims(self) -> None:
+        """They are called before the claim is granted, once for each claim, and not after their end."""
         claims, heard = Claims(), []
         watch = claims.watch([("disk", 1), ("vm", 1)], lambda: heard.append(claims.held(("disk", 1))))
         first = self.successResultOf(claims.take([("disk", 1), ("disk", 2)]))

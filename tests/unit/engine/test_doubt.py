@@ -1,4 +1,4 @@
-"""Commits that the store hasn't answered: they become true once it is known that they were kept, and are done once."""
+"""Commits with an unknown outcome: they are applied when it is known that they were stored, and only once."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from tests.support import Client, Running, ServerCase
 
 
 class DoubtTests(ServerCase):
-    """A transaction is held back from those who asked for it; what the store itself does is in C{tests.unit.store}."""
+    """The outcome of a transaction is withheld from the engine. The store's own tests are in C{tests.unit.store}."""
 
     async def setUp(self) -> None:  # type: ignore[override]
         super().setUp()
@@ -25,7 +25,7 @@ class DoubtTests(ServerCase):
         await self.admin.node()
 
     def hold(self, wanted: str) -> None:
-        """Have the next transaction with a line of the audit log for an event be in doubt."""
+        """Withhold the outcome of the next transaction that writes an audit line for an event."""
 
         def run(database: Database, function: Any, *args: Any) -> Deferred[Any]:
             also = args[1] if function.__name__ == "_transaction" else ()
@@ -39,7 +39,7 @@ class DoubtTests(ServerCase):
         self.patch(Database, "run", run)
 
     async def settle(self, kept: bool) -> None:
-        """Have what was held back be kept, or not."""
+        """Report whether the transaction was stored."""
         ((again, outcome),) = self.held
         outcome.callback(await again() if kept else Failure(Unavailable("The store failed: nothing was kept.")))
         outcome.addErrback(lambda failure: None)
@@ -55,7 +55,7 @@ class DoubtTests(ServerCase):
     async def names(self, client: Client) -> list[str]:
         return [user["name"] for user in await client.call("list_users")]
 
-    async def test_a_commit_that_was_kept_runs(self) -> None:
+    async def test_a_commit_that_was_stored_runs(self) -> None:
         self.assertIn("list_execution_contexts", await self.commit())
         contexts = len(await self.admin.call("list_execution_contexts"))
         await self.settle(True)
@@ -66,7 +66,7 @@ class DoubtTests(ServerCase):
         self.assertEqual(await self.names(self.admin), ["admin", "alice"])
         self.assertEqual(await self.admin.call("get_pending_tasks"), [])
 
-    async def test_one_that_was_not_is_pending_again(self) -> None:
+    async def test_a_commit_that_was_not_stored_is_pending_again(self) -> None:
         await self.commit()
         contexts = len(await self.admin.call("list_execution_contexts"))
         await self.settle(False)
@@ -91,8 +91,8 @@ class DoubtTests(ServerCase):
         self.assertEqual(len(lines), 1)
         return self.serving
 
-    async def test_a_tasks_outcome_that_was_kept_is_not_stored_twice(self) -> None:
+    async def test_an_outcome_that_was_stored_is_not_stored_twice(self) -> None:
         await self.outcome(True)
 
-    async def test_one_that_was_not_is_stored_again(self) -> None:
+    async def test_an_outcome_that_was_not_stored_is_stored_again(self) -> None:
         await self.outcome(False)

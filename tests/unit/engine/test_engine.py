@@ -1,4 +1,4 @@
-"""Execution contexts: cancelled, planned, stopped, found again, forgotten."""
+"""Execution contexts: cancel, plan, stop, recover and delete."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ class CancelTests(ServerCase):
         self.assertEqual(await admin.call("cancel_tasks", ec), 0)
         self.assertIn("finished", await admin.call("get_execution_context", ec))
 
-    async def test_a_task_that_waits_for_another_gives_its_place_up(self) -> None:
+    async def test_a_cancelled_task_that_waits_for_another_leaves_the_queue(self) -> None:
         admin = await self.serve().login()
         await admin.node(delay=1.0)
         vm = await admin.do("create_vm", {"name": "web"})
@@ -45,7 +45,7 @@ class CancelTests(ServerCase):
         self.assertEqual((await admin.call("get_vm", vm))["state"], "running")
         self.assertEqual(await admin.call("get_errors", contexts[1]), ["cancelled"])
 
-    async def test_one_under_way_cleans_up(self) -> None:
+    async def test_a_cancelled_running_task_cleans_up(self) -> None:
         admin = await self.serve().login()
         await admin.node(delay=10.0)
         disk = await admin.call("create_disk", {"name": "data", "size": 5})
@@ -59,7 +59,7 @@ class CancelTests(ServerCase):
         self.assertEqual(await admin.call("list_disks"), [])
         await self.refused(404, admin.call("get_disk", disk))
 
-    async def test_one_that_waits_for_its_turn_on_a_node(self) -> None:
+    async def test_a_task_that_waits_for_a_slot_can_be_cancelled(self) -> None:
         running = self.serve("--tasks-per-node", "1")
         admin = await running.login()
         await admin.node(delay=10.0)
@@ -76,7 +76,7 @@ class CancelTests(ServerCase):
             await admin.finish(ec)
         self.assertEqual([disk["name"] for disk in await admin.call("list_disks")], ["first", "third"])
 
-    async def test_only_ones_own(self) -> None:
+    async def test_users_cancel_only_their_own_contexts(self) -> None:
         admin = await self.serve().login()
         alice = await admin.user("alice")
         auditor = await admin.user("watcher", "auditor")
@@ -89,7 +89,7 @@ class PlanTests(ServerCase):
     async def plan(self, client: Client) -> list[Any]:
         return [(task["ok"], task["code"], task.get("node", 0)) for task in await client.call("plan_tasks")]
 
-    async def test_each_sees_those_before_it(self) -> None:
+    async def test_each_task_sees_the_results_of_earlier_ones(self) -> None:
         admin = await self.serve().login()
         node = await admin.node()
         vm = await admin.call("create_vm", {"name": "web", "memory": 128, "disks": [{"size": 5}]})
@@ -116,7 +116,7 @@ class PlanTests(ServerCase):
             planned,
             [good, good, good, good, conflict, good, conflict, good, good, good, good, good, gone, good, good],
         )
-        # Nothing has changed, and the real run goes the same way.
+        # Nothing has changed, and the real run has the same outcome.
         self.assertEqual(await admin.call("list_vms"), [])
         self.assertEqual(len(await admin.call("get_pending_tasks")), len(planned))
         self.assertEqual(await self.plan(admin), planned)
@@ -156,7 +156,7 @@ class PlanTests(ServerCase):
 
 
 class SlotTests(ServerCase):
-    async def test_a_nodes_tasks_are_bounded(self) -> None:
+    async def test_the_number_of_tasks_on_a_node_is_limited(self) -> None:
         admin = await self.serve("--tasks-per-node", "2").login()
         await admin.node(delay=1.0)
         vms = []
@@ -176,7 +176,7 @@ class SlotTests(ServerCase):
 
 
 class ProgressTests(ServerCase):
-    async def test_it_does_not_go_down_over_a_restart(self) -> None:
+    async def test_it_does_not_decrease_across_a_restart(self) -> None:
         running = self.serve()
         admin = await running.login()
         await admin.node(delay=10.0)
@@ -194,7 +194,7 @@ class ProgressTests(ServerCase):
         self.assertEqual(seen, sorted(seen))
         self.assertGreater(len({tuple(one) for one in seen}), 4)
 
-    async def test_what_another_version_has_committed(self) -> None:
+    async def test_a_method_that_this_version_does_not_have(self) -> None:
         running = self.serve()
         admin = await running.login()
         await admin.node(delay=15.0)
@@ -212,7 +212,7 @@ class ProgressTests(ServerCase):
 
 
 class RecoveryTests(ServerCase):
-    async def test_stopping_refuses_commits_and_lets_the_task_under_way_end(self) -> None:
+    async def test_stopping_refuses_commits_and_lets_the_running_task_end(self) -> None:
         running = self.serve()
         admin = await running.login()
         await admin.node(delay=1.0)
@@ -234,7 +234,7 @@ class RecoveryTests(ServerCase):
         self.assertEqual(await admin.call("get_errors", ec), ["", ""])
         self.assertEqual((await admin.call("get_vm", vm))["state"], "paused")
 
-    async def test_stopping_begins_nothing_that_waits_for_its_turn_on_a_node(self) -> None:
+    async def test_stopping_starts_no_task_that_waits_for_a_slot(self) -> None:
         running = self.serve("--tasks-per-node", "1")
         admin = await running.login()
         node = await admin.node(delay=1.0)
@@ -255,7 +255,7 @@ class RecoveryTests(ServerCase):
             await admin.finish(ec)
             self.assertEqual(await admin.call("get_errors", ec), [""])
 
-    async def test_what_is_to_be_placed_waits_for_nodes_that_are_being_connected(self) -> None:
+    async def test_placement_waits_for_nodes_that_are_connecting(self) -> None:
         running = self.serve("--tasks-per-node", "1")
         admin = await running.login()
         await admin.node(delay=1.0)
@@ -273,7 +273,7 @@ class RecoveryTests(ServerCase):
         seen: list[int] = []
         await self.until(lambda: seen.append(1) or len(seen) > 3)
 
-    async def test_one_that_hangs_is_cut_off_and_runs_again(self) -> None:
+    async def test_a_task_that_hangs_is_cancelled_and_runs_again(self) -> None:
         running = self.serve()
         admin = await running.login()
         node = await admin.node()
@@ -292,7 +292,7 @@ class RecoveryTests(ServerCase):
         self.assertEqual(len(await admin.call("list_disks")), 1)
         self.assertEqual((await admin.call("get_compute_node", node))["vms"], 1)
 
-    async def test_what_was_under_way_is_completed_though_the_rest_was_cancelled(self) -> None:
+    async def test_an_interrupted_task_is_completed_though_the_rest_was_cancelled(self) -> None:
         running = self.serve()
         admin = await running.login()
         await admin.node(hang=["define_domain"])
@@ -310,7 +310,7 @@ class RecoveryTests(ServerCase):
         self.assertEqual((await admin.call("get_vm", vm))["state"], "stopped")
 
     def mend_nodes(self) -> None:
-        """Take the faults out of the simulated nodes' options, while no server runs."""
+        """Remove the injected errors from the simulated nodes' options, while no server is running."""
         self.execute("UPDATE compute_nodes SET options = '{}'")
 
     async def test_a_reboot_that_was_interrupted_is_reported(self) -> None:
@@ -390,7 +390,7 @@ class RecoveryTests(ServerCase):
         while any(await client.call("get_task_state", ec)):
             await self.turn()
 
-    async def test_a_name_taken_at_the_last_moment_ends_the_task(self) -> None:
+    async def test_a_name_that_is_used_meanwhile_ends_the_task(self) -> None:
         """Two tasks that check at the same time: the store's constraint decides, and no context is stuck."""
         admin = await self.serve().login()
         first, second = await admin.running.login(), await admin.running.login()
@@ -404,7 +404,7 @@ class RecoveryTests(ServerCase):
 
 
 class RetentionTests(ServerCase):
-    async def test_old_ones_are_forgotten_unfinished_ones_never(self) -> None:
+    async def test_old_contexts_are_deleted_unfinished_ones_never(self) -> None:
         running = self.serve("--keep-contexts", "1")
         admin = await running.login()
         await admin.node(hang=["start"])

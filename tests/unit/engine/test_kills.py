@@ -1,7 +1,7 @@
 """
-Servers killed between any two things that they make durable, under work that empties compute nodes: all of it ends.
+Servers are killed between any two durable writes, while tasks evacuate compute nodes. All tasks must still end.
 
-Without threads and processes, on one Clock: what a seed finds it finds again.
+There are no threads and processes, and one Clock, so each seed always has the same result.
 """
 
 from __future__ import annotations
@@ -29,28 +29,28 @@ from tests.support import PASSWORD, Running, ServerCase
 
 SEEDS = range(int(os.environ.get("FLUIDVM_KILL_SEED", "0")), int(os.environ.get("FLUIDVM_KILL_SEEDS", "4")))
 KILLS = 8
-"""Per seed."""
+"""For each seed."""
 VERBS = ("start_vm", "start_vm", "start_vm", "stop_vm", "shutdown_vm", "delete_vm", "pause_vm", "save_vm", "restore_vm")
 NODES = 3
 STEP = 0.05
-"""Seconds that the clock is turned by."""
+"""Seconds by which the clock is advanced at a time."""
 STORING = 0.002
-"""Seconds until the store has told what it has kept already."""
+"""Seconds until the store reports what it has already stored."""
 LONGEST = 1200.0
-"""Seconds of the clock within which all must have ended; what is under way takes a few each."""
+"""Seconds of the clock within which all tasks must end; a running one takes a few."""
 
 
 class Killed(BaseException):
-    """The server is dead: nothing that it would still say is heard."""
+    """The server was killed: its later output is ignored."""
 
 
 class Life:
     """
-    One server, from its start to when it is killed.
+    One server process, from its start until it is killed.
 
-    @param state: its directory.
-    @param until: after how many things that it has made durable it is killed; C{None}: it isn't.
-    @param after: where to keep what it has left.
+    @param state: its state directory.
+    @param until: the number of durable writes after which it is killed; C{None} for never.
+    @param after: the directory to which the state is copied when it is killed.
     """
 
     def __init__(self, case: ServerCase, state: Path, until: int | None, after: Path, options: list[str]) -> None:
@@ -67,14 +67,14 @@ class Life:
         return self.running.clock
 
     def kept(self, place: object) -> None:
-        """Something is durable. It may be the last thing."""
+        """Count a durable write. After the last one, copy the state."""
         if str(self.state) in str(place):
             self._count += 1
             if self._count == self._until:
                 shutil.copytree(self.state, self._after)
 
     def turn(self) -> None:
-        """Let time pass. @raise Killed: it was killed meanwhile."""
+        """Let time pass. @raise Killed: the server was killed meanwhile."""
         if self._until is not None and self._count >= self._until:
             raise Killed
         self.clock.advance(STEP)
@@ -94,7 +94,7 @@ class Life:
         return xmlrpc.client.loads(answer, use_builtin_types=True)[0][0]
 
     def end(self) -> None:
-        """Have it let go of its files; what it does in its directory meanwhile is nobody's business."""
+        """Stop it, so that it closes its files. What it writes meanwhile is ignored."""
         self._until = None
         stopping = self.running.server.stopService()
         while not stopping.called:
@@ -102,7 +102,7 @@ class Life:
 
 
 class Walk:
-    """What one seed does: several lives, one after the other."""
+    """The walk of one seed: several lives, one after the other."""
 
     def __init__(self, case: ServerCase, directory: Path, seed: int) -> None:
         self.chance = random.Random(seed)
@@ -126,7 +126,7 @@ class Walk:
         return self.life
 
     def run(self) -> None:
-        """All of it."""
+        """Run the whole walk."""
         life = self.begin(0, None)
         for node in range(NODES):
             life.call("add_compute_node", f"node{node}", "simulator", "", {"delay": self.chance.choice([0.0, 0.01, 0.3])})
@@ -154,7 +154,7 @@ class Walk:
         return f"vm{self._names}"
 
     def work(self, life: Life) -> None:
-        """Commit something, and wait a little."""
+        """Commit random tasks, and wait a little."""
         for _ in range(self.chance.randint(0, 3)):
             with contextlib.suppress(xmlrpc.client.Fault):
                 self.task(life)
@@ -165,7 +165,7 @@ class Walk:
             life.turn()
 
     def task(self, life: Life) -> None:
-        """Queue something to do."""
+        """Queue a random task."""
         vms = [vm["id"] for vm in life.call("list_vms", {"fields": ["id"]})]
         node = self.chance.choice([1, 1, 2, 3])
         chance = self.chance.random()
@@ -194,7 +194,7 @@ class Walk:
                 life.turn()
 
     def look(self, life: Life) -> None:
-        """Every VM and every volume is where the server says, once."""
+        """Check that every VM and every volume exists once, on the node that the server reports."""
         vms = life.call("list_vms")
         disks = life.call("list_disks")
         contexts = life.call("list_execution_contexts", {"limit": 1000})
@@ -219,7 +219,7 @@ class KillTests(SynchronousTestCase):
         walks: list[Walk] = []
 
         class SlowDatabase(InlineDatabase):
-            """Tells what it has kept a little later, as a thread does."""
+            """Reports results a little later, as a thread does."""
 
             def run(self, function: Any, *args: Any) -> Any:
                 done: Deferred[Any] = super().run(function, *args)

@@ -1,5 +1,5 @@
 """
-Sessions, pending tasks, contexts and claims against a small model: hypothesis tries sequences of what clients do.
+Compares sessions, pending tasks, contexts and claims with a small model: hypothesis tries sequences of client actions.
 
 The whole server runs on one Clock without a thread: the store and the password hashes answer at once.
 """
@@ -25,12 +25,12 @@ VMS = 2
 TASKS = st.lists(st.tuples(st.sampled_from(VERBS), st.integers(0, VMS - 1)), min_size=1, max_size=4)
 TIMEOUT = 30.0
 EXAMPLES = 40 if ENGINE == "sqlite" else 10
-"""What is looked for is in the engine above the store; PostgreSQL takes three times as long for each."""
+"""These tests are about the engine, not the store, and PostgreSQL takes three times as long for each example."""
 
 
 @dataclass
 class Session:
-    """What the model knows of a session."""
+    """The model of a session."""
 
     cookie: int
     expires: float
@@ -39,7 +39,7 @@ class Session:
 
 @dataclass
 class Committed:
-    """What the model knows of a context."""
+    """The model of a context."""
 
     ec: int
     tasks: list[tuple[str, int]]
@@ -48,7 +48,7 @@ class Committed:
 
 
 class ServerMachine(RuleBasedStateMachine):
-    """What clients may do, in any order."""
+    """The actions of clients, in any order."""
 
     sessions = Bundle("sessions")
     contexts = Bundle("contexts")
@@ -80,7 +80,7 @@ class ServerMachine(RuleBasedStateMachine):
             raise AssertionError(f"{method} was answered")
 
     def alive(self, session: Session) -> bool:
-        """Whether the model thinks that a session lives; checks that the server thinks so too."""
+        """Whether a session is alive in the model; checks that the server agrees."""
         if self.running.clock.seconds() < session.expires:
             return True
         self.refused(401, "get_session", session.cookie)
@@ -136,7 +136,7 @@ class ServerMachine(RuleBasedStateMachine):
 
     @rule(session=sessions)
     def plan(self, session: Session) -> None:
-        """A plan changes nothing: the invariants and the other rules would tell."""
+        """A plan changes nothing; otherwise the invariants and the other rules would fail."""
         if self.alive(session):
             before = self.call("list_vms", session.cookie)
             assert len(self.call("plan_tasks", session.cookie)) == len(session.pending)

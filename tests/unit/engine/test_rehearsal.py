@@ -1,4 +1,4 @@
-"""What C{plan_tasks} foretells comes: random batches in a random fleet, planned, and committed with nobody else at work."""
+"""C{plan_tasks} predicts the outcome: random batches in a random fleet are planned, then committed with no other client."""
 
 from __future__ import annotations
 
@@ -25,12 +25,12 @@ from tests.unit.engine.random_calls import TASKS, RandomCalls
 
 EXAMPLES = int(os.environ.get("FLUIDVM_PLANS", 20 if ENGINE == "sqlite" else 6))
 BATCHES, LONGEST = 5, 8
-UNKNOWN = "What compute node "
-"""What is foretold of a node that isn't there yet begins so."""
+UNKNOWN = "The abilities of compute node "
+"""The beginning of the predicted error for a node that doesn't exist yet."""
 
 
 def plain(error: str) -> str:
-    """An error without what is drawn by lot each time: volumes' names and UUIDs."""
+    """An error without its random parts: volumes' names and UUIDs."""
     return re.sub(r"[0-9a-f]{8,12}", "*", error)
 
 
@@ -45,7 +45,7 @@ class Rehearsal:
     def run(self) -> None:
         connect = self.fleet.connect(SimulatorDriver.connect)
         watched = patch.object(Job, "connection", self._watched())
-        # How long a plan takes says here how busy the machine is, nothing else.
+        # Here, the time that a plan takes depends only on how busy the machine is.
         with patch.object(SimulatorDriver, "connect", connect), watched, patch.object(rehearsal, "LONGEST", 60.0):
             self.fleet.build()
             for _ in range(BATCHES):
@@ -54,7 +54,7 @@ class Rehearsal:
                 self._batch()
 
     def _watched(self) -> Any:
-        """Remember which compute node a task has asked for last."""
+        """Record the compute node that a task requested last."""
         asked, original = self._asked, Job.connection
 
         async def connection(job: Job, node: int, *ability: Any) -> Any:
@@ -67,7 +67,7 @@ class Rehearsal:
         try:
             cookie = self._server.login(self.fleet.one(ACTORS))
         except xmlrpc.client.Fault:
-            return  # who it is is gone, or disabled
+            return  # the user was deleted or disabled
         calls: list[tuple[Any, ...]] = []
         for _ in range(3 * LONGEST):
             if len(calls) == LONGEST:
@@ -94,7 +94,7 @@ class Rehearsal:
 
 
 class RehearsalTests(SynchronousTestCase):
-    def test_what_is_foretold_comes(self) -> None:
+    def test_the_prediction_matches_the_outcome(self) -> None:
         @settings(max_examples=EXAMPLES, deadline=None, suppress_health_check=list(HealthCheck))
         @given(st.data())
         def try_some(data: st.DataObject) -> None:
@@ -106,15 +106,15 @@ class RehearsalTests(SynchronousTestCase):
 
         try_some()
 
-    def test_every_task_is_among_them(self) -> None:
+    def test_random_calls_cover_every_task_method(self) -> None:
         self.assertEqual([name for name in TASKS if not hasattr(RandomCalls, f"_{name}")], [])
 
 
 class KnownTests(ImageCase):
-    """What the server knows itself, and random batches come to seldom."""
+    """Cases that random batches rarely reach."""
 
     async def same(self, *calls: tuple[Any, ...]) -> list[int]:
-        """Plan and commit a batch: what is foretold comes. Gives the codes."""
+        """Plan and commit a batch, and compare prediction and outcome. @return: the codes."""
         for method, *arguments in calls:
             await self.admin.call(method, *arguments)
         foretold = [(task["code"], task["error"]) for task in await self.admin.call("plan_tasks")]
@@ -130,7 +130,7 @@ class KnownTests(ImageCase):
         await self.admin.do("set_vm_memory", vm, 100)
         revert = ("revert_vm_snapshot", vm, 1)
         self.assertEqual(await self.same(revert, ("set_vm_memory", vm, 64), revert), [409, 0, 0])
-        await self.admin.do("refresh_compute_node", self.node)  # the node tells its snapshots anew
+        await self.admin.do("refresh_compute_node", self.node)  # the node reports its snapshots again
         await self.admin.do("attach_interface", vm, {"network": "lan"})
         self.assertEqual(await self.same(revert), [409])
 

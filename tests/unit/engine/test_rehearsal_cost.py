@@ -1,4 +1,4 @@
-"""Plans: what a rehearsal may cost, whatever is pending; nothing in it loops or waits, for nobody is answered meanwhile."""
+"""The limited cost of rehearsals: nothing in them loops or waits, because the server answers no other call meanwhile."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ class PlanCase(ServerCase):
         return self.there.server.dispatcher._services.rehearsals
 
     def count(self) -> list[int]:
-        """Count looks at domains, and stop what looks, or reads, without end."""
+        """Count queries of domains, and stop endless querying or reading."""
         looks, reads = [0], [0]
         look, read = SimulatedHost.domain, model._Model.read_volume
 
@@ -112,7 +112,7 @@ class CostTests(PlanCase):
         self.patch(rehearsal.Effort, "step", counted)
         return steps
 
-    async def test_whatever_is_pending(self) -> None:
+    async def test_every_pending_task_has_a_limited_cost(self) -> None:
         vm, node, other, disk, image = self.vm, self.node, self.other, self.disk, self.image
         calls: list[tuple[Any, ...]] = [
             ("start_vm", vm),
@@ -193,7 +193,7 @@ class BoundTests(PlanCase):
         self.assertEqual(codes, [0] * codes.count(0) + [413] * codes.count(413))
         self.assertGreater(codes.count(0), 0)
         self.assertGreater(codes.count(413), 0)
-        self.assertIn("Plan fewer tasks", told[-1][1])
+        self.assertIn("plan fewer tasks", told[-1][1])
         self.patch(rehearsal, "MOST_STEPS", 1000)
         self.assertEqual([code for code, _ in await self.planned()], [0] * 10)
 
@@ -238,15 +238,15 @@ class BoundTests(PlanCase):
         self.assertEqual([code for code, _ in await waiting], [0] * 10)
 
     async def test_a_node_with_very_many_disks(self) -> None:
-        """What is copied for the model counts, too."""
+        """Disks that are copied for the model count, too."""
         for number in range(30):
             await self.small(f"d{number}")
         self.patch(rehearsal, "MOST_STEPS", 20)
         await self.admin.call("stop_vm", self.vm)
         self.assertEqual([code for code, _ in await self.planned()], [413])
 
-    async def test_others_have_their_turns(self) -> None:
-        """Also between the plans of one boxcar."""
+    async def test_other_clients_get_their_turns(self) -> None:
+        """Also between several plan_tasks of one boxcar."""
         turns: list[Deferred[None]] = []
         self.rehearsals._turn = lambda: turns.append(Deferred()) or turns[-1]
         call = {"methodName": "plan_tasks", "params": [self.admin.cookie]}
@@ -260,8 +260,8 @@ class BoundTests(PlanCase):
         for answer in (answering, again):
             self.assertEqual(xmlrpc.client.loads(await answer)[0][0], [[[]]] * 3)
 
-    async def test_what_waits_all_the_same(self) -> None:
+    async def test_a_task_that_waits(self) -> None:
         self.patch(PlannedImages, "check", lambda *arguments: Deferred())
         await self.admin.call("create_disk", {"name": "d", "image": self.image, "compute_node": self.node})
         await self.admin.call("stop_vm", self.vm)
-        self.assertEqual(await self.planned(), [(503, "What create_disk waits for can't be told beforehand."), (0, "")])
+        self.assertEqual(await self.planned(), [(503, "plan_tasks can't predict what create_disk waits for."), (0, "")])

@@ -7,7 +7,7 @@ from fluidvm.engine.waiters import Waiters
 
 
 class WaitersTests(SynchronousTestCase):
-    def test_woken_or_given_up(self) -> None:
+    def test_wake_and_timeout(self) -> None:
         clock = Clock()
         waiters = Waiters(clock)
         first, second, other = waiters.wait(1, 5), waiters.wait(1, 5), waiters.wait(2, 5)
@@ -20,7 +20,7 @@ class WaitersTests(SynchronousTestCase):
         self.successResultOf(other)
         self.assertEqual((len(waiters), clock.getDelayedCalls()), (0, []))
 
-    def test_no_timer_each(self) -> None:
+    def test_waits_share_timers(self) -> None:
         clock = Clock()
         waiters = Waiters(clock)
         for number in range(10_000):

@@ -27,7 +27,7 @@ class ChangeLogTests(SynchronousTestCase):
         log.add(rows(("vm", 1, "created"), ("vm", 2, "updated"), ("vm", 1, "deleted"), ("vm", 2, "deleted")))
         self.assertEqual(self.summed(log), [("vm", 2, "deleted")])
 
-    def test_others_are_not_told(self) -> None:
+    def test_changes_of_other_owners_are_not_reported(self) -> None:
         log = ChangeLog()
         log.add(rows(("vm", 1, "created"), owner=7))
         log.add([ChangeRow(2, "compute_node", 1, "updated", None), ChangeRow(3, "vm", 2, "created", 8)])

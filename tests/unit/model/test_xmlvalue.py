@@ -1,4 +1,4 @@
-"""Rendered values, read back by the standard library."""
+"""Rendered values are read back by the standard library."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from fluidvm.model.xmlvalue import Rendered, carries, moment, render, text
 
-# A busy machine is no failure.
+# A busy machine must not fail the tests.
 CALM = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
 
 MOMENTS = st.datetimes(min_value=datetime(1, 1, 2), max_value=datetime(9999, 12, 30)).map(lambda m: m.replace(microsecond=0))
@@ -36,7 +36,7 @@ def load(data: bytes) -> Any:
 
 
 def sent(value: Any) -> Any:
-    """What of a value arrives."""
+    """The value that the receiver gets."""
     if isinstance(value, str):
         return "".join(character if carries(character) else "\ufffd" for character in value)
     if isinstance(value, list):
@@ -62,7 +62,7 @@ class RenderTests(SynchronousTestCase):
         self.assertEqual(load(render(value)), sent(value))
         text(value).decode("utf-8")
 
-    def test_plain_text_is_escaped_as_others_do(self) -> None:
+    def test_plain_text_is_escaped_as_by_the_standard_library(self) -> None:
         for value in ("", "a", "<&>", "]]>", "a\nb\tc", "é<", "\U0001f600"):
             self.assertEqual(text(value), escape(value).encode())
 

@@ -88,7 +88,7 @@ class QuotaCase(ServerCase):
         code, words = await client.fail(method, *arguments)
         self.assertEqual(code, 507, words)
         self.assertIn(limit, words)
-        self.assertRegex(words, r"limits .* to .*: .* asked for")
+        self.assertRegex(words, r"limits .* to .*: .* requested")
         self.assertEqual(await client.call("get_user_usage", 2), before)
 
     async def used(self, client: Client) -> dict[str, int]:
@@ -149,7 +149,7 @@ class QuotaTests(QuotaCase):
         await self.over(alice, "drivers", "create_vm", {"name": "x", "driver": "simulator"})
         code, words = await alice.fail("create_vm", {"name": "x"})
         self.assertEqual(code, 503)
-        self.assertIn("hasn't driver simulator", words)
+        self.assertIn("doesn't allow driver simulator", words)
         await admin.do("set_resource_plan", self.plan, {"drivers": ["kvm", "simulator"]})
         await alice.do("create_vm", {"name": "x"})
 
@@ -223,7 +223,7 @@ class MaximumTests(QuotaCase):
             ("memory", 200, "3000 MiB more"),
             ("vcpus", 8, "9 more"),
             ("vm_memory", 200, "3000 MiB"),
-            ("vm_vcpus", 8, "9 asked"),
+            ("vm_vcpus", 8, "9 requested"),
         ):
             admin, alice = await self.start({limit: most})
             code, told = await alice.fail("create_vm", self.BIG)

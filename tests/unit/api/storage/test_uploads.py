@@ -84,7 +84,7 @@ class PlanTests(TransferCase):
         disk = await self.ann.do("create_disk", {"name": "d", "size": 4, "format": "raw", "compute_node": self.node})
         self.patch(self.files, "append", lambda *arguments: self.fail("a byte was written"))
         code, words = await self.ann.fail("create_image", disk, "copy")
-        self.assertEqual((code, "4 MiB more asked for" in words), (507, True), words)
+        self.assertEqual((code, "4 MiB more requested" in words), (507, True), words)
         self.assertEqual(self.left(), [])
 
     async def test_a_copy_larger_than_an_image_may_be(self) -> None:

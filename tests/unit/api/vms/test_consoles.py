@@ -158,8 +158,8 @@ class TicketTests(ConsoleCase):
         await self.refused(404, self.admin.call("get_vm_console", 999))
         path = (await self.admin.call("get_vm_console", self.vm))["path"]
         await self.admin.do("stop_vm", self.vm)
-        self.assertIn("runs", await self.refused(409, self.admin.call("get_vm_console", self.vm)))
-        self.assertIn("runs", await self.is_refused(409, path))
+        self.assertIn("it has a console", await self.refused(409, self.admin.call("get_vm_console", self.vm)))
+        self.assertIn("it has a console", await self.is_refused(409, path))
 
     async def test_a_node_that_fails(self) -> None:
         node = await self.admin.node("node2", fail=["open_serial"])
@@ -187,7 +187,7 @@ class BoundTests(ConsoleCase):
         first = await self.look(None, "vnc")
         await self.look(again, "vnc")
         path = (await again.call("get_vm_console", self.vm, "vnc"))["path"]
-        self.assertIn("2 consoles of yours are open already", await self.is_refused(503, path))
+        self.assertIn("You already have 2 consoles open", await self.is_refused(503, path))
         ann = await self.admin.user("ann", "admin")
         await self.look(ann, "vnc")
         first.send(CloseConnection(1000))
