@@ -25,7 +25,7 @@ def may_own(call: Call, spec: dict[str, Any]) -> None:
     @raise Forbidden: a plain user makes something for somebody else.
     """
     if not owns(call.user, spec.get("owner", call.user.id)):
-        raise Forbidden("spec.owner: only an administrator makes things for others.")
+        raise Forbidden("spec.owner: only an administrator may create objects for other users.")
 
 
 def owner_of(job: Job, spec: dict[str, Any]) -> int:
@@ -36,7 +36,7 @@ def owner_of(job: Job, spec: dict[str, Any]) -> int:
 def free_name(inventory: Inventory, cls: type[VM] | type[Disk] | type[Image], name: str, owner: int) -> None:
     """@raise Conflict: the owner has one of this name already."""
     if inventory.named(cls, name, owner) is not None:
-        raise Conflict(f"There is a {WORDS[cls.TYPE]} {name} already.")
+        raise Conflict(f"The name {name} is already in use by another {WORDS[cls.TYPE]}.")
 
 
 def may_force(user: User, spec: Mapping[str, Any], path: str) -> bool:
@@ -48,7 +48,7 @@ def may_force(user: User, spec: Mapping[str, Any], path: str) -> bool:
     """
     force: bool = spec.get("force", False)
     if force and user.role != "admin":
-        raise Forbidden(f"{path}.force: is for administrators.")
+        raise Forbidden(f"{path}.force: is allowed only for administrators.")
     return force
 
 
@@ -77,7 +77,7 @@ async def place(
     if named is not None:
         node = job.inventory.get(ComputeNode, named)
         if other := another(node, wanted):
-            raise Conflict(f"Compute node {node.name}, where its disks are, isn't what is asked for: {other}.")
+            raise Conflict(f"The disks are on compute node {node.name}, which doesn't match the request: {other}.")
         if node.mode != "active":
             raise Conflict(f"Compute node {node.name} is in mode {node.mode}.")
         check_driver(job.inventory, owner, node.driver)
@@ -101,7 +101,7 @@ def take_room(job: Job, id: int, force: bool, *, vcpus: int, memory: int) -> Non
     wanted = Wanted(vcpus, memory)
     lack = "" if force else shortage(node, wanted, _load(job, node, wanted))
     if lack:
-        raise Conflict(f"Compute node {node.name} has no room for it: {lack}.")
+        raise Conflict(f"Compute node {node.name} doesn't have enough room: {lack}.")
     job.reserve_on(id, vcpus=vcpus, memory=memory)
 
 
@@ -137,6 +137,6 @@ async def fit(
         if chosen is not None or not await job.nodes.settled():
             break
     if chosen is None:
-        raise Unavailable(f"No compute node fits ({'; '.join(reasons) or 'there is none'}).")
+        raise Unavailable(f"No compute node fits ({'; '.join(reasons) or 'there are no compute nodes'}).")
     job.reserve_on(chosen.id, vcpus=wanted.vcpus, memory=wanted.memory)
     return chosen

@@ -83,7 +83,7 @@ async def refuse_snapshots(job: Job, thing: VM | Disk, why: str) -> None:
     if now.snapshots:
         names = ", ".join(one["name"] for one in now.snapshots)
         remover = f"delete_{thing.TYPE}_snapshot"
-        raise Conflict(f"{name_of(now)} has snapshots ({names}): {why}. {remover} removes them.")
+        raise Conflict(f"{name_of(now)} has snapshots ({names}): {why}; delete them with {remover} first.")
 
 
 def _shape(vm: VM) -> dict[str, Any]:
@@ -112,7 +112,7 @@ async def make(job: Job, thing: T, name: str, running: bool, ask: Callable[[], D
     if "snapshot" not in job.memo:
         thing = await look(job, thing)
         if any(one["name"] == name for one in thing.snapshots):
-            raise Conflict(f"{name_of(thing)} has a snapshot {name} already.")
+            raise Conflict(f"{name_of(thing)} already has a snapshot named {name}.")
         job.reserve_for(thing.owner, snapshots=1)
         made = {"id": job.inventory.next_id("snapshot"), "name": name, "created": job.wall_clock(), "running": running}
         if isinstance(thing, VM):
@@ -133,5 +133,5 @@ async def make(job: Job, thing: T, name: str, running: bool, ask: Callable[[], D
         raise
     now = await look(job, job.inventory.get(type(thing), thing.id))
     if all(one["name"] != name for one in now.snapshots):
-        raise NotFound(f"Snapshot {name} of {thing.name} is gone again: somebody else has removed it.")
+        raise NotFound(f"Snapshot {name} of {thing.name} was removed by someone else while it was being created.")
     return int(job.memo["snapshot"])

@@ -45,8 +45,8 @@ async def commit_tasks(call: Call, options: CommitOptions = {}) -> int:  # noqa:
     except OutcomeUnknown as unknown:
         unknown.outcome.addErrback(_put_back, call.session, taken)
         raise Unavailable(
-            "The store went away in the middle of commit_tasks: when it is back, the tasks are an execution context "
-            "(list_execution_contexts) or pending again (get_pending_tasks)."
+            "The store became unavailable during commit_tasks: when it is back, the tasks are either in an execution "
+            "context (see list_execution_contexts) or pending again (see get_pending_tasks)."
         ) from None
     except BaseException:
         call.session.put_back(taken)

@@ -66,7 +66,7 @@ async def set_disk_owner(job: Job, disk: DiskId, owner: NewOwner) -> None:
         return
     if record.vm is not None:
         vm = job.inventory.get(VM, record.vm).name
-        raise Conflict(f"Disk {record.name} is attached to VM {vm}: set_vm_owner gives them away together.")
+        raise Conflict(f"Disk {record.name} is attached to VM {vm}: use set_vm_owner to change the owner of both.")
     free_name(job.inventory, Disk, record.name, owner)
     await job.reserve(owner, disks=1, disk_space=record.size, snapshots=len(record.snapshots))
     job.put(*_given(record, owner))

@@ -52,9 +52,9 @@ PlanFilter = Annotated[dict[str, Any], filter_of(wire_fields(ResourcePlan))]
 
 
 def _check_name(inventory: Inventory, name: str, but: int = 0) -> None:
-    there = inventory.named(ResourcePlan, name)
-    if there is not None and there.id != but:
-        raise Conflict(f"There is a resource plan {name} already.")
+    existing = inventory.named(ResourcePlan, name)
+    if existing is not None and existing.id != but:
+        raise Conflict(f"A resource plan named {name} already exists.")
 
 
 @task("resource_plan", creates=True, roles=("admin",), precheck=lambda call, name, limits: _check_name(call.inventory, name))
@@ -89,7 +89,10 @@ async def delete_resource_plan(job: Job, plan: PlanId) -> None:
     record = job.inventory.get(ResourcePlan, plan)
     users = job.inventory.users_of(plan)
     if users:
-        raise Conflict(f"Resource plan {record.name} is in use by user {users[0].name}, and {len(users) - 1} others.")
+        raise Conflict(
+            f"Resource plan {record.name} is in use by user {users[0].name} (users in total: {len(users)}): give them "
+            "another plan first."
+        )
     job.put(Delete("resource_plan", plan))
 
 

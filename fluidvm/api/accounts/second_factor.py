@@ -28,7 +28,7 @@ async def begin_second_factor(call: Call, password: OwnPassword) -> dict[str, st
     """
     user = call.user
     if user.second_factor:
-        raise Conflict(f"User {user.name} has a second factor already: remove_second_factor first.")
+        raise Conflict(f"User {user.name} already has a second factor: call remove_second_factor first.")
     async with Login(call, user.name) as login:
         if not await login.check_password(password):
             raise login.refuse()
@@ -42,10 +42,10 @@ async def confirm_second_factor(call: Call, code: Annotated[str, CODE]) -> bool:
     """Have authenticate ask for the second factor that begin_second_factor made, from now on."""
     secret = call.session.offered_secret
     if not secret:
-        raise Conflict("There is nothing to confirm: begin_second_factor first.")
+        raise Conflict("There is nothing to confirm: call begin_second_factor first.")
     step = second_factor_step(secret, code, call.services.resources.wall_clock(), 0)
     if step is None:
-        raise InvalidParams("code: is wrong; look at the time of the device that makes it.")
+        raise InvalidParams("code: is wrong; check the clock of the device that generates it.")
     call.session.offered_secret = ""
     # The code isn't used up: who logs in right afterwards has no other one yet.
     extra = {"totp_secret": secret, "totp_last": step - 1}
@@ -59,7 +59,7 @@ async def remove_second_factor(call: Call, user: UserId, code: Annotated[str, CO
     record = call.inventory.get(User, user)
     own = record.id == call.user.id
     if not own and not administers(call.user):
-        raise Forbidden("remove_second_factor: only an administrator removes another user's.")
+        raise Forbidden("remove_second_factor: only an administrator may remove another user's second factor.")
     if not record.second_factor:
         raise Conflict(f"User {record.name} has no second factor.")
     if own:

@@ -37,7 +37,7 @@ Enabled = Annotated[bool, Bool("whether it may log in")]
 
 def _check_new(call: Call, name: str, password: str, options: dict[str, Any] | None = None) -> None:
     if call.inventory.named(User, name) is not None:
-        raise Conflict(f"There is a user {name} already.")
+        raise Conflict(f"A user named {name} already exists.")
     check_password(password, name, call.services.logins.least)
 
 
@@ -45,7 +45,7 @@ def _check_new(call: Call, name: str, password: str, options: dict[str, Any] | N
 async def create_user(job: Job, name: UserName, password: Password, options: UserOptions = {}) -> None:  # noqa: B006
     """Make a user, with role user and without a resource plan unless the options say otherwise."""
     if job.inventory.named(User, name) is not None:
-        raise Conflict(f"There is a user {name} already.")
+        raise Conflict(f"A user named {name} already exists.")
     user = User(
         id=job.target,
         name=name,
@@ -68,7 +68,7 @@ def _keep_an_admin(job: Job, user: User, doing: str) -> None:
     """@raise Conflict: no enabled administrator would be left."""
     others = (other for other in job.inventory.all(User) if other.id != user.id)
     if user.role == "admin" and user.enabled and not any(other.role == "admin" and other.enabled for other in others):
-        raise Conflict(f"User {user.name} is the last enabled administrator: make another one before {doing}.")
+        raise Conflict(f"User {user.name} is the last enabled administrator: create another one before {doing}.")
 
 
 @task("user", roles=("admin",), exclusive=ADMINISTRATORS)
@@ -78,7 +78,8 @@ async def delete_user(job: Job, user: UserId) -> None:
     owned = job.inventory.owns(user)
     if owned is not None:
         raise Conflict(
-            f"User {record.name} owns {WORDS[owned.TYPE]} {owned.name} among others: delete them, or give them away."
+            f"User {record.name} still owns objects, for example {WORDS[owned.TYPE]} {owned.name}: delete them or change "
+            "their owner first."
         )
     _keep_an_admin(job, record, "deleting it")
     job.sessions.close_user(user)

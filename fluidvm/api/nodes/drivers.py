@@ -54,7 +54,7 @@ async def get_driver(call: Call, name: DriverName) -> dict[str, Any]:
     """
     drivers = call.services.resources.drivers
     if name not in drivers.names():
-        raise NotFound(f"There is no driver {name}; list_drivers lists them.")
+        raise NotFound(f"There is no driver {name}: list_drivers shows the installed drivers.")
     wire = _seen(call, _wire(drivers.description(name)))
     if "error" not in wire:
         fields = drivers.get(name).options.fields or {}

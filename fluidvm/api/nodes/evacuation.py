@@ -81,8 +81,8 @@ def _check_mode(job: Job, node: int) -> None:
     record = job.inventory.find(ComputeNode, node)
     if record is not None and record.mode == "active":
         raise Conflict(
-            f"Compute node {record.name} was made active again while it was evacuated: evacuate it once more to move its "
-            f"other VMs (moved so far: {len(job.memo['moved'])})."
+            f"Compute node {record.name} was set to active again during its evacuation: evacuate it again to move its other "
+            f"VMs (moved so far: {len(job.memo['moved'])})."
         )
 
 

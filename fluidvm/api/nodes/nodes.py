@@ -47,7 +47,7 @@ Mode = Annotated[str, Choice("what it is for", choices=MODES)]
 
 def _check(call: Call, name: str, driver: str, address: str, options: dict[str, Any] | None = None) -> None:
     if call.inventory.named(ComputeNode, name) is not None:
-        raise Conflict(f"There is a compute node {name} already.")
+        raise Conflict(f"A compute node named {name} already exists.")
     try:
         loaded = call.services.resources.drivers.get(driver)
     except UnknownDriver as error:
@@ -81,7 +81,7 @@ async def add_compute_node(
     node = job.inventory.find(ComputeNode, job.target)
     if node is None:
         if job.inventory.named(ComputeNode, name) is not None:
-            raise Conflict(f"There is a compute node {name} already.")
+            raise Conflict(f"A compute node named {name} already exists.")
         node = ComputeNode(
             id=job.target,
             name=name,
@@ -142,10 +142,10 @@ async def remove_compute_node(job: Job, node: NodeId) -> None:
     for what, held in (("VM", job.inventory.vms_on(node)), ("disk", job.inventory.disks_on(node))):
         if held:
             raise Conflict(
-                f"Compute node {record.name} holds {what} {held[0].name} among others: move or delete them first."
+                f"Compute node {record.name} still has {what}s, for example {held[0].name}: move or delete them first."
             )
     if job.inventory.ledger.taken(of_node(node), "vms"):
-        raise Conflict(f"A VM is on its way to compute node {record.name}.")
+        raise Conflict(f"A VM is being moved to compute node {record.name}: wait until the move has ended.")
     job.put(Delete("compute_node", node))
     await job.flush()
     await job.nodes.unwatch(node)

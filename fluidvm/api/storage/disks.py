@@ -62,7 +62,9 @@ def new_disk(
     formats = job.nodes.formats(node.id)
     format = spec.get("format", formats[0])
     if format not in formats:
-        raise InvalidParams(f"spec.format: {format} is none of {', '.join(formats)}, what compute node {node.name} has.")
+        raise InvalidParams(
+            f"spec.format: {format} is not supported by compute node {node.name}: use one of {', '.join(formats)}."
+        )
     return Disk(
         id=job.inventory.next_id("disk") if id is None else id,
         name=name,
@@ -95,9 +97,9 @@ def with_image(job: Job, spec: dict[str, Any]) -> dict[str, Any]:
     if image.state != "ready":
         raise Conflict(f"Image {image.name} is {image.state}.")
     if spec.get("format", image.format) != image.format:
-        raise Conflict(f"Image {image.name} has format {image.format}: a disk made of it has that, too.")
+        raise Conflict(f"Image {image.name} has format {image.format}: a disk created from it must have the same format.")
     if spec.get("size", image.size) < image.size:
-        raise Conflict(f"Image {image.name} wants a disk of {image.size} MiB at least.")
+        raise Conflict(f"Image {image.name} requires a disk of at least {image.size} MiB.")
     return {"size": image.size, "format": image.format, **spec}
 
 
@@ -153,12 +155,12 @@ def check_attachable(inventory: Inventory, disk: Disk, vm: VM) -> None:
     """@raise Conflict: the disk is in use, isn't ready, is another owner's, or is elsewhere."""
     check_detached(inventory, disk)
     if disk.owner != vm.owner:
-        raise Conflict(f"Disk {disk.name} isn't of the same owner as VM {vm.name}.")
+        raise Conflict(f"Disk {disk.name} doesn't have the same owner as VM {vm.name}.")
     if disk.state != "ready":
         raise Conflict(f"Disk {disk.name} is {disk.state}.")
     if disk.compute_node != vm.compute_node:
         here, there = (inventory.get(ComputeNode, id).name for id in (disk.compute_node, vm.compute_node))
-        raise Conflict(f"Disk {disk.name} is on compute node {here}, VM {vm.name} on {there}.")
+        raise Conflict(f"Disk {disk.name} is on compute node {here}, but VM {vm.name} is on {there}.")
 
 
 def _check_spec(call: Call, spec: dict[str, Any]) -> None:

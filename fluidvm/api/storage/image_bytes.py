@@ -20,7 +20,7 @@ async def fill(job: Job, image: int, disk: Disk, volume: str, progress: Progress
     try:
         length = await job.images.check(image, record.format, record.size)
     except Conflict as fault:
-        raise Conflict(f"Image {record.name} can't be used, import it anew: {fault.faultString}") from None
+        raise Conflict(f"Image {record.name} can't be used, import it again: {fault.faultString}") from None
     for offset in range(0, length, PIECE):
         data = await job.interruptible(job.images.read(image, offset))
         # A new raw volume is zeros already; one of another format ends where its last byte was written.
@@ -86,4 +86,4 @@ async def _append(job: Job, image: Image, offset: int, data: bytes, expected: in
 
 def _bound(job: Job, length: int) -> None:
     if length > job.images.most:
-        raise Conflict(f"It is larger than the {job.images.most // MIB} MiB of --max-image.")
+        raise Conflict(f"The image is larger than the {job.images.most // MIB} MiB of --max-image.")

@@ -53,13 +53,13 @@ ImageName = Annotated[str, named("the image's name, unique among its owner's ima
 def _check_import(call: Call, spec: dict[str, Any]) -> None:
     may_own(call, spec)
     if "url" not in spec and "upload" not in spec:
-        raise InvalidParams("spec.upload: is missing, or url.")
+        raise InvalidParams("spec.upload: is missing; either upload or url is required.")
     if "url" in spec:
         if "sha256" not in spec:
             raise InvalidParams("spec.sha256: is missing.")
         call.services.resources.images.urls.admit(spec["url"])
     if spec.get("public") and not administers(call.user):
-        raise Forbidden("spec.public: is for administrators.")
+        raise Forbidden("spec.public: is allowed only for administrators.")
     free_name(call.inventory, Image, spec["name"], spec.get("owner", call.user.id))
 
 
@@ -95,7 +95,9 @@ async def _complete(job: Job, image: Image, sha256: str = "", upload: str | None
     if size is not None:
         found = replace(found, size=size)
     if found.size > INT_HIGH:
-        raise Conflict(f"Image {image.name} is for disks of {found.size} MiB; a disk has {INT_HIGH} MiB at most.")
+        raise Conflict(
+            f"Image {image.name} requires a disk of {found.size} MiB, but a disk can have at most {INT_HIGH} MiB."
+        )
     if sha256 and found.sha256 not in (sha256, ""):  # in a plan it isn't known
         raise Conflict(f"The checksum of image {image.name} is {found.sha256}, not {sha256}.")
     job.leavable(False)
@@ -152,7 +154,9 @@ async def create_image(job: Job, disk: DiskId, name: ImageName) -> None:
     source = job.inventory.get(Disk, disk)
     check_idle(job, source)
     if source.format not in FORMATS:
-        raise Conflict(f"Disk {source.name} has format {source.format}; images are {' or '.join(FORMATS)}.")
+        raise Conflict(
+            f"Disk {source.name} has format {source.format}: images can only be created from {' or '.join(FORMATS)} disks."
+        )
     await job.connection(source.compute_node, IImages)
     image = await _record(job, name, source.owner, source.format, False)
     try:

@@ -49,10 +49,10 @@ async def resize_disk(job: Job, disk: DiskId, size: DiskMiB) -> None:
     if running is None:
         check_idle(job, record)
     elif not job.nodes.provides(record.compute_node, IDiskResize):
-        raise Conflict(f"VM {running.name} runs: making its disk {record.name} larger needs a stop.")
-    await refuse_snapshots(job, record, "it would have its old size again when it goes back to them")
+        raise Conflict(f"VM {running.name} is running: stop it to make its disk {record.name} larger.")
+    await refuse_snapshots(job, record, "reverting to one of them would restore the old size")
     if vm is not None:
-        await refuse_snapshots(job, vm, "its disks would have their old sizes again when it goes back to them")
+        await refuse_snapshots(job, vm, "reverting to one of them would restore the disks' old sizes")
     await job.reserve(record.owner, disk_space=size - record.size)
     if running is not None:
         guests = await job.connection(record.compute_node, IDiskResize)

@@ -69,7 +69,7 @@ async def _volume(connection: Any, spec: DomainSpec, disk: DomainDisk) -> Volume
     except (NoSuchThing, driver.Unsupported) as error:
         raise Unsupported(f"Domain {spec.name} can't be taken over: its disk {disk.target}: {error}") from None
     if re.fullmatch(TARGET, disk.target) is None:
-        raise Unsupported(f"Domain {spec.name} can't be taken over: it has a disk {disk.target}; known are vda to vdx.")
+        raise Unsupported(f"Domain {spec.name} can't be taken over: its disk {disk.target} is not one of vda to vdx.")
     return volume
 
 
@@ -86,9 +86,9 @@ def _plan(
     """Check and note all of it, in one turn of the reactor."""
     inventory = job.inventory
     inventory.get(User, owner)
-    there = inventory.vm_of(spec.uuid)
-    if there is not None:
-        raise Conflict(f"Guest {spec.uuid} is VM {there.name} already.")
+    existing = inventory.vm_of(spec.uuid)
+    if existing is not None:
+        raise Conflict(f"Guest {spec.uuid} is already VM {existing.name}.")
     check_driver(inventory, owner, node.driver)
     _check_disks(inventory, node, spec, volumes, others)
     sizes = sum(volume.size for volume in volumes)
@@ -106,7 +106,9 @@ def _plan(
     interfaces = []
     for plug in spec.interfaces:
         if not job.reserve_mac(plug.mac):
-            raise Conflict(f"Domain {spec.name} can't be taken over: another VM's interface has its address {plug.mac}.")
+            raise Conflict(
+                f"Domain {spec.name} can't be taken over: another VM's interface already has its address {plug.mac}."
+            )
         made = {"id": inventory.next_id("interface"), "network": plug.network, "mac": plug.mac}
         interfaces.append(made | ({"model": plug.model} if plug.model else {}))
     vm = VM(
@@ -135,7 +137,7 @@ def _plan(
     for disk, volume in zip(spec.disks, volumes, strict=True):
         name = f"{vm.name[:50]}-{disk.target}"
         if inventory.named(Disk, name, owner) is not None:
-            raise Conflict(f"Domain {spec.name} can't be taken over: there is a disk {name} already.")
+            raise Conflict(f"Domain {spec.name} can't be taken over: the name {name} is already in use by another disk.")
         job.put(
             Create(
                 Disk(
@@ -167,9 +169,11 @@ def _check_disks(
     for disk, volume in zip(spec.disks, volumes, strict=True):
         known = ours.get((volume.pool, volume.name))
         if known is not None:
-            raise Conflict(f"Domain {spec.name} can't be taken over: its {disk.target} is disk {known.name} already.")
+            raise Conflict(f"Domain {spec.name} can't be taken over: its {disk.target} is already disk {known.name}.")
         if disk.path in theirs:
-            raise Conflict(f"Domain {spec.name} can't be taken over: domain {theirs[disk.path]} has its {disk.target}, too.")
+            raise Conflict(
+                f"Domain {spec.name} can't be taken over: domain {theirs[disk.path]} uses its {disk.target}, too."
+            )
 
 
 def _free_name(inventory: Inventory, spec: DomainSpec, owner: int) -> str:
@@ -179,7 +183,7 @@ def _free_name(inventory: Inventory, spec: DomainSpec, owner: int) -> str:
     for name in (plain, f"{plain[:54]}-{spec.uuid[:8]}"):
         if inventory.named(VM, name, owner) is None:
             return name
-    raise Conflict(f"There is a VM {plain} already.")
+    raise Conflict(f"The name {plain} is already in use by another VM.")
 
 
 def _boot(boot: Boot) -> dict[str, Any]:

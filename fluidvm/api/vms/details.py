@@ -41,7 +41,7 @@ async def _redefine(job: Job, vm: int, **fields: Any) -> None:
     connection = await job.connection(record.compute_node)
     state = (await job.domain(record.compute_node, record.uuid)).state
     if state not in (DomainState.STOPPED, DomainState.CRASHED):
-        raise Conflict(f"VM {record.name} is {state}: this needs a stop.")
+        raise Conflict(f"VM {record.name} is {state}: stop it first.")
     spec = domain_spec(replace(record, **fields), disks_of(job, vm))
     await connection.define_domain(spec)
     job.put(Update("vm", vm, fields))

@@ -36,7 +36,7 @@ class HostAddress(Text):
         try:
             ipaddress.ip_interface(value)
         except ValueError:
-            refuse(path, "wants an IPv4 or IPv6 address, with a prefix's length or without")
+            refuse(path, "must be an IPv4 or IPv6 address, with or without a prefix length")
         return value
 
 

@@ -57,7 +57,7 @@ async def _resize(
     elif state is DomainState.RUNNING and job.nodes.provides(record.compute_node, ILiveResize):
         await live(await job.connection(record.compute_node, ILiveResize))(record.uuid, amount)
     else:
-        raise Conflict(f"VM {record.name} is {state}: this needs a stop.")
+        raise Conflict(f"VM {record.name} is {state}: stop it first.")
     info = await job.domain(record.compute_node, record.uuid)
     fields = {"vcpus": info.vcpus, "max_vcpus": info.max_vcpus, "memory": info.memory, "max_memory": info.max_memory}
     job.put(Update("vm", vm, fields))
@@ -97,7 +97,7 @@ async def attach_disk(job: Job, vm: VmId, disk: DiskId, options: AttachOptions =
     record, volume = job.inventory.get(VM, vm), job.inventory.get(Disk, disk)
     taken = {other.target for other in job.inventory.disks_of(vm)}
     if volume.vm == vm:
-        raise Conflict(f"Disk {volume.name} is attached to VM {record.name} already.")
+        raise Conflict(f"Disk {volume.name} is already attached to VM {record.name}.")
     check_attachable(job.inventory, volume, record)
     target = options.get("target") or next((name for name in TARGETS if name not in taken), None)
     if target is None or target in taken:
@@ -105,7 +105,7 @@ async def attach_disk(job: Job, vm: VmId, disk: DiskId, options: AttachOptions =
     sizes = sum(other.size for other in job.inventory.disks_of(vm))
     check_vm(job.inventory, record.owner, {"vm_disk": sizes + volume.size})
     connection = await job.connection(record.compute_node, IDisks)
-    await refuse_snapshots(job, record, "it couldn't go back to them with another disk")
+    await refuse_snapshots(job, record, "it can't be reverted to them with another disk")
     await connection.attach_disk(record.uuid, DomainDisk(volume.path, volume.format, target))
     job.put(Update("disk", disk, {"vm": vm, "target": target}), Update("vm", vm, {}))
     await put_shares(job, vm, plugged=True)
@@ -118,6 +118,6 @@ async def detach_disk(job: Job, vm: VmId, disk: DiskId) -> None:
     if volume.vm != vm or volume.target is None:
         raise Conflict(f"Disk {volume.name} isn't attached to VM {record.name}.")
     connection = await job.connection(record.compute_node, IDisks)
-    await refuse_snapshots(job, record, "a part of them lies in its disks")
+    await refuse_snapshots(job, record, "they are partly stored in its disks")
     await connection.detach_disk(record.uuid, volume.target)
     job.put(Update("disk", disk, {"vm": None, "target": None}), Update("vm", vm, {}))

@@ -91,22 +91,22 @@ async def _plan(job: Job, vm: VM, node: int, options: Mapping[str, Any]) -> None
     source, target = job.inventory.get(ComputeNode, vm.compute_node), job.inventory.get(ComputeNode, node)
     disks = job.inventory.disks_of(vm.id)
     if target.driver != vm.driver:
-        raise Conflict(f"Compute node {target.name} has driver {target.driver}, VM {vm.name} is one of {vm.driver}.")
+        raise Conflict(f"Compute node {target.name} has driver {target.driver}, but VM {vm.name} needs driver {vm.driver}.")
     if target.mode != "active":
         raise Conflict(f"Compute node {target.name} is in mode {target.mode}.")
     if vm.state not in MOVABLE:
-        raise Conflict(f"VM {vm.name} is {vm.state}: it can be moved when it is stopped or runs.")
+        raise Conflict(f"VM {vm.name} is {vm.state}: only a stopped or running VM can be moved.")
     for id in (source.id, target.id):
         await job.connection(id, IMigration)
         if disks:
             await job.connection(id, IDisks)
     connection = await job.connection(source.id, IMigration)
     if vm.powered and not options.get("live"):
-        raise Conflict(f"VM {vm.name} runs: stop it first, or have it moved live.")
+        raise Conflict(f"VM {vm.name} is running: stop it first, or set live to move it while it runs.")
     if vm.powered and not connection.migrates_live:
-        raise Conflict(f"Driver {vm.driver} moves no VMs that run: stop VM {vm.name} first.")
+        raise Conflict(f"Driver {vm.driver} can't move running VMs: stop VM {vm.name} first.")
     if disks and not options.get("copy_storage"):
-        raise Conflict(f"VM {vm.name} has disks on compute node {source.name}: copy_storage has them copied.")
+        raise Conflict(f"VM {vm.name} has disks on compute node {source.name}: set copy_storage to copy them.")
     await refuse_snapshots(job, vm, "they can't be moved with it")
     for disk in disks:
         await refuse_snapshots(job, disk, f"they can't be moved with VM {vm.name}")
@@ -115,7 +115,7 @@ async def _plan(job: Job, vm: VM, node: int, options: Mapping[str, Any]) -> None
         if disk.state != "ready":
             raise Conflict(f"Disk {disk.name} is {disk.state}.")
         if disk.format not in formats:
-            raise Conflict(f"Compute node {target.name} has no disks of format {disk.format}, as {disk.name} is.")
+            raise Conflict(f"Compute node {target.name} doesn't support format {disk.format}, which disk {disk.name} has.")
     check_networks(job, target, vm.interfaces)
     check_boot(job, target, dict(vm.boot))
     job.unreserve()  # what was set aside for it when it was placed
@@ -187,7 +187,7 @@ async def _undo(job: Job, vm: VM, node: int, failed: Exception) -> None:
         name = job.inventory.get(ComputeNode, node).name
         left = ", ".join(f"{disk.pool}/{disk.volume}" for disk in disks) or vm.domain_name
         raise Unavailable(
-            f"{sentence(str(failed))} Cleaning up on compute node {name} failed, where {left} may be left: "
+            f"{sentence(str(failed))} Cleaning up on compute node {name} failed, and {left} may be left there: "
             f"{sentence(str(error))}"
         ) from failed
 
@@ -223,6 +223,6 @@ async def _remove_old(job: Job, vm: VM) -> None:
     except Exception as error:
         left = ", ".join(f"{pool}/{name}" for pool, name in old)
         raise Unavailable(
-            f"VM {vm.name} has moved, but of its old volumes on compute node {node.name} ({left}) some may be left: "
+            f"VM {vm.name} was moved, but some of its old volumes on compute node {node.name} ({left}) may be left: "
             f"{sentence(str(error))}"
         ) from error

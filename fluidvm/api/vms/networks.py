@@ -36,7 +36,7 @@ class Address(Text):
         try:
             return str(ipaddress.ip_address(value))
         except ValueError:
-            refuse(path, "wants an IPv4 or IPv6 address")
+            refuse(path, "must be an IPv4 or IPv6 address")
 
 
 InterfaceKind = Struct(
@@ -70,7 +70,7 @@ def new_interface(job: Job, spec: Mapping[str, Any]) -> dict[str, Any]:
     """
     mac = spec.get("mac", "").lower()
     if mac and not job.reserve_mac(mac):
-        raise Conflict(f"Another interface has the address {mac}.")
+        raise Conflict(f"Another interface already has the address {mac}.")
     made = {"id": job.inventory.next_id("interface"), "network": spec["network"], "mac": mac or _free_mac(job)}
     return made | {key: spec[key] for key in ("address", "model") if key in spec}
 
@@ -80,7 +80,7 @@ def _free_mac(job: Job) -> str:
         mac = f"{PREFIX}:{secrets.token_bytes(3).hex(':')}"
         if job.reserve_mac(mac):
             return mac
-    raise Conflict(f"Of the addresses that begin with {PREFIX} hardly one is free: name one.")
+    raise Conflict(f"No free address was found that begins with {PREFIX}: specify one as mac.")
 
 
 def check_networks(job: Job, node: ComputeNode, interfaces: Iterable[Mapping[str, Any]]) -> None:
@@ -90,7 +90,7 @@ def check_networks(job: Job, node: ComputeNode, interfaces: Iterable[Mapping[str
         return
     for interface in interfaces:
         if interface["network"] not in allowed:
-            raise Forbidden(f"Network {interface['network']} is none of the user_networks of compute node {node.name}.")
+            raise Forbidden(f"Network {interface['network']} is not one of the user_networks of compute node {node.name}.")
 
 
 def domain_interface(interface: Mapping[str, Any]) -> DomainInterface:
@@ -111,7 +111,7 @@ async def attach_interface(job: Job, vm: VmId, interface: NewInterface) -> int:
     made = next((one for one in record.interfaces if one["id"] == job.memo.get("interface")), None)
     if made is None:
         if len(record.interfaces) >= MOST:
-            raise Conflict(f"VM {record.name} has {MOST} interfaces already.")
+            raise Conflict(f"VM {record.name} already has {MOST} interfaces, which is the maximum.")
         check_networks(job, job.inventory.get(ComputeNode, record.compute_node), [interface])
         made = new_interface(job, interface)
         job.put(Update("vm", vm, {"interfaces": (*record.interfaces, made)}))

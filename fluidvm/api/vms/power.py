@@ -19,9 +19,9 @@ SHUTDOWN_TIMEOUT = 60
 ASK_SOON, ASK_AGAIN = 2.0, 10.0
 """Seconds until a guest is asked again to shut down: one that couldn't be asked, and one that was but is still up."""
 NOBODY = {
-    DomainState.PAUSED: "resume_vm has it go on",
-    DomainState.SAVED: "restore_vm has it go on, stop_vm throws away what was saved",
-    DomainState.CRASHED: "start_vm boots it, stop_vm ends what is left of it",
+    DomainState.PAUSED: "resume_vm continues it",
+    DomainState.SAVED: "restore_vm continues it, stop_vm discards the saved state",
+    DomainState.CRASHED: "start_vm boots it, stop_vm removes what is left of it",
 }
 """States in which there is no guest to ask, and what can be done instead."""
 ShutdownTimeout = Annotated[int, Int("how long the guest may take", unit="s", low=1, high=3600)]
@@ -65,7 +65,9 @@ async def may_start(job: Job, vm: VM) -> None:
     """
     node = job.inventory.get(ComputeNode, vm.compute_node)
     if node.mode == "maintenance":
-        await settle_after(job, vm, Conflict(f"Compute node {node.name} is in mode maintenance: nothing is started there."))
+        await settle_after(
+            job, vm, Conflict(f"Compute node {node.name} is in mode maintenance: no VM can be started on it.")
+        )
 
 
 @task("vm", after_crash=AfterCrash.LOOK)
@@ -76,7 +78,7 @@ async def start_vm(job: Job, vm: VmId) -> None:
     if record.state == "running" and (await job.domain(record.compute_node, record.uuid)).state is DomainState.RUNNING:
         return
     if record.state == "saved":
-        raise Conflict(f"VM {record.name} is saved: restore_vm has it go on, stop_vm throws away what was saved.")
+        raise Conflict(f"VM {record.name} is saved: restore_vm continues it, stop_vm discards the saved state.")
     await may_start(job, record)
     if not record.powered:
         job.reserve_for(record.owner, running_vms=1)
@@ -146,7 +148,7 @@ async def shutdown_vm(
             record.uuid,
             DomainState.STOPPED,
             timeout,
-            f"VM {record.name} didn't shut down within {timeout} s; its guest doesn't obey: stop_vm pulls the plug.",
+            f"VM {record.name} didn't shut down within {timeout} s; its guest doesn't react: use stop_vm to power it off.",
             asking.ask_again,
         )
     except Exception as failed:

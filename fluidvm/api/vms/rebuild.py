@@ -52,11 +52,11 @@ async def _plan(job: Job, vm: VM, disks: list[Disk], image: int) -> None:
         raise Conflict(f"VM {vm.name} is {info.state}: stop it first.")
     if disk.state != "ready":
         raise Conflict(f"Disk {disk.name} is {disk.state}.")
-    await refuse_snapshots(job, vm, "they would be of another disk")
-    await refuse_snapshots(job, disk, "they would be of another disk")
+    await refuse_snapshots(job, vm, "they belong to the disk that would be replaced")
+    await refuse_snapshots(job, disk, "they belong to the disk that would be replaced")
     spec = with_image(job, {"image": image})
     if spec["format"] not in job.nodes.formats(vm.compute_node):
-        raise Conflict(f"The compute node of VM {vm.name} has no disks of format {spec['format']}.")
+        raise Conflict(f"The compute node of VM {vm.name} doesn't support disks of format {spec['format']}.")
     size = max(disk.size, spec["size"])
     check_vm(job.inventory, vm.owner, {"vm_disk": size + sum(other.size for other in disks[1:])})
     job.memo["new"] = {"size": size, "format": spec["format"]}

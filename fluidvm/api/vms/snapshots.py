@@ -58,11 +58,11 @@ async def revert_vm_snapshot(job: Job, vm: VmId, snapshot: SnapshotId) -> None:
     if job.memo.get("asked"):
         await _interrupted(job, record, kept, state)
     if state is not DomainState.RUNNING and state not in OFF:
-        raise Conflict(f"VM {record.name} is {state}: it can go back when it runs or is stopped.")
+        raise Conflict(f"VM {record.name} is {state}: only a running or stopped VM can be reverted.")
     if kept["running"]:
         node = job.inventory.get(ComputeNode, record.compute_node)
         if node.mode == "maintenance" and state in OFF:
-            raise Conflict(f"Compute node {node.name} is in mode maintenance: nothing is started there.")
+            raise Conflict(f"Compute node {node.name} is in mode maintenance: no VM can be started on it.")
         if not record.powered:
             job.reserve_for(record.owner, running_vms=1)
     job.memo["asked"] = True
@@ -105,8 +105,8 @@ async def _interrupted(job: Job, vm: VM, kept: Mapping[str, Any], state: DomainS
         await connection.define_domain(domain_spec(vm, disks_of(job, vm.id)))
     await _settle(job, vm)
     raise Unavailable(
-        f"The server was interrupted while VM {vm.name} went back to snapshot {kept['name']}: check what came of it, and "
-        "ask again if it hasn't."
+        f"The server was interrupted while VM {vm.name} was being reverted to snapshot {kept['name']}: check the VM, and "
+        "revert it again if needed."
     )
 
 

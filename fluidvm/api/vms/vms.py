@@ -162,7 +162,7 @@ def check_boot(job: Job, node: ComputeNode, boot: dict[str, Any]) -> None:
     for key in ("kernel", "initrd"):
         path = boot.get(key)
         if path is not None and not any(path.startswith(directory + "/") for directory in allowed):
-            raise Forbidden(f"spec.boot.{key}: {path} is in none of the boot_dirs of compute node {node.name}.")
+            raise Forbidden(f"spec.boot.{key}: {path} is not in any of the boot_dirs of compute node {node.name}.")
 
 
 @task(
@@ -293,7 +293,7 @@ def _home(job: Job, disks: Iterable[Mapping[str, Any]]) -> int | None:
             places.setdefault(there.compute_node, there.name)
     if len(places) > 1:
         told = ", ".join(f"{name} on {job.inventory.get(ComputeNode, id).name}" for id, name in places.items())
-        raise Conflict(f"The VM's disks are on several compute nodes ({told}): a VM has all of its disks on one.")
+        raise Conflict(f"The VM's disks are on several compute nodes ({told}): all disks of a VM must be on the same one.")
     return next(iter(places), None)
 
 

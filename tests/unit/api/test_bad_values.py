@@ -107,7 +107,7 @@ class ImageTests(ImageCase):
         found = Inspected(INT_HIGH + 1, 1, "0" * 64)
         self.patch(self.files, "finish", lambda *arguments: succeed(found))
         await self.upload(b"x")
-        self.assertIn("a disk has 2147483647 MiB at most", await self.refused_image())
+        self.assertIn("a disk can have at most 2147483647 MiB", await self.refused_image())
 
 
 class BrokenTests(ServerCase):

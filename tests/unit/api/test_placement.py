@@ -75,7 +75,7 @@ class RoomTests(PlacingCase):
             for client in (self.alice, self.admin):
                 spec = {"name": "web", "compute_node": self.small, **amounts}
                 code, words = await self.both(client, "create_vm", spec)
-                self.assertEqual((code, words), (409, f"Compute node small has no room for it: {lack}."))
+                self.assertEqual((code, words), (409, f"Compute node small doesn't have enough room: {lack}."))
         await self.alice.do("create_vm", {"name": "web", "compute_node": self.small, "memory": 1000})
         code, _ = await self.both(self.alice, "create_vm", {"name": "more", "memory": 16, "disks": [{"disk": self.disk}]})
         self.assertEqual(code, 409)
@@ -88,19 +88,19 @@ class RoomTests(PlacingCase):
         for _ in range(2):
             await self.admin.do("create_vm", {"name": f"big{_}", "memory": 200_000, "force": True})
         words = await self.refused(403, self.alice.call("create_vm", {**forced, "compute_node": self.small}))
-        self.assertEqual(words, "spec.force: is for administrators.")
+        self.assertEqual(words, "spec.force: is allowed only for administrators.")
         spec = {"name": "own", "compute_node": self.small, "owner": 2, "force": True}
         vm = await self.admin.do("create_vm", spec)
         for method, arguments in (("clone_vm", ("copy", {"force": True})), ("migrate_vm", (self.large, {"force": True}))):
             words = await self.refused(403, self.alice.call(method, vm, *arguments))
-            self.assertEqual(words, "options.force: is for administrators.")
+            self.assertEqual(words, "options.force: is allowed only for administrators.")
 
     async def test_who_is_no_administrator_any_more_forces_nothing(self) -> None:
         bob = await self.admin.user("bob", role="admin")
         await bob.call("create_vm", {"name": "web", "memory": 2000, "compute_node": self.small, "force": True})
         await self.admin.do("set_user_role", 3, "user")
         ec = await bob.commit()
-        self.assertEqual(await bob.call("get_errors", ec), ["spec.force: is for administrators."])
+        self.assertEqual(await bob.call("get_errors", ec), ["spec.force: is allowed only for administrators."])
 
     async def test_copies(self) -> None:
         vm = await self.alice.do("create_vm", {"name": "web", "compute_node": self.small, "memory": 600})
@@ -120,7 +120,7 @@ class RoomTests(PlacingCase):
         for client, ec in zip((self.alice, self.admin), ecs, strict=True):
             await client.finish(ec)
         errors = [(await self.admin.call("get_errors", ec))[0] for ec in ecs]
-        self.assertEqual(sorted(errors), ["", "Compute node small has no room for it: memory, 200 MiB short."])
+        self.assertEqual(sorted(errors), ["", "Compute node small doesn't have enough room: memory, 200 MiB short."])
         left = [vm for vm in (one, two) if await self.node_of(vm) == self.large]
         self.assertEqual(len(left), 1)
         self.assertEqual((await self.both(self.admin, "migrate_vm", left[0], self.small))[0], 409)

@@ -107,7 +107,7 @@ class DetailsTests(ServerCase):
         await admin.do("start_vm", vm)
         for method, value in (("set_vm_autostart", False), ("set_vm_boot", {})):
             code, words = await admin.fail(method, vm, value)
-            self.assertEqual((code, "needs a stop" in words), (409, True))
+            self.assertEqual((code, "stop it first" in words), (409, True))
         await self.refused(-32602, admin.call("set_vm_boot", vm, {"initrd": "/boot/x"}))
 
     async def test_a_kernel_of_a_plain_user(self) -> None:

@@ -181,7 +181,7 @@ class EvacuationTests(ServerCase):
         self.assertEqual(
             await admin.call("get_errors", evacuation),
             [
-                "Compute node one was made active again while it was evacuated: evacuate it once more to move its other VMs "
+                "Compute node one was set to active again during its evacuation: evacuate it again to move its other VMs "
                 "(moved so far: 0)."
             ],
         )
@@ -197,7 +197,7 @@ class EvacuationTests(ServerCase):
         await admin.finish(start)
         for _ in range(100):
             await running.pass_time(1.0)
-        self.assertIn("made active again", (await admin.call("get_errors", evacuation))[0])
+        self.assertIn("set to active again", (await admin.call("get_errors", evacuation))[0])
         self.assertEqual((await admin.call("get_compute_node", one))["mode"], "active")
 
     async def test_the_one_under_way_is_gone_after_a_restart(self) -> None:
@@ -237,7 +237,7 @@ class EvacuationTests(ServerCase):
         await admin.finish(evacuation)
         (words,) = await admin.call("get_errors", evacuation)
         self.assertIn("2 of 2 VMs stayed on compute node one. a (1): Compute node one is offline", words)
-        self.assertIn("Cleaning up on compute node two failed, where default/a-vda-", words)
+        self.assertIn("Cleaning up on compute node two failed, and default/a-vda-", words)
 
     async def interrupted(self) -> tuple[Running, Client, int]:
         """

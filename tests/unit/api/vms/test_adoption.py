@@ -88,7 +88,7 @@ class AdoptionTests(ServerCase):
         self.assertEqual((await admin.fail("adopt_vm", node, "0" * 8 + "-0000-0000-0000-" + "0" * 12, 2))[0], 404)
         await admin.do("adopt_vm", node, uuid, 2)
         code, words = await admin.fail("adopt_vm", node, uuid, 1)
-        self.assertEqual((code, "is VM db-server already" in words), (409, True))
+        self.assertEqual((code, "is already VM db-server" in words), (409, True))
 
     async def test_within_the_plan(self) -> None:
         running = self.serve()
@@ -132,7 +132,7 @@ class AdoptionTests(ServerCase):
         uuid = stranger(running, node, "b")
         host.attach(uuid, DomainDisk(ours.path, "qcow2", "vdb"))
         code, words = await admin.fail("adopt_vm", node, uuid, 1)
-        self.assertEqual((code, "is disk one-vda already" in words), (409, True))
+        self.assertEqual((code, "is already disk one-vda" in words), (409, True))
         first = stranger(running, node, "c")
         second = stranger(running, node, "d", disks=0)
         host.attach(second, host.domain(first).disks[0])

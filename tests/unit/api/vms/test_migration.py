@@ -95,7 +95,7 @@ class MigrationTests(ServerCase):
             await running.pass_time(0.1)
         await running.pass_time(0.1)
         self.assertEqual((await admin.call("get_vm", vm))["state"], "migrating")
-        self.assertIn("on its way", (await admin.fail("remove_compute_node", two))[1])
+        self.assertIn("is being moved", (await admin.fail("remove_compute_node", two))[1])
         self.assertEqual(await admin.call("cancel_tasks", ec), 1)
         await admin.finish(ec)
         self.assertEqual(await admin.call("get_errors", ec), ["cancelled"])
@@ -131,7 +131,7 @@ class MigrationTests(ServerCase):
         vm = await admin.do("create_vm", {"name": "web", "compute_node": one, "disks": [{"size": 8}]})
         code, words = await admin.fail("migrate_vm", vm, two, COPY)
         self.assertEqual(code, 503)
-        self.assertIn("VM web has moved, but of its old volumes on compute node one (default/web-vda-", words)
+        self.assertIn("VM web was moved, but some of its old volumes on compute node one (default/web-vda-", words)
         self.assertEqual((await admin.call("get_vm", vm))["compute_node"], two)
 
     async def test_planned(self) -> None:

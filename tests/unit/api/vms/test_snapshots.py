@@ -61,7 +61,7 @@ class SnapshotTests(ServerCase):
         for method in ("revert_vm_snapshot", "delete_vm_snapshot"):
             self.assertEqual((await admin.fail(method, vm, off))[0], 404)
         code, words = await admin.fail("create_vm_snapshot", vm, "on")
-        self.assertEqual((code, "on already" in words), (409, True), words)
+        self.assertEqual((code, "already has a snapshot named on" in words), (409, True), words)
         self.assertGreater(await make(admin, vm, "off"), on, "an id isn't used again")
 
     async def test_a_batch_replaces_one(self) -> None:
@@ -266,7 +266,7 @@ class BehindTests(ServerCase):
         _, admin, vm, snapshots, uuid = await self.start()
         snapshots.create(uuid, "theirs")
         code, words = await admin.fail("create_vm_snapshot", vm, "theirs")
-        self.assertEqual((code, "theirs already" in words), (409, True), words)
+        self.assertEqual((code, "already has a snapshot named theirs" in words), (409, True), words)
         self.assertEqual(await names(admin, vm), ["theirs"], "it was seen")
         snapshots.create(uuid, "another")
         (disk,) = (await admin.call("get_vm", vm))["disks"]

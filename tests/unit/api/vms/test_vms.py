@@ -113,7 +113,7 @@ class VmTests(ServerCase):
         await admin.call("create_vm", {"name": "twice"})
         await admin.call("create_vm", {"name": "twice"})
         ec = await admin.commit()
-        self.assertEqual((await admin.call("get_errors", ec))[1], "There is a VM twice already.")
+        self.assertEqual((await admin.call("get_errors", ec))[1], "The name twice is already in use by another VM.")
         self.assertEqual(len(await admin.call("list_vms", {"name": "twice"})), 1)
 
     async def test_owner(self) -> None:
