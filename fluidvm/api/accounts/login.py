@@ -14,7 +14,7 @@ from fluidvm.model.kinds import Secret
 from fluidvm.model.objects import User
 from fluidvm.store import users as stored
 
-CODE = Secret("the second factor's code, where the user has one; else empty", longest=16)
+CODE = Secret("the code of the second factor; empty if the user has none", longest=16)
 _NOBODY = pyotp.random_base32()
 
 

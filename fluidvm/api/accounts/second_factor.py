@@ -1,4 +1,4 @@
-"""Second factors: time-based one-time passwords, which authenticate then takes as its third argument."""
+"""Second factors: time-based one-time passwords, which authenticate takes as its third argument."""
 
 from __future__ import annotations
 
@@ -22,9 +22,10 @@ OwnPassword = Annotated[str, Secret("the caller's password", longest=1024)]
 @query("struct", audited=True, confidential=True)
 async def begin_second_factor(call: Call, password: OwnPassword) -> dict[str, str]:
     """
-    Make the secret of a second factor (TOTP, RFC 6238) for the caller.
+    Generate the secret of a second factor (TOTP, RFC 6238) for the caller.
 
-    Returns secret (base32) and uri (otpauth, for a QR code). It holds once confirm_second_factor was given a code of it.
+    Returns a struct of secret (base32) and uri (otpauth, for a QR code). The second factor is required at login only after
+    confirm_second_factor was called with a valid code.
     """
     user = call.user
     if user.second_factor:
@@ -39,7 +40,7 @@ async def begin_second_factor(call: Call, password: OwnPassword) -> dict[str, st
 
 @query("boolean", audited=True)
 async def confirm_second_factor(call: Call, code: Annotated[str, CODE]) -> bool:
-    """Have authenticate ask for the second factor that begin_second_factor made, from now on."""
+    """Activate the second factor that begin_second_factor generated: from now on authenticate requires a code."""
     secret = call.session.offered_secret
     if not secret:
         raise Conflict("There is nothing to confirm: call begin_second_factor first.")
@@ -55,7 +56,11 @@ async def confirm_second_factor(call: Call, code: Annotated[str, CODE]) -> bool:
 
 @query("boolean", audited=True)
 async def remove_second_factor(call: Call, user: UserId, code: Annotated[str, CODE] = "") -> bool:
-    """Have authenticate ask for the password alone: for oneself with a code, or as an administrator for another user."""
+    """
+    Remove a user's second factor: authenticate requires only the password again.
+
+    A user who removes their own second factor must give a code. An administrator can remove another user's without a code.
+    """
     record = call.inventory.get(User, user)
     own = record.id == call.user.id
     if not own and not administers(call.user):

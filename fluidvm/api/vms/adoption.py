@@ -1,4 +1,4 @@
-"""Taking over guests that FluidVM didn't make."""
+"""Taking over guests that FluidVM didn't create."""
 
 from __future__ import annotations
 
@@ -22,24 +22,24 @@ from fluidvm.store.objects import Create, Update
 
 UUID = r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}"
 GuestUuid = Annotated[
-    str, Text("the guest's, from list_foreign_vms", longest=36, pattern=UUID, rule="a UUID, in lower case")
+    str, Text("UUID of the guest, from list_foreign_vms", longest=36, pattern=UUID, rule="a UUID in lower case")
 ]
-Owner = Annotated[int, Id("whose it is to be", type="user")]
+Owner = Annotated[int, Id("the owner of the new VM", type="user")]
 TARGET = "vd[a-x]"
 
 
 @task("vm", creates=True, roles=("admin",), exclusive="adopt", needs=(IAdoption,))
 async def adopt_vm(job: Job, node: NodeId, uuid: GuestUuid, owner: Owner) -> None:
     """
-    Take over a guest that FluidVM didn't make, whether it runs or not, with its disks, within its new owner's resource plan.
+    Take over a guest that FluidVM didn't create, running or stopped, with its disks, within the resource plan of its owner.
 
-    The guest isn't touched: it gets no other name on its host and no other definition. Its compute node's room isn't looked
-    at, for it has it already. Here it is called what the host calls
-    it, as far as that makes a name and the name is free; its disks after it.
+    The guest isn't changed: its name and its definition on the host stay as they are. The room of its compute node isn't
+    checked, because the guest already uses it. The VM gets the name that the guest has on the host, if that is a valid and
+    free name, otherwise a similar one. Its disks are named after the VM.
 
-    What would be lost when FluidVM defines it anew one day makes the task fail with fault 501, and says what: disks that are
-    no files of a storage pool, devices of the host's, interfaces in no network, another firmware or machine. Graphics, sound
-    and the CPU's model aren't kept then.
+    If the guest has anything that would be lost when FluidVM defines it again later, the task fails with fault 501 and names
+    it: disks that aren't files of a storage pool, devices of the host, interfaces outside the host's networks, other
+    firmware or another machine type. Graphics, sound and the CPU model are lost when FluidVM defines the guest again.
     """
     record = job.inventory.get(ComputeNode, node)
     connection, guests = await job.connection(node), await job.connection(node, IAdoption)
@@ -58,7 +58,7 @@ async def adopt_vm(job: Job, node: NodeId, uuid: GuestUuid, owner: Owner) -> Non
         vm = _plan(job, record, owner, spec, info, volumes, others, kept)
         await job.flush()
         job.unreserve()
-    # It may have stopped or started before events of it were for us.
+    # The guest may have stopped or started before its events were assigned to this VM.
     state = str((await job.domain(node, uuid)).state)
     job.put(Update("vm", vm.id, {"state": state}))
 
@@ -83,7 +83,7 @@ def _plan(
     others: list[DomainInfo],
     kept: Sequence[Snapshot],
 ) -> VM:
-    """Check and note all of it, in one turn of the reactor."""
+    """Check everything, and record the VM and its disks, in one turn of the reactor."""
     inventory = job.inventory
     inventory.get(User, owner)
     existing = inventory.vm_of(spec.uuid)
@@ -163,7 +163,7 @@ def _plan(
 def _check_disks(
     inventory: Inventory, node: ComputeNode, spec: DomainSpec, volumes: list[Volume], others: list[DomainInfo]
 ) -> None:
-    """@raise Conflict: a disk is another VM's or guest's as well."""
+    """@raise Conflict: another VM or guest has one of the disks, too."""
     ours = {(disk.pool, disk.volume): disk for disk in inventory.disks_on(node.id)}
     theirs = {disk.path: other.name for other in others for disk in other.disks}
     for disk, volume in zip(spec.disks, volumes, strict=True):

@@ -1,4 +1,4 @@
-"""Changing what a VM has: memory, virtual CPUs, disks."""
+"""Changing a VM's memory, virtual CPUs and disks."""
 
 from __future__ import annotations
 
@@ -24,14 +24,16 @@ AttachOptions = Annotated[
     dict[str, Any],
     Struct(
         "how to attach it",
-        fields={"target": Text("the device; default: the next free", longest=3, pattern="vd[a-x]", rule="vda to vdx")},
+        fields={
+            "target": Text("the device name; default: the next free one", longest=3, pattern="vd[a-x]", rule="vda to vdx")
+        },
     ),
 ]
 TARGETS = tuple(f"vd{letter}" for letter in "abcdefghijklmnopqrstuvwx")
 
 
 class _Resize(Protocol):
-    """One of a connection's verbs that give a domain another amount of something."""
+    """A verb of a connection that changes an amount of something that a domain has."""
 
     def __call__(self, uuid: str, amount: int, /) -> Deferred[None]: ...
 
@@ -45,7 +47,7 @@ async def _resize(
     amount: int,
 ) -> None:
     record = job.inventory.get(VM, vm)
-    # Up to its maximum it has been counted from the beginning.
+    # The amount up to the maximum has been counted from the beginning.
     growth = amount - can_get(record)[what]
     if growth > 0:
         check_vm(job.inventory, record.owner, {f"vm_{what}": amount})
@@ -71,11 +73,11 @@ LIVE = ((ILiveResize, "running VMs too"),)
 @task("vm", optional_abilities=LIVE)
 async def set_vm_memory(job: Job, vm: VmId, memory: MiB) -> None:
     """
-    Give a VM another amount of memory.
+    Change the memory of a VM.
 
-    A running one has it at once, up to its max_memory and where its driver and guest can; else the task fails and says that
-    it needs a stop. More than max_memory raises that, too; less doesn't lower it, and as max_memory is what counts, it frees
-    nothing of the resource plan.
+    For a running VM the change takes effect at once, up to max_memory, if the driver and the guest support it. Otherwise the
+    task fails, and its error says that the VM must be stopped. A value above max_memory also raises max_memory. A smaller
+    value doesn't lower max_memory, and so frees nothing of the resource plan, which counts max_memory.
     """
     await _resize(job, vm, "memory", lambda node: node.set_memory, lambda node: node.resize_memory, memory)
 
@@ -83,17 +85,18 @@ async def set_vm_memory(job: Job, vm: VmId, memory: MiB) -> None:
 @task("vm", optional_abilities=LIVE)
 async def set_vm_vcpus(job: Job, vm: VmId, vcpus: Vcpus) -> None:
     """
-    Give a VM another number of virtual CPUs.
+    Change the number of virtual CPUs of a VM.
 
-    A running one has them at once, up to its max_vcpus and where its driver and guest can; else the task fails and says that
-    it needs a stop. max_vcpus counts as max_memory does.
+    For a running VM the change takes effect at once, up to max_vcpus, if the driver and the guest support it. Otherwise the
+    task fails, and its error says that the VM must be stopped. max_vcpus is raised and counted as max_memory is in
+    set_vm_memory.
     """
     await _resize(job, vm, "vcpus", lambda node: node.set_vcpus, lambda node: node.resize_vcpus, vcpus)
 
 
 @task("vm", needs=(IDisks,))
 async def attach_disk(job: Job, vm: VmId, disk: DiskId, options: AttachOptions = {}) -> None:  # noqa: B006
-    """Give a VM a disk: at once if it runs, and for its next starts."""
+    """Attach a disk to a VM: at once if it is running, and for later starts."""
     record, volume = job.inventory.get(VM, vm), job.inventory.get(Disk, disk)
     taken = {other.target for other in job.inventory.disks_of(vm)}
     if volume.vm == vm:
@@ -113,7 +116,11 @@ async def attach_disk(job: Job, vm: VmId, disk: DiskId, options: AttachOptions =
 
 @task("vm", needs=(IDisks,))
 async def detach_disk(job: Job, vm: VmId, disk: DiskId) -> None:
-    """Take a disk from a VM: at once if it runs, when its guest lets go, and for its next starts. The disk stays."""
+    """
+    Detach a disk from a VM: at once if it is running (as soon as its guest releases the disk), and for later starts.
+
+    The disk isn't deleted.
+    """
     record, volume = job.inventory.get(VM, vm), job.inventory.get(Disk, disk)
     if volume.vm != vm or volume.target is None:
         raise Conflict(f"Disk {volume.name} isn't attached to VM {record.name}.")
