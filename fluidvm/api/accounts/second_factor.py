@@ -48,7 +48,7 @@ async def confirm_second_factor(call: Call, code: Annotated[str, CODE]) -> bool:
     if step is None:
         raise InvalidParams("code: is wrong; check the clock of the device that generates it.")
     call.session.offered_secret = ""
-    # The code isn't used up: who logs in right afterwards has no other one yet.
+    # The code can be used once more: a user who logs in right afterwards has no other one yet.
     extra = {"totp_secret": secret, "totp_last": step - 1}
     await call.inventory.commit([Update("user", call.user.id, {"second_factor": True}, extra)])
     return True
