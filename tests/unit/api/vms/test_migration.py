@@ -13,12 +13,12 @@ class MigrationTests(ServerCase):
         return admin, await admin.node("one", **options), await admin.node("two", **options)
 
     async def held(self, running: Running, node: int) -> tuple[list[str], list[str]]:
-        """The UUIDs of a node's domains, and its volumes' names."""
+        """The UUIDs of a node's domains, and the names of its volumes."""
         host = await simulated(running, node)
         return [domain.uuid for domain in host.domains()], [volume.name for volume in host.all_volumes()]
 
     async def assert_on(self, running: Running, admin: Client, vm: int, node: int, other: int) -> None:
-        """Exactly one node has it, with its disks, and the records say so."""
+        """Check that exactly one node has the VM and its disks, and that the records agree."""
         record = await admin.call("get_vm", vm)
         disks = [await admin.call("get_disk", disk) for disk in record["disks"]]
         self.assertEqual([record["compute_node"], *(disk["compute_node"] for disk in disks)], [node] * (1 + len(disks)))
@@ -103,7 +103,7 @@ class MigrationTests(ServerCase):
         await self.assert_on(running, admin, vm, one, two)
 
     async def test_over_a_restart(self) -> None:
-        """Interrupted while it is copied, and after it was moved, before that was noted: it is carried to its end."""
+        """Interrupted during the copy, and after the move before it was recorded: the move is completed."""
         for moved in (False, True):
             running = self.serve()
             admin = await running.login()
