@@ -20,7 +20,7 @@ from fluidvm.store.objects import Create, Delete, Update
 Limits = Annotated[
     dict[str, Any],
     Struct(
-        "the limits; an absent one means no limit",
+        "the limits and defaults; an absent limit means no limit",
         fields={
             "vms": Int("total number of VMs", low=0),
             "running_vms": Int("number of VMs that run at the same time", low=0),

@@ -33,7 +33,7 @@ async def create_vm_snapshot(job: Job, vm: VmId, name: SnapshotName) -> int:
     """
     Create a snapshot of a stopped or running VM: of its disks and, if it is running, its memory. The result is its id.
 
-    A running VM stands still while its snapshot is created. While a VM has snapshots, it can't be moved, and its disks can't
+    A running VM is suspended while its snapshot is created. While a VM has snapshots, it can't be moved, and its disks can't
     be resized, attached or detached. The snapshot is listed before the hypervisor creates it. If the compute node stops
     answering meanwhile, the task fails. The snapshot then stays listed until the node is back and reports whether it exists.
     """

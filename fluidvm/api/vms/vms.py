@@ -106,17 +106,19 @@ VmSpec = Annotated[
             "name": named("the VM's name, unique among its owner's VMs"),
             "vcpus": Int("virtual CPUs; default: from the resource plan, else 1", low=1, high=1024),
             "max_vcpus": Int(
-                "maximum of vcpus while it is running; this is what limits count; default: vcpus", low=1, high=1024
+                "maximum of vcpus while it is running; resource plans count this; default: vcpus", low=1, high=1024
             ),
             "memory": Int("memory; default: from the resource plan, else 512", unit="MiB", low=16, high=MEMORY_HIGH),
             "max_memory": Int(
-                "maximum of memory while it is running; this is what limits count; default: memory",
+                "maximum of memory while it is running; resource plans count this; default: memory",
                 unit="MiB",
                 low=16,
                 high=MEMORY_HIGH,
             ),
             "disks": Array(
-                "its disks: vda, vdb...; default: one of the resource plan's default_disk, else none", of=NewDisk, longest=24
+                "its disks: vda, vdb...; default: one of size default_disk of the resource plan, else none",
+                of=NewDisk,
+                longest=24,
             ),
             "interfaces": Array("its network interfaces; default: none", of=InterfaceKind, longest=MOST),
             "compute_node": Id(

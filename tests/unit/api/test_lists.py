@@ -56,7 +56,7 @@ class ListTests(ServerCase):
             await admin.do("create_vm_snapshot", vms[0], name)
             await admin.do("create_image", disks[1], name)
         host = simulated(running, node)
-        for last in "2143":  # not in their order
+        for last in "2143":  # not in sorted order
             host.define(DomainSpec(f"11111111-2222-3333-4444-55555555555{last}", f"theirs{last}", 1, 1, 64, 64))
         about = {"node": node, "vm": vms[0], "disk": disks[0]}
         return admin, {name: [about[parameter.name] for parameter in METHODS[name].parameters[:-1]] for name in LISTS}

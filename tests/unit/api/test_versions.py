@@ -83,7 +83,7 @@ class VersionTests(ServerCase):
         user = await self.admin.do("create_user", "alice", PASSWORD, {})
         self.assertEqual(await self.version("user", user), 1)
         await self.there.login("alice")
-        self.assertEqual(await self.version("user", user), 1, "a login is no change")
+        self.assertEqual(await self.version("user", user), 1, "a login doesn't count as a change")
         await self.grows(
             "user",
             user,

@@ -168,7 +168,7 @@ class EvacuationTests(ServerCase):
         evacuation, activation = [await committed for committed in both]
         while any(await admin.call("get_task_state", activation)):
             await running.pass_time(0.0)
-        self.assertEqual(await admin.call("get_task_state", start), [1], "the evacuation waits for it still")
+        self.assertEqual(await admin.call("get_task_state", start), [1], "the evacuation still waits for it")
         return admin, one, start, evacuation
 
     async def test_active_again_meanwhile(self) -> None:

@@ -82,4 +82,4 @@ class ShareTests(QuotaCase):
         vm = await alice.do("create_vm", {"name": "a", "disks": [{"size": 1}]})
         code, words = await alice.fail("attach_interface", vm, {"network": "lan"})
         self.assertEqual(code, 503, words)
-        self.assertEqual(len((await alice.call("get_vm", vm))["interfaces"]), 1, "what was given is there")
+        self.assertEqual(len((await alice.call("get_vm", vm))["interfaces"]), 1, "the interface was attached nevertheless")

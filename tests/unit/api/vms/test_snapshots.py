@@ -62,7 +62,7 @@ class SnapshotTests(ServerCase):
             self.assertEqual((await admin.fail(method, vm, off))[0], 404)
         code, words = await admin.fail("create_vm_snapshot", vm, "on")
         self.assertEqual((code, "already has a snapshot named on" in words), (409, True), words)
-        self.assertGreater(await make(admin, vm, "off"), on, "an id isn't used again")
+        self.assertGreater(await make(admin, vm, "off"), on, "ids aren't reused")
 
     async def test_a_batch_replaces_one(self) -> None:
         _, admin, vm = await self.start()
@@ -126,7 +126,7 @@ class SnapshotTests(ServerCase):
         self.assertEqual((shown["state"], shown["vcpus"]), ("running", 2))
         await admin.do("revert_vm_snapshot", vm, off)
         shown = await admin.call("get_vm", vm)
-        self.assertEqual((shown["state"], shown["vcpus"]), ("stopped", 2), "the definition stays")
+        self.assertEqual((shown["state"], shown["vcpus"]), ("stopped", 2), "the definition doesn't change")
         await admin.do("set_vm_vcpus", vm, 1)
         await admin.do("revert_vm_snapshot", vm, on)
         self.assertEqual((await admin.call("get_vm", vm))["state"], "running")
@@ -267,7 +267,7 @@ class BehindTests(ServerCase):
         snapshots.create(uuid, "theirs")
         code, words = await admin.fail("create_vm_snapshot", vm, "theirs")
         self.assertEqual((code, "already has a snapshot named theirs" in words), (409, True), words)
-        self.assertEqual(await names(admin, vm), ["theirs"], "it was seen")
+        self.assertEqual(await names(admin, vm), ["theirs"], "the task found it")
         snapshots.create(uuid, "another")
         (disk,) = (await admin.call("get_vm", vm))["disks"]
         self.assertEqual((await admin.fail("detach_disk", vm, disk))[0], 409)
@@ -305,7 +305,7 @@ class BehindTests(ServerCase):
             await running.pass_time(10)
         context = await admin.call("get_execution_context", ec)
         self.assertEqual(context["tasks"][0]["code"], 503, context["errors"])
-        self.assertEqual(await names(admin, vm), ["one"], "it counts until the node tells")
+        self.assertEqual(await names(admin, vm), ["one"], "it counts until the node reports")
         for _ in range(4):
             await running.pass_time(1)
         inventory = running.server.inventory

@@ -226,7 +226,7 @@ class VmTests(ServerCase):
         asked = self.boot_slowly(admin, 7.0, lambda: fail(NotReady("The guest boots.")))
         await admin.do("shutdown_vm", vm, 10)
         self.assertEqual((await admin.call("get_vm", vm))["state"], "stopped")
-        self.assertEqual(len(asked), 5, "not all the time")
+        self.assertEqual(len(asked), 5, "not asked continuously")
 
     async def test_a_guest_that_missed_the_request_is_asked_again(self) -> None:
         admin = await self.admin()
@@ -254,7 +254,7 @@ class VmTests(ServerCase):
         code, words = await admin.fail("shutdown_vm", vm, 5)
         self.assertEqual((code, words), (409, "The guest boots."))
         self.assertEqual([when - asked[0] for when in asked], [0, 2, 4])
-        self.assertGreaterEqual(admin.running.clock.seconds() - asked[0], 5, "the whole of its time is waited for")
+        self.assertGreaterEqual(admin.running.clock.seconds() - asked[0], 5, "the whole timeout is used")
         self.assertEqual((await admin.call("get_vm", vm))["state"], "running")
 
     async def test_lists(self) -> None:
