@@ -1,5 +1,5 @@
 """
-Every method of the API, declared where it is written; importing this fills METHODS of the declarations.
+Every method of the API, declared where it is implemented; importing this package fills METHODS in model.declare.
 
 Imported by api.storage, api.vms, api.accounts, api.nodes, wire, tools.
 """

@@ -1,4 +1,4 @@
-"""Lists: filtered, cut to fields, in pages."""
+"""Lists of objects: filters, selected fields, pages."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _PAGING = ("fields", "limit", "after")
 
 
 def show(call: Call, type_name: str, id: int) -> Rendered:
-    """One object, as the caller may see it. @raise NotFound: it isn't there for the caller."""
+    """Return one object, as the caller may see it. @raise NotFound: it doesn't exist, or the caller may not see it."""
     entry = call.inventory.visible(type_name, id, call.user)
     if entry is None:
         raise missing(type_name, id)
@@ -32,10 +32,10 @@ def _render(call: Call, entry: Entry) -> Rendered:
 
 def list_objects(call: Call, type_name: str, wanted: dict[str, Any]) -> Members:
     """
-    The objects of a type that the caller may see.
+    Return the objects of a type that the caller may see.
 
     @param wanted: a checked filter.
-    @return: to be rendered in the same turn: it reads what is there then.
+    @return: must be rendered in the same reactor turn, because it reads the inventory when it is rendered.
     """
     inventory, viewer = call.inventory, call.user
     entries = inventory.shown(type_name, viewer, wanted.get("after", 0))
@@ -68,33 +68,33 @@ def _select(call: Call, entries: Any, equal: dict[str, Any], fields: list[str] |
 
 @lru_cache(maxsize=1000)
 def _tell(kind: str, id: int) -> None:
-    """Once: a list may be asked for often."""
+    """Log only once per object: lists can be requested often."""
     _log.failure("{kind} {id} can't be shown", kind=kind, id=id)
 
 
 def listed(kind: str, wires: Iterable[dict[str, Any]], wanted: dict[str, Any]) -> Members:
     """
-    Give what a list has that isn't of the inventory.
+    Render a list that isn't from the inventory.
 
-    @param kind: what each is called, for the log.
-    @param wanted: a checked filter, whose C{fields} are left.
+    @param kind: what a member is called, for the log.
+    @param wanted: a checked filter, of which only C{fields} is applied.
     """
     return Members(shown(kind, wire, wanted) for wire in wires)
 
 
 def page(kind: str, wires: Iterable[dict[str, Any]], wanted: dict[str, Any], key: str = "name") -> Members:
     """
-    Give what a filter asks for of a list that isn't of the inventory.
+    Render the page that a filter selects from a list that isn't from the inventory.
 
-    @param kind: what each is called, for the log.
+    @param kind: what a member is called, for the log.
     @param wanted: a checked filter.
-    @param key: what the list is in the order of; no two have the same.
+    @param key: the field to sort by; it is unique.
     """
     return listed(kind, selected(wires, wanted, key), wanted)
 
 
 def selected(wires: Iterable[dict[str, Any]], wanted: dict[str, Any], key: str) -> list[dict[str, Any]]:
-    """As L{page}, but give the structs themselves, whole."""
+    """Like L{page}, but return the complete structs, not rendered."""
     after = wanted.get("after")
     found = [wire for wire in wires if (after is None or wire[key] > after) and keep(wire, wanted)]
     found.sort(key=lambda wire: wire[key])  # type: ignore[no-any-return]
@@ -103,9 +103,9 @@ def selected(wires: Iterable[dict[str, Any]], wanted: dict[str, Any], key: str) 
 
 def shown(kind: str, wire: dict[str, Any], wanted: dict[str, Any]) -> bytes:
     """
-    Render one of them.
+    Render one member of a list.
 
-    One that can't be rendered stands there as its id, its name and C{broken}, and is logged once.
+    A member that can't be rendered is replaced by its id, its name and C{broken}, and is logged once.
     """
     try:
         return render(cut(wire, wanted))
@@ -120,11 +120,11 @@ def shown(kind: str, wire: dict[str, Any], wanted: dict[str, Any]) -> bytes:
 
 
 def keep(wire: dict[str, Any], wanted: dict[str, Any]) -> bool:
-    """Tell whether a struct has the values that a filter asks for."""
+    """Tell whether a struct matches a filter."""
     return all(wire.get(key) == value for key, value in wanted.items() if key not in _PAGING)
 
 
 def cut(wire: dict[str, Any], wanted: dict[str, Any]) -> dict[str, Any]:
-    """Leave only the fields that a filter asks for."""
+    """Return a struct with only the fields that a filter selects."""
     fields = wanted.get("fields")
     return wire if fields is None else {key: wire[key] for key in fields if wire.get(key) is not None}

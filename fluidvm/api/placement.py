@@ -1,4 +1,4 @@
-"""What making a VM and making a disk share: whose it is, what it is called, where it goes."""
+"""What creating a VM and creating a disk have in common: owner, name, placement."""
 
 from __future__ import annotations
 
@@ -20,35 +20,35 @@ from fluidvm.model.objects import VM, ComputeNode, Disk, Image, User
 
 def may_own(call: Call, spec: dict[str, Any]) -> None:
     """
-    Check at the time of the call whose the object will be.
+    Check the owner of a new object at the time of the call.
 
-    @raise Forbidden: a plain user makes something for somebody else.
+    @raise Forbidden: a plain user creates an object for another user.
     """
     if not owns(call.user, spec.get("owner", call.user.id)):
-        raise Forbidden("spec.owner: only an administrator makes things for others.")
+        raise Forbidden("spec.owner: only an administrator may create objects for other users.")
 
 
 def owner_of(job: Job, spec: dict[str, Any]) -> int:
-    """Whose the object will be. @raise NotFound: that user is gone."""
+    """Return the owner of a new object. @raise NotFound: that user no longer exists."""
     return job.inventory.get(User, spec.get("owner", job.actor)).id
 
 
 def free_name(inventory: Inventory, cls: type[VM] | type[Disk] | type[Image], name: str, owner: int) -> None:
-    """@raise Conflict: the owner has one of this name already."""
+    """@raise Conflict: the owner already has an object of this type and name."""
     if inventory.named(cls, name, owner) is not None:
-        raise Conflict(f"There is a {WORDS[cls.TYPE]} {name} already.")
+        raise Conflict(f"The name {name} is already in use by another {WORDS[cls.TYPE]}.")
 
 
 def may_force(user: User, spec: Mapping[str, Any], path: str) -> bool:
     """
-    Whether a compute node's room isn't looked at.
+    Tell whether to skip the check that a compute node has room.
 
     @param spec: a struct that may have C{force}; C{path} names it.
-    @raise Forbidden: a plain user asks for it.
+    @raise Forbidden: a plain user has set C{force}.
     """
     force: bool = spec.get("force", False)
     if force and user.role != "admin":
-        raise Forbidden(f"{path}.force: is for administrators.")
+        raise Forbidden(f"{path}.force: is allowed only for administrators.")
     return force
 
 
@@ -56,20 +56,20 @@ async def place(
     job: Job, spec: dict[str, Any], owner: int, wanted: Wanted, *abilities: type[Interface], home: int | None = None
 ) -> ComputeNode:
     """
-    Decide on which compute node a new object goes, and set its room aside there: L{Job.unreserve} gives that back.
+    Choose the compute node for a new object, and reserve its room there; L{Job.unreserve} releases it.
 
-    Where none fits it waits for those that are being connected, as all are after a start.
+    If no node fits, waits for the nodes that are being connected, as all nodes are after a start of the server.
 
-    On a node that is named the storage pool isn't asked for its room: it tells itself.
+    The space of the storage pool isn't checked on a named node: creating the volume fails there if it is too small.
 
-    @param spec: may name C{compute_node}, or C{driver} and C{labels}; with C{force} no node's room is looked at.
-    @param owner: whose it will be.
-    @param wanted: what it takes; driver and labels are the spec's.
-    @param abilities: what the node's driver must be able to do.
-    @param home: the compute node that its disks are on, which it goes to.
-    @raise QuotaExceeded: the owner's plan hasn't this kind of hypervisor.
-    @raise Conflict: the node that is named, or where its disks are, takes nothing new, has no room, or isn't as asked for.
-    @raise Unavailable: none fits; says why.
+    @param spec: may name C{compute_node}, or C{driver} and C{labels}; with C{force}, room isn't checked.
+    @param owner: the owner of the new object.
+    @param wanted: what the object needs; driver and labels are taken from C{spec}.
+    @param abilities: the abilities that the node's driver must have.
+    @param home: the compute node of its existing disks, on which it must be placed.
+    @raise QuotaExceeded: the owner's plan doesn't allow this driver.
+    @raise Conflict: the named node, or C{home}, isn't active, doesn't have enough room, or doesn't match the request.
+    @raise Unavailable: no node fits; says why.
     """
     force = may_force(job.user(), spec, "spec")
     wanted = replace(wanted, driver=spec.get("driver"), labels=spec.get("labels", ()))
@@ -77,11 +77,11 @@ async def place(
     if named is not None:
         node = job.inventory.get(ComputeNode, named)
         if other := another(node, wanted):
-            raise Conflict(f"Compute node {node.name}, where its disks are, isn't what is asked for: {other}.")
+            raise Conflict(f"The disks are on compute node {node.name}, which doesn't match the request: {other}.")
         if node.mode != "active":
             raise Conflict(f"Compute node {node.name} is in mode {node.mode}.")
         check_driver(job.inventory, owner, node.driver)
-        await job.connection(node.id)  # of one that is offline it isn't known what room it has
+        await job.connection(node.id)  # fails if it is offline: then its room isn't known
         take_room(job, node.id, force, vcpus=wanted.vcpus, memory=wanted.memory)
         return node
     limits = limits_of(job.inventory, owner)
@@ -92,16 +92,16 @@ async def place(
 
 def take_room(job: Job, id: int, force: bool, *, vcpus: int, memory: int) -> None:
     """
-    Set a VM's virtual CPUs and memory aside on a compute node, as L{place} does.
+    Reserve a VM's virtual CPUs and memory on a compute node, as L{place} does.
 
     @param memory: MiB.
-    @raise Conflict: it hasn't got them, and C{force} isn't asked for.
+    @raise Conflict: the node doesn't have enough of them, and C{force} isn't set.
     """
     node = job.inventory.get(ComputeNode, id)
     wanted = Wanted(vcpus, memory)
     lack = "" if force else shortage(node, wanted, _load(job, node, wanted))
     if lack:
-        raise Conflict(f"Compute node {node.name} has no room for it: {lack}.")
+        raise Conflict(f"Compute node {node.name} doesn't have enough room: {lack}.")
     job.reserve_on(id, vcpus=vcpus, memory=memory)
 
 
@@ -119,10 +119,10 @@ async def fit(
     force: bool = False,
 ) -> ComputeNode:
     """
-    Find a compute node with room, and set that aside, as L{place} does.
+    Find a compute node with room, and reserve it, as L{place} does.
 
-    @param force: one without room will do.
-    @raise Unavailable: none fits; says why.
+    @param force: accept a node without enough room.
+    @raise Unavailable: no node fits; says why.
     """
     looked_for = replace(wanted, vcpus=0, memory=0, space=0) if force else wanted
     while True:
@@ -137,6 +137,6 @@ async def fit(
         if chosen is not None or not await job.nodes.settled():
             break
     if chosen is None:
-        raise Unavailable(f"No compute node fits ({'; '.join(reasons) or 'there is none'}).")
+        raise Unavailable(f"No compute node fits ({'; '.join(reasons) or 'there are no compute nodes'}).")
     job.reserve_on(chosen.id, vcpus=wanted.vcpus, memory=wanted.memory)
     return chosen

@@ -1,4 +1,4 @@
-"""What is kept of VMs and disks now: their snapshots, as their compute nodes tell them, and new ones."""
+"""The records of snapshots of VMs and disks: comparing them with the compute nodes, and creating new ones."""
 
 from __future__ import annotations
 
@@ -21,12 +21,12 @@ T = TypeVar("T", bound=VM | Disk)
 
 
 def name_of(thing: VM | Disk) -> str:
-    """What it is called in a sentence."""
+    """Return how a fault names a VM or disk."""
     return f"VM {thing.name}" if isinstance(thing, VM) else f"Disk {thing.name}"
 
 
 def snapshot_of(thing: VM | Disk, snapshot: int) -> Mapping[str, Any]:
-    """Give a VM's or disk's snapshot. @raise NotFound: it has none with this id."""
+    """Return a snapshot of a VM or disk. @raise NotFound: it has none with this id."""
     for one in thing.snapshots:
         if one["id"] == snapshot:
             return one
@@ -35,7 +35,7 @@ def snapshot_of(thing: VM | Disk, snapshot: int) -> Mapping[str, Any]:
 
 def listed(thing: VM | Disk, wanted: dict[str, Any]) -> Members:
     """
-    Give a VM's or disk's snapshots as they are told.
+    Return the snapshots of a VM or disk in their wire form.
 
     @param wanted: a checked filter.
     """
@@ -53,7 +53,7 @@ def listed(thing: VM | Disk, wanted: dict[str, Any]) -> Members:
 
 
 async def look(job: Job, thing: T) -> T:
-    """Ask for a VM's or disk's snapshots, note those that others made or removed, and give it as it is then."""
+    """Read a VM's or disk's snapshots from its compute node, record changes made there, and return the updated object."""
     ability = ISnapshots if isinstance(thing, VM) else IVolumeSnapshots
     if not job.nodes.provides(thing.compute_node, ability):
         return thing
@@ -64,7 +64,7 @@ async def look(job: Job, thing: T) -> T:
         else:
             told = await (await job.connection(node, IVolumeSnapshots)).list_volume_snapshots(thing.pool, thing.volume)
     except NoSuchThing:
-        return thing  # gone from its node: what is to be done to it will tell
+        return thing  # gone from its node: the next operation on it will fail and say so
     kept = snapshot_records(job.inventory, thing, told)
     if kept == thing.snapshots:
         return thing
@@ -76,18 +76,18 @@ async def refuse_snapshots(job: Job, thing: VM | Disk, why: str) -> None:
     """
     Check that a VM or disk has no snapshots.
 
-    @param why: what can't be done else.
+    @param why: the reason, for the fault.
     @raise Conflict: it has some.
     """
     now = await look(job, thing)
     if now.snapshots:
         names = ", ".join(one["name"] for one in now.snapshots)
         remover = f"delete_{thing.TYPE}_snapshot"
-        raise Conflict(f"{name_of(now)} has snapshots ({names}): {why}. {remover} removes them.")
+        raise Conflict(f"{name_of(now)} has snapshots ({names}): {why}; delete them with {remover} first.")
 
 
 def _shape(vm: VM) -> dict[str, Any]:
-    """What a VM has now that it must have again to go back to its memory: only its host would know else."""
+    """Return the properties that a VM must have to be reverted to its memory: otherwise only its host would know them."""
     interfaces = [{key: one[key] for key in ("mac", "network", "model") if key in one} for one in vm.interfaces]
     return {
         "vcpus": vm.vcpus,
@@ -100,29 +100,29 @@ def _shape(vm: VM) -> dict[str, Any]:
 
 async def make(job: Job, thing: T, name: str, running: bool, ask: Callable[[], Deferred[None]]) -> int:
     """
-    Make a snapshot. It is durable before the hypervisor is asked, and counted by its owner's plan from then on.
+    Create a snapshot. It is stored before the hypervisor is asked, and counts in its owner's plan from then on.
 
-    If the hypervisor refuses, it is gone again; if it doesn't answer, it stays noted until the node tells.
+    If the hypervisor refuses, the record is removed. If it doesn't answer, the record stays until the node reports.
 
-    @param running: whether the memory will be kept too, as far as it is known.
-    @param ask: has the hypervisor make it; repeatable.
+    @param running: whether it will contain the memory, as far as that is known.
+    @param ask: asks the hypervisor to create it; can be repeated.
     @return: its id.
-    @raise Conflict: the name is taken.
+    @raise Conflict: the name is already in use.
     """
     if "snapshot" not in job.memo:
         thing = await look(job, thing)
         if any(one["name"] == name for one in thing.snapshots):
-            raise Conflict(f"{name_of(thing)} has a snapshot {name} already.")
+            raise Conflict(f"{name_of(thing)} already has a snapshot named {name}.")
         job.reserve_for(thing.owner, snapshots=1)
         made = {"id": job.inventory.next_id("snapshot"), "name": name, "created": job.wall_clock(), "running": running}
         if isinstance(thing, VM):
             made["had"] = _shape(thing)
         job.put(Update(thing.TYPE, thing.id, {"snapshots": (*thing.snapshots, made)}))
-        # From here on one of this name is this task's own.
+        # From here on, a snapshot of this name belongs to this task.
         job.memo["snapshot"] = made["id"]
         await job.flush()
         job.unreserve()
-    job.status(f"making snapshot {name} of {thing.name}")
+    job.status(f"creating snapshot {name} of {thing.name}")
     try:
         await ask()
     except DriverError as error:
@@ -133,5 +133,5 @@ async def make(job: Job, thing: T, name: str, running: bool, ask: Callable[[], D
         raise
     now = await look(job, job.inventory.get(type(thing), thing.id))
     if all(one["name"] != name for one in now.snapshots):
-        raise NotFound(f"Snapshot {name} of {thing.name} is gone again: somebody else has removed it.")
+        raise NotFound(f"Snapshot {name} of {thing.name} was removed by someone else while it was being created.")
     return int(job.memo["snapshot"])

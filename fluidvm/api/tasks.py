@@ -21,23 +21,26 @@ CommitOptions = Annotated[
     dict[str, Any],
     Struct(
         "how to run the tasks",
-        fields={"on_error": Choice("what a failed task does to those after it", choices=("continue", "stop"))},
+        fields={
+            "on_error": Choice("whether later tasks run after a failed one; default: continue", choices=("continue", "stop"))
+        },
     ),
 ]
 ContextFilter = Annotated[dict[str, Any], filter_of(Context.FIELDS)]
 LONGEST_WAIT = 25.0
 PAGE = 200
-Wait = Annotated[float, Double("how long", unit="s", low=0, high=LONGEST_WAIT)]
+Wait = Annotated[float, Double("how long to wait", unit="s", low=0, high=LONGEST_WAIT)]
 SLICE = 0.02
-"""Seconds that contexts are told of before others have a turn."""
+"""Seconds that one list of contexts may use before the reactor gets a turn."""
 
 
 @query("int")
 async def commit_tasks(call: Call, options: CommitOptions = {}) -> int:  # noqa: B006
     """
-    Move all pending tasks into a new execution context, durably, and start it. Returns its number (EC).
+    Store all pending tasks as a new execution context, and start it. Returns its number (EC).
 
-    If the store goes away in the middle, fault 503 says so: when it is back, the tasks are an execution context, or pending.
+    The execution context survives a crash of the server. If the store becomes unavailable during the call, the call fails
+    with fault 503. When the store is back, the tasks are either in an execution context or pending again.
     """
     taken = call.session.take()
     try:
@@ -45,8 +48,8 @@ async def commit_tasks(call: Call, options: CommitOptions = {}) -> int:  # noqa:
     except OutcomeUnknown as unknown:
         unknown.outcome.addErrback(_put_back, call.session, taken)
         raise Unavailable(
-            "The store went away in the middle of commit_tasks: when it is back, the tasks are an execution context "
-            "(list_execution_contexts) or pending again (get_pending_tasks)."
+            "The store became unavailable during commit_tasks: when it is back, the tasks are either in an execution "
+            "context (see list_execution_contexts) or pending again (see get_pending_tasks)."
         ) from None
     except BaseException:
         call.session.put_back(taken)
@@ -60,7 +63,7 @@ def _put_back(failure: Failure, session: Session, tasks: list[PendingTask]) -> F
 
 @query("array")
 def get_pending_tasks(call: Call) -> list[dict[str, Any]]:
-    """List the session's uncommitted tasks in order: structs of task (1 is the first), method, target_type and target."""
+    """List the session's pending tasks in order: structs of task (1 is the first), method, target_type and target."""
     return [
         {"task": place, "method": task.method.name, "target_type": task.method.target, "target": task.target}
         for place, task in enumerate(call.session.pending, 1)
@@ -69,43 +72,43 @@ def get_pending_tasks(call: Call) -> list[dict[str, Any]]:
 
 @query("int")
 def discard_tasks(call: Call) -> int:
-    """Drop the session's uncommitted tasks. Returns how many there were."""
+    """Discard the session's pending tasks. Returns their number."""
     return len(call.session.take())
 
 
 @query("array")
 async def get_task_state(call: Call, ec: ContextId) -> list[int]:
-    """Tell each task's state: 0 complete (well or badly), 1 queued or executing."""
+    """Return the state of each task: 0 complete (successful or failed), 1 queued or executing."""
     return (await call.engine.find(ec, call.user)).states()
 
 
 @query("array")
 async def get_task_progress(call: Call, ec: ContextId) -> list[int]:
-    """Tell each task's progress: 0 not begun, 1 to 99 under way, 100 complete. It never goes down."""
+    """Return the progress of each task: 0 not started, 1 to 99 executing, 100 complete. It never decreases."""
     return (await call.engine.find(ec, call.user)).progress()
 
 
 @query("string")
 async def get_status(call: Call, ec: ContextId) -> str:
-    """Tell in words what an execution context is doing now; empty if no task says."""
+    """Return a text that says what an execution context is doing now. It can be empty."""
     return (await call.engine.find(ec, call.user)).status
 
 
 @query("array")
 async def get_errors(call: Call, ec: ContextId) -> list[str]:
-    """Tell each task's error; an empty string: none."""
+    """Return the error of each task; an empty string means no error."""
     return (await call.engine.find(ec, call.user)).errors()
 
 
 @query("array")
 async def get_results(call: Call, ec: ContextId) -> list[Any]:
-    """Tell what each task yielded; an empty string: nothing, or nothing yet."""
+    """Return the result of each task; an empty string means that it has no result, or none yet."""
     return (await call.engine.find(ec, call.user)).results()
 
 
 @query("struct")
 async def get_execution_context(call: Call, ec: ContextId) -> dict[str, Any]:
-    """Tell all about an execution context in one call."""
+    """Return everything about an execution context in one call."""
     return (await call.engine.find(ec, call.user)).wire()
 
 
@@ -133,16 +136,17 @@ async def list_execution_contexts(call: Call, filter: ContextFilter = {}) -> Mem
 
 @query("boolean")
 async def wait_for_tasks(call: Call, ec: ContextId, timeout: Wait) -> bool:
-    """Answer as soon as all tasks of an execution context are complete (true), or after the time-out (false)."""
+    """Wait until all tasks of an execution context are complete. Returns true then, or false after the timeout."""
     return await call.engine.wait(await call.engine.find(ec, call.user), timeout)
 
 
 @query("int", roles=WORKERS, audited=True)
 async def cancel_tasks(call: Call, ec: ContextId) -> int:
     """
-    Cancel an execution context: tasks not begun end with the error cancelled, one under way where what it does can be left.
+    Cancel an execution context. Tasks that haven't started end with the error cancelled; so does the executing one, if what
+    it does can be interrupted.
 
-    Returns how many were cancelled.
+    Returns the number of cancelled tasks.
     """
     return await call.engine.cancel(await call.engine.find(ec, call.user))
 
@@ -150,10 +154,10 @@ async def cancel_tasks(call: Call, ec: ContextId) -> int:
 @query("array")
 async def plan_tasks(call: Call) -> list[dict[str, Any]]:
     """
-    Try the pending tasks without doing them: the same checks, in order, each task seeing what those before it would do.
+    Rehearse the pending tasks: check them in order as if they ran, each after the effects of those before it.
 
-    Returns structs of task (1 is the first), ok, code and error (0 and empty: it would go well), and node, the id of the
-    compute node that it would work on. Changes nothing; what the hypervisor alone can tell isn't known. Where trying them
-    all would take too long, those that are left have code 413.
+    Returns structs of task (1 is the first), ok, code and error (0 and empty if the task would succeed), and node (the id of
+    the compute node on which it would run). Nothing is changed. Errors that only the hypervisor can detect are not found. If
+    the rehearsal takes too long, the remaining tasks have code 413.
     """
     return await call.services.rehearsals.rehearse(call.session)

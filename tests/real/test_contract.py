@@ -232,7 +232,7 @@ class ContractTests(ContractCase):
         for method in ("start_vm", "save_vm", "shutdown_vm", "resume_vm", "stop_vm", "restore_vm"):
             await self.call(method, vm)
         errors = await self.commit()
-        saved = "VM web is saved: restore_vm has it go on, stop_vm throws away what was saved."
+        saved = "VM web is saved: restore_vm continues it, stop_vm discards the saved state."
         self.assertEqual(errors[:5], ["", "", "", saved, "VM web is saved; only a paused one can be resumed."])
         self.assertEqual(errors[5:], ["", "VM web is stopped, and nothing is saved of it."])
 

@@ -72,7 +72,7 @@ class OpenVzServerTests(ServerCase):
             ("delete_vm", vm),
         ]
         _, errors = await self.do(running, admin, *calls)
-        saved = "VM web is saved: restore_vm has it go on, stop_vm throws away what was saved."
+        saved = "VM web is saved: restore_vm continues it, stop_vm discards the saved state."
         self.assertEqual(errors, ["", "", saved, "VM web is saved: only a paused one is resumed.", "", ""])
         self.assertEqual(node.leftovers(), [])
 

@@ -17,11 +17,11 @@ _FILTER = filter_of(FIELDS)
 AuditFilter = Annotated[
     dict[str, Any],
     Struct(
-        _FILTER.words + "; `since` and `until`: from one point in time to before another",
+        _FILTER.words + "; `since` (inclusive) and `until` (exclusive): a range of time",
         fields={
             **(_FILTER.fields or {}),
-            "since": Plain("not before", type=datetime),
-            "until": Plain("before", type=datetime),
+            "since": Plain("this time or later", type=datetime),
+            "until": Plain("earlier than this time", type=datetime),
         },
     ),
 ]
@@ -30,10 +30,10 @@ AuditFilter = Annotated[
 @query("array", roles=("admin", "auditor"))
 async def list_audit(call: Call, filter: AuditFilter = {}) -> Members:  # noqa: B006
     """
-    List the audit log's lines, oldest first, at most 1,000 at a time: `after` goes on from there.
+    List the lines of the audit log, oldest first, at most 1,000 per call. Use `after` to get the next page.
 
-    Events are authenticate, call (a task call or an administrative change), commit and outcome; code is the fault's, 0 where
-    all went well. Secrets are never in it.
+    The events are authenticate, call (a task call or an administrative change), commit and outcome. The code is that of the
+    fault, or 0 for success. The log never contains secrets.
     """
     lines = await call.services.audit.page(filter, min(PAGE, filter.get("limit", PAGE)))
     return listed("audit log line", lines, filter)

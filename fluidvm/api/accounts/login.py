@@ -1,4 +1,4 @@
-"""One try to prove who one is: admitted, checked, counted, ended."""
+"""One login attempt: admitting, checking and counting it."""
 
 from __future__ import annotations
 
@@ -14,15 +14,15 @@ from fluidvm.model.kinds import Secret
 from fluidvm.model.objects import User
 from fluidvm.store import users as stored
 
-CODE = Secret("the second factor's code, where the user has one; else empty", longest=16)
+CODE = Secret("the code of the second factor; empty if the user has none", longest=16)
 _NOBODY = pyotp.random_base32()
 
 
 class Login:
     """
-    An asynchronous context: within it the try counts as under way.
+    An asynchronous context manager for one attempt, which counts as in progress within the context.
 
-    @raise TooManyAttempts: on entering: it comes too soon after wrong ones.
+    @raise TooManyAttempts: on creation: the attempt comes too soon after failed ones.
     """
 
     def __init__(self, call: Call, name: str) -> None:
@@ -46,34 +46,34 @@ class Login:
         self._logins.end(self._attempt)
 
     async def check_password(self, password: str) -> bool:
-        """Tell whether the password is right. @raise TooManyAttempts: another try was wrong meanwhile."""
+        """Tell whether the password is correct. @raise TooManyAttempts: another attempt failed meanwhile."""
         found = self._credentials
         right = await self._logins.verify(None if found is None else found.password_hash, password)
-        # Again: of many tries at once, those that come after the first wrong ones must learn nothing.
+        # Checked again: of many simultaneous attempts, those after the first failures must learn nothing.
         self._logins.admit(self._attempt)
         self._outdated = password if right and found is not None and self._logins.outdated(found.password_hash) else ""
         return right
 
     def check_code(self, code: str) -> bool:
-        """Tell whether the second factor's code is right, or none is wanted."""
+        """Tell whether the code of the second factor is correct, or none is required."""
         found = self._credentials
         wanted = found is not None and found.totp_secret
         last = found.totp_last if found is not None else 0
-        # Computed in any case, so that the time tells nothing.
+        # Always computed, so that the duration reveals nothing.
         step = second_factor_step(wanted or _NOBODY, code, self._now(), last)
         self._step = step or 0
         return not wanted or step is not None
 
     def refuse(self) -> BadCredentials:
-        """Count a wrong try; gives the fault, the same for everything that may be wrong."""
+        """Count a failed attempt. Returns the fault, which is the same for every cause."""
         self._logins.failed(self._attempt)
         return BadCredentials("Wrong user name, password or code.")
 
     async def succeed(self, user: User) -> None:
         """
-        Count a right try.
+        Count a successful attempt.
 
-        @raise BadCredentials: what it was checked against has been changed since.
+        @raise BadCredentials: the stored credentials have changed since the check.
         """
         assert self._credentials is not None
         rehashed = await self._logins.hash(self._outdated) if self._outdated else ""

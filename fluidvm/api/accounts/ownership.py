@@ -1,4 +1,4 @@
-"""Giving VMs and disks to other owners, and other names."""
+"""Changing the owners and names of VMs and disks."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ from fluidvm.model.kinds import DiskId, Id, VmId, named
 from fluidvm.model.objects import VM, Disk, User
 from fluidvm.store.objects import Change, Mention, Update
 
-NewOwner = Annotated[int, Id("whose it is to be", type="user")]
-VmName = Annotated[str, named("its new name, unique among its owner's VMs")]
-DiskName = Annotated[str, named("its new name, unique among its owner's disks")]
+NewOwner = Annotated[int, Id("the new owner", type="user")]
+VmName = Annotated[str, named("the new name, unique among its owner's VMs")]
+DiskName = Annotated[str, named("the new name, unique among its owner's disks")]
 
 
 def _given(thing: VM | Disk, owner: int) -> list[Change]:
-    """What becomes true, and what the old owner and the new one are told."""
+    """The changes to store: to the old owner the object is deleted, to the new owner it is created."""
     return [
         Update(thing.TYPE, thing.id, {"owner": owner}),
         Mention(thing.TYPE, thing.id, "deleted", thing.owner),
@@ -31,7 +31,7 @@ def _given(thing: VM | Disk, owner: int) -> list[Change]:
 
 @task("vm", roles=("admin",))
 async def set_vm_owner(job: Job, vm: VmId, owner: NewOwner) -> None:
-    """Give a VM with its disks and snapshots to another user, within that user's resource plan."""
+    """Change the owner of a VM, its disks and its snapshots, within the resource plan of the new owner."""
     record = job.inventory.get(VM, vm)
     job.inventory.get(User, owner)
     if record.owner == owner:
@@ -59,14 +59,18 @@ async def set_vm_owner(job: Job, vm: VmId, owner: NewOwner) -> None:
 
 @task("disk", roles=("admin",))
 async def set_disk_owner(job: Job, disk: DiskId, owner: NewOwner) -> None:
-    """Give a detached disk to another user, within that user's resource plan; an attached one goes with its VM."""
+    """
+    Change the owner of a detached disk, within the resource plan of the new owner.
+
+    For an attached disk use set_vm_owner, which changes the owner of a VM and its disks.
+    """
     record = job.inventory.get(Disk, disk)
     job.inventory.get(User, owner)
     if record.owner == owner:
         return
     if record.vm is not None:
         vm = job.inventory.get(VM, record.vm).name
-        raise Conflict(f"Disk {record.name} is attached to VM {vm}: set_vm_owner gives them away together.")
+        raise Conflict(f"Disk {record.name} is attached to VM {vm}: use set_vm_owner to change the owner of both.")
     free_name(job.inventory, Disk, record.name, owner)
     await job.reserve(owner, disks=1, disk_space=record.size, snapshots=len(record.snapshots))
     job.put(*_given(record, owner))
@@ -80,7 +84,7 @@ def _check_vm_name(call: Call, vm: int, name: str) -> None:
 
 @task("vm", precheck=_check_vm_name)
 async def set_vm_name(job: Job, vm: VmId, name: VmName) -> None:
-    """Give a VM another name, whether it runs or not. The hypervisor goes on calling it what it called it first."""
+    """Rename a VM, running or not. The name that the hypervisor uses doesn't change."""
     record = job.inventory.get(VM, vm)
     if record.name != name:
         free_name(job.inventory, VM, name, record.owner)
@@ -95,7 +99,7 @@ def _check_disk_name(call: Call, disk: int, name: str) -> None:
 
 @task("disk", precheck=_check_disk_name)
 async def set_disk_name(job: Job, disk: DiskId, name: DiskName) -> None:
-    """Give a disk another name, attached or not. Its volume keeps its name."""
+    """Rename a disk, attached or not. The name of its volume doesn't change."""
     record = job.inventory.get(Disk, disk)
     if record.name != name:
         free_name(job.inventory, Disk, name, record.owner)

@@ -1,4 +1,4 @@
-"""Second factors: time-based one-time passwords, which authenticate then takes as its third argument."""
+"""Second factors: time-based one-time passwords, which authenticate takes as its third argument."""
 
 from __future__ import annotations
 
@@ -22,13 +22,14 @@ OwnPassword = Annotated[str, Secret("the caller's password", longest=1024)]
 @query("struct", audited=True, confidential=True)
 async def begin_second_factor(call: Call, password: OwnPassword) -> dict[str, str]:
     """
-    Make the secret of a second factor (TOTP, RFC 6238) for the caller.
+    Generate the secret of a second factor (TOTP, RFC 6238) for the caller.
 
-    Returns secret (base32) and uri (otpauth, for a QR code). It holds once confirm_second_factor was given a code of it.
+    Returns a struct of secret (base32) and uri (otpauth, for a QR code). The second factor is required at login only after
+    confirm_second_factor was called with a valid code.
     """
     user = call.user
     if user.second_factor:
-        raise Conflict(f"User {user.name} has a second factor already: remove_second_factor first.")
+        raise Conflict(f"User {user.name} already has a second factor: call remove_second_factor first.")
     async with Login(call, user.name) as login:
         if not await login.check_password(password):
             raise login.refuse()
@@ -39,15 +40,15 @@ async def begin_second_factor(call: Call, password: OwnPassword) -> dict[str, st
 
 @query("boolean", audited=True)
 async def confirm_second_factor(call: Call, code: Annotated[str, CODE]) -> bool:
-    """Have authenticate ask for the second factor that begin_second_factor made, from now on."""
+    """Activate the second factor that begin_second_factor generated: from now on authenticate requires a code."""
     secret = call.session.offered_secret
     if not secret:
-        raise Conflict("There is nothing to confirm: begin_second_factor first.")
+        raise Conflict("There is nothing to confirm: call begin_second_factor first.")
     step = second_factor_step(secret, code, call.services.resources.wall_clock(), 0)
     if step is None:
-        raise InvalidParams("code: is wrong; look at the time of the device that makes it.")
+        raise InvalidParams("code: is wrong; check the clock of the device that generates it.")
     call.session.offered_secret = ""
-    # The code isn't used up: who logs in right afterwards has no other one yet.
+    # The code can be used once more: a user who logs in right afterwards has no other one yet.
     extra = {"totp_secret": secret, "totp_last": step - 1}
     await call.inventory.commit([Update("user", call.user.id, {"second_factor": True}, extra)])
     return True
@@ -55,11 +56,15 @@ async def confirm_second_factor(call: Call, code: Annotated[str, CODE]) -> bool:
 
 @query("boolean", audited=True)
 async def remove_second_factor(call: Call, user: UserId, code: Annotated[str, CODE] = "") -> bool:
-    """Have authenticate ask for the password alone: for oneself with a code, or as an administrator for another user."""
+    """
+    Remove a user's second factor: authenticate requires only the password again.
+
+    A user who removes their own second factor must give a code. An administrator can remove another user's without a code.
+    """
     record = call.inventory.get(User, user)
     own = record.id == call.user.id
     if not own and not administers(call.user):
-        raise Forbidden("remove_second_factor: only an administrator removes another user's.")
+        raise Forbidden("remove_second_factor: only an administrator may remove another user's second factor.")
     if not record.second_factor:
         raise Conflict(f"User {record.name} has no second factor.")
     if own:

@@ -1,4 +1,4 @@
-"""Logging in and out, and hearing what changed."""
+"""Logging in and out, sessions, and reading what changed."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ from fluidvm.model.objects import User
 from fluidvm.model.xmlvalue import INT_HIGH, Members, moment
 
 SessionFilter = Annotated[dict[str, Any], filter_of(Session.FIELDS)]
-LoginName = Annotated[str, Text("a user's name", longest=1024)]
-LoginPassword = Annotated[str, Secret("its password", longest=1024)]
-KnownSerial = Annotated[int, Serial("a serial that get_changes returned; 0: now")]
-SessionId = Annotated[int, Int("a session's id, as list_sessions tells it")]
+LoginName = Annotated[str, Text("the user's name", longest=1024)]
+LoginPassword = Annotated[str, Secret("the user's password", longest=1024)]
+KnownSerial = Annotated[int, Serial("a serial that get_changes returned; 0: the current serial, without changes")]
+SessionId = Annotated[int, Int("id of a session, from list_sessions")]
 
 
 @query("int", anonymous=True, confidential=True)
@@ -32,9 +32,9 @@ async def authenticate(
     code: Annotated[str, CODE] = "",
 ) -> int:
     """
-    Log in. Returns the cookie that every other method takes first; it ends when ping stays away.
+    Log in. Returns the cookie, which is the first argument of every other method. The session expires unless ping is called.
 
-    A client whose TLS certificate stands for the user leaves the password empty.
+    A client whose TLS certificate identifies the user leaves the password empty.
     """
     audit = call.services.audit
     try:
@@ -58,7 +58,7 @@ async def authenticate(
 
 async def _log_in(call: Call, name: str, password: str, code: str) -> Session:
     async with Login(call, name) as login:
-        # Without a password the client's certificate can stand for the user.
+        # Without a password, the client's certificate can identify the user.
         known = not password and stands_for(call.certificate, name, call.services.certificate_users)
         right = [known or await login.check_password(password), login.check_code(code)]
         user = call.inventory.named(User, name)
@@ -71,14 +71,14 @@ async def _log_in(call: Call, name: str, password: str, code: str) -> Session:
 
 @query("boolean")
 def logout(call: Call) -> bool:
-    """Log out. The session's uncommitted tasks are dropped; committed work goes on."""
+    """Log out. Uncommitted tasks of the session are discarded; committed tasks continue."""
     call.services.resources.sessions.close(call.session)
     return True
 
 
 @query("array")
 def ping(call: Call) -> list[dict[str, object]]:
-    """Stay logged in, and learn what changed since the last ping: structs of type, id and change, oldest first."""
+    """Keep the session alive, and return what changed since the last ping: structs of type, id and change, oldest first."""
     log, session = call.inventory.log, call.session
     call.services.resources.sessions.touch(session)
     changes = log.since(session.serial, reads_all(call.user), call.user.id)
@@ -89,10 +89,10 @@ def ping(call: Call) -> list[dict[str, object]]:
 @query("struct")
 def get_changes(call: Call, since: KnownSerial) -> dict[str, Any]:
     """
-    Learn what changed after a serial: the form of ping for clients that may lose an answer.
+    Return what changed after a serial. Unlike ping, it can be repeated if the answer was lost.
 
-    Returns serial (for the next call; a double once it is over 2^31-1), changes, and reset: true means that the server
-    doesn't remember so far back, so that everything must be read anew.
+    Returns a struct of serial (for the next call; a double if it exceeds 2^31-1), changes (as ping returns them), and reset.
+    If reset is true, the server no longer has all changes since the given serial, and the client must read everything again.
     """
     log = call.inventory.log
     serial = log.serial if log.serial <= INT_HIGH else float(log.serial)
@@ -103,7 +103,7 @@ def get_changes(call: Call, since: KnownSerial) -> dict[str, Any]:
 
 @query("struct")
 def get_session(call: Call) -> dict[str, Any]:
-    """Tell about the caller's own session: id, user, name, role, address, created, last_ping, expires, pending."""
+    """Return the caller's session: id, user, name, role, address, created, last_ping, expires, pending (number of tasks)."""
     session, user = call.session, call.user
     left = call.services.resources.sessions.left(session)
     return {
@@ -121,7 +121,7 @@ def get_session(call: Call) -> dict[str, Any]:
 
 @query("array")
 def list_sessions(call: Call, filter: SessionFilter = {}) -> Members:  # noqa: B006
-    """List who is logged in: administrators and auditors see all sessions, others their own."""
+    """List the sessions. Administrators and auditors see all sessions, other users only their own."""
     seen = (session for session in call.services.resources.sessions.all() if _may_see(call, session))
     return page("session", (session.wire() for session in seen), filter, "id")
 
@@ -132,7 +132,7 @@ def _may_see(call: Call, session: Session) -> bool:
 
 @query("boolean", roles=WORKERS, audited=True)
 def close_session(call: Call, session: SessionId) -> bool:
-    """End a session: one's own, or as an administrator anyone's. Its uncommitted tasks are dropped."""
+    """End one of the caller's sessions or, as an administrator, any session. Its uncommitted tasks are discarded."""
     sessions = call.services.resources.sessions
     found = next((other for other in sessions.all() if other.id == session and _may_see(call, other)), None)
     if found is None:

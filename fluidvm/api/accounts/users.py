@@ -1,4 +1,4 @@
-"""Users: made, changed, read, deleted."""
+"""Creating, changing, reading and deleting users."""
 
 from __future__ import annotations
 
@@ -20,32 +20,32 @@ from fluidvm.model.objects import ROLES, ResourcePlan, User
 from fluidvm.model.xmlvalue import Members, Rendered
 from fluidvm.store.objects import Create, Delete, Update
 
-_DETAILS = {"full_name": Text("a person's name", longest=255), "email": Text("an address", longest=255)}
-_PLAN = Id("what bounds the user", type="resource_plan", none="nothing does")
-Role = Choice("what it may do", choices=ROLES)
+_DETAILS = {"full_name": Text("the person's full name", longest=255), "email": Text("the email address", longest=255)}
+_PLAN = Id("the resource plan of the user", type="resource_plan", none="no plan, so no limits")
+Role = Choice("the role, which decides what the user may do", choices=ROLES)
 UserOptions = Annotated[
     dict[str, Any],
-    Struct("what else is known of the user", fields={"role": Role, "resource_plan": _PLAN, **_DETAILS}),
+    Struct("further properties of the user", fields={"role": Role, "resource_plan": _PLAN, **_DETAILS}),
 ]
-UserDetails = Annotated[dict[str, Any], Struct("what is to be known of the user; the rest stays", fields=_DETAILS)]
+UserDetails = Annotated[dict[str, Any], Struct("the properties to change; absent ones stay as they are", fields=_DETAILS)]
 UserFilter = Annotated[dict[str, Any], filter_of(wire_fields(User))]
 UserName = Annotated[str, named("the user's name")]
 ADMINISTRATORS = "administrators"
-"""Tasks that could take away the last administrator run one at a time."""
-Enabled = Annotated[bool, Bool("whether it may log in")]
+"""Tasks that could remove the last administrator run one at a time."""
+Enabled = Annotated[bool, Bool("whether the user may log in")]
 
 
 def _check_new(call: Call, name: str, password: str, options: dict[str, Any] | None = None) -> None:
     if call.inventory.named(User, name) is not None:
-        raise Conflict(f"There is a user {name} already.")
+        raise Conflict(f"A user named {name} already exists.")
     check_password(password, name, call.services.logins.least)
 
 
 @task("user", creates=True, roles=("admin",), precheck=_check_new)
 async def create_user(job: Job, name: UserName, password: Password, options: UserOptions = {}) -> None:  # noqa: B006
-    """Make a user, with role user and without a resource plan unless the options say otherwise."""
+    """Create a user. By default it has role user and no resource plan."""
     if job.inventory.named(User, name) is not None:
-        raise Conflict(f"There is a user {name} already.")
+        raise Conflict(f"A user named {name} already exists.")
     user = User(
         id=job.target,
         name=name,
@@ -68,17 +68,18 @@ def _keep_an_admin(job: Job, user: User, doing: str) -> None:
     """@raise Conflict: no enabled administrator would be left."""
     others = (other for other in job.inventory.all(User) if other.id != user.id)
     if user.role == "admin" and user.enabled and not any(other.role == "admin" and other.enabled for other in others):
-        raise Conflict(f"User {user.name} is the last enabled administrator: make another one before {doing}.")
+        raise Conflict(f"User {user.name} is the last enabled administrator: create another one before {doing}.")
 
 
 @task("user", roles=("admin",), exclusive=ADMINISTRATORS)
 async def delete_user(job: Job, user: UserId) -> None:
-    """Delete a user who owns nothing any more. Its sessions end."""
+    """Delete a user who owns no objects. Its sessions end."""
     record = job.inventory.get(User, user)
     owned = job.inventory.owns(user)
     if owned is not None:
         raise Conflict(
-            f"User {record.name} owns {WORDS[owned.TYPE]} {owned.name} among others: delete them, or give them away."
+            f"User {record.name} still owns objects, for example {WORDS[owned.TYPE]} {owned.name}: delete them or change "
+            "their owner first."
         )
     _keep_an_admin(job, record, "deleting it")
     job.sessions.close_user(user)
@@ -87,16 +88,16 @@ async def delete_user(job: Job, user: UserId) -> None:
 
 
 def _check_change(call: Call, user: int, password: str) -> None:
-    record = call.inventory.find(User, user)  # not there: a task of the same batch will make it
+    record = call.inventory.find(User, user)  # None: a pending task will create it
     check_password(password, "" if record is None else record.name, call.services.logins.least)
 
 
 @task("user", roles=ROLES, precheck=_check_change)
 async def set_user_password(job: Job, user: UserId, password: Password) -> None:
     """
-    Give a user another password: one's own, or as an administrator anyone's.
+    Change the caller's password or, as an administrator, any user's.
 
-    The user's sessions end, but not the one that committed this.
+    The user's sessions end, except the one that committed this task.
     """
     job.inventory.get(User, user)
     job.put(Update("user", user, {}, extra={"password_hash": password}))
@@ -106,7 +107,7 @@ async def set_user_password(job: Job, user: UserId, password: Password) -> None:
 
 @task("user", roles=("admin",), exclusive=ADMINISTRATORS)
 async def set_user_role(job: Job, user: UserId, role: Annotated[str, Role]) -> None:
-    """Give a user another role. It holds from the user's next call on."""
+    """Change a user's role. The new role applies from the user's next call on."""
     record = job.inventory.get(User, user)
     if role != "admin":
         _keep_an_admin(job, record, "changing its role")
@@ -115,14 +116,22 @@ async def set_user_role(job: Job, user: UserId, role: Annotated[str, Role]) -> N
 
 @task("user", roles=("admin",))
 async def set_user_resource_plan(job: Job, user: UserId, plan: Annotated[int, _PLAN]) -> None:
-    """Put a user under another resource plan. What it holds beyond it stays; nothing is added to it."""
+    """
+    Assign another resource plan to a user.
+
+    What exceeds the new plan stays, but the user can't add to it.
+    """
     job.inventory.get(User, user)
     job.put(Update("user", user, {"resource_plan": _plan(job, plan)}))
 
 
 @task("user", roles=("admin",), exclusive=ADMINISTRATORS)
 async def set_user_enabled(job: Job, user: UserId, enabled: Enabled) -> None:
-    """Let a user log in, or not: then its sessions end, its tasks that haven't begun end with fault 403, its VMs run on."""
+    """
+    Enable or disable a user.
+
+    When a user is disabled, its sessions end, its tasks that haven't started fail with fault 403, and its VMs keep running.
+    """
     record = job.inventory.get(User, user)
     if not enabled:
         _keep_an_admin(job, record, "disabling it")
@@ -134,14 +143,14 @@ async def set_user_enabled(job: Job, user: UserId, enabled: Enabled) -> None:
 
 @task("user", roles=WORKERS)
 async def set_user_details(job: Job, user: UserId, details: UserDetails) -> None:
-    """Change what is known of a user: of oneself, or as an administrator of anyone."""
+    """Change the caller's full name and email address or, as an administrator, any user's."""
     job.inventory.get(User, user)
     job.put(Update("user", user, details))
 
 
 @query("struct")
 def get_user(call: Call, user: UserId) -> Rendered:
-    """Tell about a user: oneself, or as an administrator or auditor anyone."""
+    """Return the caller's user or, as an administrator or auditor, any user."""
     return show(call, "user", user)
 
 
@@ -153,6 +162,10 @@ def list_users(call: Call, filter: UserFilter = {}) -> Members:  # noqa: B006
 
 @query("struct")
 def get_user_usage(call: Call, user: UserId) -> dict[str, Any]:
-    """Tell what a user holds: for each limit in all, a struct of used and, where its resource plan bounds it, limit."""
+    """
+    Return what a user uses.
+
+    The keys are the limits on totals; each value is a struct of used and, if the user's resource plan has this limit, limit.
+    """
     limits = limits_of(call.inventory, user)
     return {limit: usage(call.inventory.ledger.used(of_user(user), limit), limits.get(limit)) for limit in LIMITS}

@@ -1,4 +1,4 @@
-"""What drivers there are, and what they can do."""
+"""The installed drivers and their abilities."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def _wire(found: DriverDescription) -> dict[str, Any]:
 
 
 def _seen(call: Call, wire: dict[str, Any]) -> dict[str, Any]:
-    """Why a driver can't be loaded may tell of the server's files: plain users learn only that it can't."""
+    """The reason why a driver can't be loaded may reveal files of the server: plain users don't get it."""
     if "error" in wire and not reads_all(call.user):
         wire["error"] = f"Driver {wire['name']} can't be loaded."
     return wire
@@ -40,21 +40,21 @@ def _seen(call: Call, wire: dict[str, Any]) -> dict[str, Any]:
 
 @query("array")
 async def list_drivers(call: Call, filter: DriverFilter = {}) -> Members:  # noqa: B006
-    """List the drivers that are installed, by name, with their abilities, or with the error that keeps one out."""
+    """List the installed drivers by name, with their abilities, or with the error that prevents one from being loaded."""
     return page("driver", (_seen(call, _wire(one)) for one in call.services.resources.drivers.describe()), filter)
 
 
 @query("struct")
 async def get_driver(call: Call, name: DriverName) -> dict[str, Any]:
     """
-    Tell what a driver can do: as list_drivers, and options (what add_compute_node takes for it) and methods.
+    Return what list_drivers returns for a driver, plus options (of add_compute_node for this driver) and methods.
 
-    Methods is a struct of the tasks on VMs and disks that its nodes do, each with how: words, or nothing where there is
-    nothing to add.
+    The keys of methods are the tasks on VMs and disks that work on the driver's compute nodes. Each value is a text that
+    says which variants of the task are supported, or an empty string if there is nothing to add.
     """
     drivers = call.services.resources.drivers
     if name not in drivers.names():
-        raise NotFound(f"There is no driver {name}; list_drivers lists them.")
+        raise NotFound(f"There is no driver {name}: list_drivers shows the installed drivers.")
     wire = _seen(call, _wire(drivers.description(name)))
     if "error" not in wire:
         fields = drivers.get(name).options.fields or {}

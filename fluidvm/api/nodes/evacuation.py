@@ -1,4 +1,4 @@
-"""Compute nodes emptied of their VMs."""
+"""Evacuating compute nodes."""
 
 from __future__ import annotations
 
@@ -19,36 +19,37 @@ from fluidvm.model.objects import VM, ComputeNode
 from fluidvm.store.objects import Update
 
 MOST_TOLD = 20
-"""How many VMs that stayed an error tells about."""
+"""Number of VMs that an error names."""
 MOST_WORDS = 300
-"""How many characters of why."""
+"""Number of characters of the reason for each of them."""
 
 
 @task("compute_node", roles=("admin",), needs=(IMigration,), after_crash=AfterCrash.LOOK)
 async def evacuate_compute_node(job: Job, node: NodeId) -> int:
     """
-    Move every VM of a compute node to other nodes of the same driver, with their disks: stopped ones, and those that run
-    live where the driver can. The result is how many.
+    Move every VM of a compute node, with its disks, to other nodes of the same driver. Running VMs are moved live if the
+    driver can do that. The result is the number of moved VMs.
 
-    An active node is cordoned first, so that nothing new comes there, and stays so. Each VM is placed as a new one would be;
-    its owner's resource plan isn't looked at, for nothing grows. VMs are moved one after the other, each when the tasks
-    before have let go of it. What can't be moved stays as it is: when all the others have moved, the task fails and says
-    what stayed and why. A task that makes the node active again between two VMs ends it: it fails, and says how many have
-    moved. Cancelled, it leaves the VM under way where it was, and those that have moved where they are. Detached disks stay.
+    An active node is cordoned first, so that nothing new is placed on it, and remains cordoned. Each VM is placed like a new
+    one. Resource plans aren't checked, because nothing grows. VMs are moved one after the other; each waits for earlier
+    tasks that use it. A VM that can't be moved stays as it is. When all others have moved, the task fails and says which VMs
+    stayed and why. If another task sets the node to active between two moves, the evacuation fails and says how many VMs
+    have moved. If it is cancelled, the VM that is being moved stays on the node, and VMs that have moved stay where they
+    are. Detached disks stay on the node.
     """
     record = job.inventory.get(ComputeNode, node)
-    if "moved" not in job.memo:  # a run that goes on after an interruption cordons nothing: others may have their reasons
+    if "moved" not in job.memo:  # a resumed run doesn't cordon again: an administrator may have changed the mode on purpose
         job.memo.update(moved=[], stayed={})
         if record.mode == "active":
             job.put(Update("compute_node", node, {"mode": "cordoned"}))
             await job.flush()
-    if "from" not in job.memo:  # else what was begun has to be ended first, or told
+    if "from" not in job.memo:  # else a move that has started must be finished or reported first
         await job.connection(node, IMigration)
     job.leavable()
     moved, stayed = job.memo["moved"], job.memo["stayed"]
     while True:
         waiting = [vm.id for vm in job.inventory.vms_on(node) if str(vm.id) not in stayed]
-        # What a run that was interrupted had begun may be on the other node already.
+        # A move that an interrupted run has started may already have reached the other node.
         under_way = job.memo["vm"] if "from" in job.memo else None
         if under_way is None and not waiting:
             break
@@ -74,24 +75,24 @@ async def evacuate_compute_node(job: Job, node: NodeId) -> int:
 
 def _check_mode(job: Job, node: int) -> None:
     """
-    Check that the node takes nothing new. Others may have had it while the next VM was waited for.
+    Check that the node still takes nothing new: another task may have changed its mode while this one waited for a VM.
 
-    @raise Conflict: it is active. Its own VMs would fit there best, and be moved to where they are for ever.
+    @raise Conflict: it is active. Its VMs could then be placed on the node itself, again and again.
     """
     record = job.inventory.find(ComputeNode, node)
     if record is not None and record.mode == "active":
         raise Conflict(
-            f"Compute node {record.name} was made active again while it was evacuated: evacuate it once more to move its "
-            f"other VMs (moved so far: {len(job.memo['moved'])})."
+            f"Compute node {record.name} was set to active again during its evacuation: evacuate it again to move its other "
+            f"VMs (moved so far: {len(job.memo['moved'])})."
         )
 
 
 async def _move(job: Job, node: int, id: int, progress: Progress) -> None:
-    """Move one VM, or note why it stayed. It may be gone by now, or elsewhere."""
+    """Move one VM, or note why it stayed. It may have been deleted or moved meanwhile."""
     memo = job.memo
     vm = job.inventory.find(VM, id)
     if vm is None or ("from" not in memo and vm.compute_node != node):
-        # Else one that was under way and is gone would be taken up again for ever, without a turn for anybody else.
+        # Without this, a VM that was deleted during its move would be tried again forever, blocking the reactor.
         for key in MEMO:
             memo.pop(key, None)
         return
@@ -101,7 +102,7 @@ async def _move(job: Job, node: int, id: int, progress: Progress) -> None:
             memo["to"] = (await _target(job, vm)).id
         await move(job, id, memo["to"], {"live": True, "copy_storage": True}, progress)
     except CancelledError:
-        raise  # the server stops: its next start goes on here
+        raise  # the server stops: its next start resumes here
     except Exception as error:
         if job.cancelled:
             raise
@@ -116,7 +117,7 @@ async def _move(job: Job, node: int, id: int, progress: Progress) -> None:
 
 
 async def _target(job: Job, vm: VM) -> ComputeNode:
-    """Where a VM goes. @raise Unavailable: it fits nowhere; says why."""
+    """Choose the compute node for a VM. @raise Unavailable: none is suitable; says why."""
     disks = job.inventory.disks_of(vm.id)
     pool, space = largest_pool({"pool": disk.pool, "size": disk.size} for disk in disks)
     most = can_get(vm)

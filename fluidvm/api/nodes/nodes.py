@@ -1,4 +1,4 @@
-"""Compute nodes: added, changed, read, removed."""
+"""Adding, changing, reading and removing compute nodes."""
 
 from __future__ import annotations
 
@@ -19,35 +19,33 @@ from fluidvm.model.xmlvalue import Members, Rendered
 from fluidvm.store.objects import Create, Delete, Update
 
 SERVER_OPTIONS: dict[str, Kind] = {
-    "labels": Array("words that VM specs can ask for", of=named("a label"), unique=True),
-    "vcpu_overcommit": Double("virtual CPUs placed on each of the host's CPUs; default: 16", low=0.01, high=1000.0),
-    "memory_overcommit": Double("MiB of VMs placed on each MiB that isn't reserved; default: 1", low=0.01, high=100.0),
-    "reserved_memory": Int("memory that is left to the host itself; default: 0", unit="MiB", low=0),
-    "weight": Double("how much it is preferred; default: 1", low=0.01, high=1000.0),
+    "labels": Array("labels that the spec of a VM can require", of=named("a label"), unique=True),
+    "vcpu_overcommit": Double("number of virtual CPUs per CPU of the host; default: 16", low=0.01, high=1000.0),
+    "memory_overcommit": Double("memory of VMs per MiB of unreserved memory of the host; default: 1", low=0.01, high=100.0),
+    "reserved_memory": Int("memory reserved for the host itself; default: 0", unit="MiB", low=0),
+    "weight": Double("preference of this node in placement, higher is preferred; default: 1", low=0.01, high=1000.0),
     "boot_dirs": Array(
-        "directories of the host; plain users' VMs may boot kernels from nowhere else",
+        "directories of the host from which plain users' VMs may boot kernels; default: none",
         of=Text("a directory", longest=1024, pattern=r"(/[A-Za-z0-9._+-]+)+", rule="an absolute path"),
     ),
-    "user_networks": Array(
-        "networks of the host; plain users' VMs may be in no others; default: all", of=named("a network")
-    ),
+    "user_networks": Array("networks of the host that plain users' VMs may use; default: all", of=named("a network")),
 }
 NodeOptions = Annotated[
     dict[str, Any],
-    Struct(f"{', '.join(SERVER_OPTIONS)}, and what the driver takes (see the driver's documentation)"),
+    Struct(f"{', '.join(SERVER_OPTIONS)}, and the options of the driver (see the driver's documentation)"),
 ]
-NodeChanges = Annotated[dict[str, Any], Struct("what is to be another; the rest stays", fields=SERVER_OPTIONS)]
+NodeChanges = Annotated[dict[str, Any], Struct("the options to change; absent ones stay as they are", fields=SERVER_OPTIONS)]
 NodeFilter = Annotated[dict[str, Any], filter_of(wire_fields(ComputeNode))]
 MODES = ("active", "cordoned", "maintenance")
 NodeName = Annotated[str, named("the compute node's name")]
-DriverName = Annotated[str, Text("how to speak to it: simulator, kvm...", longest=63)]
-Address = Annotated[str, Text("where it is, as the driver understands it", longest=1024)]
-Mode = Annotated[str, Choice("what it is for", choices=MODES)]
+DriverName = Annotated[str, Text("name of the driver: simulator, kvm...", longest=63)]
+Address = Annotated[str, Text("address of the host, in the form that the driver expects", longest=1024)]
+Mode = Annotated[str, Choice("the new mode", choices=MODES)]
 
 
 def _check(call: Call, name: str, driver: str, address: str, options: dict[str, Any] | None = None) -> None:
     if call.inventory.named(ComputeNode, name) is not None:
-        raise Conflict(f"There is a compute node {name} already.")
+        raise Conflict(f"A compute node named {name} already exists.")
     try:
         loaded = call.services.resources.drivers.get(driver)
     except UnknownDriver as error:
@@ -73,15 +71,15 @@ async def add_compute_node(
     options: NodeOptions = {},  # noqa: B006
 ) -> None:
     """
-    Take a hypervisor host into the fleet, and watch it from now on.
+    Add a hypervisor host as a compute node, and monitor it from now on.
 
-    The task ends when the first attempt to connect has; a host that couldn't be reached is offline, with the reason, and is
-    tried again until it answers.
+    The task ends after the first attempt to connect. A host that can't be reached is marked offline, with the reason, and
+    the server retries until it answers.
     """
     node = job.inventory.find(ComputeNode, job.target)
     if node is None:
         if job.inventory.named(ComputeNode, name) is not None:
-            raise Conflict(f"There is a compute node {name} already.")
+            raise Conflict(f"A compute node named {name} already exists.")
         node = ComputeNode(
             id=job.target,
             name=name,
@@ -106,7 +104,7 @@ async def add_compute_node(
 
 @task("compute_node", roles=("admin",))
 async def set_compute_node(job: Job, node: NodeId, options: NodeChanges) -> None:
-    """Change what the server keeps of a compute node: how it is placed on. It holds for what is placed from now on."""
+    """Change the options of a compute node, except those of its driver. They apply to what is placed from now on."""
     record = job.inventory.get(ComputeNode, node)
     changed: Mapping[str, Any] = {**record.options, **options}
     job.put(Update("compute_node", node, {"options": changed, "labels": tuple(changed.get("labels", ()))}))
@@ -115,9 +113,10 @@ async def set_compute_node(job: Job, node: NodeId, options: NodeChanges) -> None
 @task("compute_node", roles=("admin",))
 async def set_compute_node_mode(job: Job, node: NodeId, mode: Mode) -> None:
     """
-    Say what a compute node is for: active; cordoned: nothing new is made there; maintenance: nothing is started either.
+    Set the mode of a compute node: active; cordoned (nothing new is created on it); maintenance (no VM is started on it
+    either).
 
-    What runs there runs on in any mode.
+    Running VMs keep running in any mode.
     """
     job.inventory.get(ComputeNode, node)
     job.put(Update("compute_node", node, {"mode": mode}))
@@ -126,26 +125,27 @@ async def set_compute_node_mode(job: Job, node: NodeId, mode: Mode) -> None:
 @task("compute_node", roles=("admin",))
 async def refresh_compute_node(job: Job, node: NodeId) -> None:
     """
-    Look now at what a compute node and its guests are; one that is offline is tried at once.
+    Read the current state of a compute node and its guests. The server tries at once to connect to a node that is offline.
 
     The task fails with fault 503 if the node can't be reached.
     """
     record = job.inventory.get(ComputeNode, node)
-    job.status(f"looking at {record.name}")
+    job.status(f"refreshing {record.name}")
     await job.nodes.refresh(node)
 
 
 @task("compute_node", roles=("admin",))
 async def remove_compute_node(job: Job, node: NodeId) -> None:
-    """Take a compute node that holds no VMs and no disks out of the fleet. Guests that FluidVM didn't make run on."""
+    """Remove a compute node that has no VMs and no disks. Guests that FluidVM didn't create keep running."""
     record = job.inventory.get(ComputeNode, node)
     for what, held in (("VM", job.inventory.vms_on(node)), ("disk", job.inventory.disks_on(node))):
         if held:
             raise Conflict(
-                f"Compute node {record.name} holds {what} {held[0].name} among others: move or delete them first."
+                f"Compute node {record.name} still has objects, for example {what} {held[0].name}: move or delete them "
+                "first."
             )
     if job.inventory.ledger.taken(of_node(node), "vms"):
-        raise Conflict(f"A VM is on its way to compute node {record.name}.")
+        raise Conflict(f"A VM is being moved to compute node {record.name}: wait until the move has ended.")
     job.put(Delete("compute_node", node))
     await job.flush()
     await job.nodes.unwatch(node)
@@ -153,7 +153,7 @@ async def remove_compute_node(job: Job, node: NodeId) -> None:
 
 @query("struct")
 def get_compute_node(call: Call, node: NodeId) -> Rendered:
-    """Tell about a compute node; plain users don't see its address and its reason for being offline."""
+    """Return a compute node. Plain users don't see its address, nor the reason why it is offline."""
     return show(call, "compute_node", node)
 
 
@@ -171,9 +171,9 @@ ForeignFilter = Annotated[
 @query("array", roles=("admin", "auditor"))
 async def list_foreign_vms(call: Call, node: NodeId, filter: ForeignFilter = {}) -> Members:  # noqa: B006
     """
-    List the guests of a compute node that FluidVM didn't make, by UUID: structs of uuid, name, state, vcpus, memory.
+    List the guests of a compute node that FluidVM didn't create, by UUID: structs of uuid, name, state, vcpus, memory.
 
-    They aren't touched; adopt_vm takes one over.
+    FluidVM doesn't change these guests. Use adopt_vm to take one over.
     """
     connection = await call.services.resources.nodes.connection(node)
     domains = await connection.list_domains()

@@ -1,4 +1,4 @@
-"""What VMs and compute nodes are using."""
+"""Resource usage of VMs and compute nodes."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ from fluidvm.model.xmlvalue import total
 @query("struct")
 async def get_vm_stats(call: Call, vm: VmId) -> dict[str, Any]:
     """
-    Tell what a running VM has used since it started, as its compute node has it now.
+    Return what a running VM has used since it started, read from its compute node now.
 
-    Keys, absent where the node can't tell or the VM doesn't run: cpu_time (seconds of CPU, double), memory (MiB of the
-    node's, int), disk_read, disk_written, network_received and network_sent (bytes, double).
+    Keys: cpu_time (seconds of CPU, double), memory (MiB of the node's memory that it uses, int), disk_read, disk_written,
+    network_received and network_sent (bytes, double). A key is absent if the VM isn't running or the node can't report it.
     """
     record = call.inventory.get(VM, vm)
     connection = await call.services.resources.nodes.connection(record.compute_node, IStats)
@@ -34,10 +34,10 @@ async def get_vm_stats(call: Call, vm: VmId) -> dict[str, Any]:
 @query("struct", roles=("admin", "auditor"))
 async def get_compute_node_stats(call: Call, node: NodeId) -> dict[str, Any]:
     """
-    Tell what a compute node is doing now.
+    Return the current resource usage of a compute node.
 
-    Keys: cpu (percent of all its CPUs since it was last asked, double), memory_used (MiB), and what it has and has given
-    away: vcpus, memory, vcpus_used, memory_used_by_vms, vms.
+    Keys: cpu (percent of all its CPUs since the last request, double), memory_used (MiB), the size of the node (vcpus,
+    memory), and what is allocated to VMs (vcpus_used, memory_used_by_vms, vms).
     """
     record = call.inventory.get(ComputeNode, node)
     connection = await call.services.resources.nodes.connection(node, IStats)

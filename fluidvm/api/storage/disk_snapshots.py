@@ -1,4 +1,4 @@
-"""Snapshots of single disks: made, gone back to, deleted, listed."""
+"""Creating, reverting to, deleting and listing snapshots of single disks."""
 
 from __future__ import annotations
 
@@ -15,22 +15,22 @@ from fluidvm.model.kinds import DiskId, Int, filter_of, named
 from fluidvm.model.objects import Disk
 from fluidvm.model.xmlvalue import Members
 
-SnapshotName = Annotated[str, named("its name, unique among the disk's own snapshots")]
+SnapshotName = Annotated[str, named("the snapshot's name, unique among the disk's own snapshots")]
 SnapshotId = Annotated[int, Int("id of one of the disk's own snapshots", low=1)]
 SnapshotFilter = Annotated[
     dict[str, Any], filter_of({"id": int, "disk": int, "name": str, "running": bool, "created": datetime})
 ]
 
 
-# Not looked at when it is called: the same batch may delete the one that has the name.
+# The name isn't checked at the time of the call: a pending task may delete the snapshot that has it.
 @task("disk", needs=(IVolumeSnapshots,))
 async def create_disk_snapshot(job: Job, disk: DiskId, name: SnapshotName) -> int:
     """
-    Keep what is on a disk now under a name; it is detached, or its VM is stopped. The result is the snapshot's id.
+    Create a snapshot of a disk that is detached or whose VM is stopped. The result is the snapshot's id.
 
-    The disk's own snapshots are others than those of the VM that it is attached to. As long as it has any it can't be
-    resized, nor its VM moved. The snapshot is listed before the hypervisor is asked. If the compute node stops answering
-    meanwhile, the task fails and it stays listed until the node is back and tells whether it was made.
+    The disk's own snapshots are independent of those of its VM. While it has any, the disk can't be resized, and its VM
+    can't be moved. The snapshot is listed before the hypervisor creates it. If the compute node stops answering meanwhile,
+    the task fails. The snapshot then stays listed until the node is back and reports whether it exists.
     """
     record = job.inventory.get(Disk, disk)
     connection = await job.connection(record.compute_node, IVolumeSnapshots)
@@ -41,18 +41,22 @@ async def create_disk_snapshot(job: Job, disk: DiskId, name: SnapshotName) -> in
 
 @task("disk", needs=(IVolumeSnapshots,))
 async def revert_disk_snapshot(job: Job, disk: DiskId, snapshot: SnapshotId) -> None:
-    """Make a disk what it was; it is detached, or its VM is stopped. What is on it is lost, unless a snapshot has it."""
+    """
+    Revert a disk that is detached or whose VM is stopped to a snapshot.
+
+    The current content of the disk is lost, unless another snapshot contains it.
+    """
     record = job.inventory.get(Disk, disk)
     kept = snapshot_of(record, snapshot)
     connection = await job.connection(record.compute_node, IVolumeSnapshots)
     check_idle(job, record)
-    job.status(f"disk {record.name} goes back to snapshot {kept['name']}")
+    job.status(f"reverting disk {record.name} to snapshot {kept['name']}")
     await connection.revert_volume(record.pool, record.volume, record.format, kept["name"])
 
 
 @task("disk", needs=(IVolumeSnapshots,))
 async def delete_disk_snapshot(job: Job, disk: DiskId, snapshot: SnapshotId) -> None:
-    """Delete a disk's snapshot, and free what it takes; the disk is detached, or its VM is stopped."""
+    """Delete a snapshot of a disk that is detached or whose VM is stopped, and free its space."""
     record = job.inventory.get(Disk, disk)
     kept = snapshot_of(record, snapshot)
     connection = await job.connection(record.compute_node, IVolumeSnapshots)
@@ -67,6 +71,6 @@ def list_disk_snapshots(call: Call, disk: DiskId, filter: SnapshotFilter = {}) -
     """
     List a disk's own snapshots: structs of id, disk, name, running (always false) and created.
 
-    Those that its VM keeps are told by list_vm_snapshots.
+    Snapshots of its VM are listed by list_vm_snapshots.
     """
     return listed(call.inventory.get(Disk, disk), filter)

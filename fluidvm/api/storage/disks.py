@@ -1,4 +1,4 @@
-"""Disks: made, read, deleted."""
+"""Creating, reading and deleting disks."""
 
 from __future__ import annotations
 
@@ -34,13 +34,18 @@ DiskSpec = Annotated[
     Struct(
         "the disk",
         fields={
-            "name": named("its name, unique among its owner's disks"),
-            "size": Int("what the guest sees; default: the image's", unit="MiB", low=1),
-            "image": Id("an image that it is made of; default: it is empty", type="image"),
-            "compute_node": Id("where; default: placed", type="compute_node"),
+            "name": named("the disk's name, unique among its owner's disks"),
+            "size": Int("size that the guest sees; default: the image's", unit="MiB", low=1),
+            "image": Id("the image to create it from; default: none, an empty disk", type="image"),
+            "compute_node": Id("the compute node; default: the server chooses one", type="compute_node"),
             "pool": named("the storage pool; default: default"),
-            "format": Text("qcow2, raw...; default: the driver's first", longest=16, pattern="[a-z0-9]+", rule="a word"),
-            "owner": Id("whose it is; default: the caller's", type="user"),
+            "format": Text(
+                "format: qcow2, raw...; default: the driver's first",
+                longest=16,
+                pattern="[a-z0-9]+",
+                rule="lower-case letters and digits",
+            ),
+            "owner": Id("the owner; default: the caller", type="user"),
         },
         required=("name",),
     ),
@@ -52,17 +57,19 @@ def new_disk(
     job: Job, spec: dict[str, Any], name: str, owner: int, node: ComputeNode, id: int | None = None, **attached: Any
 ) -> Disk:
     """
-    Decide all of a new disk before the hypervisor is asked.
+    Decide all properties of a new disk before the hypervisor is asked.
 
-    @param spec: C{size}, and perhaps C{pool} and C{format}.
+    @param spec: C{size}, and optionally C{pool} and C{format}.
     @param id: default: a new one.
-    @param attached: C{vm} and C{target}, where it is made together with a VM.
-    @raise InvalidParams: the node's driver doesn't know the format.
+    @param attached: C{vm} and C{target}, if it is created together with a VM.
+    @raise InvalidParams: the node's driver doesn't support the format.
     """
     formats = job.nodes.formats(node.id)
     format = spec.get("format", formats[0])
     if format not in formats:
-        raise InvalidParams(f"spec.format: {format} is none of {', '.join(formats)}, what compute node {node.name} has.")
+        raise InvalidParams(
+            f"spec.format: {format} is not supported by compute node {node.name}: use one of {', '.join(formats)}."
+        )
     return Disk(
         id=job.inventory.next_id("disk") if id is None else id,
         name=name,
@@ -83,9 +90,9 @@ def new_disk(
 
 def with_image(job: Job, spec: dict[str, Any]) -> dict[str, Any]:
     """
-    Complete a new disk's size and format by its image's, where it has one.
+    Complete the size and format of a new disk from its image, if it has one.
 
-    @raise NotFound: there is no such image, or the task's user may not see it.
+    @raise NotFound: there is no such image, or the task's user is not allowed to see it.
     @raise Conflict: the image isn't ready, or has another format, or is larger.
     """
     if "image" not in spec:
@@ -95,45 +102,45 @@ def with_image(job: Job, spec: dict[str, Any]) -> dict[str, Any]:
     if image.state != "ready":
         raise Conflict(f"Image {image.name} is {image.state}.")
     if spec.get("format", image.format) != image.format:
-        raise Conflict(f"Image {image.name} has format {image.format}: a disk made of it has that, too.")
+        raise Conflict(f"Image {image.name} has format {image.format}: a disk created from it must have the same format.")
     if spec.get("size", image.size) < image.size:
-        raise Conflict(f"Image {image.name} wants a disk of {image.size} MiB at least.")
+        raise Conflict(f"Image {image.name} requires a disk of at least {image.size} MiB.")
     return {"size": image.size, "format": image.format, **spec}
 
 
 async def make_volume(job: Job, disk: Disk, progress: Callable[[int], None]) -> Disk:
-    """Make a disk's volume, and fill it from its image if it has one; gives the disk as it is then, and notes it."""
+    """Create a disk's volume, and fill it from its image if it has one. Stores the changed disk, and returns it."""
     fields = await filled_volume(job, disk, progress)
     job.put(Update("disk", disk.id, fields))
     return replace(disk, **fields)
 
 
 async def filled_volume(job: Job, disk: Disk, progress: Callable[[int], None]) -> dict[str, Any]:
-    """Make a disk's volume, and fill it from its image if it has one; gives what the disk's fields are then."""
+    """Create a disk's volume, and fill it from its image if it has one. Returns the disk's changed fields."""
     connection = await job.connection(disk.compute_node, IDisks)
     if disk.image is not None:
-        # What an interrupted run has left may have another size.
+        # An interrupted run may have left a volume of another size.
         await delete_volume(job, disk)
     volume = await job.interruptible(connection.create_volume(disk.pool, disk.volume, disk.size, disk.format, progress))
     if disk.image is not None:
         await fill(job, disk.image, disk, disk.volume, progress)
         image = job.inventory.get(Image, disk.image)
         if disk.format != "raw" and disk.size > image.size:
-            # With the image's bytes it has got the image's size.
+            # Writing the image's bytes has set the volume to the image's size.
             volumes = await job.connection(disk.compute_node, IVolumes)
             await volumes.resize_volume(disk.pool, disk.volume, disk.format, disk.size)
     return {"state": "ready", "path": volume.path}
 
 
 async def delete_volume(job: Job, disk: Disk) -> None:
-    """Remove a disk's volume; one that is gone, with its pool or without, is fine."""
+    """Delete a disk's volume. It is no error if the volume or its pool doesn't exist."""
     connection = await job.connection(disk.compute_node, IDisks)
     with suppress(NoSuchThing):
         await connection.delete_volume(disk.pool, disk.volume)
 
 
 def check_idle(job: Job, disk: Disk) -> None:
-    """@raise Conflict: the disk isn't there, or its VM isn't stopped: a saved one goes on with what is on it now."""
+    """@raise Conflict: the disk isn't ready, or its VM isn't stopped. A saved VM relies on the content that it has now."""
     if disk.state != "ready":
         raise Conflict(f"Disk {disk.name} is {disk.state}.")
     if disk.vm is None:
@@ -144,21 +151,21 @@ def check_idle(job: Job, disk: Disk) -> None:
 
 
 def check_detached(inventory: Inventory, disk: Disk) -> None:
-    """@raise Conflict: the disk is a VM's."""
+    """@raise Conflict: the disk is attached to a VM."""
     if disk.vm is not None:
         raise Conflict(f"Disk {disk.name} is attached to VM {inventory.get(VM, disk.vm).name}: detach it first.")
 
 
 def check_attachable(inventory: Inventory, disk: Disk, vm: VM) -> None:
-    """@raise Conflict: the disk is in use, isn't ready, is another owner's, or is elsewhere."""
+    """@raise Conflict: the disk is attached, isn't ready, has another owner, or is on another compute node."""
     check_detached(inventory, disk)
     if disk.owner != vm.owner:
-        raise Conflict(f"Disk {disk.name} isn't of the same owner as VM {vm.name}.")
+        raise Conflict(f"Disk {disk.name} doesn't have the same owner as VM {vm.name}.")
     if disk.state != "ready":
         raise Conflict(f"Disk {disk.name} is {disk.state}.")
     if disk.compute_node != vm.compute_node:
         here, there = (inventory.get(ComputeNode, id).name for id in (disk.compute_node, vm.compute_node))
-        raise Conflict(f"Disk {disk.name} is on compute node {here}, VM {vm.name} on {there}.")
+        raise Conflict(f"Disk {disk.name} is on compute node {here}, but VM {vm.name} is on {there}.")
 
 
 def _check_spec(call: Call, spec: dict[str, Any]) -> None:
@@ -171,9 +178,9 @@ def _check_spec(call: Call, spec: dict[str, Any]) -> None:
 @task("disk", creates=True, precheck=_check_spec, needs=(IDisks,), optional_abilities=((IImages, "from images"),))
 async def create_disk(job: Job, spec: DiskSpec) -> None:
     """
-    Make a disk, empty or from an image, detached.
+    Create a detached disk, either empty or from an image.
 
-    Its record is durable before the hypervisor is asked; if that fails nothing is left.
+    The disk is stored before the hypervisor is asked. If the task fails, nothing is left.
     """
     disk = job.inventory.find(Disk, job.target)
     if disk is None:
@@ -192,12 +199,12 @@ async def create_disk(job: Job, spec: DiskSpec) -> None:
     try:
         await make_volume(job, disk, job.progress)
     except CancelledError:
-        raise  # the server stops: its next start goes on here
+        raise  # the server stops: its next start resumes here
     except Exception:
         try:
             await delete_volume(job, disk)
         except Exception as error:
-            # The record stays and says so: forgetting it would orphan what may be there.
+            # The record stays, as missing: without it, a volume that may exist would be orphaned.
             job.put(Update("disk", disk.id, {"state": "missing"}))
             job.status(f"cleaning up failed: {error}")
         else:
@@ -207,7 +214,7 @@ async def create_disk(job: Job, spec: DiskSpec) -> None:
 
 @task("disk", needs=(IDisks,))
 async def delete_disk(job: Job, disk: DiskId) -> None:
-    """Delete a detached disk and its bytes."""
+    """Delete a detached disk and its content."""
     record = job.inventory.get(Disk, disk)
     check_detached(job.inventory, record)
     await delete_volume(job, record)
@@ -216,7 +223,7 @@ async def delete_disk(job: Job, disk: DiskId) -> None:
 
 @query("struct")
 def get_disk(call: Call, disk: DiskId) -> Rendered:
-    """Tell about a disk as it is now."""
+    """Return a disk."""
     return show(call, "disk", disk)
 
 

@@ -1,4 +1,4 @@
-"""Bytes on their way between images' files, volumes and servers of images."""
+"""Copying bytes between image files, volumes and web servers."""
 
 from __future__ import annotations
 
@@ -13,17 +13,17 @@ async def fill(job: Job, image: int, disk: Disk, volume: str, progress: Progress
     """
     Write an image's bytes into a new volume.
 
-    @raise Conflict: the image isn't what it was taken for.
+    @raise Conflict: the image's file doesn't match its record.
     """
     connection = await job.connection(disk.compute_node, IImages)
     record = job.inventory.get(Image, image)
     try:
         length = await job.images.check(image, record.format, record.size)
     except Conflict as fault:
-        raise Conflict(f"Image {record.name} can't be used, import it anew: {fault.faultString}") from None
+        raise Conflict(f"Image {record.name} can't be used, import it again: {fault.faultString}") from None
     for offset in range(0, length, PIECE):
         data = await job.interruptible(job.images.read(image, offset))
-        # A new raw volume is zeros already; one of another format ends where its last byte was written.
+        # A new raw volume contains only zeros. A volume of another format ends at the last byte that was written.
         if disk.format != "raw" or data.strip(b"\0"):
             await job.interruptible(connection.write_volume(disk.pool, volume, disk.format, offset, data))
         progress(min(99, 100 * (offset + PIECE) // length))
@@ -34,7 +34,7 @@ async def drain(job: Job, disk: Disk, image: Image) -> None:
     Write a volume's bytes into an image's file.
 
     @raise Conflict: it is too large.
-    @raise QuotaExceeded: its owner's plan, or the server's disk, hasn't the space.
+    @raise QuotaExceeded: its owner's plan doesn't allow the space, or the server's disk doesn't have it.
     """
     connection = await job.connection(disk.compute_node, IImages)
     length = await job.interruptible(connection.measure_volume(disk.pool, disk.volume, disk.format))
@@ -53,7 +53,7 @@ async def fetch(job: Job, url: str, image: Image) -> None:
 
     @raise Unavailable: it can't be fetched; says why.
     @raise Conflict: it is too large.
-    @raise QuotaExceeded: its owner's plan, or the server's disk, hasn't the space.
+    @raise QuotaExceeded: its owner's plan doesn't allow the space, or the server's disk doesn't have it.
     """
     await job.images.begin(image.id)
     source = job.images.source(job.clock, url)
@@ -71,14 +71,14 @@ async def fetch(job: Job, url: str, image: Image) -> None:
 
 
 async def _expect(job: Job, image: Image, length: int) -> None:
-    """Before an image's first byte is written: see to it that all of them may be."""
+    """Check and reserve the space for a whole image before its first byte is written."""
     _bound(job, length)
     await job.reserve(image.owner, disk_space=-(-length // MIB))
     await job.images.check_room(length)
 
 
 async def _append(job: Job, image: Image, offset: int, data: bytes, expected: int) -> None:
-    """Write a piece of an image, where it may be so large: who sends it may say too little of its length, or nothing."""
+    """Write a piece of an image, and check its size again: the sender may announce a smaller length, or none."""
     _bound(job, offset + len(data))
     await job.reserve(image.owner, disk_space=-(-max(expected, offset + len(data)) // MIB))
     await job.images.append(image.id, offset, data)
@@ -86,4 +86,4 @@ async def _append(job: Job, image: Image, offset: int, data: bytes, expected: in
 
 def _bound(job: Job, length: int) -> None:
     if length > job.images.most:
-        raise Conflict(f"It is larger than the {job.images.most // MIB} MiB of --max-image.")
+        raise Conflict(f"The image is larger than the {job.images.most // MIB} MiB of --max-image.")

@@ -1,4 +1,4 @@
-"""Images: what disks are made of."""
+"""Importing, creating, reading and deleting images."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from fluidvm.engine.job import Job
 from fluidvm.images.files import UPLOAD_NAME, Inspected
 from fluidvm.model.declare import query, task
 from fluidvm.model.faults import Conflict, Forbidden, InvalidParams
-from fluidvm.model.kinds import Bool, Choice, DiskId, Id, ImageId, Struct, Text, filter_of, named
+from fluidvm.model.kinds import NAME_RULE, Bool, Choice, DiskId, Id, ImageId, Struct, Text, filter_of, named
 from fluidvm.model.object_fields import wire_fields
 from fluidvm.model.objects import Disk, Image
 from fluidvm.model.xmlvalue import INT_HIGH, Members, Rendered
@@ -28,19 +28,22 @@ FORMATS = ("qcow2", "raw")
 ImageSpec = Annotated[
     dict[str, Any],
     Struct(
-        "the image, and where its bytes are",
+        "the image, and the source of its file",
         fields={
-            "name": named("its name, unique among its owner's images"),
-            "format": Choice("what its file is", choices=FORMATS),
+            "name": named("the image's name, unique among its owner's images"),
+            "format": Choice("format of the file", choices=FORMATS),
             "url": Text(
-                "where its file is fetched from", longest=2000, pattern=r"https?://[\x21-\x7e]+", rule="http:// or https://"
+                "URL to download the file from", longest=2000, pattern=r"https?://[\x21-\x7e]+", rule="http:// or https://"
             ),
-            "upload": Text("an upload of the caller's", longest=63, pattern=UPLOAD_NAME, rule="a name as PUT was given it"),
+            "upload": Text("name of one of the caller's uploads", longest=63, pattern=UPLOAD_NAME, rule=NAME_RULE),
             "sha256": Text(
-                "the file's checksum; wanted with url", longest=64, pattern="[0-9a-f]{64}", rule="64 hexadecimal digits"
+                "SHA-256 checksum of the file; required with url",
+                longest=64,
+                pattern="[0-9a-f]{64}",
+                rule="64 hexadecimal digits",
             ),
-            "public": Bool("whether everybody may use it (administrators)"),
-            "owner": Id("whose it is; default: the caller's", type="user"),
+            "public": Bool("whether all users may use it (administrators only); default: false"),
+            "owner": Id("the owner; default: the caller", type="user"),
         },
         required=("name", "format"),
         either=(("url", "upload"),),
@@ -53,18 +56,18 @@ ImageName = Annotated[str, named("the image's name, unique among its owner's ima
 def _check_import(call: Call, spec: dict[str, Any]) -> None:
     may_own(call, spec)
     if "url" not in spec and "upload" not in spec:
-        raise InvalidParams("spec.upload: is missing, or url.")
+        raise InvalidParams("spec.upload: is missing; either upload or url is required.")
     if "url" in spec:
         if "sha256" not in spec:
             raise InvalidParams("spec.sha256: is missing.")
         call.services.resources.images.urls.admit(spec["url"])
     if spec.get("public") and not administers(call.user):
-        raise Forbidden("spec.public: is for administrators.")
+        raise Forbidden("spec.public: is allowed only for administrators.")
     free_name(call.inventory, Image, spec["name"], spec.get("owner", call.user.id))
 
 
 async def _record(job: Job, name: str, owner: int, format: str, public: bool) -> Image:
-    """Make an image's record durable, or find the one that an interrupted run has made."""
+    """Store an image's record, or find the one that an interrupted run has stored."""
     image = job.inventory.find(Image, job.target)
     if image is None:
         free_name(job.inventory, Image, name, owner)
@@ -86,7 +89,7 @@ async def _record(job: Job, name: str, owner: int, format: str, public: bool) ->
 
 async def _complete(job: Job, image: Image, sha256: str = "", upload: str | None = None, size: int | None = None) -> None:
     """
-    Look at what was written, and count it. Until then a client can cancel the task.
+    Inspect the file that was written, and reserve its space. Until then a client can cancel the task.
 
     @param size: MiB of the disk that it was copied from.
     """
@@ -97,14 +100,16 @@ async def _complete(job: Job, image: Image, sha256: str = "", upload: str | None
             raise Conflict(f"Image {image.name} would be for disks of {found.size} MiB, but its disk has {size} MiB.")
         found = replace(found, size=size)
     if found.size > INT_HIGH:
-        raise Conflict(f"Image {image.name} is for disks of {found.size} MiB; a disk has {INT_HIGH} MiB at most.")
-    if sha256 and found.sha256 not in (sha256, ""):  # in a plan it isn't known
+        raise Conflict(
+            f"Image {image.name} requires a disk of {found.size} MiB, but a disk can have at most {INT_HIGH} MiB."
+        )
+    if sha256 and found.sha256 not in (sha256, ""):  # empty in a rehearsal
         raise Conflict(f"The checksum of image {image.name} is {found.sha256}, not {sha256}.")
     job.leavable(False)
     if job.cancelled:
         raise Conflict("cancelled")
     if upload is not None:
-        job.uploads.uncount(job.actor, upload)  # in the turn in which the image counts instead
+        job.uploads.uncount(job.actor, upload)  # in the same reactor turn in which the image's space is reserved
     await job.reserve(image.owner, disk_space=found.space)
     job.memo["found"] = [found.size, found.space, found.sha256]
     await job.flush()
@@ -120,10 +125,10 @@ async def _keep(job: Job, image: Image) -> None:
 @task("image", roles=("admin", "user"), creates=True, precheck=_check_import)
 async def import_image(job: Job, spec: ImageSpec) -> None:
     """
-    Make an image of a file: one from an allowed URL, with its checksum, or an upload (PUT /images/upload).
+    Create an image from a file, which is downloaded from an allowed URL or was uploaded (PUT /images/upload).
 
-    It stands alone: one that leads to other files is refused. It takes disk space of its owner's. If it fails nothing is
-    left, and an upload stays for another try.
+    The file must be self-contained: an image that refers to other files is refused. The image counts as disk space of its
+    owner. If the task fails, nothing is left; an upload is kept for another attempt.
     """
     image = await _record(job, spec["name"], owner_of(job, spec), spec["format"], spec.get("public", False))
     upload = spec.get("upload")
@@ -140,7 +145,7 @@ async def import_image(job: Job, spec: ImageSpec) -> None:
         if upload is not None:
             await job.uploads.done(job.actor, upload, image.id)
     except CancelledError:
-        raise  # the server stops: its next start goes on here
+        raise  # the server stops: its next start resumes here
     except Exception:
         if upload is not None:
             await job.uploads.give_back(job.actor, upload, image.id)
@@ -150,11 +155,17 @@ async def import_image(job: Job, spec: ImageSpec) -> None:
 
 @task("image", creates=True, precheck=lambda call, disk, name: _check_copy(call, disk, name), needs=(IImages,))
 async def create_image(job: Job, disk: DiskId, name: ImageName) -> None:
-    """Make an image of a disk whose VM doesn't run; its owner is the disk's. If it fails nothing is left."""
+    """
+    Create an image from a disk that is detached or whose VM is stopped. Its owner is the owner of the disk.
+
+    If the task fails, nothing is left.
+    """
     source = job.inventory.get(Disk, disk)
     check_idle(job, source)
     if source.format not in FORMATS:
-        raise Conflict(f"Disk {source.name} has format {source.format}; images are {' or '.join(FORMATS)}.")
+        raise Conflict(
+            f"Disk {source.name} has format {source.format}: images can only be created from {' or '.join(FORMATS)} disks."
+        )
     await job.connection(source.compute_node, IImages)
     image = await _record(job, name, source.owner, source.format, False)
     try:
@@ -184,18 +195,18 @@ async def _undo(job: Job, image: Image) -> None:
 
 @task("image", roles=("admin", "user"))
 async def delete_image(job: Job, image: ImageId) -> None:
-    """Delete an image. What was made of it stays as it is; what is being made of it fails."""
+    """Delete an image. Disks that were created from it stay as they are; tasks that are creating one fail."""
     await job.images.drop(image)
     job.put(Delete("image", image))
 
 
 @query("struct")
 def get_image(call: Call, image: ImageId) -> Rendered:
-    """Tell about an image as it is now."""
+    """Return an image."""
     return show(call, "image", image)
 
 
 @query("array")
 def list_images(call: Call, filter: ImageFilter = {}) -> Members:  # noqa: B006
-    """List the images that the caller may see: its own and the public ones."""
+    """List the images that the caller may see: their own and public ones."""
     return list_objects(call, "image", filter)

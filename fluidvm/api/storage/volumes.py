@@ -1,4 +1,4 @@
-"""Disks made larger and copied, and the pools that they are in."""
+"""Resizing and copying disks, and listing storage pools."""
 
 from __future__ import annotations
 
@@ -24,16 +24,16 @@ from fluidvm.store.objects import Create, Delete, Update
 
 CopyName = Annotated[str, named("the copy's name, unique among its owner's disks")]
 TRIES = 60
-"""How often, a second apart, removing what an interrupted copy has left is tried: the host may still be at work on it."""
+"""Attempts, one per second, to delete what an interrupted copy has left: the host may still be working on it."""
 
 
 @task("disk", needs=(IVolumes,), optional_abilities=((IDiskResize, "running VMs too"),))
 async def resize_disk(job: Job, disk: DiskId, size: DiskMiB) -> None:
     """
-    Make a disk larger. It is never made smaller.
+    Make a disk larger. A disk can't be made smaller.
 
-    A running VM's is at once, and its guest sees more room, where its driver can; else the task fails and says that it needs
-    a stop.
+    If its VM is running and the driver supports it, the guest sees the new size at once. Otherwise the task fails, and its
+    error says that the VM must be stopped.
     """
     record = job.inventory.get(Disk, disk)
     if size < record.size:
@@ -49,10 +49,10 @@ async def resize_disk(job: Job, disk: DiskId, size: DiskMiB) -> None:
     if running is None:
         check_idle(job, record)
     elif not job.nodes.provides(record.compute_node, IDiskResize):
-        raise Conflict(f"VM {running.name} runs: making its disk {record.name} larger needs a stop.")
-    await refuse_snapshots(job, record, "it would have its old size again when it goes back to them")
+        raise Conflict(f"VM {running.name} is running: stop it to make its disk {record.name} larger.")
+    await refuse_snapshots(job, record, "reverting to one of them would restore the old size")
     if vm is not None:
-        await refuse_snapshots(job, vm, "its disks would have their old sizes again when it goes back to them")
+        await refuse_snapshots(job, vm, "reverting to one of them would restore the disks' old sizes")
     await job.reserve(record.owner, disk_space=size - record.size)
     if running is not None:
         guests = await job.connection(record.compute_node, IDiskResize)
@@ -70,9 +70,9 @@ def _check_copy(call: Call, disk: int, name: str) -> None:
 @task("disk", creates=True, precheck=_check_copy, needs=(IVolumes,))
 async def clone_disk(job: Job, disk: DiskId, name: CopyName) -> None:
     """
-    Copy a disk whose VM doesn't run, to a detached one of the same owner, in the same pool.
+    Copy a disk that is detached or whose VM is stopped. The copy is detached, has the same owner, and is in the same pool.
 
-    Its record is durable before the hypervisor is asked; if that fails nothing is left.
+    The copy is stored before the hypervisor is asked. If the task fails, nothing is left.
     """
     source = job.inventory.get(Disk, disk)
     copy = job.inventory.find(Disk, job.target)
@@ -92,12 +92,12 @@ async def clone_disk(job: Job, disk: DiskId, name: CopyName) -> None:
         job.status(f"copying {source.name}")
         await copy_volume(job, source, copy, job.progress, resumed)
     except CancelledError:
-        raise  # the server stops: its next start goes on here
+        raise  # the server stops: its next start resumes here
     except Exception:
         try:
             await delete_volume(job, copy)
         except Exception as error:
-            # The record stays and says so: forgetting it would orphan what may be there.
+            # The record stays, as missing: without it, a volume that may exist would be orphaned.
             job.put(Update("disk", copy.id, {"state": "missing"}))
             job.status(f"cleaning up failed: {error}")
         else:
@@ -107,9 +107,9 @@ async def clone_disk(job: Job, disk: DiskId, name: CopyName) -> None:
 
 async def copy_volume(job: Job, source: Disk, copy: Disk, progress: Progress, resumed: bool) -> None:
     """
-    Copy one disk's volume for another, and note it.
+    Copy the volume of one disk for another, and store the result.
 
-    @param resumed: the task was interrupted: what is there may be half a copy.
+    @param resumed: the task was interrupted, so that an incomplete copy may exist.
     """
     connection = await job.connection(source.compute_node, IVolumes)
     if resumed:
@@ -136,7 +136,7 @@ PoolFilter = Annotated[dict[str, Any], filter_of({"name": str, "capacity": int, 
 
 @query("array", roles=("admin", "auditor"))
 async def list_storage_pools(call: Call, node: NodeId, filter: PoolFilter = {}) -> Members:  # noqa: B006
-    """List a compute node's storage pools, by name: structs of name, capacity and free (MiB)."""
+    """List the storage pools of a compute node by name: structs of name, capacity and free (both in MiB)."""
     connection = await call.services.resources.nodes.connection(node, IVolumes)
     pools = await connection.list_pools()
     wires = (

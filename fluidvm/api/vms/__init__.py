@@ -1,5 +1,5 @@
 """
-The methods for VMs: made, started, changed, moved, looked into.
+The methods for VMs: creation, power, hardware, migration, guests.
 
 Imported by api.nodes.
 """

@@ -1,4 +1,4 @@
-"""Taking over guests that FluidVM didn't make."""
+"""Taking over guests that FluidVM didn't create."""
 
 from __future__ import annotations
 
@@ -22,24 +22,24 @@ from fluidvm.store.objects import Create, Update
 
 UUID = r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}"
 GuestUuid = Annotated[
-    str, Text("the guest's, from list_foreign_vms", longest=36, pattern=UUID, rule="a UUID, in lower case")
+    str, Text("UUID of the guest, from list_foreign_vms", longest=36, pattern=UUID, rule="a UUID in lower case")
 ]
-Owner = Annotated[int, Id("whose it is to be", type="user")]
+Owner = Annotated[int, Id("the owner of the new VM", type="user")]
 TARGET = "vd[a-x]"
 
 
 @task("vm", creates=True, roles=("admin",), exclusive="adopt", needs=(IAdoption,))
 async def adopt_vm(job: Job, node: NodeId, uuid: GuestUuid, owner: Owner) -> None:
     """
-    Take over a guest that FluidVM didn't make, whether it runs or not, with its disks, within its new owner's resource plan.
+    Take over a guest that FluidVM didn't create, running or stopped, with its disks, within the resource plan of its owner.
 
-    The guest isn't touched: it gets no other name on its host and no other definition. Its compute node's room isn't looked
-    at, for it has it already. Here it is called what the host calls
-    it, as far as that makes a name and the name is free; its disks after it.
+    The guest isn't changed: its name and its definition on the host stay as they are. The room of its compute node isn't
+    checked, because the guest already uses it. The VM gets the name that the guest has on the host, if that is a valid and
+    free name, otherwise a similar one. Its disks are named after the VM.
 
-    What would be lost when FluidVM defines it anew one day makes the task fail with fault 501, and says what: disks that are
-    no files of a storage pool, devices of the host's, interfaces in no network, another firmware or machine. Graphics, sound
-    and the CPU's model aren't kept then.
+    If the guest has anything that would be lost when FluidVM defines it again later, the task fails with fault 501 and names
+    it: disks that aren't files of a storage pool, devices of the host, interfaces outside the host's networks, other
+    firmware or another machine type. Graphics, sound and the CPU model are lost when FluidVM defines the guest again.
     """
     record = job.inventory.get(ComputeNode, node)
     connection, guests = await job.connection(node), await job.connection(node, IAdoption)
@@ -58,7 +58,7 @@ async def adopt_vm(job: Job, node: NodeId, uuid: GuestUuid, owner: Owner) -> Non
         vm = _plan(job, record, owner, spec, info, volumes, others, kept)
         await job.flush()
         job.unreserve()
-    # It may have stopped or started before events of it were for us.
+    # The guest may have stopped or started before its events were assigned to this VM.
     state = str((await job.domain(node, uuid)).state)
     job.put(Update("vm", vm.id, vm_state(state)))
 
@@ -69,7 +69,7 @@ async def _volume(connection: Any, spec: DomainSpec, disk: DomainDisk) -> Volume
     except (NoSuchThing, driver.Unsupported) as error:
         raise Unsupported(f"Domain {spec.name} can't be taken over: its disk {disk.target}: {error}") from None
     if re.fullmatch(TARGET, disk.target) is None:
-        raise Unsupported(f"Domain {spec.name} can't be taken over: it has a disk {disk.target}; known are vda to vdx.")
+        raise Unsupported(f"Domain {spec.name} can't be taken over: its disk {disk.target} is not one of vda to vdx.")
     return volume
 
 
@@ -83,12 +83,12 @@ def _plan(
     others: list[DomainInfo],
     kept: Sequence[Snapshot],
 ) -> VM:
-    """Check and note all of it, in one turn of the reactor."""
+    """Check everything, and record the VM and its disks, in one turn of the reactor."""
     inventory = job.inventory
     inventory.get(User, owner)
-    there = inventory.vm_of(spec.uuid)
-    if there is not None:
-        raise Conflict(f"Guest {spec.uuid} is VM {there.name} already.")
+    existing = inventory.vm_of(spec.uuid)
+    if existing is not None:
+        raise Conflict(f"Guest {spec.uuid} is already VM {existing.name}.")
     check_driver(inventory, owner, node.driver)
     _check_disks(inventory, node, spec, volumes, others)
     sizes = sum(volume.size for volume in volumes)
@@ -106,7 +106,9 @@ def _plan(
     interfaces = []
     for plug in spec.interfaces:
         if not job.reserve_mac(plug.mac):
-            raise Conflict(f"Domain {spec.name} can't be taken over: another VM's interface has its address {plug.mac}.")
+            raise Conflict(
+                f"Domain {spec.name} can't be taken over: another VM's interface already has its address {plug.mac}."
+            )
         made = {"id": inventory.next_id("interface"), "network": plug.network, "mac": plug.mac}
         interfaces.append(made | ({"model": plug.model} if plug.model else {}))
     vm = VM(
@@ -135,7 +137,7 @@ def _plan(
     for disk, volume in zip(spec.disks, volumes, strict=True):
         name = f"{vm.name[:50]}-{disk.target}"
         if inventory.named(Disk, name, owner) is not None:
-            raise Conflict(f"Domain {spec.name} can't be taken over: there is a disk {name} already.")
+            raise Conflict(f"Domain {spec.name} can't be taken over: the name {name} is already in use by another disk.")
         job.put(
             Create(
                 Disk(
@@ -161,15 +163,17 @@ def _plan(
 def _check_disks(
     inventory: Inventory, node: ComputeNode, spec: DomainSpec, volumes: list[Volume], others: list[DomainInfo]
 ) -> None:
-    """@raise Conflict: a disk is another VM's or guest's as well."""
+    """@raise Conflict: another VM or guest has one of the disks, too."""
     ours = {(disk.pool, disk.volume): disk for disk in inventory.disks_on(node.id)}
     theirs = {disk.path: other.name for other in others for disk in other.disks}
     for disk, volume in zip(spec.disks, volumes, strict=True):
         known = ours.get((volume.pool, volume.name))
         if known is not None:
-            raise Conflict(f"Domain {spec.name} can't be taken over: its {disk.target} is disk {known.name} already.")
+            raise Conflict(f"Domain {spec.name} can't be taken over: its {disk.target} is already disk {known.name}.")
         if disk.path in theirs:
-            raise Conflict(f"Domain {spec.name} can't be taken over: domain {theirs[disk.path]} has its {disk.target}, too.")
+            raise Conflict(
+                f"Domain {spec.name} can't be taken over: domain {theirs[disk.path]} uses its {disk.target}, too."
+            )
 
 
 def _free_name(inventory: Inventory, spec: DomainSpec, owner: int) -> str:
@@ -179,7 +183,7 @@ def _free_name(inventory: Inventory, spec: DomainSpec, owner: int) -> str:
     for name in (plain, f"{plain[:54]}-{spec.uuid[:8]}"):
         if inventory.named(VM, name, owner) is None:
             return name
-    raise Conflict(f"There is a VM {plain} already.")
+    raise Conflict(f"The name {plain} is already in use by another VM.")
 
 
 def _boot(boot: Boot) -> dict[str, Any]:

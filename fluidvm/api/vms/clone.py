@@ -1,4 +1,4 @@
-"""VMs copied with their disks."""
+"""Copying VMs with their disks."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ from fluidvm.store.objects import Create, Update
 CloneName = Annotated[str, named("the new VM's name, unique among its owner's VMs")]
 
 
-CloneOptions = Annotated[dict[str, Any], Struct("how it is copied", fields={"force": FORCE})]
+CloneOptions = Annotated[dict[str, Any], Struct("how to copy it", fields={"force": FORCE})]
 
 
 def _check(call: Call, vm: int, name: str, options: Mapping[str, Any] = {}) -> None:
@@ -41,12 +41,12 @@ def _check(call: Call, vm: int, name: str, options: Mapping[str, Any] = {}) -> N
 @task("vm", creates=True, precheck=_check, optional_abilities=((IVolumes, "with disks"),))
 async def clone_vm(job: Job, vm: VmId, name: CloneName, options: CloneOptions = {}) -> None:  # noqa: B006
     """
-    Copy a VM that doesn't run, with its disks, to another one of the same owner on the same compute node, stopped.
+    Copy a VM that isn't running, with its disks. The copy has the same owner, is on the same compute node, and is stopped.
 
-    Its interfaces are in the same networks, with new addresses. The compute node must have room for it, unless an
-    administrator has that left out of account (force).
+    Its interfaces are in the same networks and have new addresses. The compute node must have room for the copy, unless an
+    administrator skips this check (force).
 
-    Its record and its disks' are durable before the hypervisor is asked; if anything fails, what was made is removed.
+    The copy and its disks are stored before the hypervisor is asked. If the task fails, what was created is removed.
     """
     source = job.inventory.get(VM, vm)
     clone = job.inventory.find(VM, job.target)
@@ -72,7 +72,7 @@ async def clone_vm(job: Job, vm: VmId, name: CloneName, options: CloneOptions = 
         job.status(f"defining {clone.name}")
         await connection.define_domain(domain_spec(clone, disks_of(job, clone.id)))
     except CancelledError:
-        raise  # the server stops: its next start goes on here
+        raise  # the server stops: its next start resumes here
     except Exception:
         job.take_facts()
         await remove_made(job, clone, ())
@@ -103,7 +103,7 @@ async def _plan(job: Job, source: VM, name: str, force: bool) -> VM:
     job.reserve_for(owner, vms=1, **can_get(source), disks=len(disks), disk_space=sizes)
     take_room(job, node.id, force, **can_get(source))
     check_networks(job, node, source.interfaces)
-    # An address belongs to one guest, the IP address as well.
+    # A MAC address belongs to one guest, and so does an IP address.
     plugs = [{key: one[key] for key in ("network", "model") if key in one} for one in source.interfaces]
     interfaces = tuple(new_interface(job, plug) for plug in plugs)
     clone = replace(

@@ -1,4 +1,4 @@
-"""VMs' consoles: what they are asked for by; their bytes go over WebSocket."""
+"""Requesting a VM's console. Its bytes are sent over WebSocket, see L{fluidvm.access.consoles}."""
 
 from __future__ import annotations
 
@@ -11,17 +11,17 @@ from fluidvm.model.kinds import Choice, VmId
 from fluidvm.model.objects import VM
 from fluidvm.model.xmlvalue import moment
 
-ConsoleKind = Annotated[str, Choice("which one; default: serial", choices=tuple(KINDS))]
+ConsoleKind = Annotated[str, Choice("which console; default: serial", choices=tuple(KINDS))]
 
 
 @query("struct", roles=WORKERS, audited=True, confidential=True)
 async def get_vm_console(call: Call, vm: VmId, kind: ConsoleKind = "serial") -> dict[str, Any]:
     """
-    Have a running VM's console opened: by a WebSocket (RFC 6455) to a path of this server's, within 30 s and once.
+    Request the console of a running VM. Returns a path of this server to which the client must open a WebSocket (RFC 6455).
 
-    Keys: kind, path (begins with /console?; whoever has it can open the console), expires. Binary messages carry what the
-    guest writes and what is typed; VNC is RFB (RFC 6143), as noVNC speaks it. The console stays open as long as the session
-    that asked for it, which it keeps alive.
+    Keys: kind, path (starts with /console?), expires. The path is valid for 30 s and can be used once; anyone who has it can
+    open the console. Binary messages carry the output of the guest and the input of the user. VNC is RFB (RFC 6143), as used
+    by noVNC. The console stays open as long as the session that requested it, and keeps that session alive.
     """
     record = call.inventory.get(VM, vm)
     ability = KINDS[kind]

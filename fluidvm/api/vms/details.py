@@ -1,4 +1,4 @@
-"""Changing what a VM is known by and how it starts."""
+"""Changing a VM's description, its tags and how it boots."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ from fluidvm.store.objects import Update
 Details = Annotated[
     dict[str, Any],
     Struct(
-        "what is to be known of the VM; the rest stays",
+        "the properties to change; absent ones stay as they are",
         fields={
-            "description": Text("for people", longest=4096),
-            "tags": Array("words to find it by", of=named("a tag"), unique=True),
+            "description": Text("free text", longest=4096),
+            "tags": Array("tags to find the VM by", of=named("a tag"), unique=True),
         },
     ),
 ]
-Autostart = Annotated[bool, Bool("whether its host starts it")]
+Autostart = Annotated[bool, Bool("whether the VM is started when its host starts")]
 
 
 @task("vm")
@@ -36,12 +36,12 @@ async def set_vm_details(job: Job, vm: VmId, details: Details) -> None:
 
 
 async def _redefine(job: Job, vm: int, **fields: Any) -> None:
-    """Have the hypervisor define a stopped VM anew."""
+    """Define a stopped VM again on its hypervisor, with changed fields."""
     record = job.inventory.get(VM, vm)
     connection = await job.connection(record.compute_node)
     state = (await job.domain(record.compute_node, record.uuid)).state
     if state not in (DomainState.STOPPED, DomainState.CRASHED):
-        raise Conflict(f"VM {record.name} is {state}: this needs a stop.")
+        raise Conflict(f"VM {record.name} is {state}: stop it first.")
     spec = domain_spec(replace(record, **fields), disks_of(job, vm))
     await connection.define_domain(spec)
     job.put(Update("vm", vm, fields))
@@ -49,7 +49,7 @@ async def _redefine(job: Job, vm: int, **fields: Any) -> None:
 
 @task("vm")
 async def set_vm_autostart(job: Job, vm: VmId, autostart: Autostart) -> None:
-    """Have a stopped VM started or not when its host starts."""
+    """Choose whether a VM is started when its host starts. The VM must be stopped."""
     await _redefine(job, vm, autostart=autostart)
 
 
@@ -59,6 +59,6 @@ def _check_boot(call: Call, vm: int, boot: dict[str, Any]) -> None:
 
 @task("vm", precheck=_check_boot)
 async def set_vm_boot(job: Job, vm: VmId, boot: Annotated[dict[str, Any], BootKind]) -> None:
-    """Have a stopped VM boot something else from its next start on."""
+    """Change what a stopped VM boots from its next start on."""
     check_boot(job, job.inventory.get(ComputeNode, job.inventory.get(VM, vm).compute_node), boot)
     await _redefine(job, vm, boot=boot)

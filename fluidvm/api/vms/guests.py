@@ -1,4 +1,4 @@
-"""What is done inside guests, and what they are told of the network; bounds of containers."""
+"""Commands and settings inside guests, their network settings, and limits of containers."""
 
 from __future__ import annotations
 
@@ -22,49 +22,49 @@ from fluidvm.nodes.watch import Ability
 
 T = TypeVar("T")
 OUTPUT = 64 * 1024
-"""Characters of what a command says that are kept, of its output and its errors each."""
+"""Characters that are stored of a command's standard output, and of its standard error."""
 ADDRESS = r"[0-9A-Fa-f:.]+(/[0-9]{1,3})?"
 HOST_NAME = r"(?=.{1,253}$)[A-Za-z0-9]([A-Za-z0-9-]{0,61}[A-Za-z0-9])?(\.[A-Za-z0-9]([A-Za-z0-9-]{0,61}[A-Za-z0-9])?)*"
-HOST_RULE = "a host's name (RFC 1123)"
+HOST_RULE = "a host name (RFC 1123)"
 
 
 @dataclass(frozen=True)
 class HostAddress(Text):
-    """An IPv4 or IPv6 address, with a prefix's length or without."""
+    """An IPv4 or IPv6 address, with or without a prefix length."""
 
     def accept(self, value: str, path: str, found: References) -> str:
         try:
             ipaddress.ip_interface(value)
         except ValueError:
-            refuse(path, "wants an IPv4 or IPv6 address, with a prefix's length or without")
+            refuse(path, "must be an IPv4 or IPv6 address, with or without a prefix length")
         return value
 
 
 Argv = Annotated[
     list[str],
-    Array("the command and its arguments; no shell reads them", of=Text("a word", longest=4096), longest=256, shortest=1),
+    Array("the command and its arguments; no shell is used", of=Text("an argument", longest=4096), longest=256, shortest=1),
 ]
-Seconds = Annotated[int, Int("how long it may take; default: 10", unit="s", low=1, high=60)]
-GuestUser = Annotated[
-    str, Text("one of the guest's own users", longest=32, pattern=r"[a-z_][a-z0-9_-]*", rule="a user's name")
+Seconds = Annotated[int, Int("timeout; default: 10", unit="s", low=1, high=60)]
+GuestUser = Annotated[str, Text("name of a user in the guest", longest=32, pattern=r"[a-z_][a-z0-9_-]*", rule="a user name")]
+GuestPassword = Annotated[
+    str, Secret("the new password", longest=256, least=1, pattern=r"[^\x00-\x1f\x7f]*", rule="one line")
 ]
-GuestPassword = Annotated[str, Secret("the new one", longest=256, least=1, pattern=r"[^\x00-\x1f\x7f]*", rule="one line")]
 SshKey = Annotated[
     str,
     Text(
-        "as in an authorized_keys file",
+        "the public key, as in an authorized_keys file",
         longest=8192,
         pattern=r"(ssh-(rsa|ed25519)|ecdsa-sha2-nistp(256|384|521)|sk-(ssh-ed25519|ecdsa-sha2-nistp256)@openssh\.com)"
         r" [A-Za-z0-9+/]+={0,3}( [\x20-\x7e]*)?",
-        rule="a public key's type, the key in base64, and a comment if any",
+        rule="a public key's type, the key in base64, and optionally a comment",
     ),
 ]
-IpAddress = Annotated[str, HostAddress("e.g. 192.0.2.7/24", longest=49, pattern=ADDRESS)]
-HostName = Annotated[str, Text("its new name", longest=253, pattern=HOST_NAME, rule=HOST_RULE)]
+IpAddress = Annotated[str, HostAddress("IP address, for example 192.0.2.7/24", longest=49, pattern=ADDRESS)]
+HostName = Annotated[str, Text("the new host name", longest=253, pattern=HOST_NAME, rule=HOST_RULE)]
 Servers = Annotated[
     list[str],
     Array(
-        "their addresses, the first one is asked first",
+        "IP addresses of the name servers, in the order in which they are queried",
         of=Address("a name server", longest=45, pattern=ADDRESS),
         longest=8,
         shortest=1,
@@ -73,7 +73,7 @@ Servers = Annotated[
 Domains = Annotated[
     list[str],
     Array(
-        "domains to search; default: as they are",
+        "search domains; default: unchanged",
         of=Text("a domain", longest=253, pattern=HOST_NAME, rule=HOST_RULE),
         longest=8,
     ),
@@ -81,12 +81,12 @@ Domains = Annotated[
 LimitValues = Annotated[
     dict[str, Any],
     Struct(
-        "what is to be bounded otherwise; the rest stays",
+        "the limits to change; absent ones stay as they are",
         fields={
             "swap": Int("swap space", unit="MiB", low=0),
-            "disk_space": Int("its own file system", unit="MiB", low=1),
-            "inodes": Int("files that it may have", low=1),
-            "cpu_limit": Int("per cent of one CPU, all its CPUs together; 0: no limit", low=0, high=102400),
+            "disk_space": Int("size of its own file system", unit="MiB", low=1),
+            "inodes": Int("number of files", low=1),
+            "cpu_limit": Int("CPU time of all its CPUs together, in percent of one CPU; 0: no limit", low=0, high=102400),
         },
     ),
 ]
@@ -98,9 +98,9 @@ TemplateFilter = Annotated[dict[str, Any], filter_of({"name": str}, "name")]
 @query("array")
 async def list_templates(call: Call, node: NodeId, filter: TemplateFilter = {}) -> list[str]:  # noqa: B006
     """
-    List the OS templates of a compute node, which create_vm can be told to make a VM of: their names, as strings.
+    List the names of the OS templates of a compute node, as strings. create_vm can create a VM from them.
 
-    A filter takes them for structs that have a name alone.
+    For the filter, each template is a struct with the single field name.
     """
     connection = await call.services.resources.nodes.connection(node, ITemplates)
     found = selected(({"name": name} for name in await connection.list_templates()), filter, "name")
@@ -120,10 +120,10 @@ async def _ask(call: Call, vm: int, ability: type[Ability], ask: Callable[[Abili
 @query("struct")
 async def get_vm_settings(call: Call, vm: VmId) -> dict[str, Any]:
     """
-    Tell what a VM's guest is told and bounded by beside its memory and CPUs, as its compute node has it now.
+    Return the network settings and limits of a VM's guest other than memory and CPUs, read from its compute node now.
 
-    Keys, absent where the driver has none: addresses, nameservers and search_domains (arrays), hostname; swap (MiB),
-    disk_space (MiB), inodes, cpu_limit (per cent of one CPU; 0: no limit).
+    Keys: addresses, nameservers and search_domains (arrays), hostname; swap (MiB), disk_space (MiB), inodes, cpu_limit
+    (percent of one CPU; 0: no limit). Keys that the driver doesn't support are absent.
     """
     nodes, told = call.services.resources.nodes, {}
     node = call.inventory.get(VM, vm).compute_node
@@ -139,14 +139,14 @@ async def get_vm_settings(call: Call, vm: VmId) -> dict[str, Any]:
 
 @query("base64")
 async def get_vm_screenshot(call: Call, vm: VmId) -> bytes:
-    """Take a picture of what a running or paused VM shows on its screen: a PNG file."""
+    """Take a screenshot of a running or paused VM. Returns a PNG file."""
     return await _ask(call, vm, IScreenshot, lambda node, uuid: node.screenshot(uuid))
 
 
 @query("boolean", roles=("admin", "user"), audited=True)
 async def set_vm_password(call: Call, vm: VmId, user: GuestUser, password: GuestPassword) -> bool:
     """
-    Give one of a running guest's own users another password, now: it is no task, so that nothing keeps the password.
+    Change the password of a user in a running guest. This happens at once, not as a task, so the password is never stored.
 
     Returns true.
     """
@@ -155,7 +155,7 @@ async def set_vm_password(call: Call, vm: VmId, user: GuestUser, password: Guest
 
 
 async def _guest(job: Job, vm: int, ability: type[Ability]) -> tuple[str, Ability]:
-    """The UUID of a VM's domain, and its compute node's connection."""
+    """Return the UUID of a VM's domain, and the connection of its compute node."""
     record = job.inventory.get(VM, vm)
     return record.uuid, await job.connection(record.compute_node, ability)
 
@@ -163,11 +163,11 @@ async def _guest(job: Job, vm: int, ability: type[Ability]) -> tuple[str, Abilit
 @task("vm", roles=("admin",), after_crash=AfterCrash.REPORT, needs=(IGuest,))
 async def run_in_vm(job: Job, vm: VmId, argv: Argv, timeout: Seconds = 10) -> dict[str, Any]:
     """
-    Run a command as the superuser of a running guest.
+    Run a command as the superuser in a running guest.
 
-    The result is a struct of code (its exit code; negative: a signal's number), stdout and stderr, the first 64 Ki
-    characters of each. The command is in the audit log, and its result is kept with the execution context: it is no place
-    for secrets.
+    The result is a struct of code (the exit code, or a negative signal number), stdout and stderr (the first 64 Ki
+    characters of each). Don't pass secrets: the command is written to the audit log, and its result is stored with the
+    execution context.
     """
     uuid, node = await _guest(job, vm, IGuest)
     done = await node.run_in_guest(uuid, argv, b"", float(timeout))
@@ -176,35 +176,35 @@ async def run_in_vm(job: Job, vm: VmId, argv: Argv, timeout: Seconds = 10) -> di
 
 @task("vm", needs=(IGuest,))
 async def add_vm_ssh_key(job: Job, vm: VmId, key: SshKey) -> None:
-    """Let an SSH key log in as the superuser of a running guest."""
+    """Authorize an SSH key to log in as the superuser of a running guest."""
     uuid, node = await _guest(job, vm, IGuest)
     await node.add_ssh_key(uuid, key)
 
 
 @task("vm", roles=("admin",), needs=(IGuestNetwork,))
 async def add_vm_address(job: Job, vm: VmId, address: IpAddress) -> None:
-    """Give a VM an IP address: at once if it runs, and for its next starts."""
+    """Add an IP address to a VM: at once if it is running, and for later starts."""
     uuid, node = await _guest(job, vm, IGuestNetwork)
     await node.add_address(uuid, address)
 
 
 @task("vm", roles=("admin",), needs=(IGuestNetwork,))
 async def remove_vm_address(job: Job, vm: VmId, address: IpAddress) -> None:
-    """Take an IP address from a VM: at once if it runs, and for its next starts."""
+    """Remove an IP address from a VM: at once if it is running, and for later starts."""
     uuid, node = await _guest(job, vm, IGuestNetwork)
     await node.remove_address(uuid, address)
 
 
 @task("vm", needs=(IGuestNetwork,))
 async def set_vm_hostname(job: Job, vm: VmId, name: HostName) -> None:
-    """Give a VM's guest a host's name: at once if it runs, and for its next starts."""
+    """Set the host name of a VM's guest: at once if it is running, and for later starts."""
     uuid, node = await _guest(job, vm, IGuestNetwork)
     await node.set_hostname(uuid, name)
 
 
 @task("vm", needs=(IGuestNetwork,))
 async def set_vm_nameservers(job: Job, vm: VmId, servers: Servers, search_domains: Domains = []) -> None:  # noqa: B006
-    """Give a VM's guest other name servers: at once if it runs, and for its next starts."""
+    """Set the name servers of a VM's guest: at once if it is running, and for later starts."""
     uuid, node = await _guest(job, vm, IGuestNetwork)
     await node.set_nameservers(uuid, servers, search_domains)
 
@@ -212,9 +212,9 @@ async def set_vm_nameservers(job: Job, vm: VmId, servers: Servers, search_domain
 @task("vm", roles=("admin",), needs=(ILimits,))
 async def set_vm_limits(job: Job, vm: VmId, limits: LimitValues) -> None:
     """
-    Bound otherwise what a VM may take beside its memory and CPUs: at once if it runs, and for its next starts.
+    Change the limits of a VM other than memory and CPUs: at once if it is running, and for later starts.
 
-    A file system of its own counts in no resource plan: this is for administrators.
+    Only administrators may do this, because the VM's own file system doesn't count in any resource plan.
     """
     values: Mapping[str, Any] = limits
     uuid, node = await _guest(job, vm, ILimits)

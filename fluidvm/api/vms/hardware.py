@@ -1,4 +1,4 @@
-"""Changing what a VM has: memory, virtual CPUs, disks."""
+"""Changing a VM's memory, virtual CPUs and disks."""
 
 from __future__ import annotations
 
@@ -26,14 +26,16 @@ AttachOptions = Annotated[
     dict[str, Any],
     Struct(
         "how to attach it",
-        fields={"target": Text("the device; default: the next free", longest=3, pattern="vd[a-x]", rule="vda to vdx")},
+        fields={
+            "target": Text("the device name; default: the next free one", longest=3, pattern="vd[a-x]", rule="vda to vdx")
+        },
     ),
 ]
 TARGETS = tuple(f"vd{letter}" for letter in "abcdefghijklmnopqrstuvwx")
 
 
 class _Resize(Protocol):
-    """One of a connection's verbs that give a domain another amount of something."""
+    """A verb of a connection that changes an amount of something that a domain has."""
 
     def __call__(self, uuid: str, amount: int, /) -> Deferred[None]: ...
 
@@ -48,7 +50,7 @@ async def _resize(
     force: bool,
 ) -> None:
     record = job.inventory.get(VM, vm)
-    # Up to its maximum it has been counted from the beginning.
+    # The amount up to the maximum has been counted from the beginning.
     growth = amount - can_get(record)[what]
     if growth > 0:
         check_vm(job.inventory, record.owner, {f"vm_{what}": amount})
@@ -62,7 +64,7 @@ async def _resize(
     elif state is DomainState.RUNNING and job.nodes.provides(record.compute_node, ILiveResize):
         await live(await job.connection(record.compute_node, ILiveResize))(record.uuid, amount)
     else:
-        raise Conflict(f"VM {record.name} is {state}: this needs a stop.")
+        raise Conflict(f"VM {record.name} is {state}: stop it first.")
     info = await job.domain(record.compute_node, record.uuid)
     fields = {"vcpus": info.vcpus, "max_vcpus": info.max_vcpus, "memory": info.memory, "max_memory": info.max_memory}
     job.put(Update("vm", vm, fields))
@@ -87,11 +89,12 @@ def _check_force(call: Call, options: dict[str, Any]) -> None:
 @task("vm", optional_abilities=LIVE, precheck=lambda call, vm, memory, options={}: _check_force(call, options))
 async def set_vm_memory(job: Job, vm: VmId, memory: MiB, options: ResizeOptions = {}) -> None:  # noqa: B006
     """
-    Give a VM another amount of memory.
+    Change the memory of a VM.
 
-    A running one has it at once, up to its max_memory and where its driver and guest can; else the task fails and says that
-    it needs a stop. More than max_memory raises that, too; less doesn't lower it, and as max_memory is what counts, it frees
-    nothing of the resource plan. What it takes more of must be free on the compute node.
+    For a running VM the change takes effect at once, up to max_memory, if the driver and the guest support it. Otherwise the
+    task fails, and its error says that the VM must be stopped. A value above max_memory also raises max_memory, and the
+    compute node must have that much more free. A smaller value doesn't lower max_memory, and so frees nothing of the
+    resource plan, which counts max_memory.
     """
     await _resize(
         job,
@@ -107,10 +110,11 @@ async def set_vm_memory(job: Job, vm: VmId, memory: MiB, options: ResizeOptions 
 @task("vm", optional_abilities=LIVE, precheck=lambda call, vm, vcpus, options={}: _check_force(call, options))
 async def set_vm_vcpus(job: Job, vm: VmId, vcpus: Vcpus, options: ResizeOptions = {}) -> None:  # noqa: B006
     """
-    Give a VM another number of virtual CPUs.
+    Change the number of virtual CPUs of a VM.
 
-    A running one has them at once, up to its max_vcpus and where its driver and guest can; else the task fails and says that
-    it needs a stop. max_vcpus counts as max_memory does.
+    For a running VM the change takes effect at once, up to max_vcpus, if the driver and the guest support it. Otherwise the
+    task fails, and its error says that the VM must be stopped. max_vcpus is raised and counted as max_memory is in
+    set_vm_memory.
     """
     await _resize(
         job,
@@ -125,11 +129,11 @@ async def set_vm_vcpus(job: Job, vm: VmId, vcpus: Vcpus, options: ResizeOptions 
 
 @task("vm", needs=(IDisks,))
 async def attach_disk(job: Job, vm: VmId, disk: DiskId, options: AttachOptions = {}) -> None:  # noqa: B006
-    """Give a VM a disk: at once if it runs, and for its next starts."""
+    """Attach a disk to a VM: at once if it is running, and for later starts."""
     record, volume = job.inventory.get(VM, vm), job.inventory.get(Disk, disk)
     taken = {other.target for other in job.inventory.disks_of(vm)}
     if volume.vm == vm:
-        raise Conflict(f"Disk {volume.name} is attached to VM {record.name} already.")
+        raise Conflict(f"Disk {volume.name} is already attached to VM {record.name}.")
     check_attachable(job.inventory, volume, record)
     target = options.get("target") or next((name for name in TARGETS if name not in taken), None)
     if target is None or target in taken:
@@ -137,7 +141,7 @@ async def attach_disk(job: Job, vm: VmId, disk: DiskId, options: AttachOptions =
     sizes = sum(other.size for other in job.inventory.disks_of(vm))
     check_vm(job.inventory, record.owner, {"vm_disk": sizes + volume.size})
     connection = await job.connection(record.compute_node, IDisks)
-    await refuse_snapshots(job, record, "it couldn't go back to them with another disk")
+    await refuse_snapshots(job, record, "it can't be reverted to them with another disk")
     await connection.attach_disk(record.uuid, DomainDisk(volume.path, volume.format, target))
     job.put(Update("disk", disk, {"vm": vm, "target": target}), Touch("vm", vm))
     await put_shares(job, vm, plugged=True)
@@ -145,11 +149,15 @@ async def attach_disk(job: Job, vm: VmId, disk: DiskId, options: AttachOptions =
 
 @task("vm", needs=(IDisks,))
 async def detach_disk(job: Job, vm: VmId, disk: DiskId) -> None:
-    """Take a disk from a VM: at once if it runs, when its guest lets go, and for its next starts. The disk stays."""
+    """
+    Detach a disk from a VM: at once if it is running (as soon as its guest releases the disk), and for later starts.
+
+    The disk isn't deleted.
+    """
     record, volume = job.inventory.get(VM, vm), job.inventory.get(Disk, disk)
     if volume.vm != vm or volume.target is None:
         raise Conflict(f"Disk {volume.name} isn't attached to VM {record.name}.")
     connection = await job.connection(record.compute_node, IDisks)
-    await refuse_snapshots(job, record, "a part of them lies in its disks")
+    await refuse_snapshots(job, record, "they are partly stored in its disks")
     await connection.detach_disk(record.uuid, volume.target)
     job.put(Update("disk", disk, {"vm": None, "target": None}), Touch("vm", vm))

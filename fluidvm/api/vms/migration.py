@@ -1,4 +1,4 @@
-"""VMs moved to another compute node."""
+"""Moving VMs to another compute node."""
 
 from __future__ import annotations
 
@@ -27,14 +27,14 @@ from fluidvm.store.objects import Update
 
 MOVABLE = ("stopped", "crashed", "running")
 MEMO = ("from", "live", "volumes", "old", "paths")
-"""What the memo knows of a VM under way."""
+"""The keys of the memo that describe a move in progress."""
 Options = Annotated[
     dict[str, Any],
     Struct(
-        "how it is moved",
+        "how to move it",
         fields={
-            "live": Bool("while it runs; default: a VM that runs isn't moved"),
-            "copy_storage": Bool("its disks' bytes, too; default: a VM with disks isn't moved"),
+            "live": Bool("move the VM while it is running; default: a running VM isn't moved"),
+            "copy_storage": Bool("copy the content of its disks; default: a VM with disks isn't moved"),
             "force": FORCE,
         },
     ),
@@ -48,20 +48,20 @@ def _check(call: Call, vm: int, node: int, options: Mapping[str, Any] = {}) -> N
 @task("vm", needs=(IMigration,), after_crash=AfterCrash.LOOK, precheck=_check)
 async def migrate_vm(job: Job, vm: VmId, node: NodeId, options: Options = {}) -> None:  # noqa: B006
     """
-    Move a VM to another compute node of the same driver, with its disks: stopped, or live where the driver can. The other
-    node must have room for it, unless an administrator has that left out of account (force).
+    Move a VM with its disks to another compute node of the same driver, either stopped or, if the driver supports it, live.
+    The other node must have room for it, unless an administrator skips this check (force).
 
-    The names of its new volumes are durable before the hypervisors are asked. If it fails or is cancelled the VM is where it
-    was, and nothing is left on the other node; its old volumes are removed when it has moved.
+    The names of the new volumes are stored before the hypervisors are asked. If the task fails or is cancelled, the VM is
+    where it was, and nothing is left on the other node. After a successful move, the old volumes are removed.
     """
     await move(job, vm, node, options, job.progress)
 
 
 async def move(job: Job, vm: int, node: int, options: Mapping[str, Any], progress: Progress) -> None:
     """
-    Move a VM, or go on with that: how far it has come is in the memo, under L{MEMO}'s keys.
+    Move a VM, or resume a move. Its progress is in the memo, under the keys in L{MEMO}.
 
-    @raise ApiFault: it is where it was; C{DriverError} as well.
+    @raise ApiFault: the move failed, and the VM is where it was; the same holds for C{DriverError}.
     """
     record = job.inventory.get(VM, vm)
     if "from" not in job.memo:
@@ -77,7 +77,7 @@ async def move(job: Job, vm: int, node: int, options: Mapping[str, Any], progres
         try:
             await _move(job, record, node, live, progress)
         except CancelledError:
-            raise  # the server stops: its next start goes on here
+            raise  # the server stops: its next start resumes here
         except Exception as failed:
             if not await _arrived(job, record, node):
                 await _undo(job, record, node, failed)
@@ -87,26 +87,26 @@ async def move(job: Job, vm: int, node: int, options: Mapping[str, Any], progres
 
 
 async def _plan(job: Job, vm: VM, node: int, options: Mapping[str, Any]) -> None:
-    """Check everything, and make durable what the new volumes are called."""
+    """Check everything, and store the names of the new volumes."""
     source, target = job.inventory.get(ComputeNode, vm.compute_node), job.inventory.get(ComputeNode, node)
     disks = job.inventory.disks_of(vm.id)
     if target.driver != vm.driver:
-        raise Conflict(f"Compute node {target.name} has driver {target.driver}, VM {vm.name} is one of {vm.driver}.")
+        raise Conflict(f"Compute node {target.name} has driver {target.driver}, but VM {vm.name} needs driver {vm.driver}.")
     if target.mode != "active":
         raise Conflict(f"Compute node {target.name} is in mode {target.mode}.")
     if vm.state not in MOVABLE:
-        raise Conflict(f"VM {vm.name} is {vm.state}: it can be moved when it is stopped or runs.")
+        raise Conflict(f"VM {vm.name} is {vm.state}: only a stopped or running VM can be moved.")
     for id in (source.id, target.id):
         await job.connection(id, IMigration)
         if disks:
             await job.connection(id, IDisks)
     connection = await job.connection(source.id, IMigration)
     if vm.powered and not options.get("live"):
-        raise Conflict(f"VM {vm.name} runs: stop it first, or have it moved live.")
+        raise Conflict(f"VM {vm.name} is running: stop it first, or set live to move it while it runs.")
     if vm.powered and not connection.migrates_live:
-        raise Conflict(f"Driver {vm.driver} moves no VMs that run: stop VM {vm.name} first.")
+        raise Conflict(f"Driver {vm.driver} can't move running VMs: stop VM {vm.name} first.")
     if disks and not options.get("copy_storage"):
-        raise Conflict(f"VM {vm.name} has disks on compute node {source.name}: copy_storage has them copied.")
+        raise Conflict(f"VM {vm.name} has disks on compute node {source.name}: set copy_storage to copy them.")
     await refuse_snapshots(job, vm, "they can't be moved with it")
     for disk in disks:
         await refuse_snapshots(job, disk, f"they can't be moved with VM {vm.name}")
@@ -115,10 +115,10 @@ async def _plan(job: Job, vm: VM, node: int, options: Mapping[str, Any]) -> None
         if disk.state != "ready":
             raise Conflict(f"Disk {disk.name} is {disk.state}.")
         if disk.format not in formats:
-            raise Conflict(f"Compute node {target.name} has no disks of format {disk.format}, as {disk.name} is.")
+            raise Conflict(f"Compute node {target.name} doesn't support format {disk.format}, which disk {disk.name} has.")
     check_networks(job, target, vm.interfaces)
     check_boot(job, target, dict(vm.boot))
-    job.unreserve()  # what was set aside for it when it was placed
+    job.unreserve()  # what placement reserved for it
     take_room(job, node, may_force(job.user(), options, "options"), **can_get(vm))
     job.reserve_on(node, vms=1)
     job.memo["from"] = source.id
@@ -129,7 +129,7 @@ async def _plan(job: Job, vm: VM, node: int, options: Mapping[str, Any]) -> None
 
 
 def _new_disks(job: Job, vm: VM, node: int) -> list[Disk]:
-    """Its disks as they are to be on the other node; their paths aren't known yet."""
+    """Return the VM's disks as they will be on the other node. Their paths aren't known yet."""
     names = job.memo["volumes"]
     disks = job.inventory.disks_of(vm.id)
     return [replace(disk, compute_node=node, volume=names[str(disk.id)], path="") for disk in disks]
@@ -140,7 +140,7 @@ async def _move(job: Job, vm: VM, node: int, live: bool, progress: Progress) -> 
     disks = _new_disks(job, vm, node)
     if not await _knows(job, node, vm):
         for disk in disks:
-            # Perhaps half copied by a run that was interrupted: what is copied onto has to be new.
+            # An interrupted run may have left an incomplete copy, and the target of a copy must be a new volume.
             await (await job.connection(node, IDisks)).delete_volume(disk.pool, disk.volume)
     attached = []
     for disk in disks:
@@ -150,7 +150,7 @@ async def _move(job: Job, vm: VM, node: int, live: bool, progress: Progress) -> 
             volumes.create_volume(disk.pool, disk.volume, disk.size, disk.format, lambda percentage: None)
         )
         attached.append(DomainDisk(volume.path, disk.format, str(disk.target)))
-    job.memo["paths"] = {str(disk.id): there.path for disk, there in zip(disks, attached, strict=True)}
+    job.memo["paths"] = {str(disk.id): new.path for disk, new in zip(disks, attached, strict=True)}
     await job.flush()
     job.status(f"moving {vm.name}")
     await job.interruptible(source.migrate(domain_spec(vm, attached), target, live, bool(disks), progress))
@@ -165,14 +165,14 @@ async def _knows(job: Job, node: int, vm: VM) -> bool:
 
 
 async def _arrived(job: Job, vm: VM, node: int) -> bool:
-    """After a failure: whether the other node has it all the same, and its own hasn't."""
+    """Tell whether, in spite of a failure, the VM is on the other node and no longer on its own."""
     with suppress(Exception):
         return await _knows(job, node, vm) and not await _knows(job, vm.compute_node, vm)
     return False
 
 
 async def _undo(job: Job, vm: VM, node: int, failed: Exception) -> None:
-    """Have nothing left on the other node, and note what the VM is. @raise Unavailable: it couldn't be removed."""
+    """Remove everything from the other node, and record the VM's state. @raise Unavailable: the removal failed."""
     job.take_facts()
     with suppress(Exception):
         await settle(job, vm)
@@ -187,27 +187,27 @@ async def _undo(job: Job, vm: VM, node: int, failed: Exception) -> None:
         name = job.inventory.get(ComputeNode, node).name
         left = ", ".join(f"{disk.pool}/{disk.volume}" for disk in disks) or vm.domain_name
         raise Unavailable(
-            f"{sentence(str(failed))} Cleaning up on compute node {name} failed, where {left} may be left: "
+            f"{sentence(str(failed))} Cleaning up on compute node {name} failed, and {left} may be left there: "
             f"{sentence(str(error))}"
         ) from failed
 
 
 async def _arrive(job: Job, vm: VM, node: int) -> None:
-    """The VM and its disks are on the other node now: noted in one transaction."""
+    """Record in one transaction that the VM and its disks are on the other node."""
     try:
         state = str((await job.domain(node, vm.uuid)).state)
     except (NotFound, Unavailable):
         state = vm.state
     job.put(Update("vm", vm.id, {"compute_node": node, **vm_state(state)}))
     for disk in _new_disks(job, vm, node):
-        there = {"compute_node": node, "volume": disk.volume, "path": job.memo["paths"][str(disk.id)]}
-        job.put(Update("disk", disk.id, there))
+        fields = {"compute_node": node, "volume": disk.volume, "path": job.memo["paths"][str(disk.id)]}
+        job.put(Update("disk", disk.id, fields))
     await job.flush()
     job.unreserve()
 
 
 async def _remove_old(job: Job, vm: VM) -> None:
-    """Remove the volumes that the VM had. @raise Unavailable: it couldn't be done; says which are left."""
+    """Remove the VM's old volumes. @raise Unavailable: that failed; says which may be left."""
     old = job.memo["old"]
     if not old:
         return
@@ -223,6 +223,6 @@ async def _remove_old(job: Job, vm: VM) -> None:
     except Exception as error:
         left = ", ".join(f"{pool}/{name}" for pool, name in old)
         raise Unavailable(
-            f"VM {vm.name} has moved, but of its old volumes on compute node {node.name} ({left}) some may be left: "
+            f"VM {vm.name} was moved, but some of its old volumes on compute node {node.name} ({left}) may be left: "
             f"{sentence(str(error))}"
         ) from error

@@ -1,4 +1,4 @@
-"""Networks of compute nodes, and VMs' interfaces in them."""
+"""Networks of compute nodes, and the network interfaces of VMs."""
 
 from __future__ import annotations
 
@@ -22,9 +22,9 @@ from fluidvm.model.xmlvalue import Members
 from fluidvm.store.objects import Update
 
 PREFIX = "52:54:00"
-"""What generated addresses begin with: locally administered, and QEMU's by custom."""
+"""Prefix of generated addresses: locally administered, and by convention QEMU's."""
 MOST = 16
-"""Interfaces that a VM can have."""
+"""Maximum number of interfaces of a VM."""
 TRIES = 1000
 
 
@@ -36,23 +36,23 @@ class Address(Text):
         try:
             return str(ipaddress.ip_address(value))
         except ValueError:
-            refuse(path, "wants an IPv4 or IPv6 address")
+            refuse(path, "must be an IPv4 or IPv6 address")
 
 
 InterfaceKind = Struct(
     "a network interface",
     fields={
-        "network": named("the compute node's network that it is in"),
+        "network": named("the network of the compute node to connect it to"),
         # The tap devices of Linux bridges take no address that begins with fe (libvirt's virNetDevTapCreate).
         "mac": Text(
-            "its address, unique in the fleet; default: a new one",
+            "MAC address, unique on this server; default: a generated one",
             longest=17,
             pattern=r"(?![Ff][Ee])[0-9A-Fa-f][02468ACEace](:[0-9A-Fa-f]{2}){5}",
-            rule="six pairs of hexadecimal digits with colons, a station's address (no multicast), not beginning with fe",
+            rule="six pairs of hexadecimal digits separated by colons, unicast (not multicast), not beginning with fe",
         ),
-        "address": Address("the IP address that the guest is to have; kept for people, nothing enforces it", longest=45),
+        "address": Address("IP address of the guest, for documentation only; it isn't configured or enforced", longest=45),
         "model": Choice(
-            "what the guest sees; default: the driver's usual one",
+            "model that the guest sees; default: the driver's usual one",
             choices=("virtio", "e1000", "e1000e", "rtl8139", "netfront"),
         ),
     },
@@ -64,13 +64,13 @@ InterfaceId = Annotated[int, Int("id of one of the VM's interfaces", low=1)]
 
 def new_interface(job: Job, spec: Mapping[str, Any]) -> dict[str, Any]:
     """
-    Decide all of a new interface before the hypervisor is asked; its address is set aside until L{Job.unreserve}.
+    Decide all properties of a new interface before the hypervisor is asked. Reserves its address until L{Job.unreserve}.
 
-    @raise Conflict: its address is another interface's.
+    @raise Conflict: another interface has the address.
     """
     mac = spec.get("mac", "").lower()
     if mac and not job.reserve_mac(mac):
-        raise Conflict(f"Another interface has the address {mac}.")
+        raise Conflict(f"Another interface already has the address {mac}.")
     made = {"id": job.inventory.next_id("interface"), "network": spec["network"], "mac": mac or _free_mac(job)}
     return made | {key: spec[key] for key in ("address", "model") if key in spec}
 
@@ -80,38 +80,39 @@ def _free_mac(job: Job) -> str:
         mac = f"{PREFIX}:{secrets.token_bytes(3).hex(':')}"
         if job.reserve_mac(mac):
             return mac
-    raise Conflict(f"Of the addresses that begin with {PREFIX} hardly one is free: name one.")
+    raise Conflict(f"No free address was found that begins with {PREFIX}: specify one as mac.")
 
 
 def check_networks(job: Job, node: ComputeNode, interfaces: Iterable[Mapping[str, Any]]) -> None:
-    """@raise Forbidden: a plain user names a network that the administrator hasn't opened."""
+    """@raise Forbidden: a plain user names a network that isn't in user_networks."""
     allowed = node.options.get("user_networks")
     if allowed is None or administers(job.user()):
         return
     for interface in interfaces:
         if interface["network"] not in allowed:
-            raise Forbidden(f"Network {interface['network']} is none of the user_networks of compute node {node.name}.")
+            raise Forbidden(f"Network {interface['network']} is not one of the user_networks of compute node {node.name}.")
 
 
 def domain_interface(interface: Mapping[str, Any]) -> DomainInterface:
-    """An interface as its hypervisor is to define it."""
+    """Return an interface in the form that drivers take."""
     return DomainInterface(interface["mac"], interface["network"], interface.get("model", ""))
 
 
 @task("vm", needs=(INetworks,))
 async def attach_interface(job: Job, vm: VmId, interface: NewInterface) -> int:
     """
-    Give a VM an interface: at once if it runs, and for its next starts. The result is the interface's id.
+    Attach an interface to a VM: at once if it is running, and for later starts. The result is the interface's id.
 
-    The interface and its address are durable before the hypervisor is asked. If the compute node stops answering meanwhile,
-    the task fails and the VM keeps the interface in its record: whether it has it isn't known; detach_interface settles it.
+    The interface and its address are stored before the hypervisor is asked. If the compute node stops answering meanwhile,
+    the task fails and the VM keeps the interface in its record, but it isn't known whether the interface exists. Use
+    detach_interface to remove it.
     """
     record = job.inventory.get(VM, vm)
     connection = await job.connection(record.compute_node, INetworks)
     made = next((one for one in record.interfaces if one["id"] == job.memo.get("interface")), None)
     if made is None:
         if len(record.interfaces) >= MOST:
-            raise Conflict(f"VM {record.name} has {MOST} interfaces already.")
+            raise Conflict(f"VM {record.name} already has {MOST} interfaces, which is the maximum.")
         check_networks(job, job.inventory.get(ComputeNode, record.compute_node), [interface])
         made = new_interface(job, interface)
         job.put(Update("vm", vm, {"interfaces": (*record.interfaces, made)}))
@@ -134,13 +135,13 @@ def _without(job: Job, vm: int, interface: int) -> tuple[Mapping[str, Any], ...]
 
 @task("vm", needs=(INetworks,))
 async def detach_interface(job: Job, vm: VmId, interface: InterfaceId) -> None:
-    """Take an interface from a VM: at once if it runs, when its guest lets go, and for its next starts."""
+    """Detach an interface from a VM: at once if it is running (as soon as its guest releases it), and for later starts."""
     record = job.inventory.get(VM, vm)
-    there = next((one for one in record.interfaces if one["id"] == interface), None)
-    if there is None:
+    found = next((one for one in record.interfaces if one["id"] == interface), None)
+    if found is None:
         raise NotFound(f"VM {record.name} has no interface {interface}.")
     connection = await job.connection(record.compute_node, INetworks)
-    await connection.detach_interface(record.uuid, there["mac"])
+    await connection.detach_interface(record.uuid, found["mac"])
     job.put(Update("vm", vm, {"interfaces": _without(job, vm, interface)}))
 
 
@@ -150,9 +151,9 @@ NetworkFilter = Annotated[dict[str, Any], filter_of({"name": str, "active": bool
 @query("array")
 async def list_networks(call: Call, node: NodeId, filter: NetworkFilter = {}) -> Members:  # noqa: B006
     """
-    List a compute node's networks, by name: structs of name, active and, where the host has one for it, bridge.
+    List the networks of a compute node by name: structs of name, active and, if the host has a bridge for it, bridge.
 
-    Plain users see those that they may use.
+    Plain users see only the networks that they may use.
     """
     connection = await call.services.resources.nodes.connection(node, INetworks)
     networks = await connection.list_networks()

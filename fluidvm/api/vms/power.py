@@ -17,18 +17,20 @@ from fluidvm.store.objects import Update
 
 SHUTDOWN_TIMEOUT = 60
 ASK_SOON, ASK_AGAIN = 2.0, 10.0
-"""Seconds until a guest is asked again to shut down: one that couldn't be asked, and one that was but is still up."""
+"""Seconds until a guest is asked again to shut down: after a failed request, and after a successful one."""
 NOBODY = {
-    DomainState.PAUSED: "resume_vm has it go on",
-    DomainState.SAVED: "restore_vm has it go on, stop_vm throws away what was saved",
-    DomainState.CRASHED: "start_vm boots it, stop_vm ends what is left of it",
+    DomainState.PAUSED: "resume_vm continues it",
+    DomainState.SAVED: "restore_vm continues it, stop_vm discards the saved state",
+    DomainState.CRASHED: "start_vm boots it, stop_vm removes what is left of it",
 }
-"""States in which there is no guest to ask, and what can be done instead."""
-ShutdownTimeout = Annotated[int, Int("how long the guest may take", unit="s", low=1, high=3600)]
+"""States in which no guest can be asked, and what the user can do instead."""
+ShutdownTimeout = Annotated[
+    int, Int(f"timeout for the guest to shut down; default: {SHUTDOWN_TIMEOUT}", unit="s", low=1, high=3600)
+]
 
 
 async def settle(job: Job, vm: VM) -> None:
-    """Note what the hypervisor says that the VM is now. @raise NotFound: it isn't there any more, which is noted, too."""
+    """Record the VM's state as its hypervisor reports it. @raise NotFound: it no longer exists, which is recorded, too."""
     try:
         info = await job.domain(vm.compute_node, vm.uuid)
     except NotFound:
@@ -38,7 +40,7 @@ async def settle(job: Job, vm: VM) -> None:
 
 
 async def settle_after(job: Job, vm: VM, failed: Exception) -> NoReturn:
-    """Note what the VM is after a failure, where that can be told, and raise the failure on."""
+    """Record the VM's state after a failure, if the hypervisor can report it, and raise the failure again."""
     if not isinstance(failed, CancelledError):
         with suppress(Exception):
             await settle(job, vm)
@@ -51,7 +53,7 @@ async def _connection(job: Job, vm: int) -> tuple[VM, IConnection]:
 
 
 async def mark(job: Job, vm: VM, state: str) -> None:
-    """Show that something that takes its time is under way; a server that dies meanwhile knows that the task has begun."""
+    """Store a transitional state before a long operation. It also tells, after a crash, that the task has started."""
     job.memo["marked"] = state
     job.put(Update("vm", vm.id, vm_state(state)))
     await job.flush()
@@ -59,24 +61,26 @@ async def mark(job: Job, vm: VM, state: str) -> None:
 
 async def may_start(job: Job, vm: VM) -> None:
     """
-    Check that something may be started where a VM is. If not, note what the VM is: a run before a crash may have marked it.
+    Check that a VM may be started on its compute node. If not, record its state: a run before a crash may have marked it.
 
     @raise Conflict: its compute node is in mode maintenance.
     """
     node = job.inventory.get(ComputeNode, vm.compute_node)
     if node.mode == "maintenance":
-        await settle_after(job, vm, Conflict(f"Compute node {node.name} is in mode maintenance: nothing is started there."))
+        await settle_after(
+            job, vm, Conflict(f"Compute node {node.name} is in mode maintenance: no VM can be started on it.")
+        )
 
 
 @task("vm", after_crash=AfterCrash.LOOK)
 async def start_vm(job: Job, vm: VmId) -> None:
-    """Boot a VM. One that runs is left as it is."""
+    """Start a VM. Does nothing if it is running."""
     record = job.inventory.get(VM, vm)
     connection = await job.connection(record.compute_node)
     if record.state == "running" and (await job.domain(record.compute_node, record.uuid)).state is DomainState.RUNNING:
         return
     if record.state == "saved":
-        raise Conflict(f"VM {record.name} is saved: restore_vm has it go on, stop_vm throws away what was saved.")
+        raise Conflict(f"VM {record.name} is saved: restore_vm continues it, stop_vm discards the saved state.")
     await may_start(job, record)
     if not record.powered:
         job.reserve_for(record.owner, running_vms=1)
@@ -92,9 +96,9 @@ async def start_vm(job: Job, vm: VmId) -> None:
 
 class _Asking:
     """
-    Asks a guest to shut down, and asks again: one that boots may not listen yet.
+    Asks a guest to shut down, repeatedly: a guest that is booting may not react yet.
 
-    @ivar refusal: why it couldn't be asked the last time; C{None}: it was asked.
+    @ivar refusal: why the last request failed; C{None}: it succeeded.
     """
 
     def __init__(self, job: Job, vm: VM) -> None:
@@ -104,7 +108,7 @@ class _Asking:
         self._due = 0.0
 
     async def ask(self) -> None:
-        """Ask. @raise DriverError: that failed otherwise than because the guest isn't ready."""
+        """Ask. @raise DriverError: the request failed for another reason than that the guest isn't ready."""
         connection = await self._job.connection(self._vm.compute_node)
         try:
             await connection.shutdown(self._vm.uuid)
@@ -114,7 +118,7 @@ class _Asking:
         self._due = self._job.clock.seconds() + (ASK_SOON if self.refusal else ASK_AGAIN)
 
     async def ask_again(self) -> None:
-        """Ask, if it is time. What fails is told by what the VM is then."""
+        """Ask if it is time. Errors are ignored: the caller looks at the VM's state."""
         if self._job.clock.seconds() >= self._due:
             with suppress(DriverError):
                 await self.ask()
@@ -127,9 +131,9 @@ async def shutdown_vm(
     timeout: ShutdownTimeout = SHUTDOWN_TIMEOUT,
 ) -> None:
     """
-    Ask the guest to shut down, and wait for it; while it is up it is asked again, for it may have been booting.
+    Ask the guest to shut down, and wait until it has. The request is repeated, because the guest may be booting.
 
-    One that doesn't obey in time runs on, and the task fails saying so.
+    If the guest doesn't shut down in time, it keeps running and the task fails.
     """
     record = job.inventory.get(VM, vm)
     await job.connection(record.compute_node)
@@ -146,7 +150,7 @@ async def shutdown_vm(
             record.uuid,
             DomainState.STOPPED,
             timeout,
-            f"VM {record.name} didn't shut down within {timeout} s; its guest doesn't obey: stop_vm pulls the plug.",
+            f"VM {record.name} didn't shut down within {timeout} s; its guest doesn't react: use stop_vm to power it off.",
             asking.ask_again,
         )
     except Exception as failed:
@@ -157,7 +161,7 @@ async def shutdown_vm(
 
 @task("vm")
 async def stop_vm(job: Job, vm: VmId) -> None:
-    """Pull a VM's plug. One that is stopped is left as it is."""
+    """Power off a VM without asking its guest. Does nothing if it is stopped."""
     record, connection = await _connection(job, vm)
     await connection.stop(record.uuid)
     await settle(job, record)
@@ -165,7 +169,7 @@ async def stop_vm(job: Job, vm: VmId) -> None:
 
 @task("vm", after_crash=AfterCrash.REPORT)
 async def reboot_vm(job: Job, vm: VmId) -> None:
-    """Ask the guest to reboot; doesn't wait for it to be back."""
+    """Ask the guest to reboot, without waiting until it has."""
     record, connection = await _connection(job, vm)
     await connection.reboot(record.uuid)
     await settle(job, record)
@@ -173,7 +177,7 @@ async def reboot_vm(job: Job, vm: VmId) -> None:
 
 @task("vm")
 async def pause_vm(job: Job, vm: VmId) -> None:
-    """Freeze a running VM in memory."""
+    """Pause a running VM. It stays in memory."""
     record, connection = await _connection(job, vm)
     await connection.pause(record.uuid)
     await settle(job, record)
@@ -181,7 +185,7 @@ async def pause_vm(job: Job, vm: VmId) -> None:
 
 @task("vm")
 async def resume_vm(job: Job, vm: VmId) -> None:
-    """Let a paused VM go on."""
+    """Resume a paused VM."""
     record, connection = await _connection(job, vm)
     await connection.resume(record.uuid)
     await settle(job, record)

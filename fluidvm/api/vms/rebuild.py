@@ -1,4 +1,4 @@
-"""VMs whose first disk is made anew of an image."""
+"""Rebuilding VMs from an image."""
 
 from __future__ import annotations
 
@@ -24,10 +24,10 @@ from fluidvm.store.objects import Update
 @task("vm", needs=(IImages,))
 async def rebuild_vm(job: Job, vm: VmId, image: ImageId) -> None:
     """
-    Have a stopped VM's first disk made anew of an image: what was on it is gone. All else stays as it is.
+    Create the first disk of a stopped VM again from an image. Its content is lost. Everything else stays as it is.
 
-    The disk keeps its size, unless the image wants more. The old one stays until the new one is there; if that fails nothing
-    has changed.
+    The disk keeps its size, unless the image requires more. The old volume is kept until the new one is complete. If the
+    task fails, nothing has changed.
     """
     record = job.inventory.get(VM, vm)
     disks = job.inventory.disks_of(vm)
@@ -45,18 +45,18 @@ async def rebuild_vm(job: Job, vm: VmId, image: ImageId) -> None:
 
 
 async def _plan(job: Job, vm: VM, disks: list[Disk], image: int) -> None:
-    """Check all, and decide the new volume's name, durably."""
+    """Check everything, and store the name of the new volume."""
     disk = disks[0]
     info = await job.domain(vm.compute_node, vm.uuid)
     if info.state not in (DomainState.STOPPED, DomainState.CRASHED):
         raise Conflict(f"VM {vm.name} is {info.state}: stop it first.")
     if disk.state != "ready":
         raise Conflict(f"Disk {disk.name} is {disk.state}.")
-    await refuse_snapshots(job, vm, "they would be of another disk")
-    await refuse_snapshots(job, disk, "they would be of another disk")
+    await refuse_snapshots(job, vm, "they belong to the disk that would be replaced")
+    await refuse_snapshots(job, disk, "they belong to the disk that would be replaced")
     spec = with_image(job, {"image": image})
     if spec["format"] not in job.nodes.formats(vm.compute_node):
-        raise Conflict(f"The compute node of VM {vm.name} has no disks of format {spec['format']}.")
+        raise Conflict(f"The compute node of VM {vm.name} doesn't support disks of format {spec['format']}.")
     size = max(disk.size, spec["size"])
     check_vm(job.inventory, vm.owner, {"vm_disk": size + sum(other.size for other in disks[1:])})
     job.memo["new"] = {"size": size, "format": spec["format"]}
@@ -68,7 +68,7 @@ async def _plan(job: Job, vm: VM, disks: list[Disk], image: int) -> None:
 
 async def _replace(job: Job, vm: VM, disks: list[Disk], image: int) -> None:
     new = replace(disks[0], volume=job.memo["volume"], image=image, **job.memo["new"])
-    job.status(f"making disk {new.name} anew")
+    job.status(f"creating disk {new.name} again")
     try:
         if not job.inventory.knows("image", image):
             raise missing("image", image)
@@ -78,7 +78,7 @@ async def _replace(job: Job, vm: VM, disks: list[Disk], image: int) -> None:
         attached = [DomainDisk(disk.path, disk.format, str(disk.target)) for disk in (new, *disks[1:])]
         await connection.define_domain(domain_spec(vm, attached))
     except CancelledError:
-        raise  # the server stops: its next start goes on here
+        raise  # the server stops: its next start resumes here
     except Exception:
         await delete_volume(job, new)
         raise

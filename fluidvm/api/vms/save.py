@@ -13,7 +13,7 @@ from fluidvm.model.objects import VM
 
 
 async def _finish(job: Job, record: VM, work: Deferred[None]) -> None:
-    """Wait until a driver has done its work, and note what the VM is then."""
+    """Wait for a driver's operation, and record the VM's state afterwards."""
     try:
         await job.interruptible(work)
     except Exception as failed:
@@ -24,9 +24,9 @@ async def _finish(job: Job, record: VM, work: Deferred[None]) -> None:
 @task("vm", needs=(ISave,))
 async def save_vm(job: Job, vm: VmId) -> None:
     """
-    Save a running VM's memory to its compute node's disk, and stop it: restore_vm has it go on from there.
+    Save the memory of a running VM to the disk of its compute node, and stop it. restore_vm continues it from there.
 
-    It counts as running no more. stop_vm throws away what was saved.
+    A saved VM doesn't count as running. stop_vm discards the saved state.
     """
     record = job.inventory.get(VM, vm)
     job.status(f"saving {record.name}")
@@ -36,7 +36,7 @@ async def save_vm(job: Job, vm: VmId) -> None:
 
 @task("vm", needs=(ISave,))
 async def restore_vm(job: Job, vm: VmId) -> None:
-    """Have a saved VM go on where it was saved."""
+    """Continue a saved VM from the point at which it was saved."""
     record = job.inventory.get(VM, vm)
     connection = await job.connection(record.compute_node, ISave)
     await may_start(job, record)
@@ -50,7 +50,7 @@ async def restore_vm(job: Job, vm: VmId) -> None:
 
 @task("vm", needs=(IReset,), after_crash=AfterCrash.REPORT)
 async def reset_vm(job: Job, vm: VmId) -> None:
-    """Reset a running VM, as by its machine's button: its guest isn't asked."""
+    """Reset a running VM, like the reset button of a machine. Its guest isn't asked."""
     record = job.inventory.get(VM, vm)
     connection = await job.connection(record.compute_node, IReset)
     await connection.reset(record.uuid)

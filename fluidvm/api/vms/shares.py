@@ -1,4 +1,4 @@
-"""What a resource plan says of each VM's shares and rates, handed to the hypervisors that can hold VMs to it."""
+"""Applying the CPU shares and rate limits of resource plans to VMs, on hypervisors that support them."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ SHARES = ("cpu_shares", "disk_iops", "disk_mbps", "network_mbps")
 
 
 async def shares_of(job: Job, owner: int, node: int) -> dict[str, int]:
-    """Tell what a user's VM on a compute node is to be held to: what the resource plan says now, as far as the host can."""
+    """Return the shares and rates for a user's VM: those in the user's resource plan now that the compute node supports."""
     limits = limits_of(job.inventory, owner)
     asked = {name: int(limits[name]) for name in SHARES if name in limits}
     if not asked or not job.nodes.provides(node, IShares):
@@ -23,9 +23,9 @@ async def shares_of(job: Job, owner: int, node: int) -> dict[str, int]:
 
 async def put_shares(job: Job, vm: int, plugged: bool) -> None:
     """
-    Hold a VM that has grown to what its owner's resource plan says now.
+    Apply the shares and rates of its owner's current resource plan to a VM that has grown.
 
-    @param plugged: it has got a disk or an interface, which isn't held to anything yet.
+    @param plugged: a disk or an interface was attached, to which no limits apply yet.
     """
     record = job.inventory.get(VM, vm)
     given = await shares_of(job, record.owner, record.compute_node)

@@ -1,4 +1,4 @@
-"""Snapshots of VMs: made, gone back to, deleted, listed."""
+"""Creating, reverting to, deleting and listing snapshots of VMs."""
 
 from __future__ import annotations
 
@@ -21,21 +21,21 @@ from fluidvm.model.xmlvalue import Members
 from fluidvm.store.objects import Update
 
 FIELDS: dict[str, type] = {"id": int, "vm": int, "name": str, "running": bool, "created": datetime}
-SnapshotName = Annotated[str, named("its name, unique among the VM's snapshots")]
+SnapshotName = Annotated[str, named("the snapshot's name, unique among the VM's snapshots")]
 SnapshotId = Annotated[int, Int("id of one of the VM's snapshots", low=1)]
 SnapshotFilter = Annotated[dict[str, Any], filter_of(FIELDS)]
 OFF = (DomainState.STOPPED, DomainState.CRASHED)
 
 
-# Not looked at when it is called: the same batch may delete the one that has the name.
+# The name isn't checked at the time of the call: a pending task may delete the snapshot that has it.
 @task("vm", needs=(ISnapshots,))
 async def create_vm_snapshot(job: Job, vm: VmId, name: SnapshotName) -> int:
     """
-    Keep what a stopped or running VM is now under a name: its disks and, if it runs, its memory. The result is its id.
+    Create a snapshot of a stopped or running VM: of its disks and, if it is running, its memory. The result is its id.
 
-    A VM that runs stands still meanwhile. As long as it has snapshots it can't be moved, and its disks can't be resized,
-    attached or detached. The snapshot is listed before the hypervisor is asked. If the compute node stops answering
-    meanwhile, the task fails and it stays listed until the node is back and tells whether it was made.
+    A running VM is suspended while its snapshot is created. While a VM has snapshots, it can't be moved, and its disks can't
+    be resized, attached or detached. The snapshot is listed before the hypervisor creates it. If the compute node stops
+    answering meanwhile, the task fails. The snapshot then stays listed until the node is back and reports whether it exists.
     """
     record = job.inventory.get(VM, vm)
     connection = await job.connection(record.compute_node, ISnapshots)
@@ -45,11 +45,13 @@ async def create_vm_snapshot(job: Job, vm: VmId, name: SnapshotName) -> int:
 @task("vm", needs=(ISnapshots,), after_crash=AfterCrash.LOOK_AND_REPORT)
 async def revert_vm_snapshot(job: Job, vm: VmId, snapshot: SnapshotId) -> None:
     """
-    Make a stopped or running VM's disks and memory what they were. What it is now is lost, unless another snapshot has it.
+    Revert a stopped or running VM to a snapshot. The current content of its disks and memory is lost, unless another
+    snapshot contains it.
 
-    It is running afterwards if it ran when the snapshot was made, else stopped. Its definition stays as it is: amounts,
-    interfaces, boot. Where it can't go on with that, because it had other disks then, or other amounts or interfaces while
-    it ran, the task fails with fault 409 and says which; set_vm_memory and its like make it what it was.
+    Afterwards the VM is running if it was running when the snapshot was created, otherwise stopped. Its definition (memory,
+    virtual CPUs, interfaces, boot) stays as it is. If the snapshot doesn't fit this definition, because the VM had other
+    disks or, while running, another amount of memory or CPUs or other interfaces, the task fails with fault 409 and names
+    the difference. Undo the difference first, for example with set_vm_memory.
     """
     record = job.inventory.get(VM, vm)
     kept = snapshot_of(record, snapshot)
@@ -58,11 +60,11 @@ async def revert_vm_snapshot(job: Job, vm: VmId, snapshot: SnapshotId) -> None:
     if job.memo.get("asked"):
         await _interrupted(job, record, kept, state)
     if state is not DomainState.RUNNING and state not in OFF:
-        raise Conflict(f"VM {record.name} is {state}: it can go back when it runs or is stopped.")
+        raise Conflict(f"VM {record.name} is {state}: only a running or stopped VM can be reverted.")
     if kept["running"]:
         node = job.inventory.get(ComputeNode, record.compute_node)
         if node.mode == "maintenance" and state in OFF:
-            raise Conflict(f"Compute node {node.name} is in mode maintenance: nothing is started there.")
+            raise Conflict(f"Compute node {node.name} is in mode maintenance: no VM can be started on it.")
         if not record.powered:
             job.reserve_for(record.owner, running_vms=1)
     job.memo["asked"] = True
@@ -71,11 +73,11 @@ async def revert_vm_snapshot(job: Job, vm: VmId, snapshot: SnapshotId) -> None:
     else:
         await job.flush()
     job.unreserve()
-    job.status(f"{record.name} goes back to snapshot {kept['name']}")
+    job.status(f"reverting {record.name} to snapshot {kept['name']}")
     try:
         await connection.revert_snapshot(record.uuid, kept["name"])
         if kept["running"] and job.nodes.provides(record.compute_node, IShares):
-            # A guest that goes on is held to what its owner's plan said then.
+            # A guest that continues has the limits that its owner's plan set when the snapshot was created.
             given = await shares_of(job, record.owner, record.compute_node)
             await (await job.connection(record.compute_node, IShares)).set_shares(record.uuid, Shares(**given))
             job.put(Update("vm", vm, {"shares": given}))
@@ -85,7 +87,7 @@ async def revert_vm_snapshot(job: Job, vm: VmId, snapshot: SnapshotId) -> None:
 
 
 async def _settle(job: Job, vm: VM) -> None:
-    """Note all of what the hypervisor says that the VM is now."""
+    """Record the VM's state and amounts as its hypervisor reports them."""
     info = await job.domain(vm.compute_node, vm.uuid)
     fields = {
         **vm_state(str(info.state)),
@@ -98,21 +100,21 @@ async def _settle(job: Job, vm: VM) -> None:
 
 
 async def _interrupted(job: Job, vm: VM, kept: Mapping[str, Any], state: DomainState) -> None:
-    """The server died meanwhile: to go back once more would lose what its guest has done since."""
+    """The server died during a revert: repeating it would lose what the guest has done since."""
     if state in OFF:
-        # Perhaps in the middle of it: the definition is to be the one that is known here.
+        # The revert may have stopped halfway: restore the definition that the server knows.
         connection = await job.connection(vm.compute_node)
         await connection.define_domain(domain_spec(vm, disks_of(job, vm.id)))
     await _settle(job, vm)
     raise Unavailable(
-        f"The server was interrupted while VM {vm.name} went back to snapshot {kept['name']}: check what came of it, and "
-        "ask again if it hasn't."
+        f"The server was interrupted while VM {vm.name} was being reverted to snapshot {kept['name']}: check the VM, and "
+        "revert it again if needed."
     )
 
 
 @task("vm", needs=(ISnapshots,))
 async def delete_vm_snapshot(job: Job, vm: VmId, snapshot: SnapshotId) -> None:
-    """Delete a VM's snapshot, and free what it takes. The VM goes on as it is, and its other snapshots stay."""
+    """Delete a snapshot of a VM, and free its space. The VM and its other snapshots aren't affected."""
     record = job.inventory.get(VM, vm)
     kept = snapshot_of(record, snapshot)
     connection = await job.connection(record.compute_node, ISnapshots)
@@ -126,7 +128,7 @@ def list_vm_snapshots(call: Call, vm: VmId, filter: SnapshotFilter = {}) -> Memb
     """
     List a VM's snapshots: structs of id, vm, name, running and created.
 
-    running tells whether a snapshot has the VM's memory, so that it runs when it has gone back to it. Those that others made
-    on the compute node are among them, from its next reconnect or refresh on.
+    running says whether a snapshot contains the VM's memory, so that the VM is running after a revert. Snapshots that were
+    created directly on the compute node appear after the node's next reconnect or refresh.
     """
     return listed(call.inventory.get(VM, vm), filter)

@@ -1,4 +1,4 @@
-"""VMs: made, read, deleted."""
+"""Creating, reading and deleting VMs."""
 
 from __future__ import annotations
 
@@ -60,36 +60,41 @@ from fluidvm.store.objects import Change, Create, Delete, Update
 
 MEMORY_HIGH = 16 * 1024 * 1024
 HostPath = Text(
-    "a file of the compute node",
+    "path of a file on the compute node",
     longest=1024,
     pattern=r"(/(?!\.\.?(/|$))[A-Za-z0-9._+-]+)+",
     rule="an absolute path of letters, digits and ._+-",
 )
 NewDisk = Struct(
-    "a new disk (size or image), or one that there is (disk)",
+    "a new disk (size or image) or an existing one (disk)",
     fields={
-        "image": Id("what the new disk is made of", type="image"),
-        "size": Int("how big the new disk is", unit="MiB", low=1),
-        "disk": Id("a detached disk: the VM goes where it is", type="disk"),
+        "image": Id("the image to create the new disk from", type="image"),
+        "size": Int("size of the new disk", unit="MiB", low=1),
+        "disk": Id("a detached disk; the VM is created on its compute node", type="disk"),
         "pool": named("the storage pool; default: default"),
-        "format": Text("the new disk's format", longest=16, pattern=r"[a-z0-9]+", rule="letters and digits"),
+        "format": Text("format of the new disk", longest=16, pattern=r"[a-z0-9]+", rule="lower-case letters and digits"),
     },
     either=(("size", "disk"), ("disk", "pool"), ("disk", "format"), ("disk", "image")),
 )
 Template = Text(
-    "the OS template that its file system is made of, from list_templates; default: the compute node's usual one",
+    "the OS template to create its file system from, see list_templates; default: the compute node's usual one",
     longest=127,
     pattern=r"[A-Za-z0-9][A-Za-z0-9._-]*",
     rule="letters, digits, dots, dashes and underscores",
 )
-FORCE = Bool("whether the compute node's room isn't looked at (administrators)")
+FORCE = Bool("skip the check that the compute node has room (administrators only)")
 BootKind = Struct(
-    "what it boots: a kernel of the compute node's, or its devices in order",
+    "what to boot: a kernel on the compute node, or devices in order",
     fields={
         "kernel": HostPath,
         "initrd": HostPath,
         "cmdline": Text("the kernel's command line", longest=2048, pattern=r"[\x20-\x7e]*", rule="printable ASCII"),
-        "order": Array("first wins", of=Choice("a device", choices=("disk", "network", "cdrom")), longest=3, unique=True),
+        "order": Array(
+            "boot devices in order of preference",
+            of=Choice("a device", choices=("disk", "network", "cdrom")),
+            longest=3,
+            unique=True,
+        ),
     },
     either=(("kernel", "order"), ("initrd", "order"), ("cmdline", "order")),
 )
@@ -98,27 +103,33 @@ VmSpec = Annotated[
     Struct(
         "the VM",
         fields={
-            "name": named("its name, unique among its owner's VMs"),
-            "vcpus": Int("virtual CPUs; default: the resource plan's, else 1", low=1, high=1024),
-            "max_vcpus": Int("how many it can have while it runs, which is what counts; default: vcpus", low=1, high=1024),
-            "memory": Int("memory; default: the resource plan's, else 512", unit="MiB", low=16, high=MEMORY_HIGH),
+            "name": named("the VM's name, unique among its owner's VMs"),
+            "vcpus": Int("virtual CPUs; default: from the resource plan, else 1", low=1, high=1024),
+            "max_vcpus": Int(
+                "maximum of vcpus while it is running; resource plans count this; default: vcpus", low=1, high=1024
+            ),
+            "memory": Int("memory; default: from the resource plan, else 512", unit="MiB", low=16, high=MEMORY_HIGH),
             "max_memory": Int(
-                "how much it can have while it runs, which is what counts; default: memory",
+                "maximum of memory while it is running; resource plans count this; default: memory",
                 unit="MiB",
                 low=16,
                 high=MEMORY_HIGH,
             ),
             "disks": Array(
-                "its disks: vda, vdb...; default: one as the resource plan says, else none", of=NewDisk, longest=24
+                "its disks: vda, vdb...; default: one of size default_disk of the resource plan, else none",
+                of=NewDisk,
+                longest=24,
             ),
             "interfaces": Array("its network interfaces; default: none", of=InterfaceKind, longest=MOST),
-            "compute_node": Id("where; default: where its disks are, else placed", type="compute_node"),
-            "driver": Text("placed on a node of this driver", longest=63, pattern=NAME_PATTERN, rule=NAME_RULE),
-            "labels": Array("placed on a node with all of these", of=named("a label")),
-            "owner": Id("whose it is; default: the caller's", type="user"),
-            "description": Text("for people", longest=4096),
-            "tags": Array("words to find it by", of=named("a tag"), unique=True),
-            "autostart": Bool("whether the host starts it when the host starts"),
+            "compute_node": Id(
+                "the compute node; default: that of its disks, else the server chooses one", type="compute_node"
+            ),
+            "driver": Text("choose a node of this driver", longest=63, pattern=NAME_PATTERN, rule=NAME_RULE),
+            "labels": Array("choose a node that has all these labels", of=named("a label")),
+            "owner": Id("the owner; default: the caller", type="user"),
+            "description": Text("free text", longest=4096),
+            "tags": Array("tags to find the VM by", of=named("a tag"), unique=True),
+            "autostart": Bool("whether the VM is started when its host starts"),
             "boot": BootKind,
             "template": Template,
             "force": FORCE,
@@ -129,7 +140,7 @@ VmSpec = Annotated[
 ]
 DeleteOptions = Annotated[
     dict[str, Any],
-    Struct("what to keep", fields={"keep_disks": Bool("detach its disks instead of deleting them")}),
+    Struct("what to keep", fields={"keep_disks": Bool("detach the disks instead of deleting them")}),
 ]
 VmFilter = Annotated[dict[str, Any], filter_of(wire_fields(VM))]
 
@@ -149,20 +160,26 @@ def _check_spec(call: Call, spec: dict[str, Any]) -> None:
 
 
 def check_kernel(path: str, boot: dict[str, Any]) -> None:
-    """@raise InvalidParams: there is an initrd or a command line, and no kernel."""
+    """@raise InvalidParams: an initrd or a command line is given without a kernel."""
     if ("initrd" in boot or "cmdline" in boot) and "kernel" not in boot:
         raise InvalidParams(f"{path}.kernel: is missing.")
 
 
 def check_boot(job: Job, node: ComputeNode, boot: dict[str, Any]) -> None:
-    """A kernel's bytes reach the guest: what a plain user may name, the administrator has to have allowed."""
+    """
+    Check that the task's user may boot these files.
+
+    The guest can read its kernel: plain users may only name files in directories that an administrator has allowed.
+
+    @raise Forbidden: a file is in another directory.
+    """
     if administers(job.user()):
         return
     allowed = node.options.get("boot_dirs", ())
     for key in ("kernel", "initrd"):
         path = boot.get(key)
         if path is not None and not any(path.startswith(directory + "/") for directory in allowed):
-            raise Forbidden(f"spec.boot.{key}: {path} is in none of the boot_dirs of compute node {node.name}.")
+            raise Forbidden(f"spec.boot.{key}: {path} is not in any of the boot_dirs of compute node {node.name}.")
 
 
 @task(
@@ -173,18 +190,18 @@ def check_boot(job: Job, node: ComputeNode, boot: dict[str, Any]) -> None:
         (IDisks, "with disks"),
         (IImages, "with disks from images"),
         (INetworks, "with interfaces"),
-        (IShares, "within shares"),
+        (IShares, "with CPU shares and rate limits"),
         (ITemplates, "from a template"),
     ),
 )
 async def create_vm(job: Job, spec: VmSpec) -> None:
     """
-    Make a VM, stopped, with its disks and interfaces.
+    Create a VM with its disks and interfaces. The new VM is stopped.
 
-    It goes to the compute node that is named, or where its disks are, else where it fits best. The node must have room for
-    the memory and virtual CPUs that the VM can get; an administrator can have that left out of account (force).
+    It is created on the named compute node, or on the node of its disks, otherwise on the node that fits best. The node must
+    have room for max_memory and max_vcpus, unless an administrator skips this check (force).
 
-    Its record and its disks' are durable before the hypervisor is asked; if anything fails, what was made is removed.
+    The VM and its disks are stored before the hypervisor is asked. If the task fails, what was created is removed.
     """
     vm = job.inventory.find(VM, job.target)
     if vm is None:
@@ -202,7 +219,7 @@ async def create_vm(job: Job, spec: VmSpec) -> None:
         job.status(f"defining {vm.name}")
         await connection.define_domain(domain_spec(vm, attached))
     except CancelledError:
-        raise  # the server stops: its next start goes on here
+        raise  # the server stops: its next start resumes here
     except Exception:
         job.take_facts()
         await remove_made(job, vm, {disk["disk"] for disk in spec.get("disks", ()) if "disk" in disk})
@@ -211,7 +228,7 @@ async def create_vm(job: Job, spec: VmSpec) -> None:
 
 
 async def _plan(job: Job, spec: dict[str, Any]) -> VM:
-    """Decide everything and make it durable: where, the UUID, the volumes' names."""
+    """Decide and store everything: the compute node, the UUID, the names of the volumes."""
     owner = owner_of(job, spec)
     free_name(job.inventory, VM, spec["name"], owner)
     limits = limits_of(job.inventory, owner)
@@ -262,14 +279,14 @@ async def _plan(job: Job, spec: dict[str, Any]) -> VM:
     given = [job.inventory.get(Disk, disk["disk"]).size for disk in wanted if "disk" in disk]
     check_vm(job.inventory, owner, {**one_vm(vm), "vm_disk": sum(sizes) + sum(given)})
     job.reserve_for(owner, vms=1, **can_get(vm), disks=len(sizes), disk_space=sum(sizes))
-    # Noted together at the end: what is noted when a check fails would be stored with the failure.
+    # Recorded together at the end: changes recorded before a failing check would be stored with the failure.
     facts: list[Change] = [Create(vm)]
     for number, disk in enumerate(wanted):
         target = "vd" + "abcdefghijklmnopqrstuvwx"[number]
         if "disk" in disk:
-            there = job.inventory.get(Disk, disk["disk"])
-            check_attachable(job.inventory, there, vm)
-            facts.append(Update("disk", there.id, {"vm": vm.id, "target": target}))
+            existing = job.inventory.get(Disk, disk["disk"])
+            check_attachable(job.inventory, existing, vm)
+            facts.append(Update("disk", existing.id, {"vm": vm.id, "target": target}))
         else:
             name = f"{vm.name[:50]}-{target}"
             free_name(job.inventory, Disk, name, owner)
@@ -282,23 +299,23 @@ async def _plan(job: Job, spec: dict[str, Any]) -> VM:
 
 def _home(job: Job, disks: Iterable[Mapping[str, Any]]) -> int | None:
     """
-    On which compute node a new VM's disks are that there are; C{None}: there are none.
+    Return the compute node of a new VM's existing disks; C{None}: it has none.
 
-    @raise Conflict: on several.
+    @raise Conflict: they are on several nodes.
     """
     places: dict[int, str] = {}
     for disk in disks:
         if "disk" in disk:
-            there = job.inventory.get(Disk, disk["disk"])
-            places.setdefault(there.compute_node, there.name)
+            existing = job.inventory.get(Disk, disk["disk"])
+            places.setdefault(existing.compute_node, existing.name)
     if len(places) > 1:
         told = ", ".join(f"{name} on {job.inventory.get(ComputeNode, id).name}" for id, name in places.items())
-        raise Conflict(f"The VM's disks are on several compute nodes ({told}): a VM has all of its disks on one.")
+        raise Conflict(f"The VM's disks are on several compute nodes ({told}): all disks of a VM must be on the same one.")
     return next(iter(places), None)
 
 
 def largest_pool(disks: Iterable[Mapping[str, Any]]) -> tuple[str, int]:
-    """In which storage pool disks of C{size} take most, and how much."""
+    """Return the storage pool in which the disks, structs with C{size}, need most space, and how much (MiB)."""
     sums: Counter[str] = Counter()
     for disk in disks:
         sums[disk.get("pool", DEFAULT_POOL)] += disk["size"]
@@ -306,7 +323,7 @@ def largest_pool(disks: Iterable[Mapping[str, Any]]) -> tuple[str, int]:
 
 
 def domain_spec(vm: VM, disks: Iterable[DomainDisk]) -> DomainSpec:
-    """A VM as its hypervisor is to define it."""
+    """Return a VM in the form that drivers take."""
     given = vm.boot
     order = tuple(given.get("order", ("disk",)))
     boot = Boot(given.get("kernel", ""), given.get("initrd", ""), given.get("cmdline", ""), order)
@@ -327,12 +344,12 @@ def domain_spec(vm: VM, disks: Iterable[DomainDisk]) -> DomainSpec:
 
 
 def disks_of(job: Job, vm: int) -> list[DomainDisk]:
-    """A VM's disks as its hypervisor sees them."""
+    """Return a VM's disks in the form that drivers take."""
     return [DomainDisk(disk.path, disk.format, str(disk.target)) for disk in job.inventory.disks_of(vm)]
 
 
 async def remove_made(job: Job, vm: VM, given: Collection[int]) -> None:
-    """Remove what a failed creation has made, on the hypervisor and here. C{given}: the ids of disks that stay."""
+    """Remove what a failed creation has left, on the hypervisor and here. @param given: the ids of disks that stay."""
     try:
         connection = await job.connection(vm.compute_node)
         await connection.undefine_domain(vm.uuid)
@@ -340,7 +357,7 @@ async def remove_made(job: Job, vm: VM, given: Collection[int]) -> None:
             if disk.id not in given:
                 await delete_volume(job, disk)
     except Exception as error:
-        # The record stays and says so: forgetting it would orphan what may be there.
+        # The record stays, as missing: without it, a domain that may exist would be orphaned.
         job.put(Update("vm", vm.id, vm_state("missing")))
         job.status(f"cleaning up failed: {error}")
         return
@@ -354,7 +371,7 @@ async def remove_made(job: Job, vm: VM, given: Collection[int]) -> None:
 
 @task("vm", after_crash=AfterCrash.LOOK)
 async def delete_vm(job: Job, vm: VmId, options: DeleteOptions = {}) -> None:  # noqa: B006
-    """Delete a stopped VM with its snapshots and disks, or with keep_disks detach the disks."""
+    """Delete a stopped VM with its snapshots and disks. With keep_disks, its disks are detached instead of deleted."""
     record = job.inventory.get(VM, vm)
     connection = await job.connection(record.compute_node)
     try:
@@ -362,7 +379,7 @@ async def delete_vm(job: Job, vm: VmId, options: DeleteOptions = {}) -> None:  #
         if info.state not in (DomainState.STOPPED, DomainState.CRASHED):
             raise Conflict(f"VM {record.name} is {info.state}: stop it first.")
         if options.get("keep_disks") and job.nodes.provides(record.compute_node, ISnapshots):
-            # What stays mustn't have in it what nobody knows any more.
+            # Disks that stay must not contain snapshots that are no longer known.
             snapshots = await job.connection(record.compute_node, ISnapshots)
             for snapshot in await snapshots.list_snapshots(record.uuid):
                 job.status(f"deleting snapshot {snapshot.name}")
@@ -370,7 +387,7 @@ async def delete_vm(job: Job, vm: VmId, options: DeleteOptions = {}) -> None:  #
                 job.put(Update("vm", vm, {"snapshots": _without(job, vm, snapshot.name)}))
                 await job.flush()
     except NoSuchThing:
-        pass  # gone behind our back, or by an interrupted run of this task: the rest is still to do
+        pass  # removed by someone else or by an interrupted run of this task: the rest must still be deleted
     await connection.undefine_domain(record.uuid)
     for disk in job.inventory.disks_of(vm):
         if options.get("keep_disks"):
@@ -388,7 +405,7 @@ def _without(job: Job, vm: int, name: str) -> tuple[Mapping[str, Any], ...]:
 
 @query("struct")
 def get_vm(call: Call, vm: VmId) -> Rendered:
-    """Tell about a VM as it is now."""
+    """Return a VM."""
     return show(call, "vm", vm)
 
 

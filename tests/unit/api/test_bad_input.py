@@ -1,4 +1,4 @@
-"""Every method, given what its declaration doesn't allow: a documented fault that names the argument, and nothing queued."""
+"""Every method, called with arguments that its declaration doesn't allow: a documented fault that names the argument."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ WRONG = {int: "1", str: 1, bool: 1, float: "1", dict: [1], list: {}}
 
 
 def sample(kind: Kind) -> Any:
-    """A value that a kind takes, as far as the kind alone can tell."""
+    """A value that a kind accepts, as far as the kind alone can tell."""
     if isinstance(kind, Id):
         return 1
     if isinstance(kind, Int):
@@ -131,7 +131,7 @@ class BadInputTests(ServerCase):
                 for wrong in (0, other):
                     await self.refused(401, client.running.call(method.name, wrong, *arguments))
                 await self.refused(401, client.running.call(method.name, client.cookie, *arguments, address="192.0.2.99"))
-                # They count as wrong cookies: each comes from a place of its own.
+                # They count as wrong cookies, so each comes from its own address.
                 odds: tuple[Any, ...] = ("1", 1.0, True, [], {}, b"", "1" * 9999)
                 for place, odd in enumerate(odds):
                     call = client.running.call(method.name, odd, *arguments, address=f"198.51.100.{place}")
@@ -148,7 +148,7 @@ class BadInputTests(ServerCase):
                     self.assertTrue(words.startswith("cookie:"), words)
 
     async def test_roles(self) -> None:
-        """A plain user and an auditor are told 403 for what their role may not do, whatever the arguments."""
+        """A plain user and an auditor get fault 403 for what their role must not do, whatever the arguments."""
         admin = await self.setUpClient()
         for role in ("user", "auditor"):
             client = await admin.user(f"some-{role}", role)
@@ -156,8 +156,8 @@ class BadInputTests(ServerCase):
                 if not method.anonymous and role not in method.roles:
                     await self.refused(403, self.send(client, method, arguments))
 
-    async def test_foreign_ids_are_not_there(self) -> None:
-        """What is another's is answered with the very words of what isn't there."""
+    async def test_ids_of_other_users_objects_are_answered_like_unknown_ids(self) -> None:
+        """The fault for another user's object is exactly the one for an object that doesn't exist."""
         admin = await self.setUpClient()
         await admin.node()
         for name in ("one", "two"):
@@ -204,7 +204,7 @@ class BadInputTests(ServerCase):
                 await self.refused(401, self.send(user, method, arguments))
 
     async def test_an_auditor_reads_everything_and_changes_nothing(self) -> None:
-        """Each task but the own password's is refused; each query answers for other users' objects."""
+        """Every task except changing their own password is refused; every query answers for other users' objects."""
         admin = await self.setUpClient()
         await admin.node()
         vm = await admin.do("create_vm", {"name": "one", "disks": [{"size": 1, "format": "raw"}]})
@@ -224,7 +224,7 @@ class BadInputTests(ServerCase):
         self.assertEqual(await self.everything(admin), before)
 
     async def everything(self, admin: Client) -> list[Any]:
-        """All that the server shows of its objects."""
+        """Everything that the server shows of its objects."""
         lists = ("list_vms", "list_disks", "list_users", "list_compute_nodes", "list_resource_plans", "list_images")
         return [await admin.call(name) for name in lists]
 
@@ -250,7 +250,7 @@ HOSTILE = (
 
 
 class HostileStringTests(ServerCase):
-    """Strings that other programs stumble over: refused, or given back as they came."""
+    """Strings that other programs have trouble with: refused, or returned unchanged."""
 
     def carried(self, text: str) -> bool:
         """Whether XML can carry a string."""
@@ -274,7 +274,7 @@ class HostileStringTests(ServerCase):
             self.assertEqual((await admin.call("get_vm", vm))["description"], text)
             self.assertEqual(await admin.call("list_vms", {"description": text, "fields": ["id"]}), [{"id": vm}])
 
-    async def test_what_is_too_long_or_no_xml(self) -> None:
+    async def test_text_that_is_too_long_or_not_valid_in_xml(self) -> None:
         admin = await self.serve().login()
         for text in HOSTILE:
             if len(text) > 4096:
@@ -307,7 +307,7 @@ class HostileStringTests(ServerCase):
                     await self.refused(-32602, admin.call(*call(text)))
         self.assertEqual(await admin.call("get_pending_tasks"), [])
 
-    async def test_names_to_log_in_by(self) -> None:
+    async def test_login_names(self) -> None:
         running = self.serve()
         words = set()
         for number, text in enumerate(HOSTILE):

@@ -1,4 +1,4 @@
-"""One bad value ends no list: it is bounded where it comes in, and what can't be shown all the same is listed as broken."""
+"""One bad value doesn't break a list: input is bounded, and objects that still can't be shown are listed as broken."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from tests.support import ServerCase
 from tests.unit.api.storage.test_images import ImageCase
 
 HUGE = 16 * 1024 * 1024
-"""MiB: the most that one VM may have."""
+"""MiB: the maximum of one VM."""
 
 
 class SumTests(ServerCase):
@@ -36,7 +36,7 @@ class SumTests(ServerCase):
 
 
 class DriverTests(ServerCase):
-    """What nodes and guests say."""
+    """Values that nodes and guests report."""
 
     async def test_an_exit_code_beyond_32_bits(self) -> None:
         admin = await self.serve().login()
@@ -49,7 +49,7 @@ class DriverTests(ServerCase):
         (context,) = await admin.call("list_execution_contexts", {"limit": 1})
         self.assertEqual(context["results"], [{"code": INT_HIGH, "stdout": "\ufffd\ufffd", "stderr": "x"}])
 
-    async def test_a_result_that_cannot_be_told_is_not_kept(self) -> None:
+    async def test_a_result_that_cannot_be_sent_is_not_stored(self) -> None:
         admin = await self.serve().login()
         await admin.node()
         vm = await admin.do("create_vm", {"name": "web"})
@@ -94,7 +94,7 @@ class ImageTests(ImageCase):
         return words
 
     async def test_an_image_of_2_to_the_61_bytes(self) -> None:
-        """A qcow2 head of version 3 with clusters of 64 KiB says so."""
+        """A qcow2 header of version 3 with clusters of 64 KiB claims this size."""
         await self.imported()
         head = b"QFI\xfb" + struct.pack(
             ">IQIIQIIQQIIQQQQII", 3, 0, 0, 16, 2**61, 0, 1, 2**17, 2**16, 1, 0, 0, 0, 0, 0, 4, 104
@@ -107,11 +107,11 @@ class ImageTests(ImageCase):
         found = Inspected(INT_HIGH + 1, 1, "0" * 64)
         self.patch(self.files, "finish", lambda *arguments: succeed(found))
         await self.upload(b"x")
-        self.assertIn("a disk has 2147483647 MiB at most", await self.refused_image())
+        self.assertIn("a disk can have at most 2147483647 MiB", await self.refused_image())
 
 
 class BrokenTests(ServerCase):
-    """What is bad all the same, as in a database that an older server wrote."""
+    """Objects with bad values in spite of the checks, as in a database that an older server wrote."""
 
     async def test_each_list(self) -> None:
         running = self.serve()
@@ -153,7 +153,7 @@ class BrokenTests(ServerCase):
             self.assertEqual(len([event for event in logs if "can't be shown" in event["log_format"]]), 1, type_name)
         self.flushLoggedErrors()
 
-    async def test_what_cannot_even_be_put_together(self) -> None:
+    async def test_objects_whose_wire_form_cannot_be_built(self) -> None:
         running = self.serve()
         admin = await running.login()
         await admin.node()

@@ -1,4 +1,4 @@
-"""Boxcars of any shape: one answer or fault for each call, in order, and nothing in the log."""
+"""Boxcars (system.multicall) of any shape: one answer or fault for each call, in order, and nothing in the log."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from fluidvm.wire.unsent import Room
 from fluidvm.wire.xmlrpc import parse_call
 from tests.support import Client, ServerCase
 
-# Those that read or change the store answer later, when the reactor runs; hypothesis can't wait.
+# Methods that read or change the store answer later, when the reactor runs; hypothesis can't wait for that.
 NAMES = sorted(
     name
     for name, method in METHODS.items()
@@ -41,7 +41,7 @@ COOKIE = object()
 
 @st.composite
 def calls(draw: Any) -> Any:
-    """One call in a boxcar: right, wrong in its arguments, or none at all."""
+    """One call in a boxcar: valid, with wrong arguments, or not a call at all."""
     params = st.lists(VALUES, max_size=4).map(lambda values: [COOKIE, *values]) | st.lists(VALUES, max_size=3)
     name = draw(st.sampled_from([*NAMES, "system.multicall", "system.listMethods", "system.methodHelp"]) | st.text())
     shape = draw(st.integers(0, 9))
@@ -53,10 +53,10 @@ def calls(draw: Any) -> Any:
 
 
 class HeldTests(ServerCase):
-    """What boxcars hold while they run, which may be long: their calls wait."""
+    """The memory that boxcars hold while they run, which can take long because their calls wait."""
 
     async def waiting(self) -> Any:
-        """A function that sends a boxcar of two waits and some text; gives its Deferred."""
+        """Return a function that sends a boxcar of two waits and some text, and returns its Deferred."""
         self.there = self.serve()
         self.admin = await self.there.login()
         await self.admin.node(hang=["define_domain"])
@@ -85,7 +85,7 @@ class HeldTests(ServerCase):
             self.assertEqual(len(xmlrpc.client.loads(await boxcar)[0][0]), 3)  # type: ignore[arg-type]
         self.assertEqual(dispatcher._boxcars.held, 0)
 
-    async def test_what_has_run_is_let_go_of(self) -> None:
+    async def test_memory_of_finished_calls_is_released(self) -> None:
         send = await self.waiting()
         held: list[list[Any]] = []
 
@@ -107,7 +107,7 @@ class HeldTests(ServerCase):
 class BoxcarTests(ServerCase):
     @staticmethod
     def readable(value: Any) -> Any:
-        """Without the characters that XML has no way to carry."""
+        """Remove the characters that XML can't represent."""
         if isinstance(value, str):
             return "".join(character for character in value if character.isprintable() and ord(character) < 0xD800)
         if isinstance(value, list):

@@ -1,4 +1,4 @@
-"""Answers beyond the limit: refused as a whole, in place inside a boxcar, and never cut."""
+"""Answers over the size limit: refused as a whole, within a boxcar each in its place, and never truncated."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ class LargeAnswersCase(ServerCase):
         return [{"methodName": name, "params": [self.admin.cookie, *arguments]} for name, arguments in calls]
 
     async def size(self, calls: Any) -> tuple[int, list[Any]]:
-        """Send a boxcar. Gives the answer's bytes, and what is in it."""
+        """Send a boxcar. Returns the number of bytes of the answer, and its content."""
         body = xmlrpc.client.dumps((calls,), "system.multicall").encode()
         answer: Any = self.there.server.dispatcher.dispatch(body, Peer("192.0.2.1", False, None))
         answer = await answer
@@ -131,8 +131,8 @@ class BoxcarTests(LargeAnswersCase):
         self.assertLess(size, 300 * RESERVE + 200)
         self.assertEqual([answer["faultCode"] for answer in answers[80:]], [-32601] * 100)
 
-    async def test_others_have_their_turn(self) -> None:
-        """Calls that take long together don't hold up others until all are done."""
+    async def test_a_long_boxcar_does_not_delay_other_calls(self) -> None:
+        """Calls that take long together don't delay other clients until all are done."""
         clock = self.there.clock
         seconds = clock.seconds
         calls = iter(range(1000))
@@ -146,7 +146,7 @@ class BoxcarTests(LargeAnswersCase):
 
 
 class RoomTests(LargeAnswersCase):
-    """When others hold all the room that there is for answers."""
+    """When other answers use all the memory that is available for answers."""
 
     async def setUp(self) -> None:  # type: ignore[override]
         await super().setUp()
@@ -167,7 +167,7 @@ class RoomTests(LargeAnswersCase):
         self.assertEqual(len(await waiting), VMS)
         self.assertEqual(self.unsent.waiting, 0)
 
-    async def test_not_for_ever(self) -> None:
+    async def test_large_ones_do_not_wait_forever(self) -> None:
         waiting = self.ask(self.admin, "list_vms")
         boxcar = self.ask(self.admin, "get_session")
         await boxcar
@@ -178,7 +178,7 @@ class RoomTests(LargeAnswersCase):
         self.assertEqual(self.unsent.waiting, 0)
 
     async def test_boxcars(self) -> None:
-        """They wait once in all, and lose no task's id."""
+        """They wait only once, and no id of a task is lost."""
         calls = self.boxcar(*[("list_vms", ())] * 3, *[("set_vm_name", (1, "other"))] * 300, ("list_vms", ()))
         answering = Deferred.fromCoroutine(self.size(calls))
         self.assertFalse(answering.called)

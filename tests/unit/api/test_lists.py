@@ -1,4 +1,4 @@
-"""Every list, filtered and in pages; and the empty array that stands for an empty struct."""
+"""Every list, with filters and in pages; and empty arrays that are sent instead of empty structs."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ KEYS = {
     "list_templates": "name",
     "list_foreign_vms": "uuid",
 }
-"""What tells the members of a list apart, where it isn't C{id}."""
+"""The key that identifies the members of a list, if it isn't C{id}."""
 
 
 def members(found: list[Any]) -> list[dict[str, Any]]:
-    """A list's members as structs: a template is its name."""
+    """The members of a list as structs: templates are only names."""
     return [{"name": one} if isinstance(one, str) else one for one in found]
 
 
@@ -40,7 +40,7 @@ class DeclarationTests(ServerCase):
 
 class ListTests(ServerCase):
     async def start(self) -> tuple[Client, dict[str, list[Any]]]:
-        """A server that has at least two of everything, and what the lists are asked about."""
+        """A server that has at least two objects of each type, and the arguments of the lists."""
         running = self.serve()
         admin = await running.login()
         for name in ("alice", "bob"):
@@ -56,7 +56,7 @@ class ListTests(ServerCase):
             await admin.do("create_vm_snapshot", vms[0], name)
             await admin.do("create_image", disks[1], name)
         host = simulated(running, node)
-        for last in "2143":  # not in their order
+        for last in "2143":  # not in sorted order
             host.define(DomainSpec(f"11111111-2222-3333-4444-55555555555{last}", f"theirs{last}", 1, 1, 64, 64))
         about = {"node": node, "vm": vms[0], "disk": disks[0]}
         return admin, {name: [about[parameter.name] for parameter in METHODS[name].parameters[:-1]] for name in LISTS}
@@ -94,14 +94,14 @@ class ListTests(ServerCase):
             self.assertEqual(found, [{key: each[key]} for each in members(whole)], name)
 
     async def test_by_name(self) -> None:
-        """In the order of what C{after} names, whatever order the host has them in."""
+        """Sorted by the key that C{after} compares, whatever the order on the host."""
         admin, arguments = await self.start()
         for name, key in KEYS.items():
             keys = [one[key] for one in members(await admin.call(name, *arguments[name]))]
             self.assertEqual(keys, sorted(keys), name)
             self.assertEqual(members(await admin.call(name, *arguments[name], {"after": "0"}))[0][key], keys[0], name)
 
-    async def test_a_name_that_is_gone_is_still_a_place(self) -> None:
+    async def test_after_may_name_a_member_that_is_gone(self) -> None:
         admin, arguments = await self.start()
         whole = await admin.call("list_templates", *arguments["list_templates"])
         self.assertEqual(await admin.call("list_templates", *arguments["list_templates"], {"after": "b"}), whole[1:])
@@ -131,14 +131,14 @@ class EmptyArrayTests(ServerCase):
         await admin.call("create_user", "alice", "a good enough password", [])
         self.assertEqual(await admin.call("get_errors", await admin.call("commit_tasks", [])), [""])
 
-    async def test_also_to_compare_with(self) -> None:
+    async def test_an_empty_array_is_an_empty_struct_in_filters(self) -> None:
         admin = await self.serve().login()
         await admin.do("create_resource_plan", "free", {})
         await admin.do("create_resource_plan", "small", {"vms": 1})
         found = await admin.call("list_resource_plans", {"limits": []})
         self.assertEqual([one["name"] for one in found], ["free"])
 
-    async def test_other_arrays_are_none(self) -> None:
+    async def test_other_arrays_are_not_taken_for_structs(self) -> None:
         admin = await self.serve().login()
         wrongs: tuple[Any, ...] = ([1], [{}], [[]])
         for wrong in wrongs:

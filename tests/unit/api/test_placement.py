@@ -1,4 +1,4 @@
-"""Where VMs go: to their disks, and only where there is room."""
+"""Placement of VMs: on the compute node of their disks, and only where there is room."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ class PlacingCase(ServerCase):
         self.disk = await self.alice.do("create_disk", {"name": "data", "size": 1, "compute_node": self.small})
 
     async def both(self, client: Client, method: str, *arguments: object) -> tuple[int, str]:
-        """Run a task that fails. Gives code and words, which a plan has foretold."""
+        """Run a task that fails. Returns the code and the error, which the rehearsal must have predicted."""
         await client.call(method, *arguments)
         (planned,) = await client.call("plan_tasks")
         await client.call("discard_tasks")
@@ -75,7 +75,7 @@ class RoomTests(PlacingCase):
             for client in (self.alice, self.admin):
                 spec = {"name": "web", "compute_node": self.small, **amounts}
                 code, words = await self.both(client, "create_vm", spec)
-                self.assertEqual((code, words), (409, f"Compute node small has no room for it: {lack}."))
+                self.assertEqual((code, words), (409, f"Compute node small doesn't have enough room: {lack}."))
         await self.alice.do("create_vm", {"name": "web", "compute_node": self.small, "memory": 1000})
         code, _ = await self.both(self.alice, "create_vm", {"name": "more", "memory": 16, "disks": [{"disk": self.disk}]})
         self.assertEqual(code, 409)
@@ -84,16 +84,16 @@ class RoomTests(PlacingCase):
         forced = {"name": "web", "memory": 2000, "force": True}
         vm = await self.admin.do("create_vm", {**forced, "compute_node": self.small})
         self.assertEqual(await self.node_of(vm), self.small)
-        # Where none is named, it goes where most is free, as ever.
+        # If no node is named, the one with the most free memory is chosen, as always.
         for _ in range(2):
             await self.admin.do("create_vm", {"name": f"big{_}", "memory": 200_000, "force": True})
         words = await self.refused(403, self.alice.call("create_vm", {**forced, "compute_node": self.small}))
-        self.assertEqual(words, "spec.force: is for administrators.")
+        self.assertEqual(words, "spec.force: is allowed only for administrators.")
         spec = {"name": "own", "compute_node": self.small, "owner": 2, "force": True}
         vm = await self.admin.do("create_vm", spec)
         for method, arguments in (("clone_vm", ("copy", {"force": True})), ("migrate_vm", (self.large, {"force": True}))):
             words = await self.refused(403, self.alice.call(method, vm, *arguments))
-            self.assertEqual(words, "options.force: is for administrators.")
+            self.assertEqual(words, "options.force: is allowed only for administrators.")
 
     async def test_a_vm_that_grows(self) -> None:
         vm = await self.alice.do("create_vm", {"name": "web", "compute_node": self.small, "memory": 500})
@@ -111,12 +111,12 @@ class RoomTests(PlacingCase):
         await self.admin.do("set_vm_memory", vm, 1001, {"force": True})
         await self.admin.do("set_vm_vcpus", vm, 7, {"force": True})
 
-    async def test_who_is_no_administrator_any_more_forces_nothing(self) -> None:
+    async def test_a_former_administrator_cannot_use_force(self) -> None:
         bob = await self.admin.user("bob", role="admin")
         await bob.call("create_vm", {"name": "web", "memory": 2000, "compute_node": self.small, "force": True})
         await self.admin.do("set_user_role", 3, "user")
         ec = await bob.commit()
-        self.assertEqual(await bob.call("get_errors", ec), ["spec.force: is for administrators."])
+        self.assertEqual(await bob.call("get_errors", ec), ["spec.force: is allowed only for administrators."])
 
     async def test_copies(self) -> None:
         vm = await self.alice.do("create_vm", {"name": "web", "compute_node": self.small, "memory": 600})
@@ -128,7 +128,7 @@ class RoomTests(PlacingCase):
             await self.alice.do("create_vm", {"name": name, "compute_node": self.large, "memory": 600})
             for name in ("one", "two")
         ]
-        # Two at once: there is room for one of them.
+        # Two at the same time: there is room for only one of them.
         ecs = []
         for client, vm in ((self.alice, one), (self.admin, two)):
             await client.call("migrate_vm", vm, self.small)
@@ -136,12 +136,12 @@ class RoomTests(PlacingCase):
         for client, ec in zip((self.alice, self.admin), ecs, strict=True):
             await client.finish(ec)
         errors = [(await self.admin.call("get_errors", ec))[0] for ec in ecs]
-        self.assertEqual(sorted(errors), ["", "Compute node small has no room for it: memory, 200 MiB short."])
+        self.assertEqual(sorted(errors), ["", "Compute node small doesn't have enough room: memory, 200 MiB short."])
         left = [vm for vm in (one, two) if await self.node_of(vm) == self.large]
         self.assertEqual(len(left), 1)
         self.assertEqual((await self.both(self.admin, "migrate_vm", left[0], self.small))[0], 409)
         await self.admin.do("migrate_vm", left[0], self.small, {"force": True})
-        # Nothing stays set aside.
+        # Nothing stays reserved.
         node = await self.admin.call("get_compute_node", self.small)
         self.assertEqual((node["vms"], node["memory_used"]), (2, 1200))
         for vm in (one, two):
@@ -153,8 +153,8 @@ class RoomTests(PlacingCase):
         await self.admin.do("evacuate_compute_node", self.large)
         self.assertEqual(await self.node_of(vm), self.small)
 
-    async def test_what_is_there_already(self) -> None:
-        """A guest that is taken over takes no more than before; a disk takes no memory."""
+    async def test_adopted_guests_and_disks_need_no_room(self) -> None:
+        """A guest that is taken over uses no more memory than before, and a disk uses none."""
         await self.admin.do("create_vm", {"name": "web", "compute_node": self.small, "memory": 1000})
         await self.admin.do("set_compute_node", self.small, {"memory_overcommit": 0.5})
         await self.admin.do("adopt_vm", self.small, stranger(self.there, self.small), 1)

@@ -29,7 +29,7 @@ class TaskTests(ServerCase):
         self.assertIn("finished", context)
         self.assertIs(await admin.call("wait_for_tasks", ec, 0), True)
 
-    async def test_others_have_their_turns_while_contexts_are_listed(self) -> None:
+    async def test_listing_contexts_does_not_block_the_reactor(self) -> None:
         running = self.serve()
         admin = await running.login()
         ecs = [await admin.call("commit_tasks") for _ in range(3)]
@@ -127,7 +127,7 @@ class TaskTests(ServerCase):
         self.assertEqual(page, [{"id": made[2]}, {"id": made[1]}])
         self.assertEqual(await admin.call("list_execution_contexts", {"on_error": "stop"}), [])
 
-    async def test_busy_objects_make_others_wait_and_nobody_else(self) -> None:
+    async def test_only_tasks_on_busy_objects_wait(self) -> None:
         admin = await self.client()
         await admin.node(delay=1.0)
         one, two = await self.made(admin, "one"), await self.made(admin, "two")
@@ -143,7 +143,7 @@ class TaskTests(ServerCase):
             await admin.running.pass_time(0.1)
         self.assertEqual(set(states), {contexts[0], contexts[2]})
 
-    async def test_passwords_are_nowhere(self) -> None:
+    async def test_passwords_are_never_stored_or_shown(self) -> None:
         admin = await self.client()
         await admin.do("create_user", "alice", "hunter2-hunter2")
         await admin.call("create_user", "bob", "hunter2-hunter2")

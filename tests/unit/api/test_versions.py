@@ -1,4 +1,4 @@
-"""Every object has a version, which grows with each of its changes."""
+"""Every object has a version, which increases with each change of the object."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ class VersionTests(ServerCase):
         self.node = await self.admin.node()
 
     async def version(self, type_name: str, id: int) -> int:
-        """The version as C{get_*} and C{list_*} have it, which have only what is declared."""
+        """The version that C{get_*} and C{list_*} return; both return only declared fields."""
         one = await self.admin.call(f"get_{type_name}", id)
         declared = Context.FIELDS if type_name == "execution_context" else wire_fields(OBJECT_TYPES[type_name])
         self.assertEqual({key: type(value) for key, value in one.items()}, {key: declared[key] for key in one})
@@ -34,7 +34,7 @@ class VersionTests(ServerCase):
         return version
 
     async def grows(self, type_name: str, id: int, *changes: Change) -> None:
-        """Each change makes the version higher; what another object goes through and a restart leave it as it is."""
+        """Each change increases the version; changes of other objects and a restart don't."""
         version = await self.version(type_name, id)
         for change in changes:
             await self.admin.do(*change)
@@ -83,7 +83,7 @@ class VersionTests(ServerCase):
         user = await self.admin.do("create_user", "alice", PASSWORD, {})
         self.assertEqual(await self.version("user", user), 1)
         await self.there.login("alice")
-        self.assertEqual(await self.version("user", user), 1, "a login is no change")
+        self.assertEqual(await self.version("user", user), 1, "a login doesn't count as a change")
         await self.grows(
             "user",
             user,
@@ -139,7 +139,7 @@ class VersionTests(ServerCase):
         self.assertEqual(seen, sorted(set(seen)))
         await self.grows("execution_context", ec)
 
-    async def test_what_fails_leaves_it(self) -> None:
+    async def test_a_failed_task_does_not_change_it(self) -> None:
         vm = await self.admin.do("create_vm", {"name": "web"})
         before = await self.version("vm", vm)
         write = stored.write

@@ -15,7 +15,7 @@ class AuditTests(ServerCase):
         found: list[dict[str, Any]] = await admin.call("list_audit", wanted)
         return found
 
-    async def test_who_did_what_and_what_came_of_it(self) -> None:
+    async def test_who_did_what_and_its_outcome(self) -> None:
         running = self.serve()
         admin = await running.login(address="192.0.2.9")
         await admin.node()
@@ -58,7 +58,7 @@ class AuditTests(ServerCase):
         self.assertLess(len(line["arguments"]), 500)
         self.assertIsInstance(line["time"], datetime)
 
-    async def test_refused_calls_are_in_it(self) -> None:
+    async def test_refused_calls_are_logged(self) -> None:
         admin = await self.serve().login()
         user = await admin.user("alice")
         await self.refused(404, user.call("delete_vm", 9))
@@ -67,7 +67,7 @@ class AuditTests(ServerCase):
         self.assertEqual([(line["name"], line["code"]) for line in lines], [("alice", 404), ("alice", -32602)])
         self.assertIn("no VM 9", lines[0]["error"])
 
-    async def test_what_a_role_may_not_is_in_it(self) -> None:
+    async def test_calls_that_a_role_must_not_make_are_logged(self) -> None:
         admin = await self.serve().login()
         user, auditor = await admin.user("alice"), await admin.user("watcher", "auditor")
         await self.refused(403, user.call("create_user", "mallory", SECRET, {"role": "admin"}))
@@ -80,7 +80,7 @@ class AuditTests(ServerCase):
         )
         self.assertNotIn(SECRET, str(lines))
 
-    async def test_cancelling_is_in_it(self) -> None:
+    async def test_cancelling_is_logged(self) -> None:
         running = self.serve()
         admin = await running.login()
         await admin.node(hang=["start"])
@@ -156,7 +156,7 @@ class AuditTests(ServerCase):
         admin = await running.login()
         self.assertEqual(await self.lines(admin, event="call"), [])
 
-    async def test_nothing_is_changed_in_it(self) -> None:
+    async def test_lines_are_never_changed(self) -> None:
         running = self.serve()
         await running.login()
         await running.pass_time(1)

@@ -5,7 +5,7 @@ from tests.unit.api.nodes.test_nodes import simulated
 
 
 class OwnershipTests(ServerCase):
-    async def test_a_vm_is_given_away_with_its_disks(self) -> None:
+    async def test_a_vm_changes_its_owner_with_its_disks(self) -> None:
         running = self.serve()
         admin = await running.login()
         await admin.node()
@@ -42,7 +42,7 @@ class OwnershipTests(ServerCase):
         self.assertEqual((code, "vms" in words), (507, True))
         await admin.do("set_vm_owner", big, 1)
 
-    async def test_what_a_user_queued_on_what_was_given_away(self) -> None:
+    async def test_queued_tasks_on_an_object_with_a_new_owner(self) -> None:
         admin = await self.serve().login()
         await admin.node()
         alice, _ = await admin.user("alice"), await admin.user("bob")
@@ -94,7 +94,7 @@ class DetailsTests(ServerCase):
         self.assertEqual((shown["description"], shown["tags"]), ("old", ["b", "c"]))
         await self.refused(-32602, admin.call("set_vm_details", vm, {"tags": ["b", "b"]}))
 
-    async def test_autostart_and_boot_need_a_stop(self) -> None:
+    async def test_autostart_and_boot_need_a_stopped_vm(self) -> None:
         running = self.serve()
         admin = await running.login()
         node = await admin.node()
@@ -107,7 +107,7 @@ class DetailsTests(ServerCase):
         await admin.do("start_vm", vm)
         for method, value in (("set_vm_autostart", False), ("set_vm_boot", {})):
             code, words = await admin.fail(method, vm, value)
-            self.assertEqual((code, "needs a stop" in words), (409, True))
+            self.assertEqual((code, "stop it first" in words), (409, True))
         await self.refused(-32602, admin.call("set_vm_boot", vm, {"initrd": "/boot/x"}))
 
     async def test_a_kernel_of_a_plain_user(self) -> None:

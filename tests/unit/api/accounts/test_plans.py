@@ -26,7 +26,7 @@ LIMITS = {
 
 
 class PlanTests(ServerCase):
-    async def test_kept(self) -> None:
+    async def test_created_changed_and_deleted(self) -> None:
         admin = await self.serve().login()
         limits = {**LIMITS, "cpu_shares": 512, "disk_iops": 100, "disk_mbps": 10, "network_mbps": 50, "drivers": ["kvm"]}
         plan = await admin.do("create_resource_plan", "small", limits)
@@ -74,7 +74,7 @@ class PlanTests(ServerCase):
 
 class QuotaCase(ServerCase):
     async def start(self, limits: dict[str, Any], **node: Any) -> tuple[Client, Client]:
-        """An administrator, and a user under a plan with these limits."""
+        """An administrator, and a user whose plan has these limits."""
         admin = await self.serve().login()
         await admin.node(**node)
         self.plan = await admin.do("create_resource_plan", "small", limits)
@@ -83,7 +83,7 @@ class QuotaCase(ServerCase):
         return admin, alice
 
     async def over(self, client: Client, limit: str, method: str, *arguments: Any) -> None:
-        """Check that a task fails because of a limit, in words that name it, and changes nothing."""
+        """Check that a task fails because of a limit, with an error that names it, and changes nothing."""
         before = await client.call("get_user_usage", 2)
         code, words = await client.fail(method, *arguments)
         self.assertEqual(code, 507, words)
@@ -92,7 +92,7 @@ class QuotaCase(ServerCase):
         self.assertEqual(await client.call("get_user_usage", 2), before)
 
     async def used(self, client: Client) -> dict[str, int]:
-        """What a user holds."""
+        """The usage of a user."""
         return {limit: values["used"] for limit, values in (await client.call("get_user_usage", 2)).items()}
 
 
@@ -121,7 +121,7 @@ class QuotaTests(QuotaCase):
         await alice.do("start_vm", second)
         await self.over(alice, "running_vms", "start_vm", third)
         await self.over(alice, "vcpus", "set_vm_vcpus", second, 4)
-        await alice.do("set_vm_vcpus", second, 3)  # what it could get was counted before
+        await alice.do("set_vm_vcpus", second, 3)  # its maximum was already counted
         await alice.do("set_vm_memory", second, 256)
         disk = await alice.do("create_disk", {"name": "data", "size": 89})
         await self.over(alice, "disks", "create_disk", {"name": "x", "size": 1})
@@ -131,13 +131,13 @@ class QuotaTests(QuotaCase):
         self.assertEqual(usage["running_vms"], {"used": 2, "limit": 2})
         self.assertEqual(usage["disk_space"], {"used": 100, "limit": 100})
         self.assertEqual((await admin.call("get_resource_plan_usage", self.plan))["memory"], {"used": 768, "limit": 2048})
-        # What is given back can be used at once.
+        # What is released can be used at once.
         await alice.do("stop_vm", first)
         await alice.do("start_vm", third)
         await alice.do("delete_vm", first)
         await alice.do("create_vm", {"name": "fourth"})
 
-    async def test_bounds_what_others_make_for_the_user(self) -> None:
+    async def test_limits_what_administrators_create_for_the_user(self) -> None:
         admin, _ = await self.start({"vms": 1})
         await admin.do("create_vm", {"name": "one", "owner": 2})
         await self.over(admin, "vms", "create_vm", {"name": "two", "owner": 2})
@@ -153,21 +153,21 @@ class QuotaTests(QuotaCase):
         await admin.do("set_resource_plan", self.plan, {"drivers": ["kvm", "simulator"]})
         await alice.do("create_vm", {"name": "x"})
 
-    async def test_failures_give_back(self) -> None:
+    async def test_failures_release_what_they_reserved(self) -> None:
         _, alice = await self.start({"vms": 1, "memory": 512, "running_vms": 1}, fail=["define_domain", "start"])
         for _ in range(3):
             code, _ = await alice.fail("create_vm", {"name": "one"})
             self.assertEqual(code, 503)
         self.assertEqual(set((await self.used(alice)).values()), {0})
 
-    async def test_a_failed_start_gives_back(self) -> None:
+    async def test_a_failed_start_releases_what_it_reserved(self) -> None:
         _, alice = await self.start({"running_vms": 1}, fail=["start"])
         for name in ("one", "two"):
             vm = await alice.do("create_vm", {"name": name})
             self.assertEqual((await alice.fail("start_vm", vm))[0], 503)
         self.assertEqual((await self.used(alice))["running_vms"], 0)
 
-    async def test_a_smaller_plan_kills_nothing(self) -> None:
+    async def test_a_smaller_plan_stops_and_deletes_nothing(self) -> None:
         admin, alice = await self.start({})
         vm = await alice.do("create_vm", {"name": "one", "memory": 768, "max_memory": 1024})
         await alice.do("start_vm", vm)
@@ -189,7 +189,7 @@ class QuotaTests(QuotaCase):
         self.assertEqual(codes, [0, 0, 507, 0, 507, 404])
 
     async def test_reserved_over_a_crash(self) -> None:
-        """Growth that was under way when the server died is still set aside when it is back."""
+        """Growth that was in progress when the server died is still reserved after the restart."""
         running = self.serve()
         admin = await running.login()
         await admin.node(hang=["set_memory"])
@@ -208,7 +208,7 @@ class QuotaTests(QuotaCase):
 
 
 class MaximumTests(QuotaCase):
-    """What counts is what a guest can get."""
+    """The maxima of a guest count, not its current amounts."""
 
     BIG = {"name": "big", "memory": 64, "max_memory": 3000, "vcpus": 1, "max_vcpus": 9}
     HELD = {"memory": 3000, "vcpus": 9}
@@ -218,7 +218,7 @@ class MaximumTests(QuotaCase):
         return {limit: used[limit] for limit in self.HELD}
 
     async def test_each_way_to_get_a_vm(self) -> None:
-        """Made, copied, given, taken over: the sums and the bounds of one VM."""
+        """Created, copied, transferred, taken over: the totals, and the limits of one VM."""
         for limit, most, words in (
             ("memory", 200, "3000 MiB more"),
             ("vcpus", 8, "9 more"),
@@ -257,13 +257,13 @@ class MaximumTests(QuotaCase):
         await self.over(alice, "vcpus", "set_vm_vcpus", vm, 11)
         await alice.do("set_vm_memory", vm, 4000)
         await alice.do("set_vm_vcpus", vm, 10)
-        # The maximum stays, and counts.
+        # The maximum stays, and still counts.
         await alice.do("set_vm_memory", vm, 64)
         await alice.do("set_vm_vcpus", vm, 1)
         self.assertEqual(await self.held(alice), {"memory": 4000, "vcpus": 10})
 
     async def test_after_a_crash(self) -> None:
-        """The sums are made anew at the start."""
+        """The totals are computed again at the start."""
         admin, alice = await self.start({})
         await alice.do("create_vm", self.BIG)
         admin = await (await self.restart(admin.running)).login()
@@ -274,7 +274,7 @@ class MaximumTests(QuotaCase):
 
 class RaceTests(QuotaCase):
     async def test_no_interleaving_exceeds_a_limit(self) -> None:
-        """Many sessions at once; whenever anything has changed, no limit is exceeded, and in the end the sums are right."""
+        """Many sessions at once: no limit is exceeded after any change, and the totals are correct at the end."""
         limits = {"vms": 4, "running_vms": 2, "vcpus": 9, "memory": 2000, "disks": 6, "disk_space": 50}
         admin, _ = await self.start(limits, delay=0.01, memory=10**6, vcpus=1000)
         running = admin.running

@@ -15,12 +15,12 @@ class SecondFactorTests(ServerCase):
         return totp
 
     def code(self, client: Client, totp: pyotp.TOTP) -> str:
-        """The code of now; time passes first, so that it is a new one."""
+        """The current code; time passes first, so that it is a new one."""
         running = client.running
         running.clock.advance(60)
         return totp.at(int(running.now + running.clock.seconds()))
 
-    async def test_asked_for(self) -> None:
+    async def test_required_at_login(self) -> None:
         running = self.serve()
         client = await running.login()
         totp = await self.setUpFactor(client)
@@ -31,10 +31,10 @@ class SecondFactorTests(ServerCase):
         self.assertEqual(await self.refused(402, running.call("authenticate", "admin", PASSWORD, "000000")), words)
         cookie = await running.call("authenticate", "admin", PASSWORD, code)
         await running.call("ping", cookie)
-        # A code is good once.
+        # A code is valid once.
         await self.refused(402, running.call("authenticate", "admin", PASSWORD, code))
 
-    async def test_the_code_that_confirmed_it_is_good_for_one_login(self) -> None:
+    async def test_the_confirming_code_is_valid_for_one_login(self) -> None:
         running = self.serve()
         client = await running.login()
         totp = pyotp.TOTP((await client.call("begin_second_factor", PASSWORD))["secret"])
@@ -62,7 +62,7 @@ class SecondFactorTests(ServerCase):
             await self.refused(402, running.call("authenticate", "admin", PASSWORD, "000000"))
         await self.refused(429, running.call("authenticate", "admin", PASSWORD, "000000"))
 
-    async def test_it_takes_the_password_and_a_right_code_to_begin(self) -> None:
+    async def test_beginning_needs_the_password_and_a_correct_code(self) -> None:
         client = await self.serve().login()
         await self.refused(402, client.call("begin_second_factor", "wrong"))
         await self.refused(409, client.call("confirm_second_factor", "000000"))
@@ -87,17 +87,17 @@ class SecondFactorTests(ServerCase):
         await running.login("alice")
         await self.refused(409, admin.call("remove_second_factor", 2))
 
-    async def test_an_auditor_removes_nobodys(self) -> None:
+    async def test_an_auditor_cannot_remove_another_users(self) -> None:
         admin = await self.serve().login()
         auditor, alice = await admin.user("watcher", "auditor"), await admin.user("alice")
-        # By the same words, whether there is one or not.
+        # With the same text, whether the user has one or not.
         before = await self.refused(403, auditor.call("remove_second_factor", 3))
         await self.setUpFactor(alice)
         self.assertEqual(await self.refused(403, auditor.call("remove_second_factor", 3)), before)
 
 
 class RehashTests(ServerCase):
-    async def test_new_parameters_take_hold_at_the_next_login(self) -> None:
+    async def test_new_hash_parameters_apply_at_the_next_login(self) -> None:
         running = self.serve()
         await running.login()
         await running.stop()

@@ -33,7 +33,7 @@ class SessionTests(ServerCase):
         running.clock.advance(1)
         await running.login()
 
-    async def test_many_wrong_ones_at_once_learn_nothing(self) -> None:
+    async def test_many_simultaneous_wrong_passwords_learn_nothing(self) -> None:
         running = self.serve()
         answers = await gatherResults(
             [
@@ -61,11 +61,11 @@ class SessionTests(ServerCase):
             running.clock.advance(9)
             self.assertEqual(await client.call("ping"), [])
         running.clock.advance(5)
-        await client.call("get_session")  # doesn't count
+        await client.call("get_session")  # doesn't keep it alive
         running.clock.advance(5)
         await self.refused(401, client.call("ping"))
 
-    async def test_any_call_keeps_a_session_when_told(self) -> None:
+    async def test_any_call_keeps_a_session_alive_if_configured(self) -> None:
         running = self.serve("--keepalive", "any-call", "--session-timeout", "30")
         client = await running.login()
         for _ in range(4):
@@ -91,7 +91,7 @@ class SessionTests(ServerCase):
             self.running.remove(running)
             self.forget()
 
-    async def test_a_node_that_hangs_costs_no_session(self) -> None:
+    async def test_a_node_that_hangs_expires_no_session(self) -> None:
         for keepalive in ("any-call", "ping"):
             running = self.serve("--keepalive", keepalive, "--session-timeout", "30", "--node-timeout", "120")
             client = await running.login()
@@ -113,7 +113,7 @@ class SessionTests(ServerCase):
             self.running.remove(running)
             self.forget()
 
-    async def test_an_answer_that_waits_for_room_costs_no_session(self) -> None:
+    async def test_an_answer_that_waits_for_memory_expires_no_session(self) -> None:
         running = self.serve("--session-timeout", "10")
         client = await running.login()
         for count in range(3):
@@ -130,7 +130,7 @@ class SessionTests(ServerCase):
         await self.stays(client, 10)
 
     async def stays(self, client: Client, seconds: int) -> None:
-        """Check that the only session there is is this client's, and has so many seconds left."""
+        """Check that this client has the only session, and how many seconds it has left."""
         sessions = client.running.server.sessions
         (found,) = sessions.all()
         self.assertEqual((found.cookie, round(sessions.left(found))), (client.cookie, seconds))
@@ -145,7 +145,7 @@ class SessionTests(ServerCase):
         self.assertEqual((session["expires"] - session["created"]).total_seconds(), 30)
         self.assertNotIn(client.cookie, session.values())
 
-    async def test_ones_own_password_ends_ones_other_sessions(self) -> None:
+    async def test_changing_ones_own_password_ends_other_sessions(self) -> None:
         running = self.serve()
         admin = await running.login()
         user = await admin.user("alice")
@@ -160,8 +160,8 @@ class SessionTests(ServerCase):
             await self.refused(401, ended.call("get_session"))
         await admin.call("get_session")
 
-    async def test_only_the_session_that_committed_it_goes_on(self) -> None:
-        """Not one that has only asked for it, nor the one of the same number after a restart."""
+    async def test_only_the_session_that_committed_it_continues(self) -> None:
+        """Not a session that only queued the task, nor the session with the same id after a restart."""
         running = self.serve()
         first, second = await running.login(), await running.login()
         node = await first.node(delay=20.0)
@@ -179,7 +179,7 @@ class SessionTests(ServerCase):
         self.assertEqual(errors, ["", ""])
 
     async def finished(self, running: Running, ec: int) -> None:
-        """Turn the clock until an execution context that nobody can ask for is complete."""
+        """Advance the clock until an execution context that no client can query is complete."""
         while not running.server._engine._contexts[ec].complete:
             await running.pass_time(1)
 
@@ -197,7 +197,7 @@ class PingTests(ServerCase):
         self.assertEqual(await admin.call("ping"), [])
         self.assertEqual(len(await other.call("ping")), 2)
 
-    async def test_users_hear_of_their_own_only(self) -> None:
+    async def test_users_see_changes_of_their_own_objects_only(self) -> None:
         running = self.serve()
         admin = await running.login()
         node = await admin.node()

@@ -8,7 +8,7 @@ NEW = "another good password"
 
 
 class UserTests(ServerCase):
-    async def test_what_is_asked_for_reads_back(self) -> None:
+    async def test_a_created_user_reads_back(self) -> None:
         admin = await self.serve().login()
         plan = await admin.do("create_resource_plan", "small", {"vms": 1})
         options = {"role": "auditor", "resource_plan": plan, "full_name": "Alice <b>", "email": "a@example.org"}
@@ -28,7 +28,7 @@ class UserTests(ServerCase):
         self.assertEqual((shown["full_name"], shown["email"]), ("Alice", "a@example.org"))
         await self.refused(404, alice.call("set_user_details", 1, {}))
 
-    async def test_a_disabled_user_is_out(self) -> None:
+    async def test_a_disabled_user_is_logged_out(self) -> None:
         running = self.serve()
         admin = await running.login()
         alice = await admin.user("alice")
@@ -39,7 +39,7 @@ class UserTests(ServerCase):
         await admin.do("set_user_enabled", 2, True)
         await (await running.login("alice")).call("ping")
 
-    async def test_what_a_disabled_user_committed_and_had_not_begun_does_not_begin(self) -> None:
+    async def test_tasks_of_a_disabled_user_that_had_not_started_fail(self) -> None:
         running = self.serve()
         admin = await running.login()
         await admin.node(delay=5.0)
@@ -54,7 +54,7 @@ class UserTests(ServerCase):
         self.assertEqual([task["code"] for task in context["tasks"]], [0, 403])
         self.assertIn("disabled", context["errors"][1])
 
-    async def test_what_was_given_away_meanwhile_is_not_there(self) -> None:
+    async def test_an_object_with_a_new_owner_is_not_found(self) -> None:
         admin = await self.serve().login()
         alice = await admin.user("alice")
         await alice.call("set_user_details", 2, {})
@@ -116,7 +116,7 @@ class UserTests(ServerCase):
         await admin.finish(second)
         self.assertEqual((await admin.call("get_execution_context", second))["tasks"][0]["code"], 403)
 
-    async def test_a_demoted_administrator_may_less_at_once(self) -> None:
+    async def test_a_demoted_administrator_loses_the_role_at_once(self) -> None:
         admin = await self.serve().login()
         other = await admin.user("other", "admin")
         await other.call("list_users")
@@ -156,7 +156,7 @@ class SessionListTests(ServerCase):
 
 
 class WrongCookieTests(ServerCase):
-    async def test_guessing_is_held_back_and_right_cookies_are_not(self) -> None:
+    async def test_guessed_cookies_are_throttled_and_valid_ones_are_not(self) -> None:
         running = self.serve()
         client = await running.login()
         wrong = client.cookie ^ 1
@@ -172,7 +172,7 @@ class WrongCookieTests(ServerCase):
             self.assertEqual(one[0].value.faultCode, 429)  # type: ignore[attr-defined]
             self.assertRegex(one[0].value.faultString, r"in \d+ s")  # type: ignore[attr-defined]
 
-    async def test_one_boxcar_tries_one(self) -> None:
+    async def test_one_boxcar_can_try_only_one_cookie(self) -> None:
         running = self.serve()
         client = await running.login()
         for _ in range(250):

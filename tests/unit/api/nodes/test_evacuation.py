@@ -17,11 +17,11 @@ class EvacuationTests(ServerCase):
         return admin, await admin.node("one", **options), await admin.node("two", **options)
 
     async def where(self, admin: Client) -> dict[str, tuple[int, str]]:
-        """By name, each VM's node and state."""
+        """The node and the state of each VM, by name."""
         return {vm["name"]: (vm["compute_node"], vm["state"]) for vm in await admin.call("list_vms")}
 
     async def held(self, running: Running, node: int) -> tuple[int, int]:
-        """How many domains and volumes a node has."""
+        """The number of domains and of volumes on a node."""
         host = await simulated(running, node)
         return len(host.domains()), len(host.all_volumes())
 
@@ -42,7 +42,7 @@ class EvacuationTests(ServerCase):
         await admin.do("remove_compute_node", one)
         self.assertEqual((await admin.call("get_vm", off))["compute_node"], two)
 
-    async def test_what_cannot_move_stays_and_is_told(self) -> None:
+    async def test_vms_that_cannot_move_stay_and_are_reported(self) -> None:
         running = self.serve()
         admin, one, two = await self.two(running, memory=1000)
         for name, memory in (("a", 300), ("b", 900), ("c", 300), ("d", 300)):
@@ -74,12 +74,12 @@ class EvacuationTests(ServerCase):
         self.assertIn("1 of 2 VMs stayed on compute node one. a (1): The guest is too busy.", words)
         self.assertEqual((await self.held(running, one), await self.held(running, two)), ((1, 1), (1, 1)))
 
-    async def test_the_tasks_before_come_first_and_those_behind_find_it_there(self) -> None:
+    async def test_earlier_tasks_run_first_and_later_ones_find_the_vm_moved(self) -> None:
         running = self.serve()
         admin, one, two = await self.two(running, delay=1.0)
         vms = [await admin.do("create_vm", {"name": name, "compute_node": one}) for name in ("a", "b")]
         other = await running.login()
-        # Both wait for what the evacuation holds, or it waits for them; nobody waits for ever.
+        # Both wait for claims of the evacuation, or it waits for theirs; there is no deadlock.
         contexts = []
         for method, arguments in (
             ("start_vm", (vms[1],)),
@@ -96,7 +96,7 @@ class EvacuationTests(ServerCase):
         self.assertEqual(errors[:2] + errors[3:], 4 * [[""]], errors)
         self.assertEqual(await self.where(admin), {"a": (two, "stopped"), "b": (two, "stopped")})
 
-    async def test_one_place_per_node_is_enough(self) -> None:
+    async def test_one_slot_per_node_is_enough(self) -> None:
         running = self.serve("--tasks-per-node", "1")
         admin, one, two = await self.two(running, delay=1.0)
         vm = await admin.do("create_vm", {"name": "a", "compute_node": one})
@@ -134,7 +134,7 @@ class EvacuationTests(ServerCase):
             await admin.do("create_vm", {"name": name, "compute_node": one, "disks": [{"size": 1}]})
         await admin.call("evacuate_compute_node", one)
         ec = await admin.call("commit_tasks")
-        # What waits for the VM under way has to find it moved, though it was committed by an older context.
+        # A task that waits for the VM being moved must find it moved, although its context is older.
         while len([node for node, _ in (await self.where(admin)).values() if node == two]) < 1:
             await running.pass_time(1)
         await admin.call("start_vm", 2)
@@ -151,7 +151,7 @@ class EvacuationTests(ServerCase):
 
     async def active_between(self, running: Running) -> tuple[Client, int, int, int]:
         """
-        A node with two VMs, of which one is being started, is evacuated, and made active while that is waited for.
+        Evacuate a node with two VMs, one of which is being started, and set it to active while the evacuation waits.
 
         @return: the administrator, the node, and the contexts of the start and of the evacuation.
         """
@@ -163,25 +163,25 @@ class EvacuationTests(ServerCase):
         other = await running.login()
         await admin.call("evacuate_compute_node", one)
         await other.call("set_compute_node_mode", one, "active")
-        # In one go, so that it waits for the node already when the evacuation lets go of it to wait for the VM as well.
+        # At once, so that it already waits for the node when the evacuation releases the node to wait for the VM as well.
         both = [Deferred.fromCoroutine(client.call("commit_tasks")) for client in (admin, other)]
         evacuation, activation = [await committed for committed in both]
         while any(await admin.call("get_task_state", activation)):
             await running.pass_time(0.0)
-        self.assertEqual(await admin.call("get_task_state", start), [1], "the evacuation waits for it still")
+        self.assertEqual(await admin.call("get_task_state", start), [1], "the evacuation still waits for it")
         return admin, one, start, evacuation
 
     async def test_active_again_meanwhile(self) -> None:
-        """Its own VMs would fit on the node best: it isn't asked to take them."""
+        """Its VMs would fit best on the node itself, but they aren't moved there."""
         running = self.serve()
         admin, one, start, evacuation = await self.active_between(running)
         await admin.finish(start)
-        for _ in range(100):  # not for as long as it takes: it took for ever
+        for _ in range(100):  # bounded: with the bug it never ended
             await running.pass_time(1.0)
         self.assertEqual(
             await admin.call("get_errors", evacuation),
             [
-                "Compute node one was made active again while it was evacuated: evacuate it once more to move its other VMs "
+                "Compute node one was set to active again during its evacuation: evacuate it again to move its other VMs "
                 "(moved so far: 0)."
             ],
         )
@@ -189,7 +189,7 @@ class EvacuationTests(ServerCase):
         self.assertEqual((await admin.call("get_compute_node", one))["mode"], "active")
 
     async def test_active_again_before_a_restart(self) -> None:
-        """What goes on after it doesn't cordon the node again behind its administrator's back, and ends."""
+        """The resumed evacuation doesn't cordon the node again without its administrator's knowledge, and ends."""
         running = self.serve()
         admin, one, start, evacuation = await self.active_between(running)
         running = await self.restart(running)
@@ -197,10 +197,10 @@ class EvacuationTests(ServerCase):
         await admin.finish(start)
         for _ in range(100):
             await running.pass_time(1.0)
-        self.assertIn("made active again", (await admin.call("get_errors", evacuation))[0])
+        self.assertIn("set to active again", (await admin.call("get_errors", evacuation))[0])
         self.assertEqual((await admin.call("get_compute_node", one))["mode"], "active")
 
-    async def test_the_one_under_way_is_gone_after_a_restart(self) -> None:
+    async def test_the_vm_being_moved_is_gone_after_a_restart(self) -> None:
         running, admin, evacuation = await self.interrupted()
         self.execute("DELETE FROM disks WHERE vm = 1")
         self.execute("DELETE FROM vms WHERE id = 1")
@@ -221,8 +221,8 @@ class EvacuationTests(ServerCase):
         self.assertEqual(await admin.call("get_errors", evacuation), [""])
         self.assertEqual(await admin.call("get_results", evacuation), [1])
 
-    async def test_a_node_that_is_away_after_a_restart(self) -> None:
-        """What was begun on the other node is told, as it can't be removed now."""
+    async def test_a_node_that_is_offline_after_a_restart(self) -> None:
+        """The error names what was created on the other node, because it can't be removed now."""
         running, admin, evacuation = await self.interrupted()
         connect = SimulatorDriver.connect
 
@@ -237,7 +237,7 @@ class EvacuationTests(ServerCase):
         await admin.finish(evacuation)
         (words,) = await admin.call("get_errors", evacuation)
         self.assertIn("2 of 2 VMs stayed on compute node one. a (1): Compute node one is offline", words)
-        self.assertIn("Cleaning up on compute node two failed, where default/a-vda-", words)
+        self.assertIn("Cleaning up on compute node two failed, and default/a-vda-", words)
 
     async def interrupted(self) -> tuple[Running, Client, int]:
         """

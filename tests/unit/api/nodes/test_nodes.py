@@ -13,7 +13,7 @@ from tests.support import Client, Running, ServerCase
 
 
 def simulated(running: Running, node: int) -> Any:
-    """A simulated node's host: what is done there is done behind the server's back."""
+    """The host of a simulated node: changes made there bypass the server."""
     return running.server._nodes._watches[node].connection.simulated
 
 
@@ -69,7 +69,7 @@ class NodeTests(ServerCase):
         self.assertEqual(await admin.node(), node + 1)
 
     async def test_refreshed(self) -> None:
-        """What a driver without events doesn't tell is seen; an offline node is tried at once."""
+        """Changes that a driver without events doesn't report are found; an offline node is connected at once."""
         running = self.serve()
         admin = await running.login()
         node = await admin.node()
@@ -86,7 +86,7 @@ class NodeTests(ServerCase):
         await admin.do("refresh_compute_node", node)
         self.assertEqual((await admin.call("get_compute_node", node))["state"], "online")
 
-    async def test_refreshing_what_stays_away(self) -> None:
+    async def test_refreshing_a_node_that_stays_offline(self) -> None:
         admin = await self.serve().login()
         node = await admin.do("add_compute_node", "away", "simulator", "", {"fail": ["connect"]})
         code, words = await admin.fail("refresh_compute_node", node)
@@ -94,7 +94,7 @@ class NodeTests(ServerCase):
         self.assertIn("told to fail", words)
 
     async def off(self, running: Running, node: int, vm: int) -> None:
-        """Turn a VM off behind the server's back, while the store fails; check that it shows once the store is back."""
+        """Turn a VM off on its host while the store fails; check that the server shows it once the store is back."""
         failing = self.patch(Database, "run", lambda *args: fail(Unavailable("The store failed: for the test.")))
         (uuid,) = [domain.uuid for domain in simulated(running, node).domains()]
         simulated(running, node).stop(uuid)
@@ -104,7 +104,7 @@ class NodeTests(ServerCase):
         while (await client.call("get_vm", vm))["state"] != "stopped":
             await running.pass_time(5)
 
-    async def test_what_happens_while_the_store_fails_shows_afterwards(self) -> None:
+    async def test_changes_while_the_store_fails_are_shown_afterwards(self) -> None:
         running = self.serve()
         client = await running.login()
         node = await client.node()
@@ -112,9 +112,9 @@ class NodeTests(ServerCase):
         await client.do("start_vm", vm)
         await self.off(running, node, vm)
 
-    async def test_polling_goes_on_though_the_store_failed(self) -> None:
+    async def test_polling_continues_after_the_store_failed(self) -> None:
         self.patch(node_watch, "IEvents", InterfaceClass("INobodyProvidesThis"))
-        await self.test_what_happens_while_the_store_fails_shows_afterwards()
+        await self.test_changes_while_the_store_fails_are_shown_afterwards()
 
     async def test_foreign_guests(self) -> None:
         running = self.serve()
@@ -128,7 +128,7 @@ class NodeTests(ServerCase):
         user = await admin.user("alice")
         await self.refused(403, user.call("list_foreign_vms", node))
 
-    async def test_a_node_that_hangs_is_told_in_time_and_alone(self) -> None:
+    async def test_a_node_that_hangs_is_reported_in_time_and_affects_no_other(self) -> None:
         running = self.serve("--node-timeout", "20")
         admin = await running.login()
         bad = await admin.node("bad")
@@ -143,7 +143,7 @@ class NodeTests(ServerCase):
         context = await admin.call("get_execution_context", hanging)
         self.assertEqual(context["tasks"][0]["code"], 503)
         self.assertIn("no answer to start within 20 s", context["errors"][0])
-        # It is tried anew, and what its guests are is asked for.
+        # It is connected again, and the state of its guests is read.
         await running.pass_time(2)
         await running.pass_time(2)
         self.assertEqual((await admin.call("get_compute_node", bad))["state"], "online")
@@ -179,7 +179,7 @@ class PlacementTests(ServerCase):
         self.assertIn("node1: memory, 100 MiB short", (await admin.call("plan_tasks"))[0]["error"])
         self.assertTrue(planned)
 
-    async def test_what_a_guest_can_get_counts(self) -> None:
+    async def test_the_maximum_of_a_guest_counts(self) -> None:
         admin = await self.serve().login()
         one = await admin.node("node1", memory=1000, vcpus=4, vcpu_overcommit=1.0)
         small = {"name": "x", "memory": 64, "vcpus": 1}
@@ -196,7 +196,7 @@ class PlacementTests(ServerCase):
         node = await admin.call("get_compute_node", two)
         self.assertEqual((node["memory_used"], node["vcpus_used"]), (900, 3))
 
-    async def test_who_comes_at_the_same_time_shares_the_room(self) -> None:
+    async def test_simultaneous_creations_share_the_room(self) -> None:
         admin = await self.serve().login()
         await admin.node("node1", memory=1000, delay=1.0)
         ecs = []
@@ -230,7 +230,7 @@ class DriverTests(ServerCase):
         self.assertTrue(found["simulator"]["summary"])
         self.assertEqual(await user.call("list_drivers", {"name": "simulator", "fields": ["name"]}), [{"name": "simulator"}])
 
-    async def test_told(self) -> None:
+    async def test_described(self) -> None:
         admin = await self.serve().login()
         told = await admin.call("get_driver", "simulator")
         self.assertEqual(told["methods"]["set_vm_memory"], "running VMs too")

@@ -12,7 +12,7 @@ class StatsTests(ServerCase):
         vm = await alice.do("create_vm", {"name": "one", "memory": 64, "vcpus": 2})
         self.assertEqual(await alice.call("get_vm_stats", vm), {})
         running.clock.advance(100)
-        for _ in range(2):  # what it used before it was stopped isn't told any more
+        for _ in range(2):  # usage before the stop isn't reported any more
             await alice.do("start_vm", vm)
             running.clock.advance(10)
             told = await alice.call("get_vm_stats", vm)
@@ -36,7 +36,7 @@ class StatsTests(ServerCase):
         user = await admin.user("alice")
         await self.refused(403, user.call("get_compute_node_stats", node))
 
-    async def test_a_node_that_is_away(self) -> None:
+    async def test_a_node_that_is_offline(self) -> None:
         admin = await self.serve().login()
         node = await admin.do("add_compute_node", "away", "simulator", "", {"fail": ["connect"]})
         await self.refused(503, admin.call("get_compute_node_stats", node))

@@ -1,4 +1,4 @@
-"""Snapshots of single disks: made, gone back to, deleted, counted, and found again."""
+"""Snapshots of single disks: creation, revert, deletion, quotas, and recovery."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from tests.unit.api.nodes.test_nodes import simulated
 
 
 async def make(client: Client, disk: int, name: str) -> int:
-    """Make a snapshot; gives its id."""
+    """Create a snapshot. Returns its id."""
     await client.call("create_disk_snapshot", disk, name)
     ec = await client.commit()
     (error,), (result,) = await client.call("get_errors", ec), await client.call("get_results", ec)
@@ -21,7 +21,7 @@ async def make(client: Client, disk: int, name: str) -> int:
 
 
 async def names(client: Client, disk: int) -> list[str]:
-    """What a disk's snapshots are called."""
+    """The names of a disk's snapshots."""
     return [one["name"] for one in await client.call("list_disk_snapshots", disk)]
 
 
@@ -39,7 +39,7 @@ class DiskSnapshotTests(ServerCase):
         volume = host.all_volumes()[0]
         return VolumeSnapshots(host), volume.pool, volume.name, volume.format
 
-    async def test_made_and_gone_back_to(self) -> None:
+    async def test_created_and_reverted_to(self) -> None:
         running, admin, disk = await self.start()
         await admin.call("ping")
         first = await make(admin, disk, "first")
@@ -126,7 +126,7 @@ class DiskSnapshotTests(ServerCase):
         self.assertEqual((await names(admin, raw), await names(admin, disk)), ([], []))
         self.assertEqual((await admin.call("get_user_usage", 1))["snapshots"]["used"], 0)
 
-    async def test_behind_the_servers_back(self) -> None:
+    async def test_changes_made_on_the_compute_node(self) -> None:
         running, admin, disk = await self.start()
         snapshots, *at = self.kept(running)
         await make(admin, disk, "mine")
@@ -165,7 +165,7 @@ class DiskSnapshotTests(ServerCase):
         self.assertEqual(codes, [code for code, _, _ in calls])
 
     async def interrupted(self, verb: str, method: str, *arguments: Any) -> tuple[Running, int]:
-        """A server that is stopped while the hypervisor is at work, as if it had died."""
+        """A server that is stopped while the hypervisor is working, as if it had crashed."""
         running, admin, disk = await self.start()
         snapshot = await make(admin, disk, "before")
         running.server._nodes._watches[1].connection._faults._hang = frozenset({verb})
@@ -175,10 +175,10 @@ class DiskSnapshotTests(ServerCase):
             await running.pass_time(0.1)
         return running, ec
 
-    async def test_made_and_not_noted(self) -> None:
+    async def test_created_but_not_recorded(self) -> None:
         running, ec = await self.interrupted("create_volume_snapshot", "create_disk_snapshot", "new")
         snapshots, *at = self.kept(running)
-        snapshots.create(*at, "new")  # type: ignore[call-arg]  # the hypervisor did it all the same
+        snapshots.create(*at, "new")  # type: ignore[call-arg]  # the hypervisor created it nevertheless
         admin = await (await self.restart(running)).login()
         await admin.finish(ec)
         told = {one["name"]: one["id"] for one in await admin.call("list_disk_snapshots", 1)}
@@ -190,8 +190,8 @@ class DiskSnapshotTests(ServerCase):
         await admin.finish(ec)
         self.assertEqual((await admin.call("get_errors", ec), await names(admin, 1)), ([""], []))
 
-    async def test_gone_back_to_again(self) -> None:
-        """Nobody has used the disk meanwhile: the task had it all the time."""
+    async def test_reverted_to_again(self) -> None:
+        """Nobody has used the disk meanwhile, because the task held it all the time."""
         running, ec = await self.interrupted("revert_volume", "revert_disk_snapshot", "ID")
         admin = await (await self.restart(running)).login()
         await admin.finish(ec)

@@ -1,4 +1,4 @@
-"""Images fetched from servers that nothing can be expected of, over real sockets."""
+"""Images fetched from untrusted servers, over real sockets."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ class HostileServerCase(ImageCase):
     async def setUp(self) -> None:  # type: ignore[override]
         self.server = HostileServer(whole(WHOLE))
         self.addCleanup(self.server.stop)
-        # The clock is turned faster than bytes come; tests of times set them back.
+        # The clock runs faster than bytes arrive, so these timeouts are long; tests of timeouts restore them.
         self.patch(image_fetch, "HEAD_TIME", 1e9)
         self.patch(image_fetch, "SILENCE", 1e9)
         await super().setUp()
@@ -37,7 +37,7 @@ class HostileServerCase(ImageCase):
         return {"name": "os", "format": "raw", "url": self.server.base + "os", "sha256": digest(WHOLE), **more}
 
     async def fails(self, code: int, words: str, **more: Any) -> None:
-        """Importing fails so, and leaves nothing: no image, no file, no connection."""
+        """Check that importing fails with this fault, and leaves no image, no file and no connection."""
         found = await self.admin.fail("import_image", self.spec(**more))
         self.assertEqual((found[0], words in found[1]), (code, True), found)
         self.assertEqual((await self.admin.call("list_images"), self.left()), ([], []))
@@ -48,7 +48,7 @@ class BoundTests(HostileServerCase):
     async def test_head_lines_without_end(self) -> None:
         self.server.answer = endless(self.server, b"HTTP/1.1 200 OK\r\n", b"X-Line: %s\r\n" % (b"x" * 1000) * 64)
         await self.fails(503, "the head of its answer has more than 64 KiB")
-        self.assertLess(self.server.sent, 2**25)  # what the kernel's buffers hold
+        self.assertLess(self.server.sent, 2**25)  # the size of the kernel's buffers
 
     async def test_one_head_line_without_end(self) -> None:
         self.server.answer = endless(self.server, b"HTTP/1.1 200 OK\r\nX-Line: ", b"x" * 2**16)
@@ -64,11 +64,11 @@ class BoundTests(HostileServerCase):
         await self.fails(409, "8 MiB of --max-image")
 
     async def test_a_length_that_is_too_large(self) -> None:
-        """Not a byte is waited for."""
+        """The task fails without waiting for a byte."""
         self.server.answer = says(b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n" % 2**61)
         await self.fails(409, "8 MiB of --max-image")
 
-    async def test_what_is_no_answer(self) -> None:
+    async def test_answers_that_are_not_http(self) -> None:
         for data in (
             b"SSH-2.0-x\r\n\r\n",
             b"HTTP/1.1 200 OK\r\nContent-Length: -1\r\n\r\n",
@@ -103,7 +103,7 @@ class BoundTests(HostileServerCase):
         self.assertIn(b"GET /to/new/os HTTP/1.1", self.server.asked[1])
 
     async def test_memory(self) -> None:
-        """What isn't taken stays on the network."""
+        """Bytes that aren't read yet stay on the network."""
         self.server.answer = endless(self.server, b"HTTP/1.1 200 OK\r\n\r\n", bytes(2**16))
         source = Source(reactor, Clock(), ImageUrls([self.server.base]), self.server.base + "os")
         self.addCleanup(source.close)
@@ -114,7 +114,7 @@ class BoundTests(HostileServerCase):
         self.assertGreaterEqual(len(await source.read()), MOST_HELD)
 
     async def test_a_plan(self) -> None:
-        """The fetched file counts before its first byte, where its length is told, and with each piece, where it isn't."""
+        """A fetched file counts before its first byte if its length is announced, otherwise with each piece."""
         plan = await self.admin.do("create_resource_plan", "small", {"disk_space": 3})
         ann = await self.admin.user("ann")
         await self.admin.do("set_user_resource_plan", 2, plan)
@@ -131,7 +131,7 @@ class BoundTests(HostileServerCase):
 
 
 class TimeTests(HostileServerCase):
-    """Which times are bounded; the clock alone ends them."""
+    """The timeouts; only the clock ends the waits."""
 
     async def test_no_answer(self) -> None:
         self.patch(image_fetch, "HEAD_TIME", HEAD_TIME)
@@ -144,7 +144,7 @@ class TimeTests(HostileServerCase):
         await self.fails(503, "no answer came for 60 s", url=self.server.base.replace("http:", "https:") + "os")
 
     async def test_a_head_byte_by_byte(self) -> None:
-        """Bytes that come don't win time."""
+        """Bytes that arrive don't extend the timeout."""
         clock = Clock()
         self.server.answer = lambda transport: None
         source = Source(reactor, clock, ImageUrls([self.server.base]), self.server.base + "os")
@@ -178,7 +178,7 @@ class TimeTests(HostileServerCase):
 
 
 class EndTests(HostileServerCase):
-    """Cancelled, or left to the next start, in each phase."""
+    """Cancelled, or resumed at the next start, in each phase."""
 
     PHASES: tuple[Callable[[Any], None], ...] = (
         lambda transport: None,
@@ -207,8 +207,8 @@ class EndTests(HostileServerCase):
             await self.until(lambda: not self.server.open)
             self.assertEqual(self.left(), [])
 
-    async def test_cancelled_while_it_is_looked_at(self) -> None:
-        """A cancellation that was counted isn't forgotten."""
+    async def test_cancelled_while_it_is_inspected(self) -> None:
+        """A cancellation that was counted takes effect."""
         finish, waiting = self.files.finish, Deferred[None]()
         self.patch(self.files, "finish", lambda *arguments: waiting.addCallback(lambda nothing: finish(*arguments)))
         ec = await self.begin(whole(WHOLE))

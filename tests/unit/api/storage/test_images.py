@@ -1,4 +1,4 @@
-"""Images: made of uploads, of URLs and of disks; disks made of them."""
+"""Images created from uploads, from URLs and from disks; disks created from images."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ from fluidvm.model.faults import Conflict, QuotaExceeded
 from tests.support import Client, Running, ServerCase
 
 WHOLE = bytes(range(256)) * 4096 + bytes(5 * MIB) + b"the end of it"
-"""More than a piece of the transfers, with a hole, and no whole MiB."""
+"""More than one piece of the transfers, with a hole, and not a whole number of MiB."""
 
 
 def qcow2(size: int = 8 * MIB, backing: int = 0, features: int = 0, encrypted: int = 0, version: int = 3) -> bytes:
-    """A head as qemu-img writes it, and nothing behind."""
+    """Only the header, as qemu-img writes it."""
     head = b"QFI\xfb" + struct.pack(">IQIIQIIQQIIQ", version, backing, 0, 16, size, encrypted, 0, 0, 0, 0, 0, 0)
     return head.ljust(72, b"\0")[:72] + struct.pack(">Q", features) + bytes(1000)
 
@@ -47,7 +47,7 @@ class ImageCase(ServerCase):
         return self.there.server._images
 
     async def upload(self, data: bytes, name: str = "up", user: int = 1) -> None:
-        """As PUT does."""
+        """Upload a file, as PUT does."""
         writing = self.there.server.uploads.begin(user, name, 0, len(data))
         try:
             await writing.register()
@@ -57,12 +57,12 @@ class ImageCase(ServerCase):
             await writing.end()
 
     async def imported(self, data: bytes = WHOLE, format: str = "raw", client: Client | None = None, **more: Any) -> int:
-        """Make an image."""
+        """Create an image."""
         await self.upload(data)
         return await (client or self.admin).do("import_image", {"name": "os", "format": format, "upload": "up", **more})
 
     async def contents(self, disk: int, running: Running | None = None) -> bytes:
-        """What is in a disk."""
+        """The content of a disk."""
         record = await self.admin.call("get_disk", disk)
         resources = (running or self.there).server.dispatcher._services.resources
         connection = await resources.nodes.connection(record["compute_node"], IImages)
@@ -74,7 +74,7 @@ class ImageCase(ServerCase):
         return found
 
     def left(self) -> list[str]:
-        """The files that are there."""
+        """The existing files."""
         state = self.directory / "state"
         return sorted(str(path.relative_to(state)) for kind in ("images", "uploads") for path in (state / kind).iterdir())
 
@@ -102,8 +102,8 @@ class UploadTests(ImageCase):
         self.assertEqual((record["size"], record["format"], record["backing_image"]), (7, "raw", image))
         self.assertEqual(await self.contents(disk), WHOLE.ljust(7 * MIB, b"\0"))
 
-    async def test_an_image_is_looked_at_before_each_use(self) -> None:
-        """One that an earlier release took in, by rules of its own."""
+    async def test_an_image_is_inspected_before_each_use(self) -> None:
+        """An image that an earlier release accepted by other rules."""
         raw = await self.imported()
         await self.upload(qcow2())
         image = await self.admin.do("import_image", {"name": "q", "format": "qcow2", "upload": "up"})
@@ -114,7 +114,7 @@ class UploadTests(ImageCase):
         ):
             (self.directory / "state" / "images" / f"{number}.img").write_bytes(data)
             code, said = await self.admin.fail("create_disk", {"name": "d", "image": number, "compute_node": self.node})
-            self.assertEqual((code, "import it anew" in said, words in said), (409, True, True), said)
+            self.assertEqual((code, "import it again" in said, words in said), (409, True, True), said)
             self.assertEqual(await self.admin.call("list_disks"), [])
 
     async def test_an_image_of_a_disk_that_is_larger_than_its_image(self) -> None:
@@ -141,7 +141,7 @@ class UploadTests(ImageCase):
         self.assertEqual(await self.contents(disk), qcow2(20 * MIB))
         spec = {"name": "f", "image": image, "size": 7, "compute_node": self.node}
         code, words = await self.admin.fail("create_disk", spec)
-        self.assertEqual((code, "8 MiB at least" in words), (409, True))
+        self.assertEqual((code, "at least 8 MiB" in words), (409, True))
         spec = {"name": "f", "image": image, "format": "raw", "compute_node": self.node}
         self.assertEqual((await self.admin.fail("create_disk", spec))[0], 409)
 
@@ -154,7 +154,7 @@ class UploadTests(ImageCase):
         both = {"name": "x", "disks": [{"image": image, "disk": disks[0]}]}
         await self.refused(-32602, self.admin.call("create_vm", both))
 
-    async def test_what_is_no_image(self) -> None:
+    async def test_files_that_are_not_images(self) -> None:
         for data, format, words in (
             (b"", "raw", "empty"),
             (qcow2(), "raw", "begins as a qcow2"),
@@ -179,7 +179,7 @@ class UploadTests(ImageCase):
         self.assertEqual((code, digest(WHOLE) in words), (409, True))
         await self.admin.do("import_image", {**spec, "sha256": digest(WHOLE)})
 
-    async def test_what_was_not_uploaded(self) -> None:
+    async def test_uploads_that_do_not_exist(self) -> None:
         code, words = await self.admin.fail("import_image", {"name": "os", "format": "raw", "upload": "up"})
         self.assertEqual((code, "no upload up of yours" in words), (404, True))
         await self.admin.user("ann")
@@ -232,7 +232,7 @@ class OwnershipTests(ImageCase):
         spec = {"name": "os", "format": "raw", "upload": "up", "public": True}
         await self.refused(403, ann.call("import_image", spec))
 
-    async def test_it_takes_disk_space(self) -> None:
+    async def test_it_counts_as_disk_space(self) -> None:
         plan = await self.admin.do("create_resource_plan", "small", {"disk_space": 10})
         ann = await self.admin.user("ann")
         id = (await self.admin.call("list_users", {"name": "ann"}))[0]["id"]
@@ -361,7 +361,7 @@ class UrlTests(ImageCase):
         self.port = reactor.listenTCP(0, Site(self.file), interface="127.0.0.1")  # type: ignore[arg-type]
         self.addCleanup(self.port.stopListening)
         self.base = f"http://127.0.0.1:{self.port.getHost().port}/to/"  # type: ignore[attr-defined]
-        # The clock is turned faster than bytes come.
+        # The clock runs faster than bytes arrive.
         self.patch(image_fetch, "SILENCE", 1e9)
         self.patch(image_fetch, "HEAD_TIME", 1e9)
         await super().setUp()
@@ -378,7 +378,7 @@ class UrlTests(ImageCase):
             self.assertEqual((await self.admin.call("get_image", image))["sha256"], digest(WHOLE))
 
     async def test_a_plan(self) -> None:
-        """Nothing is asked of a server, and no bytes are moved, however many there are."""
+        """A rehearsal contacts no server and moves no bytes, whatever their number."""
         disk = await self.admin.do("create_disk", {"name": "huge", "size": 2**24, "format": "raw"})
         self.files.most = 2**60
         await self.admin.call("import_image", self.spec("os"))
@@ -399,7 +399,7 @@ class UrlTests(ImageCase):
             self.assertEqual((await self.admin.call("list_images"), self.left()), ([], []))
         self.assertNotIn(b"/secret", self.file.asked)
 
-    async def test_from_elsewhere(self) -> None:
+    async def test_urls_that_are_not_allowed(self) -> None:
         for url in ("http://127.0.0.1:1/to/os", self.base.replace("/to/", "/secret"), "https://images.example.evil/os"):
             await self.refused(403, self.admin.call("import_image", {**self.spec("os"), "url": url}))
 
@@ -413,7 +413,7 @@ class UrlTests(ImageCase):
         self.assertIn("64 KiB came in 60 s", (await self.admin.fail("import_image", self.spec("silent")))[1])
         self.assertEqual(self.left(), [])
 
-    async def test_nobody_there(self) -> None:
+    async def test_a_server_that_is_down(self) -> None:
         await self.port.stopListening()  # type: ignore[misc]
         self.assertEqual((await self.admin.fail("import_image", self.spec("os")))[0], 503)
 
@@ -456,7 +456,7 @@ class RebuildTests(ImageCase):
         await self.admin.do("create_vm_snapshot", kept, "before")
         self.assertIn("snapshot", (await self.admin.fail("rebuild_vm", kept, image))[1])
 
-    async def test_what_fails_changes_nothing(self) -> None:
+    async def test_a_failed_rebuild_changes_nothing(self) -> None:
         image = await self.imported()
         node = await self.admin.node("bad", fail=["write_volume"])
         vm = await self.admin.do("create_vm", {"name": "w", "compute_node": node, "disks": [{"size": 9, "format": "raw"}]})

@@ -1,4 +1,4 @@
-"""Disks whose volumes come, go or grow behind the server's back."""
+"""Disks whose volumes appear, disappear or grow on the host without the server."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from tests.unit.api.nodes.test_nodes import simulated
 
 class DiskTests(ServerCase):
     async def start(self) -> tuple[Running, Client, int]:
-        """A node with a disk, whose volume is called C{data-...}."""
+        """A node with a disk whose volume is named C{data-...}."""
         running = self.serve()
         admin = await running.login()
         node = await admin.node()
@@ -23,7 +23,7 @@ class DiskTests(ServerCase):
         return running, admin, node
 
     async def state(self, admin: Client, disk: int = 1) -> str:
-        """A disk's state as it is told."""
+        """The reported state of a disk."""
         state: str = (await admin.call("get_disk", disk))["state"]
         return state
 
@@ -46,7 +46,7 @@ class DiskTests(ServerCase):
         await admin.do("refresh_compute_node", node)
         await admin.do("delete_disk", 1)
 
-    async def test_looked_for_when_connected_and_every_minute(self) -> None:
+    async def test_checked_when_connected_and_every_minute(self) -> None:
         running, _, node = await self.start()
         host = simulated(running, node)
         (volume,) = host.all_volumes()
@@ -59,8 +59,8 @@ class DiskTests(ServerCase):
             await running.pass_time(1)
         await self.until(lambda: running.server.inventory.disks_on(node)[0].state == "missing")
 
-    async def test_a_volume_that_is_another_now(self) -> None:
-        """What a volume of another format says of its size isn't the disk's."""
+    async def test_a_volume_that_was_replaced(self) -> None:
+        """The size that a volume of another format reports isn't taken for the disk's."""
         running, admin, node = await self.start()
         host = simulated(running, node)
         (volume,) = host.all_volumes()
@@ -69,7 +69,7 @@ class DiskTests(ServerCase):
         await running.server._nodes.refresh(node)
         self.assertEqual(await admin.call("get_disk", 1), before)
 
-    async def test_what_a_task_does_meanwhile_counts(self) -> None:
+    async def test_a_simultaneous_task_takes_precedence(self) -> None:
         running, admin, node = await self.start()
         held: list[Deferred[None]] = []
         told = SimulatedConnection.list_volumes

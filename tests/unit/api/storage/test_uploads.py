@@ -1,4 +1,4 @@
-"""Uploads: what they count, what of them is remembered, and what stays free on the disk."""
+"""Uploads: their quota, what is stored of them, and the space that stays free on the disk."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ class PlanTests(TransferCase):
         return int((await self.ann.call("get_user_usage", 2))["disk_space"]["used"])
 
     async def told(self, head: str, name: str = "up") -> bytes:
-        """What a PUT is answered that has sent nothing but its head."""
+        """The answer to a PUT that has sent only its header."""
         raw = await self.raw(f"{self.begun_as(name, self.ann)}{head}\r\nExpect: 100-continue\r\n\r\n".encode())
         await self.until(lambda: b"\r\n\r\n" in raw.seen)
         return bytes(raw.seen)
@@ -40,16 +40,16 @@ class PlanTests(TransferCase):
         self.assertIn(b"disk_space", said)
         self.assertEqual((self.left(), await self.used()), ([], 0))
 
-    async def test_what_is_still_to_come_counts(self) -> None:
+    async def test_announced_bytes_count(self) -> None:
         await self.raw(f"{self.begun_as('one', self.ann)}Content-Length: {5 * MIB}\r\n\r\n".encode())
         await self.until(lambda: len(self.there.server.transfers))
         self.assertEqual(await self.used(), 5)
         self.assertIn(b"HTTP/1.1 507", await self.told(f"Content-Length: {3 * MIB}", "two"))
-        # Disks count together with them.
+        # Disks and uploads count together.
         self.assertEqual((await self.ann.fail("create_disk", {"name": "d", "size": 3, "compute_node": self.node}))[0], 507)
         await self.ann.do("create_disk", {"name": "d", "size": 2, "compute_node": self.node})
 
-    async def test_chunks_count_as_they_come(self) -> None:
+    async def test_chunks_count_as_they_arrive(self) -> None:
         await self.ann.do("create_disk", {"name": "d", "size": 2, "compute_node": self.node})
         raw = await self.raw(f"{self.begun_as('up', self.ann)}Transfer-Encoding: chunked\r\n\r\n".encode())
         raw.transport.write((b"100000\r\n" + bytes(MIB) + b"\r\n") * 9)
@@ -57,13 +57,13 @@ class PlanTests(TransferCase):
         self.assertLessEqual(await self.used(), 7)
         self.assertLessEqual(sum(path.stat().st_size for path in (self.directory / "state/uploads").iterdir()), 5 * MIB)
 
-    async def test_going_on_counts_once(self) -> None:
+    async def test_a_resumed_upload_counts_once(self) -> None:
         self.assertEqual((await self.put(WHOLE[: 4 * MIB], client=self.ann))[0], 200)
         self.assertEqual(await self.used(), 4)
         more = f"bytes {4 * MIB}-{len(WHOLE) - 1}/{len(WHOLE)}"
         self.assertEqual((await self.put(WHOLE[4 * MIB :], client=self.ann, Content_Range=more))[0], 200)
         self.assertEqual(await self.used(), 7)
-        # Begun anew it counts in place of what was there, and an empty one gives its space back.
+        # A restarted upload counts instead of the old one, and an empty one releases its space.
         self.assertEqual((await self.put(WHOLE, client=self.ann))[0], 200)
         self.assertEqual((await self.put(b"", client=self.ann))[0], 200)
         self.assertEqual(await self.used(), 0)
@@ -80,14 +80,14 @@ class PlanTests(TransferCase):
         self.assertEqual(await self.used(), 0)
 
     async def test_create_image(self) -> None:
-        """A copy that doesn't fit isn't begun."""
+        """A copy that doesn't fit isn't started."""
         disk = await self.ann.do("create_disk", {"name": "d", "size": 4, "format": "raw", "compute_node": self.node})
         self.patch(self.files, "append", lambda *arguments: self.fail("a byte was written"))
         code, words = await self.ann.fail("create_image", disk, "copy")
         self.assertEqual((code, "4 MiB more requested" in words), (507, True), words)
         self.assertEqual(self.left(), [])
 
-    async def test_a_copy_larger_than_an_image_may_be(self) -> None:
+    async def test_a_copy_larger_than_the_maximum_of_an_image(self) -> None:
         disk = await self.admin.do("create_disk", {"name": "d", "size": 4, "format": "raw", "compute_node": self.node})
         self.files.most = 3 * MIB
         self.patch(self.files, "append", lambda *arguments: self.fail("a byte was written"))
@@ -95,7 +95,7 @@ class PlanTests(TransferCase):
 
 
 class MemoryTests(ImageCase):
-    """What is known of uploads after a restart."""
+    """What the server knows about uploads after a restart."""
 
     async def again(self) -> None:
         self.there = await self.restart(self.there)
@@ -116,7 +116,7 @@ class MemoryTests(ImageCase):
         self.assertEqual((await self.used(), self.left()), (7, ["images/1.img"]))
 
     async def test_registered_before_the_first_byte(self) -> None:
-        """A server that dies in the middle: what was expected is known, and what has come counts."""
+        """A server that dies during an upload: the announced length is known, and received bytes count."""
         writing = self.there.server.uploads.begin(1, "up", 0, 5 * MIB)
         await writing.register()
         (known,) = await self.there.server._database.run(stored.load)
@@ -153,8 +153,8 @@ class MemoryTests(ImageCase):
         self.assertEqual(await self.used(), 0)
         self.assertEqual((await self.admin.fail("import_image", {"name": "os", "format": "raw", "upload": "up"}))[0], 404)
 
-    async def test_one_that_an_image_is_being_made_of(self) -> None:
-        """The task goes on at the next start; meanwhile nobody writes to it, or makes another image of it."""
+    async def test_an_upload_from_which_an_image_is_being_created(self) -> None:
+        """The task resumes at the next start; meanwhile nobody can write to the upload or create another image from it."""
         await self.upload(WHOLE)
         hanging = self.patch(ImageFiles, "finish", lambda *arguments: Deferred())
         spec = {"name": "os", "format": "raw", "upload": "up"}
@@ -183,13 +183,13 @@ class MemoryTests(ImageCase):
 
 
 class RoomTests(TransferCase):
-    """What stays free on the disk."""
+    """The space that stays free on the disk."""
 
     def options(self) -> tuple[str, ...]:
         return ("--disk-reserve", str(2**40)) if "reserve" in self._testMethodName else ()
 
-    async def test_a_reserve_that_is_used_up(self) -> None:
-        """Of the real disk: nothing is written, and the server goes on."""
+    async def test_a_disk_without_free_space_above_the_reserve(self) -> None:
+        """On the real disk: nothing is written, and the server continues."""
         raw = await self.raw(f"{self.begun}Content-Length: 3\r\n\r\nabc".encode())
         await self.until(lambda: b"--disk-reserve" in raw.seen)
         self.assertIn(b"HTTP/1.1 507", raw.seen)
@@ -198,7 +198,7 @@ class RoomTests(TransferCase):
         self.assertEqual((code, "--disk-reserve" in words), (507, True))
         self.assertEqual(self.left(), [])
 
-    async def test_room_that_runs_out_on_the_way(self) -> None:
+    async def test_space_that_runs_out_during_an_upload(self) -> None:
         room, written = 10 * MIB, 0
         self.files.room = DiskRoom(self.directory, 4 * MIB)
         real = image_files._write
@@ -243,7 +243,7 @@ class DirectoryTests(ImageCase):
     def options(self) -> tuple[str, ...]:
         return ("--images", str(self.directory / "elsewhere" / "images"))
 
-    async def test_they_lie_elsewhere(self) -> None:
+    async def test_files_are_in_another_directory(self) -> None:
         await self.upload(WHOLE)
         self.assertFalse((self.directory / "state" / "uploads").exists())
         elsewhere = self.directory / "elsewhere" / "images"

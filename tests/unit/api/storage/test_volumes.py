@@ -60,7 +60,7 @@ class VolumeTests(ServerCase):
         self.assertEqual(len(await admin.call("list_disks")), 1)
         self.assertEqual(len(simulated(running, node).all_volumes()), 1)
 
-    async def test_a_copy_that_was_interrupted_is_made_anew(self) -> None:
+    async def test_an_interrupted_copy_is_started_again(self) -> None:
         running = self.serve()
         admin = await running.login()
         node = await admin.node(hang=["clone_volume"])

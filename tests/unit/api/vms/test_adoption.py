@@ -11,7 +11,7 @@ MAC = "02:00:00:00:00:01"
 
 
 def stranger(running: Running, node: int, name: str = "db server", disks: int = 1, **changes: Any) -> str:
-    """Make a guest behind the server's back. Gives its UUID."""
+    """Create a guest directly on the host. Returns its UUID."""
     host = simulated(running, node)
     volumes = [host.create_volume("default", f"{uuid.uuid4().hex}.img", 10, "raw") for _ in range(disks)]
     fields = {
@@ -77,7 +77,7 @@ class AdoptionTests(ServerCase):
         await alice.do("delete_vm", vm)
         self.assertEqual((host.domains(), host.all_volumes()), ([], []))
 
-    async def test_who_and_what(self) -> None:
+    async def test_who_may_adopt_and_which_guests(self) -> None:
         running = self.serve()
         admin = await running.login()
         node = await admin.node()
@@ -88,7 +88,7 @@ class AdoptionTests(ServerCase):
         self.assertEqual((await admin.fail("adopt_vm", node, "0" * 8 + "-0000-0000-0000-" + "0" * 12, 2))[0], 404)
         await admin.do("adopt_vm", node, uuid, 2)
         code, words = await admin.fail("adopt_vm", node, uuid, 1)
-        self.assertEqual((code, "is VM db-server already" in words), (409, True))
+        self.assertEqual((code, "is already VM db-server" in words), (409, True))
 
     async def test_within_the_plan(self) -> None:
         running = self.serve()
@@ -120,7 +120,7 @@ class AdoptionTests(ServerCase):
         names = [(await admin.call("get_vm", vm))["name"] for vm in (taken, strange)]
         self.assertEqual(names, [f"web-{uuid[:8]}", "vm----"])
 
-    async def test_what_belongs_to_others(self) -> None:
+    async def test_disks_and_addresses_of_other_vms(self) -> None:
         running = self.serve()
         admin = await running.login()
         node = await admin.node()
@@ -132,7 +132,7 @@ class AdoptionTests(ServerCase):
         uuid = stranger(running, node, "b")
         host.attach(uuid, DomainDisk(ours.path, "qcow2", "vdb"))
         code, words = await admin.fail("adopt_vm", node, uuid, 1)
-        self.assertEqual((code, "is disk one-vda already" in words), (409, True))
+        self.assertEqual((code, "is already disk one-vda" in words), (409, True))
         first = stranger(running, node, "c")
         second = stranger(running, node, "d", disks=0)
         host.attach(second, host.domain(first).disks[0])
@@ -149,7 +149,7 @@ class AdoptionTests(ServerCase):
         self.assertEqual(len(await admin.call("list_vms")), 1)
 
     async def test_interrupted(self) -> None:
-        """The server ends after it has stored the VM, before it has looked at it once more."""
+        """The server stops after it has stored the VM, before it has read its state again."""
         running = self.serve()
         admin = await running.login()
         node = await admin.node()
@@ -159,7 +159,7 @@ class AdoptionTests(ServerCase):
         faults, get = connection._faults, connection.get_domain
 
         def once(asked: str) -> Any:
-            faults._hang = frozenset(["get_domain"])  # from the second look on
+            faults._hang = frozenset(["get_domain"])  # from the second call on
             faults_now, faults._hang = faults._hang, frozenset()
             answer = get(asked)
             faults._hang = faults_now

@@ -1,4 +1,4 @@
-"""Consoles: who gets one, and what goes over its WebSocket."""
+"""Consoles: who can open one, and what is sent over its WebSocket."""
 
 from __future__ import annotations
 
@@ -18,19 +18,19 @@ from tests.websocket_client import Looker, Refused, look
 
 
 class ConsoleCase(ServerCase):
-    """A server with a VM that runs."""
+    """A server with a running VM."""
 
     async def setUp(self) -> None:  # type: ignore[override]
         super().setUp()
         self.there = self.serve()
-        # From where the WebSocket's client is.
+        # From the address of the WebSocket's client.
         self.admin = await self.there.login()
         self.node = await self.admin.node()
         self.vm = await self.admin.do("create_vm", {"name": "web1", "compute_node": self.node})
         await self.admin.do("start_vm", self.vm)
 
     async def open(self, path: str, **fields: Any) -> Looker:
-        """Open a WebSocket; it is closed at the end."""
+        """Open a WebSocket, which is closed when the test ends."""
         looker = await look(port_of(self.there.server), path, **fields)
         self.addCleanup(self.close, looker)
         return looker
@@ -40,11 +40,11 @@ class ConsoleCase(ServerCase):
         await self.until(lambda: looker.lost)
 
     async def look(self, client: Client | None = None, *kind: str) -> Looker:
-        """Have a console opened."""
+        """Request a console."""
         return await self.open((await (client or self.admin).call("get_vm_console", self.vm, *kind))["path"])
 
     async def turn(self, condition: Callable[[], Any]) -> None:
-        """Let the simulator deliver until something is so."""
+        """Let the simulator deliver until a condition is true."""
         while not condition():
             self.there.clock.advance(0)
             await deferLater(reactor, 0.002, lambda: None)
@@ -57,12 +57,12 @@ class ConsoleCase(ServerCase):
         self.assertEqual((looker.lost, looker.closed), (0, None))
 
     async def ends(self, looker: Looker, code: int, words: str) -> None:
-        """Check how the server has ended it."""
+        """Check how the server has closed the WebSocket."""
         await self.turn(lambda: looker.lost)
         self.assertEqual(looker.closed, (code, words))
 
     async def is_refused(self, status: int, path: str) -> str:
-        """Check that no WebSocket is opened."""
+        """Check that the server refuses to open a WebSocket."""
         try:
             await self.open(path)
         except Refused as refused:
@@ -104,7 +104,7 @@ class BytesTests(ConsoleCase):
         self.assertEqual(looker.subprotocol, "binary")
         await self.answers(looker)
 
-    async def test_another_viewer_takes_it(self) -> None:
+    async def test_another_viewer_takes_it_over(self) -> None:
         first = await self.look()
         second = await self.look()
         await self.ends(first, 1000, "The console has ended.")
@@ -112,17 +112,17 @@ class BytesTests(ConsoleCase):
 
 
 class TicketTests(ConsoleCase):
-    async def test_once(self) -> None:
+    async def test_valid_once(self) -> None:
         path = (await self.admin.call("get_vm_console", self.vm))["path"]
         await self.open(path)
         self.assertIn("get_vm_console", await self.is_refused(404, path))
 
-    async def test_not_late(self) -> None:
+    async def test_expires(self) -> None:
         path = (await self.admin.call("get_vm_console", self.vm))["path"]
         await self.there.pass_time(LIFE)
         await self.is_refused(404, path)
 
-    async def test_not_guessed(self) -> None:
+    async def test_guessing_is_throttled(self) -> None:
         for path in (
             "/console",
             "/console?ticket=",
@@ -132,12 +132,12 @@ class TicketTests(ConsoleCase):
         ):
             await self.is_refused(404, path)
 
-    async def test_not_after_the_session(self) -> None:
+    async def test_not_valid_after_the_session_ended(self) -> None:
         path = (await self.admin.call("get_vm_console", self.vm))["path"]
         await self.admin.call("logout")
         await self.is_refused(404, path)
 
-    async def test_not_too_many(self) -> None:
+    async def test_number_of_tickets_is_limited(self) -> None:
         for _ in range(MOST_TICKETS):
             await self.admin.call("get_vm_console", self.vm)
         words = await self.refused(413, self.admin.call("get_vm_console", self.vm))
@@ -153,7 +153,7 @@ class TicketTests(ConsoleCase):
         await self.admin.do("set_vm_owner", self.vm, (await self.admin.call("list_users", {"name": "ann"}))[0]["id"])
         await self.answers(await self.look(ann))
 
-    async def test_what_has_none(self) -> None:
+    async def test_vms_without_a_console(self) -> None:
         await self.refused(-32602, self.admin.call("get_vm_console", self.vm, "spice"))
         await self.refused(404, self.admin.call("get_vm_console", 999))
         path = (await self.admin.call("get_vm_console", self.vm))["path"]
@@ -168,7 +168,7 @@ class TicketTests(ConsoleCase):
         path = (await self.admin.call("get_vm_console", self.vm))["path"]
         self.assertIn("told to fail", await self.is_refused(503, path))
 
-    async def test_what_is_written_down(self) -> None:
+    async def test_what_is_logged(self) -> None:
         told = await self.admin.call("get_vm_console", self.vm)
         await self.open(told["path"])
         (line,) = await self.admin.call("list_audit", {"event": "console"})
@@ -181,7 +181,7 @@ class TicketTests(ConsoleCase):
 
 
 class BoundTests(ConsoleCase):
-    async def test_not_too_many_of_a_user(self) -> None:
+    async def test_number_of_consoles_per_user_is_limited(self) -> None:
         self.patch(consoles, "MOST_OPEN", 2)
         again = await self.there.login()
         first = await self.look(None, "vnc")
@@ -196,7 +196,7 @@ class BoundTests(ConsoleCase):
         await self.turn(lambda: len(under_way) == 2)
         await self.look(again, "vnc")
 
-    async def test_what_could_not_be_opened_does_not_count(self) -> None:
+    async def test_consoles_that_failed_to_open_do_not_count(self) -> None:
         self.patch(consoles, "MOST_OPEN", 1)
         ours, self.vm = (
             self.vm,

@@ -1,4 +1,4 @@
-"""Starting and stopping that was interrupted: what the server says of the VM is what it is, however it goes on."""
+"""Interrupted starts and stops: afterwards the server reports the VM's real state in every case."""
 
 from __future__ import annotations
 
@@ -11,15 +11,15 @@ from fluidvm.drivers.simulator.driver import SimulatedConnection
 from tests.support import Client, ServerCase
 
 SLOW = 30.0
-"""Seconds that a verb takes: longer than a server that stops waits for it."""
+"""Seconds that a verb takes: longer than a stopping server waits for it."""
 
 
 class InterruptedPowerTests(ServerCase):
     async def interrupt(self, admin: Client, state: str, *task: Any) -> tuple[Client, int]:
         """
-        Restart the server while a task on VM 1 is under way.
+        Restart the server while a task on VM 1 is running.
 
-        @param state: what the VM is said to be then.
+        @param state: the state of the VM that the server reports then.
         @return: the administrator, and the context.
         """
         await admin.call(*task)
@@ -28,7 +28,7 @@ class InterruptedPowerTests(ServerCase):
             await admin.running.pass_time(0.25)
         return await (await self.restart(admin.running)).login(), ec
 
-    async def test_a_start_on_a_node_in_maintenance_by_then(self) -> None:
+    async def test_a_start_on_a_node_that_is_in_maintenance_after_the_restart(self) -> None:
         admin = await self.serve().login()
         node = await admin.node(delay=SLOW)
         await admin.do("create_vm", {"name": "a"})
@@ -38,7 +38,7 @@ class InterruptedPowerTests(ServerCase):
         self.assertIn("in mode maintenance", (await admin.call("get_errors", ec))[0])
         self.assertEqual((await admin.call("get_vm", 1))["state"], "stopped")
 
-    async def test_a_restoration_on_a_node_in_maintenance_by_then(self) -> None:
+    async def test_a_restore_on_a_node_that_is_in_maintenance_after_the_restart(self) -> None:
         admin = await self.serve().login()
         node = await admin.node(delay=SLOW)
         await admin.do("create_vm", {"name": "a"})
@@ -71,8 +71,8 @@ class InterruptedPowerTests(ServerCase):
         self.assertIn("agent is gone", (await admin.call("get_errors", ec))[0])
         self.assertEqual((await admin.call("get_vm", 1))["state"], "running")
 
-    async def test_what_had_begun_goes_first(self) -> None:
-        """A task of an older context waits for the VM that is being started: it doesn't find it half started."""
+    async def test_a_task_that_had_started_runs_first(self) -> None:
+        """A task of an older context waits for the VM that is being started, so it doesn't find it half started."""
         admin = await self.serve().login()
         one, two = await admin.node("one", delay=SLOW), await admin.node("two", delay=1.0)
         await admin.do("create_vm", {"name": "a", "compute_node": one})

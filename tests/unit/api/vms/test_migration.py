@@ -13,12 +13,12 @@ class MigrationTests(ServerCase):
         return admin, await admin.node("one", **options), await admin.node("two", **options)
 
     async def held(self, running: Running, node: int) -> tuple[list[str], list[str]]:
-        """The UUIDs of a node's domains, and its volumes' names."""
+        """The UUIDs of a node's domains, and the names of its volumes."""
         host = await simulated(running, node)
         return [domain.uuid for domain in host.domains()], [volume.name for volume in host.all_volumes()]
 
     async def assert_on(self, running: Running, admin: Client, vm: int, node: int, other: int) -> None:
-        """Exactly one node has it, with its disks, and the records say so."""
+        """Check that exactly one node has the VM and its disks, and that the records agree."""
         record = await admin.call("get_vm", vm)
         disks = [await admin.call("get_disk", disk) for disk in record["disks"]]
         self.assertEqual([record["compute_node"], *(disk["compute_node"] for disk in disks)], [node] * (1 + len(disks)))
@@ -95,7 +95,7 @@ class MigrationTests(ServerCase):
             await running.pass_time(0.1)
         await running.pass_time(0.1)
         self.assertEqual((await admin.call("get_vm", vm))["state"], "migrating")
-        self.assertIn("on its way", (await admin.fail("remove_compute_node", two))[1])
+        self.assertIn("is being moved", (await admin.fail("remove_compute_node", two))[1])
         self.assertEqual(await admin.call("cancel_tasks", ec), 1)
         await admin.finish(ec)
         self.assertEqual(await admin.call("get_errors", ec), ["cancelled"])
@@ -103,7 +103,7 @@ class MigrationTests(ServerCase):
         await self.assert_on(running, admin, vm, one, two)
 
     async def test_over_a_restart(self) -> None:
-        """Interrupted while it is copied, and after it was moved, before that was noted: it is carried to its end."""
+        """Interrupted during the copy, and after the move before it was recorded: the move is completed."""
         for moved in (False, True):
             running = self.serve()
             admin = await running.login()
@@ -131,7 +131,7 @@ class MigrationTests(ServerCase):
         vm = await admin.do("create_vm", {"name": "web", "compute_node": one, "disks": [{"size": 8}]})
         code, words = await admin.fail("migrate_vm", vm, two, COPY)
         self.assertEqual(code, 503)
-        self.assertIn("VM web has moved, but of its old volumes on compute node one (default/web-vda-", words)
+        self.assertIn("VM web was moved, but some of its old volumes on compute node one (default/web-vda-", words)
         self.assertEqual((await admin.call("get_vm", vm))["compute_node"], two)
 
     async def test_planned(self) -> None:

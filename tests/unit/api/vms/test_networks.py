@@ -7,7 +7,7 @@ from tests.unit.api.nodes.test_nodes import simulated
 
 
 def faults(running: Running, node: int) -> object:
-    """What is to go wrong on a simulated node."""
+    """The faults to inject on a simulated node."""
     return running.server._nodes._watches[node].connection._connection._faults
 
 
@@ -39,7 +39,7 @@ class InterfaceTests(ServerCase):
         code, words = await admin.fail("create_vm", {"name": "two", "interfaces": [{"network": "lan", "mac": one["mac"]}]})
         self.assertEqual((code, one["mac"] in words), (409, True))
 
-    async def test_what_is_no_interface(self) -> None:
+    async def test_invalid_interfaces(self) -> None:
         admin = await self.serve().login()
         await admin.node()
         for wrong in (
@@ -53,7 +53,7 @@ class InterfaceTests(ServerCase):
         ):
             await self.refused(-32602, admin.call("create_vm", {"name": "one", "interfaces": [wrong]}))
 
-    async def test_a_network_that_is_not_there(self) -> None:
+    async def test_a_network_that_does_not_exist(self) -> None:
         running = self.serve()
         admin = await running.login()
         node = await admin.node()
@@ -103,7 +103,7 @@ class InterfaceTests(ServerCase):
         self.assertEqual(sorted(bool(error) for error in errors), [False, True], errors)
         self.assertEqual(len(await admin.call("list_vms")), 1)
 
-    async def test_what_failed_leaves_nothing(self) -> None:
+    async def test_a_failed_attachment_leaves_nothing(self) -> None:
         running = self.serve()
         admin = await running.login()
         node = await admin.node()
@@ -119,8 +119,8 @@ class InterfaceTests(ServerCase):
         self.assertEqual((await admin.fail("detach_interface", vm, interface["id"]))[0], 503)
         self.assertEqual((await admin.call("get_vm", vm))["interfaces"], [interface])
 
-    async def test_it_is_durable_before_the_hypervisor_is_asked(self) -> None:
-        """The server ends while the hypervisor is being asked; the next one goes on with the same address."""
+    async def test_it_is_stored_before_the_hypervisor_is_asked(self) -> None:
+        """The server stops while the hypervisor is being asked; the next one continues with the same address."""
         running = self.serve()
         admin = await running.login()
         node = await admin.node()

@@ -1,4 +1,4 @@
-"""The shares and rates of a resource plan, put on its users' VMs."""
+"""The shares and rates of a resource plan, applied to the VMs of its users."""
 
 from __future__ import annotations
 
@@ -18,16 +18,16 @@ MORE = {"cpu_shares": 2048, "disk_iops": 500}
 
 class ShareTests(QuotaCase):
     async def held(self, client: Client) -> list[Shares]:
-        """What the simulated host holds the client's VMs to."""
+        """The limits that the simulated host applies to the client's VMs."""
         uuids = [vm["uuid"] for vm in await client.call("list_vms")]
         hosts = {domain.uuid: host for host in list(SimulatedHost._hosts.values()) for domain in host.domains()}
         return [hosts[uuid].shares(uuid) for uuid in uuids]
 
     async def shown(self, client: Client, vm: int) -> Any:
-        """What C{get_vm} tells."""
+        """The shares that C{get_vm} returns."""
         return (await client.call("get_vm", vm)).get("shares", {})
 
-    async def test_a_new_vm_is_held_to_its_owners_plan(self) -> None:
+    async def test_a_new_vm_gets_the_shares_of_its_owners_plan(self) -> None:
         admin, alice = await self.start(PLAN)
         vm = await alice.do("create_vm", {"name": "a", "disks": [{"size": 1}], "interfaces": [{"network": "lan"}]})
         self.assertEqual(await self.shown(alice, vm), PLAN)
@@ -39,7 +39,7 @@ class ShareTests(QuotaCase):
         self.assertEqual(await self.shown(admin, free), {})
         self.assertEqual((await self.held(admin))[2], Shares())
 
-    async def test_what_was_there_changes_when_it_grows(self) -> None:
+    async def test_an_existing_vm_gets_new_shares_when_it_grows(self) -> None:
         admin, alice = await self.start(PLAN)
         vm = await alice.do("create_vm", {"name": "a", "disks": [{"size": 1}]})
         await admin.do("set_resource_plan", self.plan, MORE)
@@ -58,7 +58,7 @@ class ShareTests(QuotaCase):
         await alice.do("attach_disk", vm, await alice.do("create_disk", {"name": "e", "size": 1, "compute_node": 1}))
         self.assertEqual((await self.shown(alice, vm), await self.held(alice)), ({}, [Shares()]))
 
-    async def test_they_outlive_a_restart_and_another_definition(self) -> None:
+    async def test_they_survive_a_restart_and_a_new_definition(self) -> None:
         running = self.serve()
         admin = await running.login()
         await admin.node()
@@ -71,7 +71,7 @@ class ShareTests(QuotaCase):
         await admin.do("set_vm_autostart", vm, True)
         self.assertEqual(await self.held(admin), [Shares(**PLAN)])
 
-    async def test_a_plan_without_a_host_that_can(self) -> None:
+    async def test_a_host_that_does_not_support_them(self) -> None:
         _, alice = await self.start(PLAN)
         self.patch(SimulatedConnection, "shareable", lambda connection: succeed(("cpu_shares",)))
         vm = await alice.do("create_vm", {"name": "a", "disks": [{"size": 1}]})
@@ -82,4 +82,4 @@ class ShareTests(QuotaCase):
         vm = await alice.do("create_vm", {"name": "a", "disks": [{"size": 1}]})
         code, words = await alice.fail("attach_interface", vm, {"network": "lan"})
         self.assertEqual(code, 503, words)
-        self.assertEqual(len((await alice.call("get_vm", vm))["interfaces"]), 1, "what was given is there")
+        self.assertEqual(len((await alice.call("get_vm", vm))["interfaces"]), 1, "the interface was attached nevertheless")

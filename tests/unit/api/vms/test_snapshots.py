@@ -1,4 +1,4 @@
-"""Snapshots of VMs: made, gone back to, deleted, counted, and found again."""
+"""Snapshots of VMs: creation, revert, deletion, quotas, and recovery."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from tests.unit.api.nodes.test_nodes import simulated
 
 
 async def make(client: Client, vm: int, name: str) -> int:
-    """Make a snapshot; gives its id."""
+    """Create a snapshot. Returns its id."""
     await client.call("create_vm_snapshot", vm, name)
     ec = await client.commit()
     (error,), (result,) = await client.call("get_errors", ec), await client.call("get_results", ec)
@@ -25,7 +25,7 @@ async def make(client: Client, vm: int, name: str) -> int:
 
 
 async def names(client: Client, vm: int) -> list[str]:
-    """What a VM's snapshots are called."""
+    """The names of a VM's snapshots."""
     return [one["name"] for one in await client.call("list_vm_snapshots", vm)]
 
 
@@ -37,7 +37,7 @@ class SnapshotTests(ServerCase):
         await admin.node(**options)
         return running, admin, await admin.do("create_vm", {"name": "one", "disks": [{"size": 10}], "max_vcpus": 4})
 
-    async def test_made_and_gone_back_to(self) -> None:
+    async def test_created_and_reverted_to(self) -> None:
         _, admin, vm = await self.start()
         off = await make(admin, vm, "off")
         await admin.do("start_vm", vm)
@@ -61,8 +61,8 @@ class SnapshotTests(ServerCase):
         for method in ("revert_vm_snapshot", "delete_vm_snapshot"):
             self.assertEqual((await admin.fail(method, vm, off))[0], 404)
         code, words = await admin.fail("create_vm_snapshot", vm, "on")
-        self.assertEqual((code, "on already" in words), (409, True), words)
-        self.assertGreater(await make(admin, vm, "off"), on, "an id isn't used again")
+        self.assertEqual((code, "already has a snapshot named on" in words), (409, True), words)
+        self.assertGreater(await make(admin, vm, "off"), on, "ids aren't reused")
 
     async def test_a_batch_replaces_one(self) -> None:
         _, admin, vm = await self.start()
@@ -73,7 +73,7 @@ class SnapshotTests(ServerCase):
         (told,) = await admin.call("list_vm_snapshots", vm)
         self.assertEqual((told["name"], told["id"] > old), ("nightly", True))
 
-    async def test_names_are_the_vms_own(self) -> None:
+    async def test_names_are_unique_per_vm(self) -> None:
         _, admin, vm = await self.start()
         other = await admin.do("create_vm", {"name": "two"})
         await make(admin, vm, "same")
@@ -95,7 +95,7 @@ class SnapshotTests(ServerCase):
         self.assertEqual(await names(alice, vm), ["hers"])
         await alice.do("delete_vm_snapshot", vm, snapshot)
 
-    async def test_states_that_allow_none(self) -> None:
+    async def test_states_without_snapshots(self) -> None:
         _, admin, vm = await self.start()
         await admin.do("start_vm", vm)
         snapshot = await make(admin, vm, "on")
@@ -107,7 +107,7 @@ class SnapshotTests(ServerCase):
         await admin.do("restore_vm", vm)
         self.assertEqual(await names(admin, vm), ["on"])
 
-    async def test_a_disk_that_can_not_be_kept(self) -> None:
+    async def test_a_disk_whose_format_has_no_snapshots(self) -> None:
         _, admin, _ = await self.start()
         vm = await admin.do("create_vm", {"name": "raw", "disks": [{"size": 1, "format": "raw"}]})
         code, words = await admin.fail("create_vm_snapshot", vm, "one")
@@ -126,7 +126,7 @@ class SnapshotTests(ServerCase):
         self.assertEqual((shown["state"], shown["vcpus"]), ("running", 2))
         await admin.do("revert_vm_snapshot", vm, off)
         shown = await admin.call("get_vm", vm)
-        self.assertEqual((shown["state"], shown["vcpus"]), ("stopped", 2), "the definition stays")
+        self.assertEqual((shown["state"], shown["vcpus"]), ("stopped", 2), "the definition doesn't change")
         await admin.do("set_vm_vcpus", vm, 1)
         await admin.do("revert_vm_snapshot", vm, on)
         self.assertEqual((await admin.call("get_vm", vm))["state"], "running")
@@ -190,7 +190,7 @@ class SnapshotTests(ServerCase):
         self.assertEqual(await self.used(admin), 2)
 
     async def used(self, admin: Client) -> int:
-        """How many snapshots the administrator has."""
+        """The number of snapshots that the administrator has."""
         return int((await admin.call("get_user_usage", 1))["snapshots"]["used"])
 
     async def test_planned(self) -> None:
@@ -225,7 +225,7 @@ class SnapshotTests(ServerCase):
 
 
 class BehindTests(ServerCase):
-    """What others do on the node."""
+    """Changes made directly on the compute node."""
 
     async def start(self) -> tuple[Running, Client, int, Snapshots, str]:
         running = self.serve()
@@ -235,7 +235,7 @@ class BehindTests(ServerCase):
         host = simulated(running, 1)
         return running, admin, vm, Snapshots(host), host.domains()[0].uuid
 
-    async def test_made_and_removed_behind_the_servers_back(self) -> None:
+    async def test_created_and_removed_on_the_node(self) -> None:
         _, admin, vm, snapshots, uuid = await self.start()
         mine = await make(admin, vm, "mine")
         snapshots.create(uuid, "their own")
@@ -261,13 +261,13 @@ class BehindTests(ServerCase):
         await self.until(lambda: running.server.inventory.vms_on(1)[0].snapshots)
         self.assertEqual(await names(admin, vm), ["theirs"])
 
-    async def test_what_a_task_finds_counts(self) -> None:
-        """Also before anybody has looked."""
+    async def test_snapshots_that_a_task_finds_count(self) -> None:
+        """Even before the server has read them otherwise."""
         _, admin, vm, snapshots, uuid = await self.start()
         snapshots.create(uuid, "theirs")
         code, words = await admin.fail("create_vm_snapshot", vm, "theirs")
-        self.assertEqual((code, "theirs already" in words), (409, True), words)
-        self.assertEqual(await names(admin, vm), ["theirs"], "it was seen")
+        self.assertEqual((code, "already has a snapshot named theirs" in words), (409, True), words)
+        self.assertEqual(await names(admin, vm), ["theirs"], "the task found it")
         snapshots.create(uuid, "another")
         (disk,) = (await admin.call("get_vm", vm))["disks"]
         self.assertEqual((await admin.fail("detach_disk", vm, disk))[0], 409)
@@ -277,7 +277,7 @@ class BehindTests(ServerCase):
         await admin.do("detach_disk", vm, disk)
         self.assertEqual(await names(admin, vm), [])
 
-    async def test_an_adopted_vm_brings_its_own(self) -> None:
+    async def test_an_adopted_vm_keeps_its_snapshots(self) -> None:
         running, admin, _, snapshots, _ = await self.start()
         host = simulated(running, 1)
         path = host.create_volume("default", "theirs", 1, "qcow2").path
@@ -294,7 +294,7 @@ class BehindTests(ServerCase):
         self.assertEqual(await names(admin, vm), ["before"])
 
     async def unanswered(self, done: bool) -> int:
-        """A snapshot's node stops answering; gives how many there are when it is back. C{done}: it was made all the same."""
+        """Let the node stop answering. Returns the number of snapshots afterwards. @param done: it was created."""
         running, admin, vm, snapshots, uuid = await self.start()
         running.server._nodes._watches[1].connection._faults._hang = frozenset({"create_snapshot"})
         await admin.call("create_vm_snapshot", vm, "one")
@@ -305,7 +305,7 @@ class BehindTests(ServerCase):
             await running.pass_time(10)
         context = await admin.call("get_execution_context", ec)
         self.assertEqual(context["tasks"][0]["code"], 503, context["errors"])
-        self.assertEqual(await names(admin, vm), ["one"], "it counts until the node tells")
+        self.assertEqual(await names(admin, vm), ["one"], "it counts until the node reports")
         for _ in range(4):
             await running.pass_time(1)
         inventory = running.server.inventory
@@ -313,18 +313,18 @@ class BehindTests(ServerCase):
         await self.until(lambda: len(inventory.vms_on(1)[0].snapshots) == int(done))
         return int((await admin.call("get_user_usage", 1))["snapshots"]["used"])
 
-    async def test_a_node_that_stops_answering_and_made_none(self) -> None:
+    async def test_a_node_that_stops_answering_without_creating_it(self) -> None:
         self.assertEqual(await self.unanswered(False), 0)
 
-    async def test_a_node_that_stops_answering_and_made_it(self) -> None:
+    async def test_a_node_that_stops_answering_but_created_it(self) -> None:
         self.assertEqual(await self.unanswered(True), 1)
 
 
 class CrashTests(ServerCase):
-    """The server stops in the middle of it, as if it had died."""
+    """The server stops during an operation, as if it had crashed."""
 
     async def interrupted(self, verb: str, method: str, *arguments: Any) -> tuple[Running, Client, int, int]:
-        """A server that is back after it stopped while the hypervisor was at work; its node answers again."""
+        """A server that was restarted while the hypervisor was working; its node answers again."""
         running = self.serve()
         admin = await running.login()
         await admin.node()
@@ -337,11 +337,11 @@ class CrashTests(ServerCase):
             await running.pass_time(0.1)
         return running, admin, vm, ec
 
-    async def test_made_and_not_noted(self) -> None:
+    async def test_created_but_not_recorded(self) -> None:
         running, admin, vm, ec = await self.interrupted("create_snapshot", "create_vm_snapshot", "new")
         host = simulated(running, 1)
         uuid = host.domains()[0].uuid
-        Snapshots(host).create(uuid, "new")  # the hypervisor did it all the same
+        Snapshots(host).create(uuid, "new")  # the hypervisor created it nevertheless
         admin = await (await self.restart(running)).login()
         await admin.finish(ec)
         self.assertEqual(await admin.call("get_errors", ec), [""])
@@ -349,7 +349,7 @@ class CrashTests(ServerCase):
         self.assertEqual([told["new"]], await admin.call("get_results", ec))
         self.assertEqual((await admin.call("get_user_usage", 1))["snapshots"]["used"], 2)
 
-    async def test_not_gone_back_twice(self) -> None:
+    async def test_not_reverted_twice(self) -> None:
         running, admin, vm, ec = await self.interrupted("revert_snapshot", "revert_vm_snapshot", "ID")
         admin = await (await self.restart(running)).login()
         await admin.finish(ec)
@@ -359,7 +359,7 @@ class CrashTests(ServerCase):
         (snapshot,) = await admin.call("list_vm_snapshots", vm)
         await admin.do("revert_vm_snapshot", vm, snapshot["id"])
 
-    async def test_deleted_and_not_noted(self) -> None:
+    async def test_deleted_but_not_recorded(self) -> None:
         running, admin, vm, ec = await self.interrupted("delete_snapshot", "delete_vm_snapshot", "ID")
         host = simulated(running, 1)
         Snapshots(host).delete(host.domains()[0].uuid, "before")
@@ -387,7 +387,7 @@ class SnapshotQuotaTests(QuotaCase):
         self.assertEqual((await self.used(alice))["snapshots"], 0)
         self.assertEqual((await bob.call("get_user_usage", 3))["snapshots"]["used"], 2)
 
-    async def test_one_that_runs_again_counts_as_running(self) -> None:
+    async def test_a_vm_that_runs_after_a_revert_counts_as_running(self) -> None:
         _, alice = await self.start({"running_vms": 1})
         one, two = [await alice.do("create_vm", {"name": name}) for name in ("one", "two")]
         await alice.do("start_vm", one)

@@ -85,7 +85,7 @@ class VmTests(ServerCase):
             self.assertEqual((await admin.fail(method, vm))[0], 409, method)
 
     async def test_one_batch(self) -> None:
-        """Ids of what the batch will make are used in the batch."""
+        """Ids of objects that a batch will create can be used in the same batch."""
         admin = await self.admin()
         disk = await admin.call("create_disk", {"name": "data", "size": 10})
         vm = await admin.call("create_vm", {"name": "web"})
@@ -113,7 +113,7 @@ class VmTests(ServerCase):
         await admin.call("create_vm", {"name": "twice"})
         await admin.call("create_vm", {"name": "twice"})
         ec = await admin.commit()
-        self.assertEqual((await admin.call("get_errors", ec))[1], "There is a VM twice already.")
+        self.assertEqual((await admin.call("get_errors", ec))[1], "The name twice is already in use by another VM.")
         self.assertEqual(len(await admin.call("list_vms", {"name": "twice"})), 1)
 
     async def test_owner(self) -> None:
@@ -127,7 +127,7 @@ class VmTests(ServerCase):
         await self.refused(404, alice.call("create_vm", {"name": "y", "owner": 1}))
 
     async def test_kernels_of_plain_users(self) -> None:
-        """A kernel is a file of the host's: what a plain user names must be where the administrator allows it."""
+        """A kernel is a file on the host: plain users may only name files in directories that an administrator allows."""
         admin = await self.admin(boot_dirs=["/srv/kernels"])
         alice = await admin.user("alice")
         await alice.do("create_vm", {"name": "good", "boot": {"kernel": "/srv/kernels/vmlinuz"}})
@@ -191,7 +191,7 @@ class VmTests(ServerCase):
         await admin.do("delete_vm", vm)
         self.assertEqual(await admin.call("list_disks"), [])
 
-    async def test_a_guest_that_does_not_obey(self) -> None:
+    async def test_a_guest_that_does_not_shut_down(self) -> None:
         admin = await self.admin(deaf=True)
         vm = await admin.do("create_vm", {"name": "web"})
         await admin.do("start_vm", vm)
@@ -206,7 +206,7 @@ class VmTests(ServerCase):
         self.assertEqual((await admin.call("get_vm", vm))["state"], "running")
 
     def boot_slowly(self, admin: Client, seconds: float, answer: Callable[[], Deferred[None]]) -> list[float]:
-        """Have guests that don't shut down at first. Gives when they were asked. @param answer: theirs to being asked."""
+        """Let guests ignore the first shutdowns. Returns the times of the requests. @param answer: to each request."""
         asked: list[float] = []
         shutdown = SimulatedConnection.shutdown
 
@@ -219,16 +219,16 @@ class VmTests(ServerCase):
         self.patch(SimulatedConnection, "shutdown", ask)
         return asked
 
-    async def test_a_guest_that_boots_is_asked_to_shut_down_until_it_obeys(self) -> None:
+    async def test_a_booting_guest_is_asked_until_it_shuts_down(self) -> None:
         admin = await self.admin()
         vm = await admin.do("create_vm", {"name": "web"})
         await admin.do("start_vm", vm)
         asked = self.boot_slowly(admin, 7.0, lambda: fail(NotReady("The guest boots.")))
         await admin.do("shutdown_vm", vm, 10)
         self.assertEqual((await admin.call("get_vm", vm))["state"], "stopped")
-        self.assertEqual(len(asked), 5, "not all the time")
+        self.assertEqual(len(asked), 5, "not asked continuously")
 
-    async def test_a_guest_that_overheard_it_is_asked_again(self) -> None:
+    async def test_a_guest_that_missed_the_request_is_asked_again(self) -> None:
         admin = await self.admin()
         vm = await admin.do("create_vm", {"name": "web"})
         await admin.do("start_vm", vm)
@@ -237,7 +237,7 @@ class VmTests(ServerCase):
         self.assertEqual((await admin.call("get_vm", vm))["state"], "stopped")
         self.assertEqual(len(asked), 2)
 
-    async def test_asking_again_that_fails_changes_nothing(self) -> None:
+    async def test_a_repeated_request_that_fails_changes_nothing(self) -> None:
         admin = await self.admin()
         vm = await admin.do("create_vm", {"name": "web"})
         await admin.do("start_vm", vm)
@@ -254,7 +254,7 @@ class VmTests(ServerCase):
         code, words = await admin.fail("shutdown_vm", vm, 5)
         self.assertEqual((code, words), (409, "The guest boots."))
         self.assertEqual([when - asked[0] for when in asked], [0, 2, 4])
-        self.assertGreaterEqual(admin.running.clock.seconds() - asked[0], 5, "the whole of its time is waited for")
+        self.assertGreaterEqual(admin.running.clock.seconds() - asked[0], 5, "the whole timeout is used")
         self.assertEqual((await admin.call("get_vm", vm))["state"], "running")
 
     async def test_lists(self) -> None:
@@ -406,7 +406,7 @@ class UserTests(ServerCase):
 
 
 class RestartTests(ServerCase):
-    async def test_all_is_there_again(self) -> None:
+    async def test_everything_survives(self) -> None:
         running = self.serve()
         admin = await running.login()
         node = await admin.node()
@@ -425,7 +425,7 @@ class RestartTests(ServerCase):
 
 
 class SystemTests(ServerCase):
-    async def test_introspection_for_strangers(self) -> None:
+    async def test_introspection_without_a_session(self) -> None:
         running = self.serve()
         methods = await running.call("system.listMethods")
         for name in methods:
