@@ -32,8 +32,8 @@ def check(directory: Path, identity: str | None) -> None:
         raise BelongingError(f"{path}: {error.strerror}") from None
     if found != identity:
         raise BelongingError(
-            f"directory {directory} belongs to another database: name that one with --database, or another directory; "
-            f"or remove {path} to use it with this one"
+            f"directory {directory} belongs to another database: give that one with --database, or use another directory; "
+            f"or remove {path} to use the directory with this database"
         )
 
 

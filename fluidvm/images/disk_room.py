@@ -68,6 +68,6 @@ class DiskRoom:
 
     def _full(self, length: int) -> QuotaExceeded:
         return QuotaExceeded(
-            f"The server's disk for images has no room for {-(-length // MIB)} MiB more, as --disk-reserve keeps "
+            f"The server's disk for images has no room for {-(-length // MIB)} MiB more, because --disk-reserve keeps "
             f"{self._reserve // MIB} MiB free: delete images, or ask an administrator."
         )

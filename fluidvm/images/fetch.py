@@ -78,22 +78,22 @@ class Source:
                 self._url = self._urls.follow(self._url, places[0].decode("ascii", "replace"))
                 continue
             if response.code != 200:
-                raise Unavailable(f"{self._url}: the answer is {response.code}.")
+                raise Unavailable(f"{self._url}: the server answered with HTTP status {response.code}.")
             response.deliverBody(self._body)
             return None if response.length is UNKNOWN_LENGTH else int(response.length)
-        raise Unavailable(f"{self._url}: too many redirections.")
+        raise Unavailable(f"{self._url}: too many redirects.")
 
     async def _ask(self) -> Any:
         agent = Agent.usingEndpointFactory(self._reactor, _Endpoints(self._reactor, self._guarded))
         asking = agent.request(b"GET", self._url.encode("ascii"), Headers({b"User-Agent": [b"FluidVM"]}))
         asking.addCallback(self._answered)
         try:
-            return await self._within(asking, HEAD_TIME, f"no answer came for {HEAD_TIME:g} s")
+            return await self._within(asking, HEAD_TIME, f"no answer within {HEAD_TIME:g} s")
         except (CancelledError, Unavailable):
             raise
         except Exception as error:
             if self._guard is not None and self._guard.flooded:
-                words = f"the head of its answer has more than {HEAD_BYTES // 1024} KiB"
+                words = f"the response headers are longer than {HEAD_BYTES // 1024} KiB"
             else:
                 words = _words(error)
             raise Unavailable(f"{self._url}: {words}.") from None
@@ -115,7 +115,7 @@ class Source:
         return Deferred.fromCoroutine(self._read())
 
     async def _read(self) -> bytes:
-        await self._within(self._body.more(), SILENCE, f"fewer than {LEAST // 1024} KiB came in {SILENCE:g} s")
+        await self._within(self._body.more(), SILENCE, f"fewer than {LEAST // 1024} KiB arrived within {SILENCE:g} s")
         data = self._body.take()
         self._count += len(data)
         if not data and not self._body.complete:

@@ -87,7 +87,7 @@ class ImageFiles:
         while place.exists():
             place, number = aside / f"{path.parent.name}-{path.name}.{number}", number + 1
         path.rename(place)
-        self._log.warn("{path} is in no record of the database: it was moved to {place}", path=str(path), place=str(place))
+        self._log.warn("{path} has no record in the database: it was moved to {place}", path=str(path), place=str(place))
 
     async def stop(self) -> None:
         """Let the threads end."""
@@ -132,7 +132,7 @@ class ImageFiles:
         except FileNotFoundError:
             raise NotFound(f"Image {id} has no file.") from None
         if found != size:
-            raise Conflict(f"It is for disks of {found} MiB now, and was for {size} MiB.")
+            raise Conflict(f"Its disk size is {found} MiB now, and was {size} MiB.")
         return length
 
     def read(self, id: int, offset: int) -> Deferred[bytes]:

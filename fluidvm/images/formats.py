@@ -25,9 +25,9 @@ FOREIGN = {"qcow2": "qcow2", "qed": "QED", "vmdk": "VMDK", "vdi": "VDI", "vhd": 
 PARALLELS = (b"WithoutFreeSpace", b"WithouFreSpacExt")
 """What the formats of Parallels begin with, which oslo.utils doesn't know."""
 UNSAFE = {
-    "backing_file": "The image leads to another file; write it as one that stands alone (qemu-img convert).",
-    "data_file": "The image leads to another file; write it as one that stands alone (qemu-img convert).",
-    "unknown_features": "It is no qcow2 image of version 2 or 3, or has features that not every host knows.",
+    "backing_file": "The image refers to another file; convert it to a standalone image (qemu-img convert).",
+    "data_file": "The image refers to another file; convert it to a standalone image (qemu-img convert).",
+    "unknown_features": "It is not a qcow2 image of version 2 or 3, or uses features that some hosts do not support.",
 }
 """What oslo.utils finds wrong with a qcow2 image, in words."""
 
@@ -54,9 +54,9 @@ def disk_size(head: bytes, length: int, format: str) -> int:
     if format != "qcow2":
         found = _foreign(head)
         if found:
-            raise Conflict(f"It is no {format} image: it begins as a {found} one does.")
+            raise Conflict(f"It is not a {format} image: it starts like a {found} image.")
     if not 0 < size <= INT_HIGH * MIB:
-        raise Conflict(f"The size of the image's disk isn't 1 byte to {INT_HIGH} MiB.")
+        raise Conflict(f"The disk size of the image must be 1 byte to {INT_HIGH} MiB.")
     return size
 
 
@@ -83,30 +83,30 @@ def _foreign(head: bytes) -> str:
 def _qcow2_size(head: bytes, length: int) -> int:
     inspector = _inspected("qcow2", head)
     if inspector is None or min(length, len(head)) < 72:
-        raise Conflict("It is no qcow2 image.")
+        raise Conflict("It is not a qcow2 image.")
     try:
         inspector.safety_check()
     except format_inspector.SafetyCheckFailed as error:
         found = next((words for name, words in UNSAFE.items() if name in error.failures), str(error))
         raise Conflict(sentence(found)) from None
     except format_inspector.ImageFormatError as error:
-        raise Conflict(sentence(f"It is no qcow2 image: {error}")) from None
+        raise Conflict(sentence(f"It is not a qcow2 image: {error}")) from None
     # What oslo.utils doesn't look at (https://www.qemu.org/docs/master/interop/qcow2.html).
     cluster_bits, size, encrypted = struct.unpack_from(">IQI", head, 20)
     (snapshots,) = struct.unpack_from(">I", head, 60)
     if encrypted:
         raise Conflict("The image is encrypted.")
     if not 9 <= cluster_bits <= 21:
-        raise Conflict("It is no qcow2 image: its clusters have no size that there is.")
+        raise Conflict("It is not a qcow2 image: its cluster size is not valid.")
     if snapshots:
         # Going back to one may give a disk another size than is counted.
         raise Conflict(
-            "The image has snapshots in it; write it as one without (qemu-img convert), or make it of a copy (clone_disk)."
+            "The image contains snapshots; remove them (qemu-img convert), or create the image from a copy (clone_disk)."
         )
     # Tables take a 64th of the smallest clusters twice; besides, there are a few clusters of each kind.
     if length > size + size // 16 + (8 << cluster_bits):
         raise Conflict(
-            "The image's file has more in it than its disk; write it anew (qemu-img convert), or make it of a copy "
+            "The image's file holds more data than its disk; rewrite it (qemu-img convert), or create the image from a copy "
             "(clone_disk)."
         )
     return int(size)

@@ -127,14 +127,14 @@ class Uploads:
         self._forgetting.addCallback(lambda nothing: forgetting)
         former = self._known.get(key)
         if key in self._busy:
-            raise Conflict(f"Upload {name} is being sent already: wait until that has ended.")
+            raise Conflict(f"Upload {name} is already in progress: wait until it ends.")
         if former is not None and former.image is not None:
-            raise Conflict(f"Image {former.image} is being made of upload {name}: wait until that has ended.")
+            raise Conflict(f"Image {former.image} is being created from upload {name}: wait until that ends.")
         there = 0 if former is None else former.size
         if start not in (0, there):
-            raise Conflict(f"Upload {name} has {there} bytes: go on there.")
+            raise Conflict(f"Upload {name} has {there} bytes: continue from there.")
         if former is None and sum(owner == user for owner, _ in self._known) >= MOST_UPLOADS:
-            raise Conflict(f"{MOST_UPLOADS} uploads wait already for images to be made of them.")
+            raise Conflict(f"You already have {MOST_UPLOADS} uploads: create images from them, or wait until they expire.")
         total = start + (length or 0)
         self.admit(user, there, total)
         record = Upload(user, name, total, self._wall_clock())
@@ -152,7 +152,7 @@ class Uploads:
         @raise QuotaExceeded: the user's plan hasn't the space.
         """
         if after > self.files.most:
-            raise TooLarge(f"An image's file has {self.files.most // MIB} MiB at most: see --max-image.")
+            raise TooLarge(f"An image file must not be larger than {self.files.most // MIB} MiB (--max-image).")
         check_total(self._inventory, user, {"disk_space": -(-after // MIB) - -(-before // MIB)})
 
     async def expect(self, record: Upload) -> None:
@@ -196,9 +196,9 @@ class Uploads:
         """
         record = self._known.get((user, name))
         if record is None:
-            raise NotFound(f"There is no upload {name} of yours.")
+            raise NotFound(f"You have no upload {name}.")
         if (user, name) in self._busy or record.image not in (None, image):
-            raise Conflict(f"Upload {name} is being sent, or made an image: wait until that has ended.")
+            raise Conflict(f"Upload {name} is in progress, or an image is being created from it: wait until that ends.")
         return record
 
     def uncount(self, user: int, name: str) -> None:

@@ -35,7 +35,7 @@ def _parts(url: str) -> _Parts:
     """
     found = _URL.fullmatch(url) if len(url) <= LONGEST else None
     if found is None or int(found["port"] or 0) > 65535:
-        raise ValueError(f"it isn't http:// or https://, a host and a path, in {LONGEST} characters")
+        raise ValueError(f"it must be http:// or https:// with a host and a path, in at most {LONGEST} characters")
     scheme, host, path = found["scheme"].lower(), found["host"].lower(), found["path"] or "/"
     port = int(found["port"] or _PORTS[scheme])
     before, after = "", path
@@ -43,12 +43,12 @@ def _parts(url: str) -> _Parts:
         if before == after:
             return scheme, host, port, path + (found["query"] or "")
         if re.search(r"[\x00-\x1f\x7f\\]", after):
-            raise ValueError("its path has a backslash or a control character")
+            raise ValueError("its path contains a backslash or a control character")
         # Some servers drop what follows a semicolon before they look at a segment.
         if any(segment.partition(";")[0] in (".", "..") for segment in after.split("/")):
-            raise ValueError("its path has a segment of dots")
+            raise ValueError("its path contains a . or .. segment")
         before, after = after, unquote(after, "latin-1")
-    raise ValueError("its path is percent-encoded over and over")
+    raise ValueError("its path is percent-encoded too many times")
 
 
 class ImageUrls:
@@ -74,12 +74,12 @@ class ImageUrls:
         try:
             *origin, target = _parts(url)
         except ValueError as error:
-            raise Forbidden(f"spec.url: images may not be fetched from {shown}: {error}.") from None
+            raise Forbidden(f"spec.url: fetching images from {shown} is not allowed: {error}.") from None
         for *allowed_origin, begin in self._allowed:
             if origin == allowed_origin and target.startswith(begin):
                 scheme, host, port = origin
                 return f"{scheme}://{host}{'' if port == _PORTS[str(scheme)] else f':{port}'}{target}"
-        raise Forbidden(f"spec.url: images may not be fetched from {shown}; --image-urls says from where.")
+        raise Forbidden(f"spec.url: fetching images from {shown} is not allowed; --image-urls lists what is allowed.")
 
     def follow(self, url: str, location: str) -> str:
         """

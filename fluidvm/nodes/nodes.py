@@ -126,7 +126,9 @@ class Nodes:
             raise offline(node)
         interface: Any = ability
         if not interface.providedBy(watch.connection):
-            raise Unsupported(f"Compute node {node.name}: driver {node.driver} can't do that ({interface.__name__[1:]}).")
+            raise Unsupported(
+                f"Compute node {node.name}: driver {node.driver} does not support this (ability {interface.__name__[1:]})."
+            )
         return watch.connection  # type: ignore[no-any-return]
 
     def provides(self, id: int, ability: type[Interface]) -> bool:

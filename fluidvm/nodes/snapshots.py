@@ -44,7 +44,7 @@ class NodeSnapshots:
 
     def _report(self, failure: Any) -> None:
         if failure.check(DriverError, Unavailable) is None:
-            self._log.failure("Looking at the snapshots of compute node {node} failed", failure, node=self._node)
+            self._log.failure("Listing the snapshots of compute node {node} failed", failure, node=self._node)
 
     async def look(self, connection: Any) -> None:
         """

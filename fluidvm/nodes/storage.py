@@ -59,7 +59,7 @@ class NodeStorage:
 
     def _report(self, failure: Any) -> None:
         if failure.check(DriverError, Unavailable) is None:
-            self._log.failure("Looking at the storage of compute node {node} failed", failure, node=self._node)
+            self._log.failure("Checking the storage of compute node {node} failed", failure, node=self._node)
 
     async def look(self, connection: Any) -> None:
         """

@@ -159,6 +159,6 @@ class TimedConnection:
         calls, self._under_way = list(self._under_way), {}
         self._rest()
         for call in calls:
-            words = f"Compute node {self._node}: {reason}; what came of {call.name} isn't known."
+            words = f"Compute node {self._node}: {reason}; the outcome of {call.name} is unknown."
             call.end(Failure(Unreachable(words)))
             call.work.cancel()

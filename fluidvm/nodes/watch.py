@@ -257,7 +257,7 @@ class NodeWatch:
             self._connection = None
             if self._host.clock.seconds() - self._since >= LONGEST_RETRY:
                 self._delay = FIRST_RETRY  # it has held: no node that comes and goes
-            self._background(self._offline(reason), "noting a lost connection")
+            self._background(self._offline(reason), "recording a lost connection")
             self._background(self._close(connection), "closing a lost connection")
 
     def _hangs(self, connection: Any, reason: str) -> None:
@@ -275,7 +275,7 @@ class NodeWatch:
         shown = "missing" if state is None else str(state)
         if vm.state != shown:
             noting = self._inventory.commit([Update("vm", vm.id, {"state": shown})])
-            self._background(noting.addErrback(self._look_later, connection), "noting an event")
+            self._background(noting.addErrback(self._look_later, connection), "recording an event")
 
     def _look_later(self, failure: Any, connection: Any) -> Any:
         """What the store didn't take isn't told again: look at all of the node when it may be back."""
@@ -288,7 +288,7 @@ class NodeWatch:
         self._looks_later = False
         if connection is self._connection:
             looking = Deferred.fromCoroutine(self._look(connection))
-            self._background(looking.addErrback(self._look_later, connection), "looking again")
+            self._background(looking.addErrback(self._look_later, connection), "listing it again")
 
     def _poll(self, connection: Any) -> None:
         async def poll() -> None:

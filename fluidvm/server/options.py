@@ -138,18 +138,16 @@ class Settings:
     tls_cert: Path | None = _option(FilePath("PEM file with the certificate for --https, followed by its chain", "*.pem"))
     tls_key: Path | None = _option(FilePath("PEM file with the private key of the certificate", "*.pem"))
     tls_client_ca: Path | None = _option(
-        FilePath("PEM file with the authorities that issue the certificates of clients", "*.pem")
+        FilePath("PEM file with the certificate authorities that issue client certificates", "*.pem")
     )
     tls_clients: str = _option(
-        Choice("Whether clients must present a certificate, where --tls-client-ca is given", CLIENTS), "required"
+        Choice("Whether clients must present a certificate if --tls-client-ca is given", CLIENTS), "required"
     )
-    certificate_users: Path | None = _option(
-        FilePath("TOML file that says which names in client certificates stand for which users", "*.toml")
-    )
+    certificate_users: Path | None = _option(FilePath("TOML file that maps names in client certificates to users", "*.toml"))
     hosts: tuple[str, ...] = _option(
         Words(
-            "Names, separated by commas, by which clients may call the server where it listens on loopback only, "
-            "in addition to localhost and addresses",
+            "Host names, separated by commas, that clients may use for the server on loopback addresses, "
+            "in addition to localhost, the name of this machine, and IP addresses",
             "host names",
             _hosts,
         ),
@@ -160,22 +158,22 @@ class Settings:
     )
     keepalive: str = _option(Choice("What keeps a client logged in: ping only, or any call", ("ping", "any-call")), "ping")
     admin_password_file: Path | None = _option(
-        FilePath("File with the password that the user admin gets at the first start"),
+        FilePath("File with the initial password of the user admin"),
         Default("$FLUIDVM_ADMIN_PASSWORD, else a random one, written to the file admin-password in the state directory"),
     )
-    max_request: int = _option(Int("Maximum size of the body of a request", unit="bytes", low=1024, high=2**26), 2**20)
-    max_image: int = _option(Int("Maximum size of the file of an image", unit="MiB", low=1, high=2**30), 65536)
+    max_request: int = _option(Int("Maximum size of a request body", unit="bytes", low=1024, high=2**26), 2**20)
+    max_image: int = _option(Int("Maximum size of an image file", unit="MiB", low=1, high=2**30), 65536)
     images: Path = _option(
-        DirectoryPath("Directory for the files of images, and for uploads"),
+        DirectoryPath("Directory for image files and uploads"),
         Default("the state directory", lambda values: values["state"]),
     )
     disk_reserve: int = _option(
-        Int("Space that stays free on the disk of --images; what would take it is refused", unit="MiB", low=0, high=2**40),
+        Int("Space to keep free on the disk of --images; what would use it is refused", unit="MiB", low=0, high=2**40),
         1024,
     )
     image_urls: ImageUrls = _option(
         Words(
-            "Beginnings of URLs, separated by commas, from which images may be fetched",
+            "URL prefixes, separated by commas, from which images may be fetched",
             "URLs with a host and a slash, such as https://images.example/",
             ImageUrls,
         ),
@@ -185,18 +183,18 @@ class Settings:
         Int("Maximum number of open connections from one client address", low=1, high=1000000), 1000
     )
     tasks_per_node: int = _option(
-        Int("Maximum number of tasks that are at work on one compute node at the same time", low=1, high=10000), 8
+        Int("Maximum number of tasks that run on one compute node at the same time", low=1, high=10000), 8
     )
     placement: str = _option(
         Choice(
-            "Where a VM is placed that names no compute node: on the node with the most free memory (spread), "
-            "or with the least that is enough (pack)",
+            "Placement of a VM whose spec names no compute node: on the node with the most free memory (spread), "
+            "or on the node with the least free memory that is enough (pack)",
             STRATEGIES,
         ),
         "spread",
     )
     poll_interval: int = _option(
-        Int("Time between two looks at a compute node that reports no events", unit="seconds", low=1, high=3600), 10
+        Int("Interval at which a compute node that reports no events is polled", unit="seconds", low=1, high=3600), 10
     )
     node_timeout: int = _option(
         Int(
@@ -209,7 +207,7 @@ class Settings:
     )
     store_timeout: int = _option(
         Int(
-            "Time that the database may take for one operation before callers get fault 503 and the server connects again",
+            "Time that the database may take for one operation before callers get fault 503 and the server reconnects",
             unit="seconds",
             low=2,
             high=3600,
@@ -221,7 +219,7 @@ class Settings:
     )
     trusted_proxies: tuple[str, ...] = _option(
         Words(
-            "Addresses and networks, separated by commas, of proxies whose word about the address of a client is trusted",
+            "Addresses and networks, separated by commas, of proxies that are trusted to report the address of a client",
             "IP addresses, networks, or local for a UNIX socket",
             _proxies,
         ),
@@ -234,11 +232,9 @@ class Settings:
         Int("Time after which a line of the audit log is deleted", unit="days", low=0, high=36500), 365
     )
     password_length: int = _option(Int("Minimum length of a new password", unit="characters", low=1, high=64), 8)
-    password_memory: int = _option(
-        Int("Memory that hashing a password takes (argon2id)", unit="KiB", low=8, high=2**22), 65536
-    )
+    password_memory: int = _option(Int("Memory used to hash a password (argon2id)", unit="KiB", low=8, high=2**22), 65536)
     password_rounds: int = _option(Int("Number of passes over the memory when a password is hashed", low=1, high=100), 3)
-    password_lanes: int = _option(Int("Number of threads that hashing a password uses", low=1, high=64), 4)
+    password_lanes: int = _option(Int("Number of threads used to hash a password", low=1, high=64), 4)
     access_log: bool = _option(Switch("Log a line for every request"), False)
 
     @property
@@ -251,7 +247,7 @@ class Settings:
 
 OPTIONS = tuple(Option(one.name.replace("_", "-"), **one.metadata) for one in fields(Settings))
 """Every option that the command line and the configuration file have."""
-CONFIG = Option("config", FilePath("TOML file with these options by the same names; the command line wins", "*.toml"), None)
+CONFIG = Option("config", FilePath("TOML file with the same options; the command line takes precedence", "*.toml"), None)
 """The one that only the command line has."""
 _SWITCHES = [option for option in OPTIONS if isinstance(option.kind, Switch)]
 _REPEATED = [option for option in OPTIONS if isinstance(option.kind, Endpoints)]
@@ -272,8 +268,8 @@ class Options(usage.Options):  # type: ignore[misc]
     synopsis = "[options]"
     longdesc = (
         "The FluidVM management server: XML-RPC clients log in, queue tasks for virtual machines, commit them, and watch "
-        "them run on the hypervisor hosts. Example: twistd --nodaemon fluidvm --state ./state. The first start makes the "
-        "user admin and says where its password is."
+        "them run on the hypervisor hosts. Example: twistd --nodaemon fluidvm --state ./state. The first start creates the "
+        "user admin and logs where its password is."
     )
     optParameters = [[option.name, None, None, option.help] for option in _SINGLE]
     optFlags = [[option.name, None, option.help] for option in _SWITCHES]

@@ -187,7 +187,7 @@ class Server(Service):  # type: ignore[misc]
         }
 
     def _displaced(self, reason: str) -> None:
-        self._log.critical("The server stops, for it mustn't write to its database any more: {reason}", reason=reason)
+        self._log.critical("The server stops because it must not write to its database any more: {reason}", reason=reason)
         self._end()
 
     def privilegedStartService(self) -> None:
@@ -268,9 +268,9 @@ class Server(Service):  # type: ignore[misc]
 
     def _not_dropped(self, failure: Failure) -> None:
         if failure.check(Unavailable):  # in an hour, then
-            self._log.error("What is old can't be dropped: {error}", error=failure.getErrorMessage())
+            self._log.error("Old records can't be deleted: {error}", error=failure.getErrorMessage())
         else:
-            self._log.failure("What is old can't be dropped", failure)
+            self._log.failure("Old records can't be deleted", failure)
 
     async def _forget_old(self) -> None:
         now = self._wall_clock()
@@ -281,7 +281,7 @@ class Server(Service):  # type: ignore[misc]
     def reread(self) -> None:
         """Read the files of TLS again, whether they seem to have changed or not."""
         if self._certificates is None:
-            self._log.info("SIGHUP: without --https there is nothing to read again")
+            self._log.info("SIGHUP: without --https there is nothing to reload")
         else:
             self._read_files(True)
 
@@ -296,7 +296,7 @@ class Server(Service):  # type: ignore[misc]
             self._in_thread(self._certificates.reload, always),
             self._in_thread(self._read_mapping).addCallback(self._map),
         ):
-            reading.addErrback(lambda failure: self._log.failure("TLS: reading files again failed", failure))
+            reading.addErrback(lambda failure: self._log.failure("TLS: reloading the files failed", failure))
 
     def _in_thread(self, function: Callable[..., Any], *args: Any) -> Deferred[Any]:
         return deferToThreadPool(self._reactor, self._reactor.getThreadPool(), function, *args)
@@ -306,7 +306,7 @@ class Server(Service):  # type: ignore[misc]
         try:
             found = {} if path is None else read_mapping(path)
         except MappingError as error:
-            self._mapping_trouble = f"the old users serve on: {error}"
+            self._mapping_trouble = f"the previous user mapping stays in use: {error}"
             self._log.error("TLS: {trouble}", trouble=self._mapping_trouble)
             return dict(self._mapping)
         self._mapping_trouble = ""

@@ -82,7 +82,7 @@ def parse_url(url: str) -> URL:
         if several is not None:
             parsed = parsed.update_query_dict(_hosts(several[2]))
     except (ArgumentError, ValueError):
-        raise DatabaseError("the database URL can't be parsed; sqlite:///PATH or postgresql://USER@HOST/NAME") from None
+        raise DatabaseError("the database URL can't be parsed; use sqlite:///PATH or postgresql://USER@HOST/NAME") from None
     if parsed.drivername in ("postgresql", "postgres"):
         parsed = parsed.set(drivername="postgresql+psycopg")
     if parsed.drivername not in ("sqlite", "postgresql+psycopg"):

@@ -156,7 +156,7 @@ class Database:
         """Tell why the store can't serve; empty: it can."""
         found = [f"the store fails: {self.trouble}"] if self.trouble else []
         if self.waits() > SLOW:
-            found.append(f"the store is slow: its oldest work has waited for {self.waits():.0f} s")
+            found.append(f"the store is slow: its oldest request has waited for {self.waits():.0f} s")
         return found
 
     def close(self) -> Deferred[None]:
@@ -214,7 +214,7 @@ class Database:
             for work in late:
                 work.expired = True
         for work in late:
-            work.done.errback(Unavailable(f"The store hasn't come to it for {self._limit:.0f} s: try again later."))
+            work.done.errback(Unavailable(f"The store did not start the work within {self._limit:.0f} s: try again later."))
         self._forget_done()
 
     def _give_up(self, writer: Writer) -> None:
@@ -222,13 +222,13 @@ class Database:
         self._writer, self._doubt = None, doubt
         self._given_up.append(writer)
         if not self._refusing:
-            self.trouble = f"it hasn't answered for {self._limit:.0f} s"
-            self._log.error("The store hasn't answered for {limit} s: it is connected to again", limit=self._limit)
+            self.trouble = f"no answer within {self._limit:.0f} s"
+            self._log.error("The store did not answer within {limit} s: reconnecting", limit=self._limit)
         if doubt is not None and doubt.works is group:
             self._tell_doubt(doubt)
         else:
             for work in group:
-                work.done.errback(Unavailable(f"The store hasn't answered for {self._limit:.0f} s: try again later."))
+                work.done.errback(Unavailable(f"The store did not answer within {self._limit:.0f} s: try again later."))
         self._forget_done()
 
     def _leave(self) -> None:
@@ -237,7 +237,7 @@ class Database:
         if self._writer is not None:
             self._writer.give_up()
             self._writer = None
-        self._log.error("The store doesn't answer: its connection is left")
+        self._log.error("The store does not answer: its connection is abandoned")
         self._finish()
 
     def _finish(self) -> None:
@@ -288,17 +288,17 @@ class Database:
         self._forget_done()
 
     def _tell_doubt(self, doubt: Doubt) -> None:
-        self._log.error("The store went away in the middle of a commit: its outcome is looked up when it is back")
+        self._log.error("The store became unavailable during a commit: checking the outcome when it is available again")
         doubt.outcomes = [Deferred() for _ in doubt.works]
-        text = "The store went away in the middle of a commit: whether it was kept is known when the store is back."
+        text = "The store became unavailable during a commit: the outcome is known when the store is available again."
         for work, outcome in zip(doubt.works, doubt.outcomes, strict=True):
             if not work.done.called:
                 work.done.errback(OutcomeUnknown(text, outcome))
 
     def resolved(self, doubt: Doubt, happened: bool) -> None:
         """A transaction's outcome is known."""
-        self._log.info("The commit that the store didn't answer was {what}", what="kept" if happened else "not kept")
-        lost = Failure(Unavailable("The store failed: nothing was kept."))
+        self._log.info("The commit that the store did not answer was {what}", what="stored" if happened else "not stored")
+        lost = Failure(Unavailable("The store failed: nothing was stored."))
         for outcome, result in zip(doubt.outcomes, doubt.results, strict=True):
             outcome.callback(result if happened else lost)
             if not happened or isinstance(result, Failure):

@@ -81,7 +81,7 @@ class Source:
     def _claim(self, connection: Connection, lost: tuple[int, str] | None, check: Callable[[], None]) -> None:
         with connection.begin():
             if connection.execute(text("SHOW transaction_read_only")).scalar() == "on":
-                raise DatabaseError("it can only be read, as a standby or during a recovery")
+                raise DatabaseError("it is read-only, as a standby or during recovery")
         deadline = time.monotonic() + self._limit / 4
         while not claim(connection, self._limit):
             check()
@@ -137,5 +137,5 @@ class Source:
         """
         last = self._standing(connection).last
         if last not in (number - 1, number):
-            raise Displaced(f"the database has lost transactions that were kept: it is at {last}, not at {number - 1}")
+            raise Displaced(f"the database has lost committed transactions: it is at number {last}, not at {number - 1}")
         return last == number

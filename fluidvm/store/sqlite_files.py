@@ -37,7 +37,7 @@ class SqliteFiles:
         for path, known in self._known.items():
             if (log or path == self._main) and _which(path) != known:
                 raise DatabaseError(
-                    f"{path} was deleted or replaced under the server: stop it, put the right file back, and start it"
+                    f"{path} was deleted or replaced while the server runs: stop the server, restore the file, and start it"
                 )
 
 

@@ -162,7 +162,7 @@ class Writer:
                     except (_GivenUp, Displaced):
                         raise
                     except BaseException as error:  # whatever it is, others wait for this thread
-                        _log.failure("The store's thread")
+                        _log.failure("The store's thread failed")
                         self._disconnect()
                         self._answer(group, *_failed(group, error))
         except _GivenUp:

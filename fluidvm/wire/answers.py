@@ -14,8 +14,8 @@ from fluidvm.wire.xmlrpc import frame_answer
 RESERVE = 1024
 """Bytes that are kept free for each call of a boxcar which hasn't run yet: an id, a fault."""
 _NO_ROOM = (
-    f"With this answer the boxcar's would be over the limit of {xmlvalue.LONGEST // 2**20} MiB: use limit and after, or "
-    "send this call by itself."
+    f"With this answer, the answer of system.multicall would exceed {xmlvalue.LONGEST // 2**20} MiB: use limit and after, "
+    "or send this call separately."
 )
 
 

@@ -28,7 +28,7 @@ from fluidvm.wire.xmlrpc import parse_call, render_answer, render_fault
 LONGEST_BOXCAR = 1000
 MOST_BOXCARS = 64 * 2**20
 """Bytes of the requests whose boxcars run at the same time; their arguments take a few times as much."""
-_BOXCARS = "The server runs too many large boxcars: try again later, or send fewer calls at once."
+_BOXCARS = "The server runs too many large system.multicall requests: try again later, or send fewer calls at once."
 SLICE = 0.02
 """Seconds that a boxcar's calls may take before others have a turn."""
 CLAIMED = ("vm", "disk")
@@ -128,7 +128,7 @@ class Dispatcher:
     def _admit(self, method: Method, arguments: list[Any], peer: Peer) -> Call:
         """Who calls: before anything else is said about the call."""
         if not arguments:
-            raise InvalidParams(f"{method.name}: wants {method.usage()}; got 0 arguments.")
+            raise InvalidParams(f"{method.name}: expected {method.usage()}; got 0 arguments.")
         resources = self._services.resources
         session = resources.sessions.find(arguments[0], peer.address)
         user = session_user(resources.inventory, resources.sessions, session)
@@ -219,7 +219,7 @@ class Dispatcher:
 
     def _named(self, name: Any) -> Method | None:
         if type(name) is not str:
-            raise InvalidParams(f"name: wants a string, not {wire_name(name)}.")
+            raise InvalidParams(f"name: must be a string, not {wire_name(name)}.")
         if name not in METHODS and name not in _SYSTEM_HELP:
             raise NoSuchMethod(f"There is no method {name}; system.listMethods lists them.")
         return METHODS.get(name)
@@ -234,7 +234,7 @@ class Dispatcher:
             _count("system.multicall(calls)", arguments, 1)
             calls = arguments[0]
             if type(calls) is not list:
-                raise InvalidParams(f"calls: wants an array, not {wire_name(calls)}.")
+                raise InvalidParams(f"calls: must be an array, not {wire_name(calls)}.")
             Int("calls", high=LONGEST_BOXCAR).check(len(calls), "the number of calls", [])
             boxcar = Boxcar(self._unsent, peer.address, len(calls))
             secret = any(map(_confidential, calls))
@@ -271,12 +271,12 @@ class Dispatcher:
         name = "system.multicall"
         try:
             if type(call) is not dict or set(call) - {"methodName", "params"}:
-                raise InvalidRequest("A call in a boxcar is a struct of methodName and params.")
+                raise InvalidRequest("A call in system.multicall must be a struct of methodName and params.")
             name, arguments = call.get("methodName", ""), call.get("params", [])
             if type(name) is not str or type(arguments) is not list:
-                raise InvalidRequest("A call in a boxcar has a string methodName and an array params.")
+                raise InvalidRequest("A call in system.multicall must have a string methodName and an array params.")
             if name == "system.multicall":
-                raise InvalidRequest("A boxcar can't hold another one.")
+                raise InvalidRequest("system.multicall must not call itself.")
             value = self._call(name, arguments, peer, begins)
             if inspect.isawaitable(value):
                 value = await value
@@ -288,12 +288,12 @@ class Dispatcher:
 
 _SYSTEM_HELP = {
     "system.listMethods": "system.listMethods()\n\nList the names of all methods.",
-    "system.methodHelp": "system.methodHelp(name)\n\nTell what a method does, and its arguments.",
+    "system.methodHelp": "system.methodHelp(name)\n\nDescribe a method and its arguments.",
     "system.methodSignature": "system.methodSignature(name)\n\n"
-    "List a method's signatures: arrays of types, the answer's first, one for each number of arguments.",
+    "List a method's signatures, one for each number of arguments: arrays of types, the type of the answer first.",
     "system.multicall": "system.multicall(calls)\n\n"
-    "Run several calls in order: structs of methodName and params. Returns for each an array of its one answer, or the "
-    "fault's struct.",
+    "Run several calls, structs of methodName and params, in order. Returns for each call an array that holds its answer, "
+    "or the struct of its fault.",
 }
 _SYSTEM_SIGNATURES = {
     "system.listMethods": [["array"]],
@@ -311,7 +311,7 @@ def _confidential(call: Any) -> bool:
 
 def _count(usage: str, given: Any, wanted: int) -> None:
     if len(given) != wanted:
-        raise InvalidParams(f"{usage}: wants {wanted} arguments, got {len(given)}.")
+        raise InvalidParams(f"{usage}: got {len(given)} arguments instead of {wanted}.")
 
 
 def _fault(error: Exception, what: str) -> bytes:

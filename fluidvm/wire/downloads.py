@@ -35,7 +35,7 @@ class DiskDoor(resource.Resource):  # type: ignore[misc]
 
     def render(self, request: Any) -> int:
         if request.method not in (b"GET", b"HEAD"):
-            request.answer(405, PLAIN, b"A disk's content is got by GET.\n", b"Allow: GET, HEAD\r\n")
+            request.answer(405, PLAIN, b"Use GET to download the content of a disk.\n", b"Allow: GET, HEAD\r\n")
         else:
             Deferred.fromCoroutine(self._answer(request)).addErrback(self._failed, request)
         return server.NOT_DONE_YET
@@ -47,7 +47,7 @@ class DiskDoor(resource.Resource):  # type: ignore[misc]
         if not request.startedWriting:
             refused(failure, request, self._transfers)
             return
-        self._log.warn("The content of a disk couldn't be sent to its end: {error}", error=str(failure.value))
+        self._log.warn("Sending the content of a disk failed: {error}", error=str(failure.value))
         _cut(request)
 
     async def _answer(self, request: Any) -> None:
@@ -55,7 +55,7 @@ class DiskDoor(resource.Resource):  # type: ignore[misc]
         address = request.channel.peer_of(request).address
         fetching = self._transfers.fetch(cookie(request, request.uri), address, int(found[1]))
         # However the request ends, the transfer does with it.
-        broken = Unavailable("The connection ended before all was sent.")
+        broken = Unavailable("The connection ended before everything was sent.")
         request.notifyFinish().addBoth(lambda nothing: fetching.close(broken))
         fetching.on_stop = lambda fault: _cut(request)
         try:
@@ -89,7 +89,7 @@ async def _give(request: Any, fetching: Fetching) -> None:
         start, end, code = *wanted, 206
         if start >= end:
             fetching.close(None)
-            request.answer(416, PLAIN, b"There are no such bytes.\n", b"Content-Range: bytes */%d\r\n" % contents.length)
+            request.answer(416, PLAIN, b"The disk has no such bytes.\n", b"Content-Range: bytes */%d\r\n" % contents.length)
             return
         headers += b"Content-Range: bytes %d-%d/%d\r\n" % (start, end - 1, contents.length)
     fetching.told["first"] = start
@@ -168,7 +168,7 @@ async def _send(
             if gate.ended:
                 return
             if not data:
-                raise Unavailable(f"Disk {contents.name} has ended at byte {offset}.")
+                raise Unavailable(f"Disk {contents.name} ended early, at byte {offset}.")
             channel.transport.write(data)
             offset += len(data)
             fetching.count += len(data)

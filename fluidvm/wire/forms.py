@@ -105,7 +105,7 @@ def to_utf8(body: bytes, charset: str) -> bytes:
         text = body.decode(charset).removeprefix("\ufeff")
     except UnicodeDecodeError as error:
         raise ParseError(
-            f"The request isn't in the charset that its Content-Type names: byte {error.start + 1} doesn't fit."
+            f"The request is not valid in the charset of its Content-Type: byte {error.start + 1} can't be decoded."
         ) from None
     declared = _DECLARED.match(text[:_LONGEST_DECLARATION])
     if declared is not None:

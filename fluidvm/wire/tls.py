@@ -62,18 +62,18 @@ def server_options(files: TLSFiles, now: datetime | None = None) -> CertificateO
     try:
         private = crypto.load_privatekey(crypto.FILETYPE_PEM, _read(files.key, "key"), passphrase=b"")
     except (crypto.Error, ValueError, TypeError):
-        raise TLSError(f"key {files.key}: holds no PEM private key without a passphrase") from None
+        raise TLSError(f"key {files.key}: contains no PEM private key without a passphrase") from None
     context = SSL.Context(SSL.TLS_METHOD)
     try:
         context.use_privatekey(private)
         context.use_certificate(chain[0])
         context.check_privatekey()
     except SSL.Error:
-        raise TLSError(f"certificate {files.certificate} and key {files.key} don't belong together") from None
+        raise TLSError(f"certificate {files.certificate} and key {files.key} do not match") from None
     _check_chain(files.certificate, [certificate.to_cryptography() for certificate in chain])
     _check_times(files.certificate, chain[0].to_cryptography(), now or datetime.now(UTC))
     if files.key.stat().st_mode & stat.S_IWOTH:
-        raise TLSError(f"key {files.key}: everybody may write it: chmod 600")
+        raise TLSError(f"key {files.key}: everyone can write it: use chmod 600")
     authorities = None if files.client_ca is None else _certificates(files.client_ca, "client authority")
     options = CertificateOptions(
         privateKey=private,
@@ -97,7 +97,7 @@ def advice(files: TLSFiles, now: datetime | None = None) -> list[str]:
     if ends - (now or datetime.now(UTC)) < SOON:
         found.append(f"certificate {files.certificate}: expires on {ends:%Y-%m-%d}: renew it")
     if files.key.stat().st_mode & (stat.S_IRGRP | stat.S_IROTH):
-        found.append(f"key {files.key}: others than its owner may read it: chmod 600")
+        found.append(f"key {files.key}: users other than its owner can read it: use chmod 600")
     return found
 
 
@@ -138,11 +138,11 @@ class Certificates:
         try:
             self._options = server_options(self._files)
         except (TLSError, OSError) as error:
-            self.trouble = f"the old certificate serves on: {error}"
+            self.trouble = f"the previous certificate stays in use: {error}"
             self._log.error("TLS: {trouble}", trouble=self.trouble)
             return
         self.trouble = ""
-        self._log.info("TLS: {certificate} has been read again", certificate=str(self._files.certificate))
+        self._log.info("TLS: {certificate} was reloaded", certificate=str(self._files.certificate))
         self._advise()
 
     def look(self) -> None:
@@ -150,7 +150,7 @@ class Certificates:
         try:
             server_options(self._files)
         except (TLSError, OSError) as error:
-            self.trouble = f"a renewed certificate won't be taken on: {error}"
+            self.trouble = f"a renewed certificate can't be loaded: {error}"
             self._log.error("TLS: {trouble}", trouble=self.trouble)
 
     def _advise(self) -> None:
@@ -173,16 +173,16 @@ def _check_chain(path: Path, chain: list[x509.Certificate]) -> None:
             certificate.verify_directly_issued_by(issuer)
         except Exception:  # ValueError, TypeError, InvalidSignature: all mean that it isn't
             raise TLSError(
-                f"certificate {path}: {issuer.subject.rfc4514_string()} isn't what "
-                f"{certificate.subject.rfc4514_string()} was issued by: the server's comes first, then each one's issuer"
+                f"certificate {path}: {issuer.subject.rfc4514_string()} did not issue "
+                f"{certificate.subject.rfc4514_string()}: put the server's certificate first, then the issuer of each one"
             ) from None
 
 
 def _check_times(path: Path, certificate: x509.Certificate, now: datetime) -> None:
     if now > certificate.not_valid_after_utc:
-        raise TLSError(f"certificate {path}: has expired on {certificate.not_valid_after_utc:%Y-%m-%d}")
+        raise TLSError(f"certificate {path}: expired on {certificate.not_valid_after_utc:%Y-%m-%d}")
     if now < certificate.not_valid_before_utc:
-        raise TLSError(f"certificate {path}: isn't valid before {certificate.not_valid_before_utc:%Y-%m-%d %H:%M} UTC")
+        raise TLSError(f"certificate {path}: is not valid before {certificate.not_valid_before_utc:%Y-%m-%d %H:%M} UTC")
 
 
 def _certificates(path: Path, what: str) -> list[crypto.X509]:
@@ -191,9 +191,9 @@ def _certificates(path: Path, what: str) -> list[crypto.X509]:
         try:
             found.append(crypto.load_certificate(crypto.FILETYPE_PEM, _BEGIN + part))
         except (crypto.Error, ValueError):
-            raise TLSError(f"{what} {path}: holds a PEM certificate that can't be read") from None
+            raise TLSError(f"{what} {path}: contains a PEM certificate that can't be read") from None
     if not found:
-        raise TLSError(f"{what} {path}: holds no PEM certificate")
+        raise TLSError(f"{what} {path}: contains no PEM certificate")
     return found
 
 
@@ -202,7 +202,7 @@ def _read(path: Path, what: str) -> bytes:
         return path.read_bytes()
     except PermissionError as error:
         raise TLSError(
-            f"{what} {path}: {error.strerror}: let user {os.geteuid()}, as whom the server runs, read it, "
+            f"{what} {path}: {error.strerror}: make it readable for user {os.geteuid()}, as which the server runs, "
             "or restart the server after each renewal"
         ) from None
     except OSError as error:

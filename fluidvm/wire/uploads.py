@@ -51,7 +51,7 @@ class UploadDoor(resource.Resource):  # type: ignore[misc]
         elif request.method in (b"GET", b"HEAD"):
             Deferred.fromCoroutine(self._tell(request)).addErrback(refused, request, self._transfers)
         else:
-            request.answer(405, PLAIN, b"Uploads are sent by PUT.\n", b"Allow: GET, HEAD, PUT\r\n")
+            request.answer(405, PLAIN, b"Use PUT to send an upload.\n", b"Allow: GET, HEAD, PUT\r\n")
         return server.NOT_DONE_YET
 
     async def _tell(self, request: Any) -> None:
@@ -166,9 +166,9 @@ class Upload:
         if self._held and not self._all_came:
             self._write()
         self._working.addCallback(lambda nothing: _deferred(self._sending.writing.end))
-        self._working.addErrback(lambda failure: self._log.failure("An upload can't be let go of", failure))
+        self._working.addErrback(lambda failure: self._log.failure("Releasing an upload failed", failure))
         self._working.addCallback(lambda nothing: self._sending.let_go())
-        self._sending.close(None if self._all_came else Unavailable("The connection ended before all had come."))
+        self._sending.close(None if self._all_came else Unavailable("The connection ended before everything was received."))
 
 
 def _deferred(work: Callable[[], Awaitable[None]]) -> Deferred[None]:
@@ -182,5 +182,5 @@ def _start(request: Any) -> int:
         return 0
     found = re.fullmatch(rb"bytes ([0-9]{1,15})-[0-9]{1,15}/([0-9]{1,15}|\*)", values[0].strip())
     if found is None:
-        raise InvalidParams("Content-Range: wants bytes FIRST-LAST/ALL.")
+        raise InvalidParams("Content-Range: must be bytes FIRST-LAST/TOTAL.")
     return int(found[1])

@@ -34,34 +34,34 @@ _MOMENT = re.compile(r"([0-9]{4})(-?)([0-9]{2})\2([0-9]{2})T([0-9]{2}):([0-9]{2}
 
 def _integer(text: str) -> int:
     if _INT.fullmatch(text) is None:
-        raise ValueError("an int is digits, at most 32, with or without a sign")
+        raise ValueError("an int must be 1 to 32 digits with an optional sign")
     return int(text)
 
 
 def _boolean(text: str) -> bool:
     if text not in ("0", "1"):
-        raise ValueError("a boolean is 0 or 1")
+        raise ValueError("a boolean must be 0 or 1")
     return text == "1"
 
 
 def _double(text: str) -> float:
     if _DOUBLE.fullmatch(text) is None:
-        raise ValueError("a double is a decimal number")
+        raise ValueError("a double must be a decimal number")
     number = float(text)
     if number in (float("inf"), float("-inf")):
-        raise ValueError("this double is too large")
+        raise ValueError("a double is too large")
     return number
 
 
 def _moment(text: str) -> datetime:
     found = _MOMENT.fullmatch(text)
     if found is None:
-        raise ValueError("a dateTime.iso8601 is YYYYMMDDTHH:MM:SS, in UTC")
+        raise ValueError("a dateTime.iso8601 must be YYYYMMDDTHH:MM:SS, in UTC")
     year, _, month, day, hour, minute, second = found.groups()
     try:
         return datetime(int(year), int(month), int(day), int(hour), int(minute), int(second), tzinfo=UTC)
     except ValueError:
-        raise ValueError("there is no such dateTime.iso8601") from None
+        raise ValueError("a dateTime.iso8601 is not an existing date and time") from None
 
 
 _NO_BLANKS = {ord(character): None for character in _BLANK}
@@ -70,7 +70,7 @@ _NO_BLANKS = {ord(character): None for character in _BLANK}
 def _base64(text: str) -> bytes:
     text = text.translate(_NO_BLANKS)
     if _BASE64.fullmatch(text) is None:
-        raise ValueError("this is no base64")
+        raise ValueError("a base64 is not valid")
     return binascii.a2b_base64(text)
 
 
@@ -182,12 +182,12 @@ class _Reader:
 
     def _doctype(self, *_: object) -> None:
         # At once, before any entity is declared: what entities expand to has no bound.
-        raise InvalidRequest("This is no XML-RPC call: it has a document type declaration.")
+        raise InvalidRequest("This is not an XML-RPC call: it has a document type declaration.")
 
     def _begins(self, tag: str, attributes: dict[str, str]) -> None:
         if self._text:
             if "".join(self._text).strip(_BLANK):
-                return self._refuse(f"text stands before <{tag[:40]}>")
+                return self._refuse(f"there is text before <{tag[:40]}>")
             self._text.clear()
         states = _GRAMMAR.get(self._state, {}).get(tag)
         if states is None:
@@ -213,8 +213,8 @@ class _Reader:
         if not element:
             return f"it is a <{tag[:40]}>, not a <methodCall>"
         if element == "value" and not has:
-            return f"there is no type {tag[:40]}"
-        return f"<{tag[:40]}> can't stand there in <{element}>"
+            return f"{tag[:40]} is not a type"
+        return f"<{tag[:40]}> is not allowed there in <{element}>"
 
     def _ends(self, tag: str) -> None:
         state = self._state
@@ -223,7 +223,7 @@ class _Reader:
             text = "".join(self._text)
             self._text.clear()
             if state not in _TEXTUAL and text.strip(_BLANK):
-                return self._refuse(f"text stands in <{tag}>")
+                return self._refuse(f"there is text in <{tag}>")
         self._state = after = self._stack.pop()
         convert = _SCALARS.get(state)
         if convert is not None:
@@ -251,7 +251,7 @@ class _Reader:
             self._result = self._containers.pop()[0]
         elif tag == "methodName":
             if _NAME.fullmatch(text) is None:
-                return self._refuse("its methodName isn't 1 to 255 of the characters A-Z a-z 0-9 _ . : /")
+                return self._refuse("its methodName must be 1 to 255 of the characters A-Z a-z 0-9 _ . : /")
             self.name = text
         return None
 
@@ -276,13 +276,13 @@ def _parse_any(body: bytes) -> tuple[str, list[Any]]:
         parser.Parse(body, True)
     except expat.ExpatError as error:
         raise ParseError(
-            f"The request is no well-formed XML: {expat.ErrorString(error.code)} "
+            f"The request is not well-formed XML: {expat.ErrorString(error.code)} "
             f"(line {error.lineno}, column {error.offset + 1})."
         ) from None
     except (LookupError, ValueError):  # the XML declaration names an encoding that isn't there or isn't for text
-        raise ParseError("The request is no well-formed XML: its encoding isn't known.") from None
+        raise ParseError("The request is not well-formed XML: its encoding is unknown.") from None
     if reader.wrong is not None:
-        raise InvalidRequest(f"This is no XML-RPC call: {reader.wrong}.")
+        raise InvalidRequest(f"This is not an XML-RPC call: {reader.wrong}.")
     return reader.name, reader.arguments
 
 

@@ -63,7 +63,7 @@ class StoreAwayTests(ProcessCase):
         self.refused(proxy.commit_tasks, cookie)
         code, told = self.health()
         self.assertEqual((code, told["status"]), (503, "failing"))
-        self.assertIn("hasn't answered for 3 s", " ".join(told["reasons"]))
+        self.assertIn("no answer within 3 s", " ".join(told["reasons"]))
         self.server.send_signal(signal.SIGTERM)
         self.server.wait(2 * TIMEOUT)
 

@@ -122,7 +122,7 @@ class RefusalTests(SynchronousTestCase):
         other, _ = self.certificate("two")
         tls = ["--https", "tcp:0:interface=127.0.0.1"]
         self.refused("No such file", *tls, "--tls-cert", "/no/such/file", "--tls-key", key)
-        self.refused("don't belong together", *tls, "--tls-cert", certificate, "--tls-key", other)
+        self.refused("do not match", *tls, "--tls-cert", certificate, "--tls-key", other)
         self.refused("no PEM", *tls, "--tls-cert", self.file("text", "x"), "--tls-key", key)
         self.refused("no PEM", *tls, "--tls-cert", certificate, "--tls-key", self.file("text", "x"))
 

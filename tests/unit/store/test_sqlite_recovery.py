@@ -102,7 +102,7 @@ class SqliteFilesTests(SqliteCase):
     async def test_refused_at_once(self) -> None:
         self.path.unlink()
         refused = await self.assertFailure(self.database.run(put, "lost"), Unavailable)
-        self.assertIn("put the right file back", str(refused))
+        self.assertIn("restore the file", str(refused))
 
     async def test_its_log_deleted(self) -> None:
         await self.database.run(put, "before")
