@@ -27,25 +27,25 @@ from fluidvm.wire.tls import CLIENTS, TLSFiles
 
 DEFAULT_HTTP = "tcp:8000:interface=127.0.0.1"
 SHOWN = 200
-"""Characters of a wrong value that a refusal shows."""
+"""Maximum number of characters of an invalid value that an error message shows."""
 
 
 def default_state() -> Path:
-    """Where the state lies when nobody says: C{/var/lib/fluidvm} for root, else by the XDG base directory specification."""
+    """The default state directory: C{/var/lib/fluidvm} for root, else the one of the XDG base directory specification."""
     if os.geteuid() == 0:
         return Path("/var/lib/fluidvm")
     base = os.environ.get("XDG_STATE_HOME", "")
-    # The specification: a relative path is invalid and to be ignored.
+    # The specification says that a relative path is invalid and must be ignored.
     return (Path(base) if base.startswith("/") else Path.home() / ".local/state") / "fluidvm"
 
 
 @dataclass(frozen=True)
 class Default:
     """
-    A default that isn't a value.
+    A default that is computed or only described.
 
-    @ivar words: what it is.
-    @ivar make: makes the value from those of the other options; C{None} stands there for one that isn't given.
+    @ivar words: describes the default in the help.
+    @ivar make: computes the value from the values of the other options, which are C{None} where not given.
     """
 
     words: str
@@ -57,9 +57,9 @@ class Option:
     """
     One option.
 
-    @ivar name: as on the command line, without the dashes before it.
-    @ivar kind: checks its value, and says what it is for.
-    @ivar default: its value where it isn't given, or a L{Default}.
+    @ivar name: its name on the command line, without the leading dashes.
+    @ivar kind: validates the value, and describes the option.
+    @ivar default: the value if the option is not given, or a L{Default}.
     """
 
     name: str
@@ -68,14 +68,14 @@ class Option:
 
     @property
     def help(self) -> str:
-        """What it does, what is allowed, and its default, on one line."""
+        """The help on one line: what the option does, the allowed values, and the default."""
         allowed = "" if isinstance(self.kind, Switch | FilePath) else f" ({self.kind.bounds()})"
         default = f" [default: {self.shown_default}]" if self.shown_default else ""
         return self.kind.words + allowed + default
 
     @property
     def shown_default(self) -> str:
-        """Its default for people; empty: there is none."""
+        """The default as the help shows it; empty if there is none."""
         if isinstance(self.default, Default):
             return self.default.words
         if self.default is None or self.default is False or self.default == ():
@@ -86,9 +86,9 @@ class Option:
         """
         Check a value.
 
-        @param value: a string of the command line, or what the configuration file has.
+        @param value: the string from the command line, or the value from the configuration file.
         @return: the value to use.
-        @raise usage.UsageError: it isn't allowed; says what is.
+        @raise usage.UsageError: the value is not valid; the message says what is.
         """
         try:
             given = int(value) if isinstance(value, str) and self.kind.python is int else value
@@ -98,7 +98,7 @@ class Option:
 
 
 def _line(value: Any) -> str:
-    """Show a value on one line, and not without end."""
+    """Show a value on one line, shortened to L{SHOWN} characters."""
     shown = " ".join((str(value).lower() if isinstance(value, bool) else str(value)).split())
     return f"{shown[:SHOWN]}..." if len(shown) > SHOWN else shown or "an empty value"
 
@@ -239,16 +239,16 @@ class Settings:
 
     @property
     def tls(self) -> TLSFiles | None:
-        """The files for HTTPS; C{None}: there is no certificate, or no key."""
+        """The files for HTTPS; C{None} if the certificate or the key is not given."""
         if self.tls_cert is None or self.tls_key is None:
             return None
         return TLSFiles(self.tls_cert, self.tls_key, self.tls_client_ca, self.tls_clients)
 
 
 OPTIONS = tuple(Option(one.name.replace("_", "-"), **one.metadata) for one in fields(Settings))
-"""Every option that the command line and the configuration file have."""
+"""Every option of both the command line and the configuration file."""
 CONFIG = Option("config", FilePath("TOML file with the same options; the command line takes precedence", "*.toml"), None)
-"""The one that only the command line has."""
+"""The one option that exists on the command line only."""
 _SWITCHES = [option for option in OPTIONS if isinstance(option.kind, Switch)]
 _REPEATED = [option for option in OPTIONS if isinstance(option.kind, Endpoints)]
 _SINGLE = [option for option in (*OPTIONS, CONFIG) if option not in (*_SWITCHES, *_REPEATED)]
@@ -262,7 +262,7 @@ class Options(usage.Options):  # type: ignore[misc]
     """
     The options of C{twistd fluidvm}.
 
-    @ivar settings: what they say, once they are parsed.
+    @ivar settings: the values, after parsing.
     """
 
     synopsis = "[options]"
@@ -289,14 +289,14 @@ class Options(usage.Options):  # type: ignore[misc]
         raise SystemExit(0)
 
     def parseOptions(self, options: Any = None) -> None:
-        """Parse; a mistake ends the program with one line instead of a page of help."""
+        """Parse the options; an error ends the program with one line instead of a page of help."""
         try:
             super().parseOptions(options)
         except usage.UsageError as error:
             raise SystemExit(f"fluidvm: {error} (twistd fluidvm --help lists the options)") from None
 
     def postOptions(self) -> None:
-        """Take in the configuration file and check everything."""
+        """Read the configuration file and validate all options."""
         file = None if self[CONFIG.name] is None else CONFIG.check(self[CONFIG.name])
         config = {} if file is None else _read_config(file)
         known = {option.name for option in OPTIONS}
@@ -306,9 +306,9 @@ class Options(usage.Options):  # type: ignore[misc]
         self.settings = _settle({option.name: self._given(option, config) for option in OPTIONS})
 
     def _given(self, option: Option, config: Mapping[str, Any]) -> Any:
-        """What was given for an option, unchecked; C{None}: nothing."""
+        """Give the unchecked value of an option; C{None} if it is not given."""
         value = self[option.name]
-        if value in (None, 0, []):  # what stands there for an option that isn't on the command line
+        if value in (None, 0, []):  # the values of an option that is not on the command line
             value = config.get(option.name)
             return None if value == [] else value
         return True if isinstance(option.kind, Switch) else value
@@ -340,7 +340,7 @@ def _settle(given: Mapping[str, Any]) -> Settings:
 
 
 def _check_together(settings: Settings) -> None:
-    """Check what one option requires of another."""
+    """Check options that depend on each other."""
     if settings.https and settings.tls is None:
         raise usage.UsageError("--https requires --tls-cert and --tls-key")
     if not settings.https and (settings.tls_client_ca or settings.certificate_users):

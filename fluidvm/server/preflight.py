@@ -1,5 +1,5 @@
 """
-What can be found wrong before the daemon forks is found here: each mistake ends the start with one line on the terminal.
+The checks that run before the daemon forks. Each error ends the start with one line on the terminal.
 """
 
 from __future__ import annotations
@@ -33,18 +33,17 @@ from fluidvm.wire.tls import TLSError, server_options
 
 
 class StartError(Exception):
-    """The server can't start, in one sentence."""
+    """The server can't start. The message is one sentence."""
 
 
 def check(settings: Settings, uid: int | None = None, gid: int | None = None) -> Lock:
     """
-    Check everything that the start will need.
+    Check everything that the start requires.
 
-    @param uid: the user that the server will run as, where that is another (C{twistd --uid}): the state is made to be its.
-    @param gid: the group.
-
-    @return: the lock of the state directory and of the database: held as long as it is open, over a fork.
-    @raise StartError: says what is wrong.
+    @param uid: the user that the server will run as, if it is a different one (C{twistd --uid}); it will own the state.
+    @param gid: the group, likewise.
+    @return: the lock on the state directory and the database. It is held until it is closed, also across a fork.
+    @raise StartError: a check failed; the message says which.
     """
     lock = Lock()
     try:
@@ -71,7 +70,7 @@ def _check_all(settings: Settings, lock: Lock, uid: int | None, gid: int | None)
         for option, descriptions in (("--http", settings.http), ("--https", settings.https)):
             for description in descriptions:
                 _try_endpoint(option, description)
-        with suppress(ImportError, SQLAlchemyError):  # who can't read Python's own files can use what is loaded
+        with suppress(ImportError, SQLAlchemyError):  # import it now: the other user may not be able to read Python's files
             parse_url(settings.database).get_dialect().import_dbapi()
         with _as_user(uid, gid):
             _try_database(settings)
@@ -93,9 +92,9 @@ def _try_database(settings: Settings) -> None:
 
 def become(uid: int | None) -> None:
     """
-    Have the environment be that of the user that the server will run as (C{twistd --uid}).
+    Set the environment to that of the user that the server will run as (C{twistd --uid}).
 
-    Libraries look for files in its home, such as libpq for C{~/.pgpass}, and ssh for its keys.
+    Libraries look for files in the home directory: libpq for C{~/.pgpass}, and ssh for its keys.
     """
     with suppress(KeyError):
         if uid is not None:
@@ -105,14 +104,14 @@ def become(uid: int | None) -> None:
 
 def hand_over_log(path: Path, uid: int | None, gid: int | None) -> None:
     """
-    Have the log's file be another user's before twistd opens it as root: it couldn't be read nor rotated by that user.
+    Give the log file to the other user before twistd opens it as root. Else that user could neither read nor rotate it.
 
-    @raise StartError: it can't be made.
+    @raise StartError: the file can't be created.
     """
     if uid is None and gid is None:
         return
     try:
-        # Nobody's link is followed: the directory may be another user's.
+        # Never follow a link: the directory may belong to another user.
         with os.fdopen(os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK, 0o600)) as file:
             found = os.fstat(file.fileno())
             if stat.S_ISREG(found.st_mode) and found.st_nlink == 1 and found.st_uid == os.geteuid():
@@ -123,7 +122,7 @@ def hand_over_log(path: Path, uid: int | None, gid: int | None) -> None:
 
 @contextmanager
 def _as_user(uid: int | None, gid: int | None) -> Iterator[None]:
-    """What is made within the block belongs to another user, where the server will run as one."""
+    """Run the block as the user and group that the server will run as, so that new files belong to them."""
     before = os.geteuid(), os.getegid()
     try:
         if gid is not None:
@@ -139,24 +138,24 @@ def _as_user(uid: int | None, gid: int | None) -> Iterator[None]:
 
 
 class Lock:
-    """What no other server may use meanwhile."""
+    """The lock files that keep other servers out."""
 
     def __init__(self) -> None:
         self._files: list[IO[str]] = []
 
     def also(self, file: IO[str] | None) -> None:
-        """Hold one more lock."""
+        """Add a lock file."""
         if file is not None:
             self._files.append(file)
 
     def close(self) -> None:
-        """Let go of all."""
+        """Release all locks."""
         for file in self._files:
             file.close()
 
 
 def _claim_directory(lock: Lock, directory: Path, what: str, uid: int | None, gid: int | None) -> None:
-    """Make a directory that no other server may use, where it isn't there yet."""
+    """Create a directory if it doesn't exist, and lock it against other servers."""
     try:
         if not directory.exists():
             directory.mkdir(mode=0o700, parents=True)
@@ -169,7 +168,7 @@ def _claim_directory(lock: Lock, directory: Path, what: str, uid: int | None, gi
 
 
 def _claim_database(database: str, uid: int | None, gid: int | None) -> IO[str] | None:
-    """Two servers on one database would both run what was committed; SQLite's own locks are per transaction."""
+    """Lock an SQLite database: two servers would both run the committed tasks, and SQLite locks for a transaction only."""
     url = parse_url(database)
     if url.drivername != "sqlite" or url.database in (None, "", ":memory:"):
         return None
@@ -199,16 +198,16 @@ def _try_hashing(settings: Settings) -> None:
 
 
 class _Trial(Factory):
-    """Names itself in the log's lines about the ports."""
+    """Gives the log lines about the ports their prefix."""
 
     noisy = False
 
     def logPrefix(self) -> str:
-        return "A trial of the endpoint"
+        return "Endpoint check"
 
 
 def _try_endpoint(option: str, description: str) -> None:
-    """Listen for a moment, on a reactor of its own: the real one can't let go of a port before it runs."""
+    """Listen for a moment, on a separate reactor: the real one can't close a port before it runs."""
     reactor = SelectReactor()
     outcome: list[object] = []
     try:
