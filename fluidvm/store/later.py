@@ -1,4 +1,4 @@
-"""Rows that are inserted at the end of a transaction, together with those of whatever is committed along with it."""
+"""Rows that are inserted at the end of a transaction, together with those of other work in the same transaction."""
 
 from __future__ import annotations
 
@@ -10,20 +10,21 @@ from sqlalchemy import Connection, Insert
 
 def later(connection: Connection, statement: Insert, rows: Iterable[Mapping[str, Any]]) -> None:
     """
-    Insert rows at the end of the transaction, together with those of whatever is committed along with it.
+    Insert rows at the end of the transaction, together with those of other work in the same transaction.
 
-    For rows that nothing refers to and no constraint can refuse. Who begins a transaction ends it with L{write_later}.
+    For rows that nothing refers to and that no constraint can reject. Whoever begins a transaction must call L{write_later}
+    at its end.
     """
     connection.info.setdefault("later", {}).setdefault(statement, []).extend(rows)
 
 
 def write_later(connection: Connection) -> None:
-    """Insert what was to be inserted later."""
+    """Insert the rows of L{later}."""
     for statement, rows in connection.info.pop("later", {}).items():
         if rows:
             connection.execute(statement, rows)
 
 
 def forget_later(connection: Connection) -> None:
-    """Drop what was to be inserted later: its transaction has failed."""
+    """Discard the rows of L{later}: their transaction has failed."""
     connection.info.pop("later", None)
