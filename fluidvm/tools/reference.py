@@ -52,7 +52,7 @@ def _method(method: Method) -> str:
     if method.roles != ROLES and not method.anonymous:
         notes.append(f"Roles: {', '.join(method.roles)}.")
     if method.task:
-        notes.append(f"Found under way after a crash: {method.after_crash.value}.")
+        notes.append(f"If the server crashes during the task: {method.after_crash.value}.")
     if notes:
         lines.append(" ".join(notes) + "\n")
     return "\n".join(lines)

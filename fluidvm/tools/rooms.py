@@ -139,7 +139,7 @@ def _direct(tops: Mapping[str, set[str]]) -> list[tuple[str, str]]:
 
 
 def draw(rooms: Rooms) -> str:
-    """Draw the rooms as SVG, the highest level at the top. An arrow means \"imports\"; implied imports are left out."""
+    """Draw the rooms as SVG, the highest level at the top. Arrows are imports; implied imports are left out."""
     tops = _tops(rooms)
     levels = _levels(tops)
     texts = {name: _words(rooms, name) for name in tops}
