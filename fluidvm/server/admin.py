@@ -57,7 +57,7 @@ def read_password(path: Path) -> str:
 def _invent(path: Path) -> str:
     password = secrets.token_urlsafe(18)
     try:
-        # A start that failed before it stored the user may have left a file. It is useless, and its mode may not be 0600.
+        # A start that failed before it stored the user may have left a file. It is useless, and its mode might not be 0600.
         path.unlink(missing_ok=True)
         with os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:
             file.write(password + "\n")
