@@ -231,7 +231,7 @@ class ImageFiles:
         if self._upload(user, name).exists():
             self._upload(user, name).replace(self._part(id))
         elif not self._part(id).exists():
-            raise NotFound(f"There is no upload {name} of yours.")
+            raise NotFound(f"You have no upload {name}.")
 
     def look_at_upload(self, user: int, name: str, format: str) -> Deferred[Inspected]:
         """
@@ -245,7 +245,7 @@ class ImageFiles:
         try:
             return _look(self._upload(user, name), format)
         except FileNotFoundError:
-            raise NotFound(f"There is no upload {name} of yours.") from None
+            raise NotFound(f"You have no upload {name}.") from None
 
     def give_back(self, user: int, name: str, id: int) -> Deferred[None]:
         """Undo L{take_upload}. Can be repeated."""

@@ -27,7 +27,7 @@ PARALLELS = (b"WithoutFreeSpace", b"WithouFreSpacExt")
 UNSAFE = {
     "backing_file": "The image refers to another file; convert it to a standalone image (qemu-img convert).",
     "data_file": "The image refers to another file; convert it to a standalone image (qemu-img convert).",
-    "unknown_features": "It is not a qcow2 image of version 2 or 3, or uses features that some hosts do not support.",
+    "unknown_features": "The file is not a qcow2 image of version 2 or 3, or uses features that some hosts do not support.",
 }
 """The fault for each problem that oslo.utils finds in a qcow2 image."""
 
@@ -49,12 +49,12 @@ def disk_size(head: bytes, length: int, format: str) -> int:
         its disk.
     """
     if not length:
-        raise Conflict("It is empty.")
+        raise Conflict("The file is empty.")
     size = _qcow2_size(head, length) if format == "qcow2" else length
     if format != "qcow2":
         found = _foreign(head)
         if found:
-            raise Conflict(f"It is not a {format} image: it starts like a {found} image.")
+            raise Conflict(f"The file is not a {format} image: it starts like a {found} image.")
     if not 0 < size <= INT_HIGH * MIB:
         raise Conflict(f"The disk size of the image must be 1 byte to {INT_HIGH} MiB.")
     return size
@@ -83,21 +83,21 @@ def _foreign(head: bytes) -> str:
 def _qcow2_size(head: bytes, length: int) -> int:
     inspector = _inspected("qcow2", head)
     if inspector is None or min(length, len(head)) < 72:
-        raise Conflict("It is not a qcow2 image.")
+        raise Conflict("The file is not a qcow2 image.")
     try:
         inspector.safety_check()
     except format_inspector.SafetyCheckFailed as error:
         found = next((words for name, words in UNSAFE.items() if name in error.failures), str(error))
         raise Conflict(sentence(found)) from None
     except format_inspector.ImageFormatError as error:
-        raise Conflict(sentence(f"It is not a qcow2 image: {error}")) from None
+        raise Conflict(sentence(f"The file is not a qcow2 image: {error}")) from None
     # What oslo.utils does not check (https://www.qemu.org/docs/master/interop/qcow2.html).
     cluster_bits, size, encrypted = struct.unpack_from(">IQI", head, 20)
     (snapshots,) = struct.unpack_from(">I", head, 60)
     if encrypted:
         raise Conflict("The image is encrypted.")
     if not 9 <= cluster_bits <= 21:
-        raise Conflict("It is not a qcow2 image: its cluster size is not valid.")
+        raise Conflict("The file is not a qcow2 image: its cluster size is not valid.")
     if snapshots:
         # Reverting to one may give the disk another size than the ledger counts.
         raise Conflict(

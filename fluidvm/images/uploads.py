@@ -124,7 +124,7 @@ class Uploads:
         """
         key = (user, name)
         forgetting = Deferred.fromCoroutine(self.forget_old(key))
-        forgetting.addErrback(lambda failure: self._log.failure("Old uploads can't be dropped", failure))
+        forgetting.addErrback(lambda failure: self._log.failure("Old uploads can't be deleted", failure))
         self._forgetting.addCallback(lambda nothing: forgetting)
         former = self._known.get(key)
         if key in self._busy:

@@ -157,7 +157,7 @@ class NodeWatch:
         except (DriverError, UnknownDriver, BrokenDriver, Unavailable) as error:
             reason = str(error)
         except Exception as error:
-            self._log.failure("Driver {driver} failed to connect {node}", driver=self._driver, node=self._host.node)
+            self._log.failure("Driver {driver} failed to connect to {node}", driver=self._driver, node=self._host.node)
             reason = f"driver {self._driver} failed: {error}"
         if connection is not None:
             self._connection = None

@@ -268,9 +268,9 @@ class Server(Service):  # type: ignore[misc]
 
     def _not_dropped(self, failure: Failure) -> None:
         if failure.check(Unavailable):  # tried again in an hour
-            self._log.error("Old records can't be deleted: {error}", error=failure.getErrorMessage())
+            self._log.error("Deleting old contexts, uploads or audit lines: {error}", error=failure.getErrorMessage())
         else:
-            self._log.failure("Old records can't be deleted", failure)
+            self._log.failure("Deleting old contexts, uploads or audit lines failed", failure)
 
     async def _forget_old(self) -> None:
         now = self._wall_clock()

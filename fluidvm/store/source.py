@@ -106,7 +106,7 @@ class Source:
         with connection.begin():
             found = standing.read(connection)
         if found is None or (found.identity, found.term) != (self.identity, self._term):
-            raise Displaced("another server has taken the database over, or another database has its place")
+            raise Displaced("another server has taken over the database, or another database replaced it")
         return found
 
     def move(self, connection: Connection, number: int, written: bool) -> bool:
@@ -125,7 +125,7 @@ class Source:
             return True
         found = standing.read(connection)
         if found is None or found.term != self._term:
-            raise Displaced("another server has taken the database over, or another database has its place")
+            raise Displaced("another server has taken over the database, or another database replaced it")
         return False
 
     def happened(self, connection: Connection, number: int) -> bool:

@@ -59,7 +59,7 @@ class Rooms:
         for room in rooms:
             for name in room.imports:
                 if name not in self.by_name:
-                    raise ValueError(f"Room {room.name} imports {name}, which doesn't stand above it in the table.")
+                    raise ValueError(f"Room {room.name} imports {name}, which is not above it in the table.")
             self.by_name[room.name] = room
         self._modules = {module: room.name for room in self.by_name.values() for module in room.modules}
 

@@ -70,7 +70,7 @@ _NO_BLANKS = {ord(character): None for character in _BLANK}
 def _base64(text: str) -> bytes:
     text = text.translate(_NO_BLANKS)
     if _BASE64.fullmatch(text) is None:
-        raise ValueError("a base64 is not valid")
+        raise ValueError("a base64 value is not valid")
     return binascii.a2b_base64(text)
 
 

@@ -66,7 +66,7 @@ class HeadTests(SynchronousTestCase):
             if what in ("LUKS", "Bochs", "cloop", "DMG", "QEMU's options"):
                 continue
             for whole in (head, head.ljust(MIB, b"\0")):
-                with self.assertRaisesRegex(Conflict, "It is not a raw image: it starts like a", msg=what):
+                with self.assertRaisesRegex(Conflict, "The file is not a raw image: it starts like a", msg=what):
                     disk_size(whole, len(whole), "raw")
 
     def test_what_qemu_makes(self) -> None:
