@@ -89,7 +89,7 @@ class PlannedUploads:
     async def take(self, user: int, name: str, image: int) -> None:
         """As L{Uploads.take}."""
         if (user, name) in self._gone:
-            raise NotFound(f"There is no upload {name} of yours.")
+            raise NotFound(f"You have no upload {name}.")
         self._real.check(user, name, image)
         self._taken[image] = (user, name)
 

@@ -1,5 +1,5 @@
 """
-Image files on the server's disk: uploaded, fetched, inspected, and how much room they take.
+Image files on the server's disk: uploads, fetching from URLs, inspection, and disk space.
 
 Imported by engine, access, api.storage, wire, server.
 """

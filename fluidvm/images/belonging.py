@@ -1,7 +1,7 @@
 """
-Which database a directory of images belongs to: a file in it holds the database's identity.
+Which database an image directory belongs to: a file in it holds the identity of the database.
 
-With another database, and an empty one is another, the files of all images would seem to be nobody's.
+With another database, such as an empty one, the server would take all image files for orphans.
 """
 
 from __future__ import annotations
@@ -13,15 +13,15 @@ NAME = "database-id"
 
 
 class BelongingError(Exception):
-    """The directory belongs to another database, in one sentence."""
+    """The directory belongs to another database. The message is one sentence."""
 
 
 def check(directory: Path, identity: str | None) -> None:
     """
-    See that a directory belongs to a database, or to none yet. Blocks.
+    Check that a directory belongs to a database, or to none yet. Blocks.
 
-    @param identity: the database's; C{None}: no server has begun with it yet.
-    @raise BelongingError: it belongs to another one, or that can't be read.
+    @param identity: the identity of the database; C{None} if no server has used the database yet.
+    @raise BelongingError: the directory belongs to another database, or its file can't be read.
     """
     path = directory / NAME
     try:
@@ -32,16 +32,16 @@ def check(directory: Path, identity: str | None) -> None:
         raise BelongingError(f"{path}: {error.strerror}") from None
     if found != identity:
         raise BelongingError(
-            f"directory {directory} belongs to another database: name that one with --database, or another directory; "
-            f"or remove {path} to use it with this one"
+            f"directory {directory} belongs to another database: give that one with --database, or use another directory; "
+            f"or remove {path} to use the directory with this database"
         )
 
 
 def mark(directory: Path, identity: str) -> None:
     """
-    As L{check}, and have the directory belong to the database, if it belongs to none yet; made if it isn't there.
+    Check a directory like L{check}. If it belongs to no database yet, create it if necessary and assign it to this one.
 
-    @raise BelongingError: as L{check}, or it can't be written.
+    @raise BelongingError: as L{check}, or the directory can't be written.
     """
     check(directory, identity)
     path, new = directory / NAME, directory / f"{NAME}.new"

@@ -1,4 +1,4 @@
-"""How much may still be written to the disk that images lie on: a reserve stays free, for the server and others."""
+"""How much may still be written to the disk that holds the images: a reserve stays free for other uses."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ MIB = 2**20
 
 class DiskRoom:
     """
-    The room on a directory's disk. Its methods block: they are called in threads, any number at once.
+    The space on the disk of a directory. Its methods block, and can be called in any number of threads at once.
 
-    @param directory: where it is written.
-    @param reserve: bytes that stay free.
+    @param directory: the directory for the images.
+    @param reserve: bytes to keep free.
     """
 
     def __init__(self, directory: Path, reserve: int) -> None:
@@ -29,15 +29,15 @@ class DiskRoom:
         self._under_way = 0
 
     def free(self) -> int:
-        """Tell how many bytes of the disk anybody may still write."""
+        """Return the number of free bytes on the disk."""
         found = os.statvfs(self._directory)
         return found.f_bavail * found.f_frsize
 
     def check(self, length: int) -> None:
         """
-        Check that bytes fit as it is now.
+        Check that a number of bytes fits now.
 
-        @raise QuotaExceeded: they don't.
+        @raise QuotaExceeded: it does not fit.
         """
         with self._lock:
             self._check(length)
@@ -49,9 +49,9 @@ class DiskRoom:
     @contextmanager
     def taking(self, length: int) -> Iterator[None]:
         """
-        Within the block so many bytes are written.
+        Reserve space for the bytes that the block writes.
 
-        @raise QuotaExceeded: they don't fit; nothing is to be written then.
+        @raise QuotaExceeded: they do not fit; the block does not run, or the disk became full while it ran.
         """
         with self._lock:
             self._check(length)
@@ -68,6 +68,6 @@ class DiskRoom:
 
     def _full(self, length: int) -> QuotaExceeded:
         return QuotaExceeded(
-            f"The server's disk for images has no room for {-(-length // MIB)} MiB more, as --disk-reserve keeps "
+            f"The server's disk for images has no room for {-(-length // MIB)} MiB more, because --disk-reserve keeps "
             f"{self._reserve // MIB} MiB free: delete images, or ask an administrator."
         )

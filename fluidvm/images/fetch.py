@@ -1,8 +1,8 @@
 """
-A file on a server of images, fetched piece by piece.
+Fetches a file from an image server, piece by piece.
 
-That server is trusted with nothing: each phase has a bound on bytes and on time. twisted.web's client has none for the head
-of an answer, so a guard counts what comes on the connection.
+The image server is not trusted: each phase has a limit on bytes and on time. twisted.web's client has no limit for the
+response headers, so a guard counts the bytes on the connection.
 """
 
 from __future__ import annotations
@@ -27,26 +27,26 @@ from fluidvm.model.faults import Unavailable
 T = TypeVar("T")
 REDIRECTS = 5
 CONNECT_TIME = 30.0
-"""Seconds that a server of images has to be connected to."""
+"""Seconds that connecting to an image server may take."""
 HEAD_TIME = 60.0
-"""Seconds from there to the end of its answer's head, each time that it redirects."""
+"""Seconds from the start of each request, redirects included, to the end of the response headers."""
 HEAD_BYTES = 2**16
-"""Bytes that may come before the end of the head."""
+"""Maximum number of bytes up to the end of the response headers."""
 SILENCE = 60.0
-"""Seconds within which L{LEAST} more bytes of the file have to come, or the rest of it."""
+"""Seconds within which L{LEAST} more bytes of the file must arrive, or the rest of it."""
 LEAST = 2**16
 MOST_HELD = 4 * 2**20
-"""Bytes that may wait to be taken."""
+"""Bytes that may be buffered."""
 
 
 class Source:
     """
     One file to fetch.
 
-    @param reactor: makes the connections.
-    @param clock: the time.
-    @param urls: from where images may be fetched.
-    @param url: where the file is.
+    @param reactor: opens the connections.
+    @param clock: for the timeouts.
+    @param urls: the URLs that images may be fetched from.
+    @param url: the URL of the file.
     """
 
     def __init__(self, reactor: Any, clock: IReactorTime, urls: ImageUrls, url: str) -> None:
@@ -60,11 +60,11 @@ class Source:
 
     def open(self) -> Deferred[int | None]:
         """
-        Ask for the file. Redirections lead only to where images may be fetched from, too.
+        Request the file. Redirects are followed only to URLs that are allowed as well.
 
-        @return: how many bytes it will have; C{None}: that isn't known.
-        @raise Forbidden: it isn't allowed to be fetched from there.
-        @raise Unavailable: it can't be fetched; says why.
+        @return: the size of the file in bytes; C{None} if it is unknown.
+        @raise Forbidden: the URL is not allowed.
+        @raise Unavailable: the file can't be fetched; the message says why.
         """
         return Deferred.fromCoroutine(self._open())
 
@@ -78,22 +78,22 @@ class Source:
                 self._url = self._urls.follow(self._url, places[0].decode("ascii", "replace"))
                 continue
             if response.code != 200:
-                raise Unavailable(f"{self._url}: the answer is {response.code}.")
+                raise Unavailable(f"{self._url}: the server answered with HTTP status {response.code}.")
             response.deliverBody(self._body)
             return None if response.length is UNKNOWN_LENGTH else int(response.length)
-        raise Unavailable(f"{self._url}: too many redirections.")
+        raise Unavailable(f"{self._url}: too many redirects.")
 
     async def _ask(self) -> Any:
         agent = Agent.usingEndpointFactory(self._reactor, _Endpoints(self._reactor, self._guarded))
         asking = agent.request(b"GET", self._url.encode("ascii"), Headers({b"User-Agent": [b"FluidVM"]}))
         asking.addCallback(self._answered)
         try:
-            return await self._within(asking, HEAD_TIME, f"no answer came for {HEAD_TIME:g} s")
+            return await self._within(asking, HEAD_TIME, f"no answer within {HEAD_TIME:g} s")
         except (CancelledError, Unavailable):
             raise
         except Exception as error:
             if self._guard is not None and self._guard.flooded:
-                words = f"the head of its answer has more than {HEAD_BYTES // 1024} KiB"
+                words = f"the response headers are longer than {HEAD_BYTES // 1024} KiB"
             else:
                 words = _words(error)
             raise Unavailable(f"{self._url}: {words}.") from None
@@ -108,14 +108,14 @@ class Source:
 
     def read(self) -> Deferred[bytes]:
         """
-        Give the bytes that come next; none at the end.
+        Return the next bytes; none at the end of the file.
 
         @raise Unavailable: the connection broke, or the server is too slow.
         """
         return Deferred.fromCoroutine(self._read())
 
     async def _read(self) -> bytes:
-        await self._within(self._body.more(), SILENCE, f"fewer than {LEAST // 1024} KiB came in {SILENCE:g} s")
+        await self._within(self._body.more(), SILENCE, f"fewer than {LEAST // 1024} KiB arrived within {SILENCE:g} s")
         data = self._body.take()
         self._count += len(data)
         if not data and not self._body.complete:
@@ -123,16 +123,16 @@ class Source:
         return data
 
     def close(self) -> None:
-        """Let go of the connection. A repetition does nothing."""
+        """Close the connection. Can be repeated."""
         guard, self._guard = self._guard, None
         if guard is not None:
             guard.abort()
 
     def _within(self, work: Deferred[T], seconds: float, late: str) -> Deferred[T]:
         """
-        As C{work}, but it ends in time, and when it is cancelled then with C{CancelledError}: twisted.web wraps that.
+        Return C{work} with a timeout. Cancelling it fails with a plain C{CancelledError}, which twisted.web would wrap.
 
-        @param late: the words of the L{Unavailable} that it fails with when it takes longer.
+        @param late: the message of the L{Unavailable} that a timeout fails with.
         """
         left = False
 
@@ -160,15 +160,15 @@ class Source:
 
 
 def _words(error: Exception) -> str:
-    reasons = getattr(error, "reasons", None)  # twisted.web wraps what has gone wrong
+    reasons = getattr(error, "reasons", None)  # twisted.web wraps the actual error
     return str(reasons[0].value if reasons else error).rstrip(".") or type(error).__name__
 
 
 class _Body(Protocol):
     """
-    The file's bytes as they come; while a piece waits to be taken, no more do.
+    Buffers the bytes of the file. While the buffer is full, the connection is paused.
 
-    @ivar complete: all have come.
+    @ivar complete: whether all bytes have arrived.
     """
 
     transport: Any
@@ -181,14 +181,14 @@ class _Body(Protocol):
         self._waiting: Deferred[None] | None = None
 
     def more(self) -> Deferred[None]:
-        """Fires when some bytes are there, or the last ones."""
+        """Fires when at least L{LEAST} bytes, or the last ones, have arrived."""
         if self._ended or len(self._held) >= LEAST:
             return succeed(None)
         self._waiting = Deferred()
         return self._waiting
 
     def take(self) -> bytes:
-        """Give what has come."""
+        """Return the buffered bytes."""
         data, self._held = bytes(self._held), bytearray()
         if self._paused:
             self._paused = False
@@ -216,9 +216,9 @@ class _Body(Protocol):
 
 class _Guard(ProtocolWrapper):  # type: ignore[misc]
     """
-    Counts what comes before the end of an answer's head.
+    Limits the bytes up to the end of the response headers.
 
-    @ivar flooded: it was too much.
+    @ivar flooded: whether there were too many.
     """
 
     flooded = False
@@ -235,11 +235,11 @@ class _Guard(ProtocolWrapper):  # type: ignore[misc]
                 self.abort()
 
     def passed(self) -> None:
-        """The head has come."""
+        """Called when the headers are complete."""
         self._before = -1
 
     def abort(self) -> None:
-        """End the connection now: what a server hasn't taken or said any more isn't waited for."""
+        """Close the connection now, without waiting for data in either direction."""
         transport: Any = self.transport
         transport.abortConnection()
 
@@ -251,7 +251,7 @@ class _GuardedEndpoint:
         self._made = made
 
     def connect(self, factory: Any) -> Deferred[Any]:
-        """Connect; gives what C{factory} makes, behind a guard."""
+        """Connect a protocol of C{factory}, behind a guard."""
         wrapping = WrappingFactory(factory)
         wrapping.noisy = False
         wrapping.protocol = _Guard
@@ -266,7 +266,7 @@ class _GuardedEndpoint:
 
 @implementer(IAgentEndpointFactory)
 class _Endpoints:
-    """Where the client connects to, as twisted.web's own; behind a guard."""
+    """Makes endpoints like those of twisted.web, behind a guard."""
 
     def __init__(self, reactor: Any, made: Callable[[_Guard], None]) -> None:
         self._reactor = reactor

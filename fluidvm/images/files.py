@@ -1,4 +1,4 @@
-"""Images' files, and uploads that images can be made of: on the server's own disk, in threads of their own pool."""
+"""Image files and uploads on the server's disk. The work is done in a separate thread pool."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from fluidvm.model.faults import Conflict, NotFound
 T = TypeVar("T")
 MIB = 2**20
 PIECE = 4 * MIB
-"""Bytes that are moved at once."""
+"""Bytes that are read or written at once."""
 THREADS = 4
 UPLOAD_NAME = r"[A-Za-z0-9][A-Za-z0-9._-]{0,62}"
 
@@ -33,11 +33,11 @@ UPLOAD_NAME = r"[A-Za-z0-9][A-Za-z0-9._-]{0,62}"
 @dataclass(frozen=True)
 class Inspected:
     """
-    What an image's file is.
+    Properties of an image file.
 
-    @ivar size: MiB that a disk made of it has at least.
-    @ivar space: MiB that the file takes.
-    @ivar sha256: of its bytes, in hexadecimal digits.
+    @ivar size: the minimum size, in MiB, of a disk made from the image.
+    @ivar space: the size of the file in MiB.
+    @ivar sha256: the checksum of the file, in hexadecimal digits.
     """
 
     size: int
@@ -47,12 +47,12 @@ class Inspected:
 
 class ImageFiles:
     """
-    @param directory: made below it: C{images}, C{uploads}, and C{set-aside} for files that nothing is known of.
+    @param directory: gets the subdirectories C{images}, C{uploads}, and C{set-aside} for unknown files.
     @param reactor: for threads and connections.
-    @param most: bytes that one file may have.
-    @param urls: from where images may be fetched.
-    @param reserve: bytes of the disk that stay free.
-    @ivar room: what may still be written there.
+    @param most: the maximum size of a file in bytes.
+    @param urls: the URLs that images may be fetched from.
+    @param reserve: bytes of the disk to keep free.
+    @ivar room: the space that is left on the disk.
     """
 
     _log = Logger()
@@ -68,7 +68,7 @@ class ImageFiles:
 
     def start(self, known: Collection[int]) -> None:
         """
-        Make the directories, and set aside what no image has. Blocks: called before the reactor runs.
+        Create the directories, and set aside files that belong to no image. Blocks: called before the reactor runs.
 
         @param known: the ids of all images.
         """
@@ -80,17 +80,17 @@ class ImageFiles:
         self._pool.start()
 
     def _set_aside(self, path: Path) -> None:
-        """Move a file away that nothing is known of: the database may be another one, so the file is never deleted."""
+        """Move an unknown file away. It is never deleted, because the database may be the wrong one."""
         aside = self._directory / "set-aside"
         aside.mkdir(mode=0o700, exist_ok=True)
         place, number = aside / f"{path.parent.name}-{path.name}", 1
         while place.exists():
             place, number = aside / f"{path.parent.name}-{path.name}.{number}", number + 1
         path.rename(place)
-        self._log.warn("{path} is in no record of the database: it was moved to {place}", path=str(path), place=str(place))
+        self._log.warn("{path} has no record in the database: it was moved to {place}", path=str(path), place=str(place))
 
     async def stop(self) -> None:
-        """Let the threads end."""
+        """Stop the threads."""
         if not self._pool.threads:
             self._pool.stop()
         else:
@@ -100,7 +100,7 @@ class ImageFiles:
         return deferToThreadPool(self.reactor, self._pool, function, *args)
 
     def source(self, clock: IReactorTime, url: str) -> Source:
-        """Give a file to fetch from a server of images."""
+        """Return a file to fetch from an image server."""
         return Source(self.reactor, clock, self.urls, url)
 
     # Images.
@@ -113,14 +113,13 @@ class ImageFiles:
 
     def check(self, id: int, format: str, size: int) -> Deferred[int]:
         """
-        Look at an image's head once more, as whoever makes a disk of it does: an earlier release may have taken it in by
-        other rules, or another hand may have changed its file.
+        Inspect an image again before a disk is made from it: an earlier release may have accepted it by other rules, or
+        someone may have changed the file.
 
-        Fails with L{NotFound}; and with L{Conflict} where it is none of this format and size, or one that leads to other
-        files.
+        Fails with L{NotFound}; and with L{Conflict} if the file is not of this format and size, or refers to other files.
 
-        @param size: MiB of its disks.
-        @return: fires with its bytes.
+        @param size: the disk size in MiB.
+        @return: fires with the size of the file in bytes.
         """
         return self._run(self._do_check, id, format, size)
 
@@ -132,23 +131,23 @@ class ImageFiles:
         except FileNotFoundError:
             raise NotFound(f"Image {id} has no file.") from None
         if found != size:
-            raise Conflict(f"It is for disks of {found} MiB now, and was for {size} MiB.")
+            raise Conflict(f"Its disk size is {found} MiB now, and was {size} MiB.")
         return length
 
     def read(self, id: int, offset: int) -> Deferred[bytes]:
-        """Read a L{PIECE} of an image; fewer bytes at its end."""
+        """Read a L{PIECE} of an image; fewer bytes at the end of the file."""
         return self._run(_read, self._file(id), offset, PIECE)
 
     def begin(self, id: int) -> Deferred[None]:
-        """Begin an image's file; what an interrupted run has left is dropped."""
+        """Begin the file of an image. The leftovers of an interrupted run are removed."""
         return self._run(_write, self._part(id), None, b"")
 
     def append(self, id: int, offset: int, data: bytes) -> Deferred[None]:
-        """Write a piece of an image that was begun. Fails with L{QuotaExceeded} if the disk has no room for it."""
+        """Append a piece to an image that was begun. Fails with L{QuotaExceeded} if the disk has no space for it."""
         return self._run(self._do_write, self._part(id), offset, data)
 
     def check_room(self, length: int) -> Deferred[None]:
-        """Check that the disk has room for bytes. Fails with L{QuotaExceeded}."""
+        """Check that the disk has space for a number of bytes. Fails with L{QuotaExceeded}."""
         return self._run(self.room.check, length)
 
     def _do_write(self, path: Path, offset: int | None, data: bytes) -> None:
@@ -157,30 +156,30 @@ class ImageFiles:
 
     def finish(self, id: int, format: str) -> Deferred[Inspected]:
         """
-        Look at what was written: an image it is with L{keep}.
+        Inspect the written file. It becomes an image when L{keep} is called.
 
-        Fails with L{Conflict} if it is none of this format, or one that leads to other files.
+        Fails with L{Conflict} if the file is not of this format, or refers to other files.
         """
         return self._run(_inspect, self._part(id), format)
 
     def keep(self, id: int) -> Deferred[None]:
-        """What was written is the image."""
+        """Make the written file the image."""
         return self._run(self._do_keep, id)
 
     def _do_keep(self, id: int) -> None:
-        if self._part(id).exists():  # else an interrupted run has come this far
+        if self._part(id).exists():  # else an interrupted run has already done this
             _sync(self._part(id))
             self._part(id).replace(self._file(id))
 
     def drop(self, id: int) -> Deferred[None]:
-        """Remove an image's file, and what was written of one. A repetition does nothing."""
+        """Remove the file of an image, and a partly written one. Can be repeated."""
         return self._run(self._do_drop, id)
 
     def _do_drop(self, id: int) -> None:
         self._file(id).unlink(missing_ok=True)
         self._part(id).unlink(missing_ok=True)
 
-    # Uploads. Their owner sees to it that nobody else is at work on the same one: see L{fluidvm.images.uploads}.
+    # Uploads. The caller ensures that nothing else works on the same upload: see L{fluidvm.images.uploads}.
 
     def _upload(self, user: int, name: str) -> Path:
         if not re.fullmatch(UPLOAD_NAME, name):
@@ -189,10 +188,10 @@ class ImageFiles:
 
     def find_uploads(self, known: Collection[tuple[int, str]]) -> dict[tuple[int, str], int]:
         """
-        Look at what uploads are there, and set aside what isn't known. Blocks: called before the reactor runs.
+        Find the uploads on the disk, and set aside unknown files. Blocks: called before the reactor runs.
 
-        @param known: user and name of those that may be there.
-        @return: bytes of each, by user and name.
+        @param known: user and name of the known uploads.
+        @return: the size of each in bytes, by user and name.
         """
         found = {}
         for path in self._uploads.iterdir():
@@ -205,7 +204,7 @@ class ImageFiles:
         return found
 
     def uploaded(self, user: int, name: str) -> Deferred[int | None]:
-        """Tell how many bytes of an upload are there; C{None}: there is none."""
+        """Return the size of an upload in bytes; C{None} if it does not exist."""
         return self._run(self._do_uploaded, user, name)
 
     def _do_uploaded(self, user: int, name: str) -> int | None:
@@ -214,31 +213,31 @@ class ImageFiles:
 
     def write_upload(self, user: int, name: str, offset: int | None, data: bytes) -> Deferred[None]:
         """
-        Write a piece of an upload. Fails with L{QuotaExceeded} if the disk has no room for it.
+        Write a piece of an upload. Fails with L{QuotaExceeded} if the disk has no space for it.
 
-        @param offset: in bytes; C{None}: begin it anew.
+        @param offset: in bytes; C{None}: start the upload over.
         """
         return self._run(lambda: self._do_write(self._upload(user, name), offset, data))
 
     def drop_upload(self, user: int, name: str) -> Deferred[None]:
-        """Remove an upload. A repetition does nothing."""
+        """Remove an upload. Can be repeated."""
         return self._run(lambda: self._upload(user, name).unlink(missing_ok=True))
 
     def take_upload(self, user: int, name: str, id: int) -> Deferred[None]:
-        """Have an upload be an image's file from now on; a repetition changes nothing. Fails with L{NotFound}."""
+        """Move an upload to the file of an image. Can be repeated. Fails with L{NotFound}."""
         return self._run(self._do_take, user, name, id)
 
     def _do_take(self, user: int, name: str, id: int) -> None:
         if self._upload(user, name).exists():
             self._upload(user, name).replace(self._part(id))
         elif not self._part(id).exists():
-            raise NotFound(f"There is no upload {name} of yours.")
+            raise NotFound(f"You have no upload {name}.")
 
     def look_at_upload(self, user: int, name: str, format: str) -> Deferred[Inspected]:
         """
-        Tell what image an upload would be; its checksum is empty, for only its head is read.
+        Inspect an upload as an image. The checksum is left empty, because only the head of the file is read.
 
-        Fails with L{Conflict} if it is none of this format, and with L{NotFound} if there is none.
+        Fails with L{Conflict} if it is not of this format, and with L{NotFound} if it does not exist.
         """
         return self._run(self._do_look, user, name, format)
 
@@ -246,10 +245,10 @@ class ImageFiles:
         try:
             return _look(self._upload(user, name), format)
         except FileNotFoundError:
-            raise NotFound(f"There is no upload {name} of yours.") from None
+            raise NotFound(f"You have no upload {name}.") from None
 
     def give_back(self, user: int, name: str, id: int) -> Deferred[None]:
-        """Undo L{take_upload}. A repetition changes nothing."""
+        """Undo L{take_upload}. Can be repeated."""
         return self._run(self._do_give_back, user, name, id)
 
     def _do_give_back(self, user: int, name: str, id: int) -> None:
@@ -265,7 +264,7 @@ def _read(path: Path, offset: int, length: int) -> bytes:
 
 def _write(path: Path, offset: int | None, data: bytes) -> None:
     if offset is None:
-        # A file of its own: what was linked from here stays as it is.
+        # Create a new file, so that hard links to the old one are not changed.
         path.unlink(missing_ok=True)
     with path.open("r+b" if path.exists() else "xb") as file:
         file.seek(offset or 0)

@@ -1,9 +1,9 @@
 """
-What an image's file is, by its head.
+Identifies image files by their heads.
 
-The head is read by oslo.utils' inspectors, which OpenStack's Glance uses. That they find nothing doesn't make a raw image
-harmless: disks made of one are so many bytes to their hosts, whatever is in them (L{fluidvm.driver.IDisks}). What is refused
-here as raw is refused because it is most likely a mistake.
+The head is read by the inspectors of oslo.utils, which OpenStack's Glance uses. If they find nothing, a raw image is still
+not trusted: hosts treat disks made from it as plain bytes, whatever these are (L{fluidvm.driver.IDisks}). A raw image that
+looks like another format is refused because it is most likely a mistake.
 """
 
 from __future__ import annotations
@@ -19,53 +19,53 @@ from fluidvm.model.xmlvalue import INT_HIGH
 
 MIB = 2**20
 HEAD = MIB
-"""Bytes of a file that are looked at; none of the inspectors has to see more to know a format."""
+"""Bytes at the start of a file that are inspected. No inspector needs more to recognize a format."""
 FOREIGN = {"qcow2": "qcow2", "qed": "QED", "vmdk": "VMDK", "vdi": "VDI", "vhd": "VHD", "vhdx": "VHDX"}
-"""The inspectors of what no raw image begins as, and their formats' names. Partition tables, CDs and LUKS are raw, too."""
+"""The formats that a raw image must not look like: inspectors and names. Partition tables, CDs and LUKS count as raw."""
 PARALLELS = (b"WithoutFreeSpace", b"WithouFreSpacExt")
-"""What the formats of Parallels begin with, which oslo.utils doesn't know."""
+"""How files of the Parallels formats start. oslo.utils does not know these formats."""
 UNSAFE = {
-    "backing_file": "The image leads to another file; write it as one that stands alone (qemu-img convert).",
-    "data_file": "The image leads to another file; write it as one that stands alone (qemu-img convert).",
-    "unknown_features": "It is no qcow2 image of version 2 or 3, or has features that not every host knows.",
+    "backing_file": "The image refers to another file; convert it to a standalone image (qemu-img convert).",
+    "data_file": "The image refers to another file; convert it to a standalone image (qemu-img convert).",
+    "unknown_features": "The file is not a qcow2 image of version 2 or 3, or uses features that some hosts do not support.",
 }
-"""What oslo.utils finds wrong with a qcow2 image, in words."""
+"""The fault for each problem that oslo.utils finds in a qcow2 image."""
 
-# Its warnings are of what users upload: they are told by faults.
+# Its warnings are about uploaded files: users get faults instead.
 logging.getLogger(format_inspector.__name__).setLevel(logging.CRITICAL)
 
 
 def disk_size(head: bytes, length: int, format: str) -> int:
     """
-    Tell how large a disk an image is.
+    Determine the disk size of an image.
 
-    Nothing in C{head} makes it take more than a moment, or more memory than a few times its length.
+    Whatever C{head} contains, this takes only a moment, and memory of a few times its length.
 
-    @param head: the file's first L{HEAD} bytes, or all of them.
-    @param length: the file's bytes.
+    @param head: the first L{HEAD} bytes of the file, or all of it.
+    @param length: the size of the file in bytes.
     @param format: C{raw} or C{qcow2}.
-    @return: bytes.
-    @raise Conflict: it is no image of this format, or one that leads to other files, is encrypted, or has more in it than
+    @return: the disk size in bytes.
+    @raise Conflict: the file is not an image of this format, refers to other files, is encrypted, or holds more data than
         its disk.
     """
     if not length:
-        raise Conflict("It is empty.")
+        raise Conflict("The file is empty.")
     size = _qcow2_size(head, length) if format == "qcow2" else length
     if format != "qcow2":
         found = _foreign(head)
         if found:
-            raise Conflict(f"It is no {format} image: it begins as a {found} one does.")
+            raise Conflict(f"The file is not a {format} image: it starts like a {found} image.")
     if not 0 < size <= INT_HIGH * MIB:
-        raise Conflict(f"The size of the image's disk isn't 1 byte to {INT_HIGH} MiB.")
+        raise Conflict(f"The disk size of the image must be 1 byte to {INT_HIGH} MiB.")
     return size
 
 
 def _inspected(name: str, head: bytes) -> format_inspector.FileInspector | None:
-    """A format's inspector that has read a head, if it is of this format."""
+    """Return the inspector of a format after it has read a head; C{None} if the head is not of this format."""
     inspector = format_inspector.ALL_FORMATS[name]()
-    # They raise whatever comes, such as AttributeError, at what they can't read; what they have read by then counts.
+    # Inspectors raise any exception, such as AttributeError, at invalid data. What they have read by then counts.
     with suppress(Exception):
-        # They want whole sectors, where QEMU takes what there is; but a VMDK's text alone, without zeros behind it.
+        # Inspectors need whole sectors, though QEMU does not; but a VMDK descriptor must have no zeros after it.
         inspector.eat_chunk(head.rstrip(b"\0") if name == "vmdk" else head.ljust(512, b"\0"))
         inspector.finish()
     with suppress(Exception):
@@ -74,7 +74,7 @@ def _inspected(name: str, head: bytes) -> format_inspector.FileInspector | None:
 
 
 def _foreign(head: bytes) -> str:
-    """What a head is that no raw image has, in words; empty: nothing."""
+    """Return the name of the format, not allowed in raw images, that a head has; empty if none."""
     if head.startswith(PARALLELS):
         return "Parallels"
     return next((words for name, words in FOREIGN.items() if _inspected(name, head) is not None), "")
@@ -83,30 +83,30 @@ def _foreign(head: bytes) -> str:
 def _qcow2_size(head: bytes, length: int) -> int:
     inspector = _inspected("qcow2", head)
     if inspector is None or min(length, len(head)) < 72:
-        raise Conflict("It is no qcow2 image.")
+        raise Conflict("The file is not a qcow2 image.")
     try:
         inspector.safety_check()
     except format_inspector.SafetyCheckFailed as error:
         found = next((words for name, words in UNSAFE.items() if name in error.failures), str(error))
         raise Conflict(sentence(found)) from None
     except format_inspector.ImageFormatError as error:
-        raise Conflict(sentence(f"It is no qcow2 image: {error}")) from None
-    # What oslo.utils doesn't look at (https://www.qemu.org/docs/master/interop/qcow2.html).
+        raise Conflict(sentence(f"The file is not a qcow2 image: {error}")) from None
+    # What oslo.utils does not check (https://www.qemu.org/docs/master/interop/qcow2.html).
     cluster_bits, size, encrypted = struct.unpack_from(">IQI", head, 20)
     (snapshots,) = struct.unpack_from(">I", head, 60)
     if encrypted:
         raise Conflict("The image is encrypted.")
     if not 9 <= cluster_bits <= 21:
-        raise Conflict("It is no qcow2 image: its clusters have no size that there is.")
+        raise Conflict("The file is not a qcow2 image: its cluster size is not valid.")
     if snapshots:
-        # Going back to one may give a disk another size than is counted.
+        # Reverting to one may give the disk another size than the ledger counts.
         raise Conflict(
-            "The image has snapshots in it; write it as one without (qemu-img convert), or make it of a copy (clone_disk)."
+            "The image contains snapshots; remove them (qemu-img convert), or create the image from a copy (clone_disk)."
         )
-    # Tables take a 64th of the smallest clusters twice; besides, there are a few clusters of each kind.
+    # With the smallest clusters, each of two kinds of tables takes 1/64 of the size. A few more clusters of each kind exist.
     if length > size + size // 16 + (8 << cluster_bits):
         raise Conflict(
-            "The image's file has more in it than its disk; write it anew (qemu-img convert), or make it of a copy "
+            "The image's file holds more data than its disk; rewrite it (qemu-img convert), or create the image from a copy "
             "(clone_disk)."
         )
     return int(size)

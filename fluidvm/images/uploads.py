@@ -1,8 +1,8 @@
 """
-Uploads: files that users have sent and that images can be made of.
+Uploads: files that users have sent, and that images can be made from.
 
-Each is in the database before its first byte is on the disk, and counts in its user's C{disk_space} from then on, until it
-is an image or is dropped. One thing at a time is done to it.
+Each upload is recorded in the database before its first byte is written to the disk. From then on it counts in the
+C{disk_space} of its user, until it becomes an image or is removed. Only one operation at a time works on an upload.
 """
 
 from __future__ import annotations
@@ -26,18 +26,18 @@ from fluidvm.store.uploads import Upload
 Key = tuple[int, str]
 """A user's id, and the upload's name."""
 MOST_UPLOADS = 10
-"""How many uploads a user may have that no image was made of yet."""
+"""Maximum number of uploads of one user that are not images yet."""
 UPLOAD_LIFE = 86400.0
-"""Seconds that an upload is kept after its last byte."""
+"""Seconds after its last byte until an upload expires."""
 
 
 class Uploads:
     """
     All uploads.
 
-    @param inventory: where they count, and by which they are stored.
-    @param files: where their bytes are.
-    @param wall_clock: seconds since the epoch.
+    @param inventory: counts the uploads, and stores their records.
+    @param files: the files on the disk.
+    @param wall_clock: gives the seconds since the epoch.
     """
 
     _log = Logger()
@@ -52,16 +52,17 @@ class Uploads:
 
     def load(self, connection: Connection) -> None:
         """
-        Read what is known, and compare it with the files. Blocks: called before the reactor runs, after the inventory's.
+        Read the records, and compare them with the files. Blocks: called before the reactor runs, after the inventory is
+        loaded.
 
-        What has a file without a record is set aside; what has a record without a file is forgotten.
+        A file without a record is set aside. A record without a file is deleted.
         """
         with connection.begin():
             records = {(record.user, record.name): record for record in stored.load(connection)}
             sizes = self.files.find_uploads(records)
             for key, record in records.items():
                 if key in sizes:
-                    # Perhaps it was being made an image: the task that goes on takes it again.
+                    # If an image was being created from it, the task that continues takes it again.
                     self._set(record._replace(size=sizes[key]))
                 elif record.image is not None and self._being_made(record.image):
                     self._set(record)
@@ -88,7 +89,7 @@ class Uploads:
         await self._inventory.write(stored.drop, *key)
 
     async def forget_old(self, but: Key | None = None) -> None:
-        """Drop the uploads that got no byte for L{UPLOAD_LIFE}. C{but}: not this one."""
+        """Remove expired uploads, except C{but}: those that received no byte for L{UPLOAD_LIFE}."""
         since = self._wall_clock() - UPLOAD_LIFE
         old = [
             key
@@ -113,35 +114,35 @@ class Uploads:
             self._busy.difference_update(keys)
 
     async def stop(self) -> None:
-        """Wait until what is being dropped is gone."""
+        """Wait until the uploads that are being removed are gone."""
         await self._forgetting
 
     # Writing.
 
     def begin(self, user: int, name: str, start: int, length: int | None) -> Writing:
         """
-        Begin to write an upload: it counts from now on.
+        Begin to write an upload. It counts from now on.
 
-        @param start: where the bytes go, from the file's beginning; 0: it is begun anew.
-        @param length: how many bytes there will be; C{None}: that isn't known.
-        @raise Conflict: it isn't as long as C{start}, somebody is at work on it, or the user has too many.
-        @raise TooLarge: no image may be so large.
-        @raise QuotaExceeded: the user's plan hasn't the space.
+        @param start: the offset of the first byte in the file; 0: start the upload over.
+        @param length: the number of bytes that follow; C{None} if unknown.
+        @raise Conflict: the upload is not C{start} bytes long, is in use, or the user has too many uploads.
+        @raise TooLarge: the file would be larger than an image may be.
+        @raise QuotaExceeded: the plan of the user does not have the space.
         """
         key = (user, name)
         forgetting = Deferred.fromCoroutine(self.forget_old(key))
-        forgetting.addErrback(lambda failure: self._log.failure("Old uploads can't be dropped", failure))
+        forgetting.addErrback(lambda failure: self._log.failure("Old uploads can't be deleted", failure))
         self._forgetting.addCallback(lambda nothing: forgetting)
         former = self._known.get(key)
         if key in self._busy:
-            raise Conflict(f"Upload {name} is being sent already: wait until that has ended.")
+            raise Conflict(f"Upload {name} is already in progress: wait until it ends.")
         if former is not None and former.image is not None:
-            raise Conflict(f"Image {former.image} is being made of upload {name}: wait until that has ended.")
+            raise Conflict(f"Image {former.image} is being created from upload {name}: wait until that ends.")
         there = 0 if former is None else former.size
         if start not in (0, there):
-            raise Conflict(f"Upload {name} has {there} bytes: go on there.")
+            raise Conflict(f"Upload {name} has {there} bytes: continue from there.")
         if former is None and sum(owner == user for owner, _ in self._known) >= MOST_UPLOADS:
-            raise Conflict(f"{MOST_UPLOADS} uploads wait already for images to be made of them.")
+            raise Conflict(f"You already have {MOST_UPLOADS} uploads: create images from them, or wait until they expire.")
         total = start + (length or 0)
         self.admit(user, there, total)
         record = Upload(user, name, total, self._wall_clock())
@@ -154,21 +155,21 @@ class Uploads:
         Check that an upload may grow.
 
         @param before: bytes that count already.
-        @param after: bytes that are to count.
-        @raise TooLarge: no image may be so large.
-        @raise QuotaExceeded: the user's plan hasn't the space.
+        @param after: bytes that will count.
+        @raise TooLarge: the file would be larger than an image may be.
+        @raise QuotaExceeded: the plan of the user does not have the space.
         """
         if after > self.files.most:
-            raise TooLarge(f"An image's file has {self.files.most // MIB} MiB at most: see --max-image.")
+            raise TooLarge(f"An image file must not be larger than {self.files.most // MIB} MiB (--max-image).")
         check_total(self._inventory, user, {"disk_space": -(-after // MIB) - -(-before // MIB)})
 
     async def expect(self, record: Upload) -> None:
-        """Have an upload that is being written count so much, durably."""
+        """Store the size that an upload in progress counts with."""
         self._set(record)
         await self._save(record)
 
     async def settle(self, record: Upload) -> None:
-        """An upload isn't written any more: what is there counts."""
+        """End the writing of an upload: from now on its actual size counts."""
         key = (record.user, record.name)
         try:
             size = await self.files.uploaded(*key)
@@ -180,14 +181,14 @@ class Uploads:
         finally:
             self._busy.discard(key)
 
-    # What an image is made of.
+    # Creating an image from an upload.
 
     async def take(self, user: int, name: str, image: int) -> None:
         """
-        Have an upload be an image's file from now on. A repetition changes nothing.
+        Turn an upload into the file of an image. Can be repeated.
 
         @raise NotFound: there is no such upload.
-        @raise Conflict: it is being sent, or another image is being made of it.
+        @raise Conflict: it is in progress, or another image is being created from it.
         """
         taken = self.check(user, name, image)._replace(image=image)
         self._known[user, name] = taken
@@ -196,26 +197,26 @@ class Uploads:
 
     def check(self, user: int, name: str, image: int) -> Upload:
         """
-        Check that an upload can be made an image, and give it.
+        Check that an image can be created from an upload, and return the upload.
 
         @raise NotFound: there is no such upload.
-        @raise Conflict: it is being sent, or another image is being made of it.
+        @raise Conflict: it is in progress, or another image is being created from it.
         """
         record = self._known.get((user, name))
         if record is None:
-            raise NotFound(f"There is no upload {name} of yours.")
+            raise NotFound(f"You have no upload {name}.")
         if (user, name) in self._busy or record.image not in (None, image):
-            raise Conflict(f"Upload {name} is being sent, or made an image: wait until that has ended.")
+            raise Conflict(f"Upload {name} is in progress, or an image is being created from it: wait until that ends.")
         return record
 
     def uncount(self, user: int, name: str) -> None:
-        """From now on the image counts that is made of an upload, not the upload."""
+        """Stop counting an upload: the image that is created from it counts instead."""
         record = self._known.get((user, name))
         if record is not None:
             self._set(record, counts=False)
 
     async def give_back(self, user: int, name: str, image: int) -> None:
-        """Undo L{take} and L{uncount}; nothing where this image wasn't being made of it."""
+        """Undo L{take} and L{uncount}. Does nothing if this image was not being created from the upload."""
         record = self._known.get((user, name))
         if record is None or record.image != image:
             return
@@ -225,7 +226,7 @@ class Uploads:
         await self.settle(record._replace(image=None))
 
     async def done(self, user: int, name: str, image: int) -> None:
-        """The image is made: there is no upload any more. A repetition does nothing."""
+        """Delete the record of an upload after the image was created. Can be repeated."""
         record = self._known.get((user, name))
         if record is not None and record.image == image:
             self._forget((user, name))
@@ -235,9 +236,9 @@ class Uploads:
 @dataclass
 class Writing:
     """
-    An upload while bytes come: nobody else is at work on it until L{end}.
+    An upload in progress. Nothing else can use it until L{end}.
 
-    @ivar size: bytes that are there.
+    @ivar size: bytes that have been written.
     """
 
     _uploads: Uploads
@@ -252,19 +253,19 @@ class Writing:
 
     async def register(self) -> None:
         """
-        Make it durable that bytes are expected: before the first of them is written.
+        Store how many bytes are expected, before the first of them is written.
 
-        @raise QuotaExceeded: the disk has no room for them.
+        @raise QuotaExceeded: the disk has no space for them.
         """
         await self._uploads.files.check_room(self._record.size - self._there)
         await self._uploads.expect(self._record)
 
     async def write(self, data: bytes) -> None:
         """
-        Write what comes next; nothing, for an upload that is begun anew, makes it empty.
+        Write the next bytes. An upload that is started over with no bytes becomes empty.
 
-        @raise TooLarge: no image may be so large.
-        @raise QuotaExceeded: the user's plan or the disk hasn't the space.
+        @raise TooLarge: the file would be larger than an image may be.
+        @raise QuotaExceeded: the plan of the user or the disk does not have the space.
         """
         total = self.size + len(data)
         if total > self._record.size:
@@ -277,7 +278,7 @@ class Writing:
         self.size = total
 
     async def end(self) -> None:
-        """Let go of it: what is there stays, and counts. A repetition does nothing."""
+        """End the writing. The bytes written so far are kept, and count. Can be repeated."""
         if not self._ended:
             self._ended = True
             await self._uploads.settle(self._record)

@@ -1,5 +1,5 @@
 """
-Compute nodes: one watched connection for each, and what they report, compared with the inventory.
+Compute nodes: a watched connection to each, and the comparison of what they report with the inventory.
 
 Imported by engine, api, api.vms, server.
 """

@@ -1,7 +1,8 @@
 """
-What drivers say, as people are told it: whole sentences, in which VMs have the names that their owners gave them.
+Rewrites the errors of drivers for users: as whole sentences, with the names that users gave their VMs.
 
-A hypervisor knows a VM as a domain, or a container, by its UUID and by a name of its own; so do its driver's errors.
+A hypervisor identifies a VM, which it calls a domain or a container, by its UUID and by a name of its own. The errors of its
+driver do the same.
 """
 
 from __future__ import annotations
@@ -15,14 +16,14 @@ from fluidvm.model.objects import VM
 
 _KIND = r"(?P<kind>\b(?:[Dd]omain|[Cc]ontainer) )?"
 _NO_PATH = r"(?<![\w./-])", r"(?![\w/-]|\.\w)"
-"""What stands before and after a name that is no part of a longer word or of a path."""
+"""Matches around a name that is not part of a longer word or of a path."""
 
 
 class Words:
     """
-    The words of one compute node's driver.
+    Rewrites the errors of one compute node's driver.
 
-    @param node: the compute node's id.
+    @param node: the id of the compute node.
     """
 
     def __init__(self, inventory: Inventory, node: int) -> None:
@@ -30,12 +31,12 @@ class Words:
         self._node = node
 
     def told(self, error: DriverError) -> DriverError:
-        """Give a driver's error as people are told it."""
+        """Return a driver's error as users see it."""
         text = self.names(sentence(str(error)))
         return error if text == str(error) else type(error)(text)
 
     def names(self, text: str) -> str:
-        """Put VMs' own names in the place of their hypervisor's."""
+        """Replace the hypervisor's names of VMs by their own."""
         vms = [vm for vm in self._inventory.vms_on(self._node) if vm.uuid in text or vm.domain_name in text]
         known = {called: vm for vm in vms for called in (vm.uuid, vm.domain_name)}
         if not known:
@@ -54,5 +55,5 @@ class Words:
 
 
 def _is_unmistakable(vm: VM, called: str) -> bool:
-    """Whether something can only be meant for a VM, wherever it stands: a guest that was taken over may be called C{is}."""
+    """Tell whether a name can only mean a VM: an adopted guest may be called C{is}, which can also be a plain word."""
     return vm.uuid[:8] in called

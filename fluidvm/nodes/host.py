@@ -1,4 +1,4 @@
-"""What a driver is lent for one compute node: threads of the node's own, which may hang without hurting others."""
+"""What a driver gets for one compute node: separate threads, which may hang without affecting other nodes."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ from twisted.python.threadpool import ThreadPool
 
 T = TypeVar("T")
 MOST_LONG = 4
-"""How many calls of a node that take long are made at the same time."""
+"""Maximum number of long calls of a node at the same time."""
 MOST_ABANDONED = 4
-"""How many threads of a node may hang before no further one is started for it."""
+"""Maximum number of hanging threads of a node. With more, no new thread is started for it."""
 
 
 class Host:
-    """What a driver is lent for one node. Provides L{fluidvm.driver.DriverHost}."""
+    """What a driver gets for one node. Provides L{fluidvm.driver.DriverHost}."""
 
     def __init__(self, reactor: Any, clock: IReactorTime, node: str, state_dir: Path) -> None:
         self.clock = clock
@@ -45,7 +45,7 @@ class Host:
         return deferToThreadPool(self.reactor, self._pool, function, *args)
 
     def run_long(self, function: Callable[..., T], *args: Any) -> Deferred[T]:
-        """Call a blocking function that may take minutes in one of the node's threads for such."""
+        """Call a blocking function that may take minutes, in one of the node's threads for long calls."""
         if not self._long.started:
             self._long.start()
         return deferToThreadPool(self.reactor, self._long, function, *args)
@@ -55,7 +55,7 @@ class Host:
         self.reactor.callFromThread(function, *args)
 
     def abandon(self) -> None:
-        """Have the next calls in another thread: this one hangs, and ends by itself when it doesn't any more."""
+        """Run further calls in a new thread, because the current one hangs. That one ends once its call returns."""
         self._abandoned = [pool for pool in self._abandoned if pool.threads]
         if self._pool.started and len(self._abandoned) < MOST_ABANDONED:
             _end(self._pool)
@@ -63,7 +63,7 @@ class Host:
             self._pool = self._new_pool(1)
 
     def stop(self) -> None:
-        """End the threads, without waiting for a call that hangs."""
+        """Stop the threads, without waiting for a call that hangs."""
         _end(self._pool)
         _end(self._long)
 

@@ -1,4 +1,4 @@
-"""All watched compute nodes, and the one place that says what a node can't do."""
+"""All watched compute nodes, and the one place that checks whether a node has an ability."""
 
 from __future__ import annotations
 
@@ -29,9 +29,9 @@ class Nodes:
     All watched nodes.
 
     @param reactor: the real one, for threads.
-    @param clock: the time.
-    @param state_dir: where each node's driver may keep a directory.
-    @param policy: how often it looks at each, and how long it waits.
+    @param clock: for timers.
+    @param state_dir: the directory in which the driver of each node may have its own directory.
+    @param policy: the polling interval and the timeout.
     """
 
     def __init__(
@@ -45,7 +45,7 @@ class Nodes:
         self._state_dir = state_dir
         self._watches: dict[int, NodeWatch] = {}
         self.busy: Busy = lambda type, id: False
-        """Tells whether a task holds a VM; the engine sets it."""
+        """Tells whether a task has claimed an object. Set by the server."""
 
     def start(self) -> None:
         """Watch every node of the inventory."""
@@ -53,7 +53,7 @@ class Nodes:
             self.watch(node)
 
     def watch(self, node: ComputeNode) -> Deferred[None]:
-        """Watch a new node. Fires when the first attempt to connect has ended, well or badly."""
+        """Watch a new node. Fires when the first attempt to connect has succeeded or failed."""
         if node.id in self._watches:  # by an interrupted run of the same task
             return self._watches[node.id].settled()
         host = Host(self._reactor, self._clock, node.name, self._state_dir / f"node-{node.id}")
@@ -63,7 +63,7 @@ class Nodes:
         return watch.settled()
 
     async def unwatch(self, id: int) -> None:
-        """Let go of a node that is no longer in the fleet; what its driver remembered is forgotten."""
+        """Stop watching a node that was removed, and delete the directory of its driver."""
         watch = self._watches.pop(id, None)
         if watch is not None:
             await watch.stop()
@@ -72,10 +72,10 @@ class Nodes:
 
     async def refresh(self, id: int) -> None:
         """
-        Look at a node now.
+        List a node now.
 
-        @raise NotFound: no such node.
-        @raise Unavailable: it can't be reached.
+        @raise NotFound: there is no such node.
+        @raise Unavailable: the node can't be reached.
         """
         watch = self._watches.get(id)
         if watch is None:
@@ -83,7 +83,7 @@ class Nodes:
         await watch.refresh()
 
     async def stop(self) -> None:
-        """Let go of all nodes."""
+        """Stop watching all nodes."""
         watches, self._watches = self._watches, {}
         for watch in watches.values():
             await watch.stop()
@@ -96,12 +96,12 @@ class Nodes:
 
     async def connection(self, id: int, ability: Any = IConnection) -> Any:
         """
-        Give a node's connection; waits while it is being made.
+        Return the connection of a node. Waits while the node is connecting.
 
-        @param ability: what it must provide.
-        @raise NotFound: no such node.
-        @raise Unavailable: it is offline.
-        @raise Unsupported: it can't do it. The one place that says so.
+        @param ability: the interface that the connection must provide.
+        @raise NotFound: there is no such node.
+        @raise Unavailable: the node is offline.
+        @raise Unsupported: the node does not have the ability. Raised in this place only.
         """
         watch = self._watches.get(id)
         if watch is None:
@@ -110,14 +110,14 @@ class Nodes:
         return self.check(id, ability)
 
     async def settled(self) -> bool:
-        """Wait until no node is being connected; tells whether one was."""
+        """Wait until no node is connecting. Returns whether one was."""
         waiting = [settling for settling in (watch.settled() for watch in self._watches.values()) if not settling.called]
         for settling in waiting:
             await settling
         return bool(waiting)
 
     def check(self, id: int, ability: type[Ability]) -> Ability:
-        """As L{connection}, for a node as it is now: one that is connecting isn't online."""
+        """Like L{connection}, but without waiting: a node that is connecting counts as offline."""
         watch = self._watches.get(id)
         if watch is None:
             raise missing("compute_node", id)
@@ -126,24 +126,26 @@ class Nodes:
             raise offline(node)
         interface: Any = ability
         if not interface.providedBy(watch.connection):
-            raise Unsupported(f"Compute node {node.name}: driver {node.driver} can't do that ({interface.__name__[1:]}).")
+            raise Unsupported(
+                f"Compute node {node.name}: driver {node.driver} does not support this (ability {interface.__name__[1:]})."
+            )
         return watch.connection  # type: ignore[no-any-return]
 
     def provides(self, id: int, ability: type[Interface]) -> bool:
-        """Tell whether a node is online and its driver can do something."""
+        """Tell whether a node is online and its connection has an ability."""
         watch = self._watches.get(id)
         return watch is not None and watch.connection is not None and bool(ability.providedBy(watch.connection))
 
     def pool_space(self, id: int, pool: str) -> int | None:
-        """Tell how many MiB a node's storage pool had free when it was last asked; C{None}: it isn't known."""
+        """Return the free MiB of a node's storage pool when it was last listed; C{None} if unknown."""
         watch = self._watches.get(id)
         return None if watch is None else watch.storage.pools.get(pool)
 
     def formats(self, id: int) -> tuple[str, ...]:
         """
-        Tell a node's disk formats, the default one first.
+        Return the disk formats of a node, the default one first.
 
-        @raise Unavailable: it is offline.
+        @raise Unavailable: the node is offline.
         """
         watch = self._watches.get(id)
         if watch is None or not IDisks.providedBy(watch.connection):

@@ -1,4 +1,4 @@
-"""What the store says of a node's VMs and disks, compared with what the node says."""
+"""Compares the inventory's records of VMs and disks with what their compute node reports."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ from fluidvm.model.objects import VM, Disk, vm_state
 from fluidvm.store.objects import Change, Update
 
 Busy = Callable[[str, int], bool]
-"""Tells by type and id whether a task holds an object: the task itself will say what came of it."""
+"""Tells by type and id whether a task has claimed an object: that task will store the outcome itself."""
 
 
 def vm_differences(inventory: Inventory, node: int, domains: Iterable[DomainInfo], busy: Busy) -> list[Change]:
     """
-    Tell what has to be noted of a node's VMs.
+    Return the updates that a node's VMs need.
 
-    @param domains: all that the node has.
+    @param domains: all domains of the node.
     """
     real = {domain.uuid: domain for domain in domains}
     changes: list[Change] = []
@@ -46,9 +46,9 @@ def vm_differences(inventory: Inventory, node: int, domains: Iterable[DomainInfo
 
 def snapshot_records(inventory: Inventory, thing: VM | Disk, told: Iterable[Snapshot]) -> tuple[Mapping[str, Any], ...]:
     """
-    Tell a VM's or disk's snapshots as they are to be noted: those that are known keep their ids, and what is known of them.
+    Return the snapshot records of a VM or disk. Known snapshots keep their ids and other known fields.
 
-    @param told: all that its node has of it.
+    @param told: all snapshots that the node reports for it.
     """
     known = {one["name"]: one for one in thing.snapshots}
     return tuple(
@@ -62,7 +62,7 @@ def snapshot_records(inventory: Inventory, thing: VM | Disk, told: Iterable[Snap
 
 
 def comparable(inventory: Inventory, node: int, busy: Busy) -> list[Disk]:
-    """A node's disks that have been made and that nothing is being done to."""
+    """Return the disks of a node that exist and that no task is working on."""
     return [
         disk
         for disk in inventory.disks_on(node)
@@ -75,9 +75,9 @@ def comparable(inventory: Inventory, node: int, busy: Busy) -> list[Disk]:
 
 def disk_differences(disks: Iterable[Disk], volumes: Mapping[str, Sequence[Volume]]) -> list[Change]:
     """
-    Tell what has to be noted of disks.
+    Return the updates that disks need.
 
-    @param volumes: all volumes of each storage pool that was asked; of one that isn't there, none.
+    @param volumes: all volumes of each storage pool that was listed; none for a pool that does not exist.
     """
     there = {(pool, volume.name): volume for pool, found in volumes.items() for volume in found}
     changes: list[Change] = []
@@ -86,7 +86,7 @@ def disk_differences(disks: Iterable[Disk], volumes: Mapping[str, Sequence[Volum
             continue
         volume = there.get((disk.pool, disk.volume))
         fields: dict[str, Any] = {"state": "missing"} if volume is None else {"state": "ready"}
-        if volume is not None and volume.format == disk.format:  # else its size isn't the disk's
+        if volume is not None and volume.format == disk.format:  # else its size is not the size of the disk
             fields["size"] = volume.size
         changed = {key: value for key, value in fields.items() if getattr(disk, key) != value}
         if changed:

@@ -1,4 +1,4 @@
-"""The snapshots of a node's VMs and disks, looked at when it is connected or refreshed: others may have made some."""
+"""Lists the snapshots of a node's VMs and disks on connect and refresh, to find those that others have created."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from fluidvm.nodes.reconcile import Busy, snapshot_records
 from fluidvm.store.objects import Update
 
 IN_ONE_TURN = 50
-"""VMs and disks that are asked about before anything else has its turn."""
+"""VMs and disks that are listed before the reactor does other work."""
 
 
 class NodeSnapshots:
@@ -33,24 +33,24 @@ class NodeSnapshots:
         self._connection: Any = None
 
     def follow(self, connection: Any) -> None:
-        """Look now, as long as this connection is the newest."""
+        """List the snapshots now, as long as this connection is the current one."""
         self._connection = connection
         looking = Deferred.fromCoroutine(self.look(connection))
         looking.addErrback(self._report)
 
     def stop(self) -> None:
-        """Look no more."""
+        """Stop listing."""
         self._connection = None
 
     def _report(self, failure: Any) -> None:
         if failure.check(DriverError, Unavailable) is None:
-            self._log.failure("Looking at the snapshots of compute node {node} failed", failure, node=self._node)
+            self._log.failure("Listing the snapshots of compute node {node} failed", failure, node=self._node)
 
     async def look(self, connection: Any) -> None:
         """
-        Take on which snapshots the node's VMs and disks have.
+        List the snapshots of the node's VMs and disks, and store the changes.
 
-        @raise DriverError: the node can't tell.
+        @raise DriverError: the node can't list them.
         """
         things: list[VM | Disk] = []
         if ISnapshots.providedBy(connection):
@@ -72,7 +72,7 @@ class NodeSnapshots:
                     told = await connection.list_volume_snapshots(before.pool, before.volume)
             except NoSuchThing:
                 continue
-            # What a task has changed meanwhile is newer than what was told.
+            # What a task has changed in the meantime is newer than this listing.
             now: VM | Disk | None = self._inventory.find(type(before), before.id)
             if now is None or now.snapshots is not before.snapshots or self._is_busy(now):
                 continue

@@ -1,4 +1,4 @@
-"""A node's storage, looked at now and then: how much room its pools have, and whether our disks are still there."""
+"""Checks the storage of a node at intervals: the free space of its pools, and whether the disks still exist."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ from fluidvm.model.faults import Unavailable
 from fluidvm.nodes.reconcile import Busy, comparable, disk_differences
 
 INTERVAL = 60.0
-"""Seconds between two looks."""
+"""Seconds between two checks."""
 
 
 class NodeStorage:
     """
     One node's storage.
 
-    @ivar pools: how many MiB each storage pool had free when it was last asked.
+    @ivar pools: the free MiB of each storage pool when it was last listed.
     """
 
     _log = Logger()
@@ -37,13 +37,13 @@ class NodeStorage:
         self._next: IDelayedCall | None = None
 
     def follow(self, connection: Any) -> None:
-        """Look now, and every minute as long as this connection is the newest."""
+        """Check now, and every minute as long as this connection is the current one."""
         self.stop()
         self._connection = connection
         self._turn(connection)
 
     def stop(self) -> None:
-        """Look no more."""
+        """Stop checking."""
         self._connection = None
         if self._next is not None and self._next.active():
             self._next.cancel()
@@ -59,13 +59,13 @@ class NodeStorage:
 
     def _report(self, failure: Any) -> None:
         if failure.check(DriverError, Unavailable) is None:
-            self._log.failure("Looking at the storage of compute node {node} failed", failure, node=self._node)
+            self._log.failure("Checking the storage of compute node {node} failed", failure, node=self._node)
 
     async def look(self, connection: Any) -> None:
         """
-        Ask for the pools' room, and take on which disks are gone, are back, or have another size.
+        Read the free space of the pools, and record which disks are gone, are back, or have another size.
 
-        @raise DriverError: the node can't tell.
+        @raise DriverError: the node can't list its storage.
         """
         if IVolumes.providedBy(connection):
             self.pools = {pool.name: pool.free for pool in await connection.list_pools()}
@@ -79,6 +79,6 @@ class NodeStorage:
                 volumes[pool] = await connection.list_volumes(pool, formats)
             except NoSuchThing:
                 volumes[pool] = ()
-        # What a task has changed meanwhile is another object now.
+        # A disk that a task has changed in the meantime is a different object now.
         same = [disk for disk in comparable(self._inventory, self._node, self._busy) if before.get(disk.id) is disk]
         await self._inventory.commit(disk_differences(same, volumes))

@@ -1,4 +1,4 @@
-"""A connection to a compute node whose verbs end in time, well or badly."""
+"""Timeouts for the verbs of a connection to a compute node."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ from fluidvm.driver import DriverError, IPatience, Unreachable
 from fluidvm.driver.answers import within
 
 LOOKS = 4
-"""How often within the time-out the verbs under way are looked at."""
+"""How many times per timeout the pending verbs are checked."""
 _AT_ONCE = frozenset({"close", "on_lost", "subscribe"})
 
 
 class _UnderWay:
-    """A verb that hasn't ended."""
+    """A pending verb."""
 
     __slots__ = ("deadline", "ended", "name", "outcome", "timeout", "work")
 
@@ -36,14 +36,14 @@ class _UnderWay:
         self.work.cancel()
 
     def end(self, result: Any) -> None:
-        """It has ended, or isn't waited for any more."""
+        """Set the outcome. Later calls are ignored."""
         if not self.ended:
             self.ended = True
             if not self.outcome.called:
                 self.outcome.callback(result)
 
     async def wait(self) -> Any:
-        """Wait for the end; when cancelled, until the driver has stopped: the task keeps its claims so long."""
+        """Wait for the outcome. If cancelled, wait until the driver has stopped: the task keeps its claims until then."""
         try:
             return await self.outcome
         except CancelledError:
@@ -55,16 +55,16 @@ class _UnderWay:
 
 class TimedConnection:
     """
-    Passes all on to a connection. When a verb neither ends nor tells of progress within the time-out, all that are under way
-    fail with L{Unreachable}, and C{on_hang} is called with the reason: nothing more is to be expected of the connection.
+    Wraps a connection. If a verb neither ends nor reports progress within the timeout, all pending verbs fail with
+    L{Unreachable}, and C{on_hang} is called with the reason: the connection must not be used any more.
 
-    What comes back is brought within what the wire and the store can carry.
+    Results are limited to what can be sent and stored.
 
-    It provides what the connection provides.
+    It provides the same interfaces as the connection.
 
-    @param node: the compute node's name, for the words.
-    @param timeout: seconds; more where the connection's C{patience} says so.
-    @param told: gives a driver's error in the words in which people are told it.
+    @param node: the name of the compute node, for errors.
+    @param timeout: in seconds; longer for the verbs in the connection's C{patience}.
+    @param told: rewrites a driver's error for users.
     """
 
     def __init__(
@@ -98,7 +98,7 @@ class TimedConnection:
         def verb(*arguments: Any) -> Deferred[Any]:
             return self._call(name, found, arguments)
 
-        self.__dict__[name] = verb  # found here the next time
+        self.__dict__[name] = verb  # so __getattr__ is not called again
         return verb
 
     def _call(self, name: str, method: Callable[..., Deferred[Any]], arguments: tuple[Any, ...]) -> Deferred[Any]:
@@ -137,7 +137,7 @@ class TimedConnection:
         self._under_way.pop(call, None)
         if not self._under_way:
             self._rest()
-        call.end(result)  # nobody asks any more for the failure of one that ended too late
+        call.end(result)  # also handles the failure of a verb that ended too late
 
     def _rest(self) -> None:
         if self._looking is not None and self._looking.active():
@@ -155,10 +155,10 @@ class TimedConnection:
             self.give_up(reason)
 
     def give_up(self, reason: str) -> None:
-        """Fail all that is under way."""
+        """Fail all pending verbs."""
         calls, self._under_way = list(self._under_way), {}
         self._rest()
         for call in calls:
-            words = f"Compute node {self._node}: {reason}; what came of {call.name} isn't known."
+            words = f"Compute node {self._node}: {reason}; the outcome of {call.name} is unknown."
             call.end(Failure(Unreachable(words)))
             call.work.cancel()

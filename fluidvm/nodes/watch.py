@@ -1,7 +1,7 @@
 """
-One watched connection per compute node: connecting, online, offline.
+Watches the connection to one compute node: connecting, online, offline.
 
-What the hypervisor tells, by its events or when it is listed, goes into the store and the inventory.
+What the hypervisor reports, in events or listings, is written to the store and the inventory.
 """
 
 from __future__ import annotations
@@ -34,12 +34,12 @@ from fluidvm.store.objects import Change, Update
 
 T = TypeVar("T")
 Ability = TypeVar("Ability")
-"""An interface that a connection provides."""
+"""An interface that a connection can provide."""
 CONNECT_TIMEOUT = 30.0
 CLOSE_TIMEOUT = 3.0
 FIRST_RETRY, LONGEST_RETRY = 1.0, 60.0
 OURS = ("creating", "starting", "stopping", "migrating")
-"""States that a task under way has set: the task itself will say what came of it."""
+"""States that a running task has set: that task will store the outcome itself."""
 
 
 @dataclass(frozen=True)
@@ -48,7 +48,7 @@ class Policy:
     How nodes are watched.
 
     @ivar poll_interval: seconds between two listings of a node whose driver has no events.
-    @ivar timeout: seconds that a verb may take without telling of progress.
+    @ivar timeout: seconds that a verb may take without reporting progress.
     """
 
     poll_interval: float = 10.0
@@ -57,10 +57,10 @@ class Policy:
 
 class NodeWatch:
     """
-    One node's connection.
+    Watches one node.
 
-    @param busy: tells whether a task holds an object.
-    @param policy: how often it looks, and how long it waits.
+    @param busy: tells whether a task has claimed an object.
+    @param policy: the polling interval and the timeout.
     """
 
     _log = Logger()
@@ -96,12 +96,12 @@ class NodeWatch:
         self._looks_later = False
 
     def start(self) -> None:
-        """Begin to connect."""
+        """Start to connect."""
         self._attempt = Deferred.fromCoroutine(self._connect())
         self._attempt.addErrback(lambda failure: self._log.failure("Watching {node} failed", failure, node=self._host.node))
 
     async def stop(self) -> None:
-        """Let go of the node."""
+        """Disconnect, and stop watching."""
         self._stopped = True
         self.storage.stop()
         self._snapshots.stop()
@@ -111,13 +111,13 @@ class NodeWatch:
             self._attempt.cancel()
         connection, self._connection = self._connection, None
         if connection is not None:
-            with suppress(TimeoutError):  # a node that hangs doesn't keep the server from stopping
+            with suppress(TimeoutError):  # a node that hangs must not keep the server from stopping
                 await connection.close().addTimeout(CLOSE_TIMEOUT, self._host.clock)
         self._wake()
         self._host.stop()
 
     def settled(self) -> Deferred[None]:
-        """Fires when the node isn't connecting: at once, or after the attempt under way."""
+        """Fires when the node is not connecting: at once, or when the current attempt ends."""
         waiter: Deferred[None] = Deferred(self._waiting.remove)
         if self._retry is None and self._connection is None and not self._stopped:
             self._waiting.append(waiter)
@@ -157,7 +157,7 @@ class NodeWatch:
         except (DriverError, UnknownDriver, BrokenDriver, Unavailable) as error:
             reason = str(error)
         except Exception as error:
-            self._log.failure("Driver {driver} failed to connect {node}", driver=self._driver, node=self._host.node)
+            self._log.failure("Driver {driver} failed to connect to {node}", driver=self._driver, node=self._host.node)
             reason = f"driver {self._driver} failed: {error}"
         if connection is not None:
             self._connection = None
@@ -186,7 +186,7 @@ class NodeWatch:
             self._host.clock.callLater(self._policy.poll_interval, self._poll, connection)
 
     async def _look(self, connection: Any) -> None:
-        """Take on what the host and its domains are now."""
+        """Read the host and its domains, and store the changes."""
         info = await connection.host_info()
         domains = await connection.list_domains()
         fields = {
@@ -206,10 +206,10 @@ class NodeWatch:
 
     async def refresh(self) -> None:
         """
-        Look now, or try now to connect.
+        List the node now, or connect now.
 
         @raise Unavailable: the node can't be reached.
-        @raise DriverError: its storage can't be looked at.
+        @raise DriverError: its storage can't be listed.
         """
         if self._connection is not None:
             try:
@@ -256,8 +256,8 @@ class NodeWatch:
         if connection is self._connection:
             self._connection = None
             if self._host.clock.seconds() - self._since >= LONGEST_RETRY:
-                self._delay = FIRST_RETRY  # it has held: no node that comes and goes
-            self._background(self._offline(reason), "noting a lost connection")
+                self._delay = FIRST_RETRY  # the connection was stable
+            self._background(self._offline(reason), "recording a lost connection")
             self._background(self._close(connection), "closing a lost connection")
 
     def _hangs(self, connection: Any, reason: str) -> None:
@@ -268,17 +268,17 @@ class NodeWatch:
         if connection is not self._connection:
             return
         vm = self._inventory.vm_of(uuid)
-        if vm is None or vm.compute_node != self._id:  # where it comes from or goes to is told by the task that moves it
+        if vm is None or vm.compute_node != self._id:  # during a migration, the task stores where the VM is
             return
         if vm.state in OURS or (state is None and self._busy("vm", vm.id)):
             return
         shown = "missing" if state is None else str(state)
         if vm.state != shown:
             noting = self._inventory.commit([Update("vm", vm.id, vm_state(shown))])
-            self._background(noting.addErrback(self._look_later, connection), "noting an event")
+            self._background(noting.addErrback(self._look_later, connection), "recording an event")
 
     def _look_later(self, failure: Any, connection: Any) -> Any:
-        """What the store didn't take isn't told again: look at all of the node when it may be back."""
+        """Handle a failed write: the event is not repeated, so list the whole node later, when the store may be back."""
         if failure.check(Unavailable) and not self._looks_later:
             self._looks_later = True
             self._host.clock.callLater(self._policy.poll_interval, self._look_again, connection)
@@ -288,7 +288,7 @@ class NodeWatch:
         self._looks_later = False
         if connection is self._connection:
             looking = Deferred.fromCoroutine(self._look(connection))
-            self._background(looking.addErrback(self._look_later, connection), "looking again")
+            self._background(looking.addErrback(self._look_later, connection), "listing it again")
 
     def _poll(self, connection: Any) -> None:
         async def poll() -> None:
@@ -297,7 +297,7 @@ class NodeWatch:
                 if connection is self._connection:
                     await self._inventory.commit(vm_differences(self._inventory, self._id, domains, self._busy))
             finally:
-                # Whatever failed, the node or the store, it may pass.
+                # Whether the node or the store failed, it may recover.
                 if connection is self._connection:
                     self._host.clock.callLater(self._policy.poll_interval, self._poll, connection)
 
@@ -314,5 +314,5 @@ class NodeWatch:
 
 
 def offline(node: ComputeNode) -> Unavailable:
-    """The fault for a compute node that can't be asked, with the reason, which may be a sentence."""
+    """Make the fault for an offline compute node, with the reason, which may be a sentence."""
     return Unavailable(f"Compute node {node.name} is offline: {sentence(node.reason or 'connection lost')}")

@@ -1,5 +1,5 @@
 """
-From options to a running server: what is checked, built, opened and stopped, and in which order.
+The running server: its options, the checks before it starts, and the order in which it starts and stops its parts.
 
 Imported by tools.
 """

@@ -1,4 +1,4 @@
-"""The first start's user admin."""
+"""The user admin, which the first start creates."""
 
 from __future__ import annotations
 
@@ -20,19 +20,19 @@ VARIABLE = "FLUIDVM_ADMIN_PASSWORD"
 
 
 class PasswordError(Exception):
-    """The administrator's password can't be read or written, in one sentence."""
+    """The password of the user admin can't be read or written. The message is one sentence."""
 
 
 def ensure_admin(connection: Connection, hash: Callable[[str], str], now: float, password: str, state: Path) -> None:
     """
-    Make the user admin if there are no users yet.
+    Create the user admin if there are no users yet.
 
     @param now: seconds since the epoch.
-    @param password: empty: it comes from C{FLUIDVM_ADMIN_PASSWORD}, else it is random, and written to the state directory's
-        file C{admin-password} (0600).
+    @param password: empty: take it from C{FLUIDVM_ADMIN_PASSWORD}, or else generate a random one and write it to the
+        file C{admin-password} (mode 0600) in the state directory.
     @raise PasswordError: the file can't be written.
     """
-    given = os.environ.pop(VARIABLE, "")  # not for the children
+    given = os.environ.pop(VARIABLE, "")  # child processes must not inherit it
     with connection.begin(), rows_at_end(connection):
         if connection.execute(select(func.count()).select_from(schema.users)).scalar():
             return
@@ -49,14 +49,14 @@ def read_password(path: Path) -> str:
     except (OSError, UnicodeDecodeError) as error:
         raise PasswordError(f"admin password file {path}: {getattr(error, 'strerror', error)}") from None
     if not password:
-        raise PasswordError(f"admin password file {path}: is empty")
+        raise PasswordError(f"admin password file {path} is empty")
     return password
 
 
 def _invent(path: Path) -> str:
     password = secrets.token_urlsafe(18)
     try:
-        # Left by a start that failed before the user was stored: of no use, and perhaps not 0600.
+        # A start that failed before it stored the user may have left a file. It is useless, and its mode might not be 0600.
         path.unlink(missing_ok=True)
         with os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:
             file.write(password + "\n")
@@ -64,5 +64,5 @@ def _invent(path: Path) -> str:
             os.fsync(file.fileno())
     except OSError as error:
         raise PasswordError(f"admin password file {path}: {error.strerror}") from None
-    _log.info("The user admin has been made; its password is in {path}", path=str(path))
+    _log.info("Created the user admin; its password is in {path}", path=str(path))
     return password

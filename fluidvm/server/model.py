@@ -1,4 +1,4 @@
-"""A compute node as a rehearsal sees it: the simulator's model of a host, with what the inventory has on the node."""
+"""The model of a compute node for rehearsals: a simulated host, filled from the inventory."""
 
 from __future__ import annotations
 
@@ -36,11 +36,11 @@ _STATES = {
 
 
 _NOT_THERE = ("creating", "missing")
-"""States of VMs and disks that their compute node hasn't."""
+"""States of VMs and disks that do not exist on their compute node."""
 
 
 class _Model(SimulatedConnection):
-    """A hypervisor as it would be: each verb works at once, on memory."""
+    """A simulated connection whose verbs take effect at once, in memory."""
 
     def __init__(
         self, host: SimulatedHost, formats: tuple[str, ...], refused: Mapping[str, Exception], effort: Effort, words: Words
@@ -62,20 +62,20 @@ class _Model(SimulatedConnection):
         super()._check()
 
     def read_volume(self, pool: str, name: str, format: str, offset: int, length: int) -> Deferred[bytes]:
-        """No bytes are moved in a plan: a large disk has very many."""
+        """Return nothing: a rehearsal moves no data, because disks can be large."""
         return succeed(b"")
 
     def get_spec(self, uuid: str) -> Deferred[DomainSpec]:
-        """What it is, or why it can't be taken over."""
+        """Give the spec of a guest, or fail with the reason why the guest can't be taken over."""
         return fail(self._refused[uuid]) if uuid in self._refused else super().get_spec(uuid)
 
     def volume_of(self, path: str, format: str) -> Deferred[Volume]:
-        """As L{get_spec}, of a disk."""
+        """Like L{get_spec}, for a disk."""
         return fail(self._refused[path]) if path in self._refused else super().volume_of(path, format)
 
 
 def _copy(inventory: Inventory, node: int, effort: Effort) -> SimulatedHost:
-    """A node's VMs and disks as the inventory has them."""
+    """Build a host with the VMs and disks that the inventory has on the node."""
     host = SimulatedHost(None)
     for vm in inventory.vms_on(node):
         effort.step()
@@ -115,7 +115,7 @@ def _snapshot(told: Mapping[str, Any]) -> Snapshot:
 
 
 def _as_kept(told: Mapping[str, Any], domain: DomainInfo) -> SnapshotRecord:
-    """A VM's snapshot. What the domain was when others made one only its node knows."""
+    """Convert a snapshot of a VM. For a snapshot that the server did not create, only the node knows the former domain."""
     had = told.get("had")
     if had is None:
         return SnapshotRecord.of(domain, _snapshot(told))
@@ -133,12 +133,12 @@ def model_of(
     refused: Mapping[str, Exception],
 ) -> _Model:
     """
-    Make the model of a compute node, on the simulator.
+    Build the model of a compute node with the simulator.
 
-    @param effort: what the model's work is added to.
-    @param strangers: guests of the node that aren't in the inventory, with their volumes and their snapshots.
-    @param formats: the disk formats that the node's driver has.
-    @param refused: by UUID, why a guest can't be taken over.
+    @param effort: counts the work of the model.
+    @param strangers: guests on the node that are not in the inventory, with their volumes and snapshots.
+    @param formats: the disk formats that the node's driver supports.
+    @param refused: why a guest can't be taken over, by its UUID.
     """
     host = _copy(inventory, node, effort)
     for info, volumes, kept in strangers:

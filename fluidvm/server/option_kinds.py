@@ -1,4 +1,4 @@
-"""Kinds of value that only the server's options have, beside those of the API's arguments."""
+"""Kinds of values for the server's options, in addition to those for API arguments."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from fluidvm.model.kinds import Bool, Kind, References, refuse
 
 @dataclass(frozen=True)
 class Switch(Bool):
-    """An option that is off unless it is given."""
+    """An option without a value: off by default, on when given."""
 
     def bounds(self) -> str:
         return "true or false"
@@ -23,7 +23,7 @@ class FilePath(Kind):
     """
     The path of a file; the value is absolute.
 
-    @ivar pattern: which files a shell offers to complete it.
+    @ivar pattern: the files that shell completion offers.
     """
 
     pattern: str = "*"
@@ -47,7 +47,7 @@ class DirectoryPath(FilePath):
 
 @dataclass(frozen=True)
 class DatabaseUrl(Kind):
-    """The URL of a database. What it means is checked when the server starts."""
+    """The URL of a database. It is validated when the server starts."""
 
     wire = "string"
     python = str
@@ -58,7 +58,7 @@ class DatabaseUrl(Kind):
 
 @dataclass(frozen=True)
 class Endpoints(Kind):
-    """Twisted endpoint strings; the option can be repeated. Whether they can be used is checked when the server starts."""
+    """Twisted endpoint strings; the option can be repeated. They are validated when the server starts."""
 
     wire = "array"
     python = list
@@ -66,7 +66,7 @@ class Endpoints(Kind):
     def check(self, value: Any, path: str, found: References) -> tuple[str, ...]:
         value = [value] if isinstance(value, str) else value
         if not isinstance(value, list) or not all(isinstance(item, str) for item in value):
-            refuse(path, "wants endpoints")
+            refuse(path, "must be endpoints")
         return tuple(value)
 
     def bounds(self) -> str:
@@ -76,10 +76,10 @@ class Endpoints(Kind):
 @dataclass(frozen=True)
 class Words(Kind):
     """
-    Words that are separated by commas.
+    Words separated by commas.
 
     @ivar rule: what the words are.
-    @ivar make: makes the value of them. It raises C{ValueError} if one of them is wrong.
+    @ivar make: converts the words to the value. Raises C{ValueError} if one of them is not valid.
     """
 
     rule: str = ""
@@ -92,7 +92,7 @@ class Words(Kind):
         try:
             return self.make(tuple(word.strip() for word in value.split(",") if word.strip()))
         except ValueError:
-            refuse(path, f"wants {self.rule}")
+            refuse(path, f"must be {self.rule}")
 
     def bounds(self) -> str:
         return self.rule

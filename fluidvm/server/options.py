@@ -27,25 +27,25 @@ from fluidvm.wire.tls import CLIENTS, TLSFiles
 
 DEFAULT_HTTP = "tcp:8000:interface=127.0.0.1"
 SHOWN = 200
-"""Characters of a wrong value that a refusal shows."""
+"""Maximum number of characters of an invalid value that an error message shows."""
 
 
 def default_state() -> Path:
-    """Where the state lies when nobody says: C{/var/lib/fluidvm} for root, else by the XDG base directory specification."""
+    """The default state directory: C{/var/lib/fluidvm} for root, else the one of the XDG base directory specification."""
     if os.geteuid() == 0:
         return Path("/var/lib/fluidvm")
     base = os.environ.get("XDG_STATE_HOME", "")
-    # The specification: a relative path is invalid and to be ignored.
+    # The specification says that a relative path is invalid and must be ignored.
     return (Path(base) if base.startswith("/") else Path.home() / ".local/state") / "fluidvm"
 
 
 @dataclass(frozen=True)
 class Default:
     """
-    A default that isn't a value.
+    A default that is computed or only described.
 
-    @ivar words: what it is.
-    @ivar make: makes the value from those of the other options; C{None} stands there for one that isn't given.
+    @ivar words: describes the default in the help.
+    @ivar make: computes the value from the values of the other options, which are C{None} where not given.
     """
 
     words: str
@@ -57,9 +57,9 @@ class Option:
     """
     One option.
 
-    @ivar name: as on the command line, without the dashes before it.
-    @ivar kind: checks its value, and says what it is for.
-    @ivar default: its value where it isn't given, or a L{Default}.
+    @ivar name: its name on the command line, without the leading dashes.
+    @ivar kind: validates the value, and describes the option.
+    @ivar default: the value if the option is not given, or a L{Default}.
     """
 
     name: str
@@ -68,14 +68,14 @@ class Option:
 
     @property
     def help(self) -> str:
-        """What it does, what is allowed, and its default, on one line."""
+        """The help on one line: what the option does, the allowed values, and the default."""
         allowed = "" if isinstance(self.kind, Switch | FilePath) else f" ({self.kind.bounds()})"
         default = f" [default: {self.shown_default}]" if self.shown_default else ""
         return self.kind.words + allowed + default
 
     @property
     def shown_default(self) -> str:
-        """Its default for people; empty: there is none."""
+        """The default as the help shows it; empty if there is none."""
         if isinstance(self.default, Default):
             return self.default.words
         if self.default is None or self.default is False or self.default == ():
@@ -86,9 +86,9 @@ class Option:
         """
         Check a value.
 
-        @param value: a string of the command line, or what the configuration file has.
+        @param value: the string from the command line, or the value from the configuration file.
         @return: the value to use.
-        @raise usage.UsageError: it isn't allowed; says what is.
+        @raise usage.UsageError: the value is not valid; the message says what is.
         """
         try:
             given = int(value) if isinstance(value, str) and self.kind.python is int else value
@@ -98,7 +98,7 @@ class Option:
 
 
 def _line(value: Any) -> str:
-    """Show a value on one line, and not without end."""
+    """Show a value on one line, shortened to L{SHOWN} characters."""
     shown = " ".join((str(value).lower() if isinstance(value, bool) else str(value)).split())
     return f"{shown[:SHOWN]}..." if len(shown) > SHOWN else shown or "an empty value"
 
@@ -138,18 +138,16 @@ class Settings:
     tls_cert: Path | None = _option(FilePath("PEM file with the certificate for --https, followed by its chain", "*.pem"))
     tls_key: Path | None = _option(FilePath("PEM file with the private key of the certificate", "*.pem"))
     tls_client_ca: Path | None = _option(
-        FilePath("PEM file with the authorities that issue the certificates of clients", "*.pem")
+        FilePath("PEM file with the certificate authorities that issue client certificates", "*.pem")
     )
     tls_clients: str = _option(
-        Choice("Whether clients must present a certificate, where --tls-client-ca is given", CLIENTS), "required"
+        Choice("Whether clients must present a certificate if --tls-client-ca is given", CLIENTS), "required"
     )
-    certificate_users: Path | None = _option(
-        FilePath("TOML file that says which names in client certificates stand for which users", "*.toml")
-    )
+    certificate_users: Path | None = _option(FilePath("TOML file that maps names in client certificates to users", "*.toml"))
     hosts: tuple[str, ...] = _option(
         Words(
-            "Names, separated by commas, by which clients may call the server where it listens on loopback only, "
-            "in addition to localhost and addresses",
+            "Host names, separated by commas, that clients may use for the server on loopback addresses, "
+            "in addition to localhost, the name of this machine, and IP addresses",
             "host names",
             _hosts,
         ),
@@ -160,22 +158,22 @@ class Settings:
     )
     keepalive: str = _option(Choice("What keeps a client logged in: ping only, or any call", ("ping", "any-call")), "ping")
     admin_password_file: Path | None = _option(
-        FilePath("File with the password that the user admin gets at the first start"),
+        FilePath("File with the initial password of the user admin"),
         Default("$FLUIDVM_ADMIN_PASSWORD, else a random one, written to the file admin-password in the state directory"),
     )
-    max_request: int = _option(Int("Maximum size of the body of a request", unit="bytes", low=1024, high=2**26), 2**20)
-    max_image: int = _option(Int("Maximum size of the file of an image", unit="MiB", low=1, high=2**30), 65536)
+    max_request: int = _option(Int("Maximum size of a request body", unit="bytes", low=1024, high=2**26), 2**20)
+    max_image: int = _option(Int("Maximum size of an image file", unit="MiB", low=1, high=2**30), 65536)
     images: Path = _option(
-        DirectoryPath("Directory for the files of images, and for uploads"),
+        DirectoryPath("Directory for image files and uploads"),
         Default("the state directory", lambda values: values["state"]),
     )
     disk_reserve: int = _option(
-        Int("Space that stays free on the disk of --images; what would take it is refused", unit="MiB", low=0, high=2**40),
+        Int("Space to keep free on the disk of --images; what would use it is refused", unit="MiB", low=0, high=2**40),
         1024,
     )
     image_urls: ImageUrls = _option(
         Words(
-            "Beginnings of URLs, separated by commas, from which images may be fetched",
+            "URL prefixes, separated by commas, from which images may be fetched",
             "URLs with a host and a slash, such as https://images.example/",
             ImageUrls,
         ),
@@ -185,18 +183,18 @@ class Settings:
         Int("Maximum number of open connections from one client address", low=1, high=1000000), 1000
     )
     tasks_per_node: int = _option(
-        Int("Maximum number of tasks that are at work on one compute node at the same time", low=1, high=10000), 8
+        Int("Maximum number of tasks that run on one compute node at the same time", low=1, high=10000), 8
     )
     placement: str = _option(
         Choice(
-            "Where a VM is placed that names no compute node: on the node with the most free memory (spread), "
-            "or with the least that is enough (pack)",
+            "Placement of a VM whose spec names no compute node: on the node with the most free memory (spread), "
+            "or on the node with the least free memory that is enough (pack)",
             STRATEGIES,
         ),
         "spread",
     )
     poll_interval: int = _option(
-        Int("Time between two looks at a compute node that reports no events", unit="seconds", low=1, high=3600), 10
+        Int("Interval at which a compute node that reports no events is polled", unit="seconds", low=1, high=3600), 10
     )
     node_timeout: int = _option(
         Int(
@@ -209,7 +207,7 @@ class Settings:
     )
     store_timeout: int = _option(
         Int(
-            "Time that the database may take for one operation before callers get fault 503 and the server connects again",
+            "Time that the database may take for one operation before callers get fault 503 and the server reconnects",
             unit="seconds",
             low=2,
             high=3600,
@@ -221,7 +219,7 @@ class Settings:
     )
     trusted_proxies: tuple[str, ...] = _option(
         Words(
-            "Addresses and networks, separated by commas, of proxies whose word about the address of a client is trusted",
+            "Addresses and networks, separated by commas, of proxies that are trusted to report the address of a client",
             "IP addresses, networks, or local for a UNIX socket",
             _proxies,
         ),
@@ -234,25 +232,23 @@ class Settings:
         Int("Time after which a line of the audit log is deleted", unit="days", low=0, high=36500), 365
     )
     password_length: int = _option(Int("Minimum length of a new password", unit="characters", low=1, high=64), 8)
-    password_memory: int = _option(
-        Int("Memory that hashing a password takes (argon2id)", unit="KiB", low=8, high=2**22), 65536
-    )
+    password_memory: int = _option(Int("Memory used to hash a password (argon2id)", unit="KiB", low=8, high=2**22), 65536)
     password_rounds: int = _option(Int("Number of passes over the memory when a password is hashed", low=1, high=100), 3)
-    password_lanes: int = _option(Int("Number of threads that hashing a password uses", low=1, high=64), 4)
+    password_lanes: int = _option(Int("Number of threads used to hash a password", low=1, high=64), 4)
     access_log: bool = _option(Switch("Log a line for every request"), False)
 
     @property
     def tls(self) -> TLSFiles | None:
-        """The files for HTTPS; C{None}: there is no certificate, or no key."""
+        """The files for HTTPS; C{None} if the certificate or the key is not given."""
         if self.tls_cert is None or self.tls_key is None:
             return None
         return TLSFiles(self.tls_cert, self.tls_key, self.tls_client_ca, self.tls_clients)
 
 
 OPTIONS = tuple(Option(one.name.replace("_", "-"), **one.metadata) for one in fields(Settings))
-"""Every option that the command line and the configuration file have."""
-CONFIG = Option("config", FilePath("TOML file with these options by the same names; the command line wins", "*.toml"), None)
-"""The one that only the command line has."""
+"""Every option of both the command line and the configuration file."""
+CONFIG = Option("config", FilePath("TOML file with the same options; the command line takes precedence", "*.toml"), None)
+"""The one option that exists on the command line only."""
 _SWITCHES = [option for option in OPTIONS if isinstance(option.kind, Switch)]
 _REPEATED = [option for option in OPTIONS if isinstance(option.kind, Endpoints)]
 _SINGLE = [option for option in (*OPTIONS, CONFIG) if option not in (*_SWITCHES, *_REPEATED)]
@@ -266,14 +262,14 @@ class Options(usage.Options):  # type: ignore[misc]
     """
     The options of C{twistd fluidvm}.
 
-    @ivar settings: what they say, once they are parsed.
+    @ivar settings: the values, after parsing.
     """
 
     synopsis = "[options]"
     longdesc = (
         "The FluidVM management server: XML-RPC clients log in, queue tasks for virtual machines, commit them, and watch "
-        "them run on the hypervisor hosts. Example: twistd --nodaemon fluidvm --state ./state. The first start makes the "
-        "user admin and says where its password is."
+        "them run on the hypervisor hosts. Example: twistd --nodaemon fluidvm --state ./state. The first start creates the "
+        "user admin and logs where its password is."
     )
     optParameters = [[option.name, None, None, option.help] for option in _SINGLE]
     optFlags = [[option.name, None, option.help] for option in _SWITCHES]
@@ -293,14 +289,14 @@ class Options(usage.Options):  # type: ignore[misc]
         raise SystemExit(0)
 
     def parseOptions(self, options: Any = None) -> None:
-        """Parse; a mistake ends the program with one line instead of a page of help."""
+        """Parse the options; an error ends the program with one line instead of a page of help."""
         try:
             super().parseOptions(options)
         except usage.UsageError as error:
             raise SystemExit(f"fluidvm: {error} (twistd fluidvm --help lists the options)") from None
 
     def postOptions(self) -> None:
-        """Take in the configuration file and check everything."""
+        """Read the configuration file and validate all options."""
         file = None if self[CONFIG.name] is None else CONFIG.check(self[CONFIG.name])
         config = {} if file is None else _read_config(file)
         known = {option.name for option in OPTIONS}
@@ -310,9 +306,9 @@ class Options(usage.Options):  # type: ignore[misc]
         self.settings = _settle({option.name: self._given(option, config) for option in OPTIONS})
 
     def _given(self, option: Option, config: Mapping[str, Any]) -> Any:
-        """What was given for an option, unchecked; C{None}: nothing."""
+        """Give the unchecked value of an option; C{None} if it is not given."""
         value = self[option.name]
-        if value in (None, 0, []):  # what stands there for an option that isn't on the command line
+        if value in (None, 0, []):  # the values of an option that is not on the command line
             value = config.get(option.name)
             return None if value == [] else value
         return True if isinstance(option.kind, Switch) else value
@@ -344,7 +340,7 @@ def _settle(given: Mapping[str, Any]) -> Settings:
 
 
 def _check_together(settings: Settings) -> None:
-    """Check what one option requires of another."""
+    """Check options that depend on each other."""
     if settings.https and settings.tls is None:
         raise usage.UsageError("--https requires --tls-cert and --tls-key")
     if not settings.https and (settings.tls_client_ca or settings.certificate_users):

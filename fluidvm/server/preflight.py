@@ -1,5 +1,5 @@
 """
-What can be found wrong before the daemon forks is found here: each mistake ends the start with one line on the terminal.
+The checks that run before the daemon forks. Each error ends the start with one line on the terminal.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from fluidvm.wire.tls import TLSError, server_options
 
 
 class StartError(Exception):
-    """The server can't start, in one sentence."""
+    """The server can't start. The message is one sentence."""
 
 
 @contextmanager
@@ -121,9 +121,9 @@ def migrate_database(settings: Settings, uid: int | None = None, gid: int | None
 
 def become(uid: int | None) -> None:
     """
-    Have the environment be that of the user that the server will run as (C{twistd --uid}).
+    Set the environment to that of the user that the server will run as (C{twistd --uid}).
 
-    Libraries look for files in its home, such as libpq for C{~/.pgpass}, and ssh for its keys.
+    Libraries look for files in the home directory: libpq for C{~/.pgpass}, and ssh for its keys.
     """
     with suppress(KeyError):
         if uid is not None:
@@ -133,14 +133,14 @@ def become(uid: int | None) -> None:
 
 def hand_over_log(path: Path, uid: int | None, gid: int | None) -> None:
     """
-    Have the log's file be another user's before twistd opens it as root: it couldn't be read nor rotated by that user.
+    Give the log file to the other user before twistd opens it as root. Else that user could neither read nor rotate it.
 
-    @raise StartError: it can't be made.
+    @raise StartError: the file can't be created.
     """
     if uid is None and gid is None:
         return
     try:
-        # Nobody's link is followed: the directory may be another user's.
+        # Never follow a link: the directory may belong to another user.
         with os.fdopen(os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK, 0o600)) as file:
             found = os.fstat(file.fileno())
             if stat.S_ISREG(found.st_mode) and found.st_nlink == 1 and found.st_uid == os.geteuid():
@@ -151,7 +151,7 @@ def hand_over_log(path: Path, uid: int | None, gid: int | None) -> None:
 
 @contextmanager
 def _as_user(uid: int | None, gid: int | None) -> Iterator[None]:
-    """What is made within the block belongs to another user, where the server will run as one."""
+    """Run the block as the user and group that the server will run as, so that new files belong to them."""
     before = os.geteuid(), os.getegid()
     try:
         if gid is not None:
@@ -167,24 +167,24 @@ def _as_user(uid: int | None, gid: int | None) -> Iterator[None]:
 
 
 class Lock:
-    """What no other server may use meanwhile."""
+    """The lock files that keep other servers out."""
 
     def __init__(self) -> None:
         self._files: list[IO[str]] = []
 
     def also(self, file: IO[str] | None) -> None:
-        """Hold one more lock."""
+        """Add a lock file."""
         if file is not None:
             self._files.append(file)
 
     def close(self) -> None:
-        """Let go of all."""
+        """Release all locks."""
         for file in self._files:
             file.close()
 
 
 def _claim_directory(lock: Lock, directory: Path, what: str, uid: int | None, gid: int | None) -> None:
-    """Make a directory that no other server may use, where it isn't there yet."""
+    """Create a directory if it doesn't exist, and lock it against other servers."""
     try:
         if not directory.exists():
             directory.mkdir(mode=0o700, parents=True)
@@ -197,7 +197,7 @@ def _claim_directory(lock: Lock, directory: Path, what: str, uid: int | None, gi
 
 
 def _claim_database(database: str, uid: int | None, gid: int | None) -> IO[str] | None:
-    """Two servers on one database would both run what was committed; SQLite's own locks are per transaction."""
+    """Lock an SQLite database: two servers would both run the committed tasks, and SQLite locks for a transaction only."""
     url = parse_url(database)
     if url.drivername != "sqlite" or url.database in (None, "", ":memory:"):
         return None

@@ -1,4 +1,4 @@
-"""From settings to a running server: what is built, opened and stopped, and in which order."""
+"""The running server: what is built, opened and stopped, and in which order."""
 
 from __future__ import annotations
 
@@ -73,9 +73,9 @@ __all__ = ["Options", "Server", "makeService"]
 
 FORGET_INTERVAL = 3600.0
 REREAD_INTERVAL = 10.0
-"""Seconds between two looks at whether certificates have changed."""
+"""Seconds between two checks whether the certificates have changed."""
 TIMEOUT = 10.0
-"""Seconds that tasks under way have to reach their end when the server stops."""
+"""Seconds that running tasks have to complete when the server stops."""
 
 
 class Server(Service):  # type: ignore[misc]
@@ -85,16 +85,16 @@ class Server(Service):  # type: ignore[misc]
     @ivar dispatcher: answers calls.
     @ivar inventory: all objects.
     @ivar sessions: all sessions.
-    @ivar transfers: uploads and downloads under way.
-    @ivar uploads: what was uploaded and isn't an image yet.
-    @ivar ports: where it listens.
-    @param settings: how it runs.
+    @ivar transfers: uploads and downloads in progress.
+    @ivar uploads: uploaded files that are not images yet.
+    @ivar ports: the ports that it listens on.
+    @param settings: the values of its options.
     @param reactor: for ports and threads.
-    @param clock: the time; default: the reactor's.
-    @param wall_clock: seconds since the epoch.
-    @param lock: the state directory's and the database's, held until the server has stopped.
-    @param fail: makes what is raised when the start fails.
-    @param end: stops the program, which has failed.
+    @param clock: the clock for timers; default: the reactor.
+    @param wall_clock: gives the seconds since the epoch.
+    @param lock: the lock on the state directory and the database, held until the server has stopped.
+    @param fail: makes the exception that a failed start raises.
+    @param end: stops the program after a fatal error.
     """
 
     _log = Logger()
@@ -183,7 +183,7 @@ class Server(Service):  # type: ignore[misc]
         )
 
     def health(self) -> tuple[bool, dict[str, Any]]:
-        """Tell whether the server can serve, and if not, why."""
+        """Tell whether the server can answer calls, and the reasons if not."""
         reasons = []
         if not self.running:
             reasons.append("the server is starting or stopping")
@@ -197,11 +197,11 @@ class Server(Service):  # type: ignore[misc]
         }
 
     def _displaced(self, reason: str) -> None:
-        self._log.critical("The server stops, for it mustn't write to its database any more: {reason}", reason=reason)
+        self._log.critical("The server stops because it must not write to its database any more: {reason}", reason=reason)
         self._end()
 
     def privilegedStartService(self) -> None:
-        """Open the ports, and read what may be root's alone. Fails if that can't be done."""
+        """Open the ports, and read the files that only root may be able to read. Raises if that fails."""
         settings = self._settings
         try:
             self._admin_password = self._password()
@@ -232,7 +232,7 @@ class Server(Service):  # type: ignore[misc]
             raise self._fail(f"{option}: the server can't listen on {description}: {why}")
 
     def startService(self) -> None:
-        """Open the store, load what it holds, and go on with it. Fails if the store can't be used."""
+        """Open the store, load its contents, and continue the unfinished tasks. Raises if the store can't be used."""
         settings = self._settings
         try:
             connection = self._database.open()
@@ -264,23 +264,23 @@ class Server(Service):  # type: ignore[misc]
             self._map(self._read_mapping())
             self._rereading = self._clock.callLater(REREAD_INTERVAL, self._reread)
         if current_thread() is main_thread():
-            # Without TLS too: what reloads services sends it, and by default it would end the program.
+            # Also without TLS: service managers send SIGHUP to reload, and its default action ends the program.
             self._old_handler = signal(SIGHUP, lambda number, frame: self._reactor.callFromThread(self.reread))
         super().startService()
         for port in self.ports:
             self._log.info("FluidVM answers on {address}", address=port.getHost())
 
     def _forget_contexts(self) -> None:
-        """Drop old execution contexts and audit lines, now and then every hour."""
+        """Delete old execution contexts, uploads and audit lines, now and every hour."""
         self._forgetting = self._clock.callLater(FORGET_INTERVAL, self._forget_contexts)
         self._dropping = Deferred.fromCoroutine(self._forget_old())
         self._dropping.addErrback(self._not_dropped)
 
     def _not_dropped(self, failure: Failure) -> None:
-        if failure.check(Unavailable):  # in an hour, then
-            self._log.error("What is old can't be dropped: {error}", error=failure.getErrorMessage())
+        if failure.check(Unavailable):  # tried again in an hour
+            self._log.error("Deleting old contexts, uploads or audit lines: {error}", error=failure.getErrorMessage())
         else:
-            self._log.failure("What is old can't be dropped", failure)
+            self._log.failure("Deleting old contexts, uploads or audit lines failed", failure)
 
     async def _forget_old(self) -> None:
         now = self._wall_clock()
@@ -289,9 +289,9 @@ class Server(Service):  # type: ignore[misc]
         await self._audit.forget(now - 86400 * self._settings.keep_audit)
 
     def reread(self) -> None:
-        """Read the files of TLS again, whether they seem to have changed or not."""
+        """Reload the TLS files, even if they seem unchanged."""
         if self._certificates is None:
-            self._log.info("SIGHUP: without --https there is nothing to read again")
+            self._log.info("SIGHUP: without --https there is nothing to reload")
         else:
             self._read_files(True)
 
@@ -306,7 +306,7 @@ class Server(Service):  # type: ignore[misc]
             self._in_thread(self._certificates.reload, always),
             self._in_thread(self._read_mapping).addCallback(self._map),
         ):
-            reading.addErrback(lambda failure: self._log.failure("TLS: reading files again failed", failure))
+            reading.addErrback(lambda failure: self._log.failure("TLS: reloading the files failed", failure))
 
     def _in_thread(self, function: Callable[..., Any], *args: Any) -> Deferred[Any]:
         return deferToThreadPool(self._reactor, self._reactor.getThreadPool(), function, *args)
@@ -316,7 +316,7 @@ class Server(Service):  # type: ignore[misc]
         try:
             found = {} if path is None else read_mapping(path)
         except MappingError as error:
-            self._mapping_trouble = f"the old users serve on: {error}"
+            self._mapping_trouble = f"the previous user mapping stays in use: {error}"
             self._log.error("TLS: {trouble}", trouble=self._mapping_trouble)
             return dict(self._mapping)
         self._mapping_trouble = ""
@@ -327,7 +327,7 @@ class Server(Service):  # type: ignore[misc]
         self._mapping.update(found)
 
     def stopService(self) -> Deferred[None]:
-        """Stop in order: tasks, listeners, sessions, nodes, store. Fires when all is stopped."""
+        """Stop tasks, listeners, sessions, nodes and the store, in this order. Fires when everything has stopped."""
         super().stopService()
         return Deferred.fromCoroutine(self._stop())
 
@@ -337,7 +337,7 @@ class Server(Service):  # type: ignore[misc]
         for waiting in (self._forgetting, self._rereading):
             if waiting is not None and waiting.active():
                 waiting.cancel()
-        # Clients can look at their tasks while these reach their end; commits are refused meanwhile.
+        # Clients can still query their tasks while these complete, but commits are refused.
         await self._engine.stop(TIMEOUT)
         for port in self.ports:
             await _done(port.stopListening())
@@ -362,15 +362,15 @@ async def _done(stopping: Any) -> None:
 
 def makeService(options: Options) -> Server:
     """
-    Build the server that the options describe; nothing runs yet.
+    Build the server from its options, without starting it.
 
-    Ends the program with one line if it couldn't start.
+    Ends the program with one line if the server couldn't start.
     """
     from twisted.internet import reactor
 
-    # The reactor's thread and the store's wait for each other: by default 5 ms, longer than a commit takes.
+    # The threads of the reactor and the store wait for each other. The default of 5 ms is longer than a commit takes.
     sys.setswitchinterval(0.0005)
-    # What the server writes is nobody else's business, whatever the umask was.
+    # Nobody else may read what the server writes, whatever the umask was.
     os.umask(0o077)
     twistd: Any = options.parent or {}
     uid, gid = twistd.get("uid"), twistd.get("gid")
@@ -394,11 +394,11 @@ def makeService(options: Options) -> Server:
         return Server(
             settings, reactor, lock=lock, fail=lambda text: SystemExit(f"fluidvm: {text}"), end=lambda: _end(reactor)
         )
-    # A daemon's parent tells the terminal of exceptions only.
+    # The parent process of a daemon reports only exceptions to the terminal.
     return Server(settings, reactor, lock=lock, end=lambda: _end(reactor))
 
 
 def _end(reactor: Any) -> None:
-    """Stop as for a signal, but tell who started the program that it has failed: twistd itself ends with 0."""
+    """Stop as for a signal, but exit with status 1: twistd itself would exit with 0."""
     atexit.register(os._exit, 1)
     reactor.stop()

@@ -1,4 +1,4 @@
-"""The audit log in the store: lines are added and read, and old ones dropped; nothing changes one."""
+"""The audit log in the store. Lines are added, read, and deleted when old, but never changed."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ _ADD = insert(audit)
 
 
 def add(connection: Connection, lines: Sequence[Mapping[str, Any]]) -> None:
-    """Add lines, when the transaction ends."""
+    """Add lines at the end of the transaction."""
     insert_at_end(connection, _ADD, lines)
 
 
@@ -25,11 +25,11 @@ def page(
     Read lines in order.
 
     @param equal: the values that columns must have.
-    @param since: seconds since the epoch; C{None}: from the first.
-    @param until: seconds since the epoch, not included; C{None}: to the last.
-    @param after: only those with a higher id.
+    @param since: seconds since the epoch; C{None}: from the first line.
+    @param until: seconds since the epoch, exclusive; C{None}: to the last line.
+    @param after: only lines with a higher id.
     """
-    insert_now(connection)  # what is committed along with this
+    insert_now(connection)  # include lines of the same transaction
     wanted = select(audit).where(audit.c.id > after).order_by(audit.c.id).limit(limit)
     for name, value in equal.items():
         wanted = wanted.where(audit.c[name] == value)
@@ -41,6 +41,6 @@ def page(
 
 
 def drop(connection: Connection, before: float, most: int = 5000) -> int:
-    """Drop lines that were written before a point in time, at most so many. Tells how many."""
+    """Delete up to C{most} lines that were written before a point in time. Returns their number."""
     old = select(audit.c.id).where(audit.c.time < before).limit(most)
     return connection.execute(delete(audit).where(audit.c.id.in_(old))).rowcount

@@ -1,4 +1,4 @@
-"""How a database is reached: its URL, its connections and their bounds, its schema."""
+"""Connecting to a database: its URL, its connections and their timeouts, its schema."""
 
 from __future__ import annotations
 
@@ -23,34 +23,34 @@ from sqlalchemy.exc import ArgumentError, DBAPIError, SQLAlchemyError
 from sqlalchemy.pool import NullPool
 
 CLAIM = 0x466C756964564D
-"""The number of the lock that a server holds on its PostgreSQL database."""
+"""The key of the advisory lock that a server holds on its PostgreSQL database."""
 LIMIT = 20.0
-"""Seconds that the store may take for one thing."""
+"""Seconds that the store may take for one operation."""
 CONNECTING = 5
-"""Seconds that it may take to connect to one of a URL's hosts."""
+"""Seconds that connecting to one of a URL's hosts may take."""
 PAUSE = 0.05
-"""Seconds between two tries to take the database's lock."""
+"""Seconds between two attempts to take the lock of the database."""
 MIGRATING = 3600.0
-"""Seconds that bringing the schema up to date may take."""
+"""Seconds that migrating the schema may take."""
 _HOSTS = re.compile(r"(postgres[a-z+0-9]*://(?:[^/?#]*@)?)([^/?#@]*,[^/?#@]*)((?:[/?#].*)?)")
 _HOST = re.compile(r"(?:\[([0-9A-Fa-f:.]+)\]|([^:\[\],]+))(?::([0-9]*))?")
 
 
 class DatabaseError(Exception):
-    """The database can't be used, in one sentence for the operator."""
+    """The database can't be used. The message is one sentence for the operator."""
 
 
 class Lifeline:
-    """Ends a connection from another thread, whatever the connection's own is doing with it."""
+    """Aborts a connection from another thread, even while its own thread uses it."""
 
     def __init__(self, connection: Connection) -> None:
         raw: Any = connection.connection.dbapi_connection
         self._raw = raw
-        # A descriptor of its own: the connection's may be closed, and be another file's by then.
+        # A separate descriptor: that of the connection may be closed by then, and reused for another file.
         self._socket = None if isinstance(raw, sqlite3.Connection) else socket.socket(fileno=os.dup(raw.fileno()))
 
     def cut(self) -> None:
-        """End it."""
+        """Abort the connection."""
         if self._socket is None:
             with suppress(sqlite3.Error):
                 self._raw.interrupt()
@@ -59,22 +59,22 @@ class Lifeline:
                 self._socket.shutdown(socket.SHUT_RDWR)
 
     def close(self) -> None:
-        """Let go of it."""
+        """Close the descriptor."""
         if self._socket is not None:
             self._socket.close()
 
 
 def sentence(error: BaseException) -> str:
-    """What a database says was wrong, on one line without SQL and parameters (which can hold secrets)."""
+    """The message of a database error, on one line, without SQL and parameters (which can contain secrets)."""
     shown = str(error.orig) if isinstance(error, DBAPIError) and error.orig is not None else str(error)
     return " ".join(shown.split()).rstrip(".")
 
 
 def parse_url(url: str) -> URL:
     """
-    Check a database URL. Several hosts can be named as libpq's URLs do (C{//a:1,b:2/NAME}), too.
+    Parse a database URL. It can have several hosts, as in libpq's URLs (C{//a:1,b:2/NAME}).
 
-    @raise DatabaseError: it is none, or not of a kind that FluidVM can use.
+    @raise DatabaseError: the URL is not valid, or the kind of database is not supported.
     """
     several = _HOSTS.fullmatch(url)
     try:
@@ -82,7 +82,7 @@ def parse_url(url: str) -> URL:
         if several is not None:
             parsed = parsed.update_query_dict(_hosts(several[2]))
     except (ArgumentError, ValueError):
-        raise DatabaseError("the database URL can't be parsed; sqlite:///PATH or postgresql://USER@HOST/NAME") from None
+        raise DatabaseError("the database URL can't be parsed; use sqlite:///PATH or postgresql://USER@HOST/NAME") from None
     if parsed.drivername in ("postgresql", "postgres"):
         parsed = parsed.set(drivername="postgresql+psycopg")
     if parsed.drivername not in ("sqlite", "postgresql+psycopg"):
@@ -95,7 +95,7 @@ def parse_url(url: str) -> URL:
 
 
 def _hosts(words: str) -> dict[str, str]:
-    """Several hosts as SQLAlchemy's URLs have them. @raise ValueError: they are none."""
+    """Convert several hosts to the query of an SQLAlchemy URL. @raise ValueError: they are not valid."""
     found = [_HOST.fullmatch(word) for word in words.split(",")]
     if not all(found):
         raise ValueError(words)
@@ -107,10 +107,10 @@ def _hosts(words: str) -> dict[str, str]:
 
 def connect(url: URL, limit: float = LIMIT) -> tuple[Engine, Connection]:
     """
-    Connect to a database and bring its schema up to date. Blocks.
+    Connect to a database and migrate its schema. Blocks.
 
-    @param limit: seconds that the database may take for one thing.
-    @raise DatabaseError: it can't be reached, is newer than the program, or isn't FluidVM's.
+    @param limit: seconds that the database may take for one operation.
+    @raise DatabaseError: the database can't be reached, is newer than the program, or does not belong to FluidVM.
     """
     shown = url.render_as_string(hide_password=True)
     try:
@@ -133,7 +133,7 @@ def connect(url: URL, limit: float = LIMIT) -> tuple[Engine, Connection]:
 
 @contextmanager
 def bounded(connection: Connection, limit: float) -> Iterator[None]:
-    """Have the connection be ended if the block takes longer than so many seconds: no setting bounds every way to hang."""
+    """Abort the connection if the block takes longer than C{limit} seconds: no setting covers every way to hang."""
     lifeline = Lifeline(connection)
     timer = Timer(limit, lifeline.cut)
     timer.daemon = True
@@ -147,7 +147,7 @@ def bounded(connection: Connection, limit: float) -> Iterator[None]:
 
 
 def close(connection: Connection) -> None:
-    """Close a connection, in whatever state it is."""
+    """Close a connection, whatever its state."""
     with suppress(SQLAlchemyError):
         connection.invalidate()
     with suppress(SQLAlchemyError):
@@ -156,12 +156,12 @@ def close(connection: Connection) -> None:
 
 def claim(connection: Connection, limit: float) -> bool:
     """
-    Take the database's lock: one server at a time, for what it knows is in its memory.
+    Take the lock of the database: only one server may use it at a time, because a server keeps all objects in memory.
 
-    The connection that writes holds it (PostgreSQL's advisory locks): to lose the one is to lose the other.
+    It is a PostgreSQL advisory lock of the connection that writes, so the lock is lost with the connection.
 
-    @param limit: seconds that the database may take for one thing from now on.
-    @return: whether it was free.
+    @param limit: seconds that the database may take for one operation from now on.
+    @return: whether the lock was free.
     """
     bounds = {"statement_timeout": limit, "lock_timeout": limit / 2, "idle_in_transaction_session_timeout": 2 * limit}
     with connection.begin():
@@ -175,7 +175,7 @@ def claim(connection: Connection, limit: float) -> bool:
 
 
 def _claim_soon(connection: Connection, shown: str, limit: float) -> None:
-    """Take the lock; the server before may have ended just now, and PostgreSQL frees its lock a little later."""
+    """Take the lock, with retries: PostgreSQL frees the lock of a server a little after that server ends."""
     deadline = monotonic() + limit / 4
     while not claim(connection, limit):
         if monotonic() > deadline:
@@ -195,10 +195,10 @@ def _engine(url: URL, limit: float) -> Engine:
             "application_name": "fluidvm",
         }
         given = {name: value for name, value in bounds.items() if name not in url.query}
-        # Without a pool, which would connect again by itself: a new connection has to claim the database first.
+        # No pool: it would reconnect by itself, but a new connection must take the lock first.
         return create_engine(url, poolclass=NullPool, connect_args=given)
     if url.database and url.database != ":memory:":
-        # The file holds password hashes: made unreadable for others before SQLite makes it readable.
+        # The file contains password hashes: create it unreadable for others, before SQLite creates it readable.
         try:
             Path(url.database).touch(mode=0o600)
         except OSError as error:

@@ -57,7 +57,7 @@ def add(connection: Connection, context: StoredContext) -> None:
         connection.execute(insert(tasks), rows)
 
 
-# Made once per set of columns: making a statement costs more than running it.
+# Built once per set of columns: building a statement costs more than running it.
 @cache
 def _save_task(columns: tuple[str, ...]) -> Update:
     where = (tasks.c.context == bindparam("of_context")) & (tasks.c.position == bindparam("at_position"))
@@ -81,14 +81,14 @@ def save_context(connection: Connection, context: int, values: dict[str, Any]) -
 
 
 def load_unfinished(connection: Connection) -> list[StoredContext]:
-    """Read every context that isn't complete, oldest first."""
+    """Read every incomplete context, oldest first."""
     return _with_tasks(
         connection, connection.execute(select(contexts).where(contexts.c.finished.is_(None)).order_by(contexts.c.id)).all()
     )
 
 
 def load_one(connection: Connection, id: int) -> StoredContext | None:
-    """Read one context; C{None}: there is none."""
+    """Read one context; C{None} if it does not exist."""
     found = _with_tasks(connection, connection.execute(select(contexts).where(contexts.c.id == id)).all())
     return found[0] if found else None
 
@@ -109,13 +109,13 @@ def load_page(connection: Connection, owner: int | None, before: int | None, lim
 
 
 def old(connection: Connection, before: float, most: int = 500) -> list[tuple[int, int]]:
-    """Find contexts that were complete before a point in time: id and owner."""
+    """Find up to C{most} contexts that were complete before a point in time: id and owner."""
     wanted = select(contexts.c.id, contexts.c.owner).where(contexts.c.finished < before).limit(most)
     return [(row.id, row.owner) for row in connection.execute(wanted)]
 
 
 def drop(connection: Connection, ids: Sequence[int]) -> None:
-    """Forget contexts and their tasks."""
+    """Delete contexts and their tasks."""
     connection.execute(delete(tasks).where(tasks.c.context.in_(ids)))
     connection.execute(delete(contexts).where(contexts.c.id.in_(ids)))
 

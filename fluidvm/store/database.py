@@ -1,9 +1,9 @@
 """
-One database, one write thread: the async border of the store.
+The asynchronous interface of the store: one database, one write thread.
 
-What is waiting when the thread gets to it is committed together, each function within a savepoint of its own; results reach
-the reactor in the order of the commits. The reactor's clock bounds all of it: a thread that hangs is given up, and another
-one goes on.
+All functions that wait when the thread is ready are committed together. If one of them fails, each is run again within its
+own savepoint. Results reach the reactor in the order of the commits. The reactor's clock limits the time of everything: a
+thread that hangs is abandoned, and another one continues.
 """
 
 from __future__ import annotations
@@ -30,17 +30,17 @@ __all__ = ["Database", "DatabaseError", "OutcomeUnknown", "connect", "parse_url"
 
 T = TypeVar("T")
 LOADING = 600.0
-"""Seconds that reading everything may take at the start."""
+"""Seconds that loading everything at the start may take."""
 CLOSING = 10.0
 """Seconds that closing may take."""
 TICK = 1.0
-"""Seconds between two looks at what takes too long."""
+"""Seconds between two checks for work that takes too long."""
 IDLE = 5.0
-"""Seconds without work after which the database is looked at: whether it is there, and this server's still."""
+"""Seconds without work after which the connection and the ownership of the database are checked."""
 SLOW = 5.0
-"""Seconds that work may wait until that is worth telling."""
+"""Seconds that work may wait before C{/health} reports it."""
 MOST_GIVEN_UP = 8
-"""How many threads that hang may be left behind at once."""
+"""Maximum number of abandoned threads that still hang."""
 
 
 class Reactor(Protocol):
@@ -55,9 +55,9 @@ class Reactor(Protocol):
 
 class OutcomeUnknown(Unavailable):
     """
-    The database was asked to keep something, and went away before it said whether it has.
+    The database became unavailable during a commit, before it confirmed the commit.
 
-    @ivar outcome: fires when that is known: as L{Database.run} would have. Nothing is written before that.
+    @ivar outcome: fires when the outcome is known, like the Deferred of L{Database.run}. Nothing is written before that.
     """
 
     def __init__(self, text: str, outcome: Deferred[Any]) -> None:
@@ -67,14 +67,14 @@ class OutcomeUnknown(Unavailable):
 
 class Database:
     """
-    The store's connection.
+    The database of the server.
 
-    @param url: an SQLAlchemy URL; C{sqlite:///PATH} or C{postgresql://...} (psycopg 3).
-    @param reactor: gets the results; its time bounds the work.
-    @param limit: seconds that the database may take for one thing.
-    @param displaced: called with a sentence when another server has the database, or what it holds isn't what it held: this
-        server must stop.
-    @ivar trouble: why the last transaction failed; empty: it didn't.
+    @param url: an SQLAlchemy URL: C{sqlite:///PATH} or C{postgresql://...} (psycopg 3).
+    @param reactor: receives the results; its clock limits the time of the work.
+    @param limit: seconds that the database may take for one operation.
+    @param displaced: called with a sentence when another server has taken over the database, or the database has lost data:
+        this server must stop.
+    @ivar trouble: why the last transaction failed; empty if it succeeded.
     """
 
     _log = Logger()
@@ -103,10 +103,10 @@ class Database:
 
     def open(self) -> Connection:
         """
-        Connect, bring the schema up to date, and start the thread. Blocks: called before the reactor runs.
+        Connect, migrate the schema, and start the thread. Blocks: called before the reactor runs.
 
-        @return: a connection for loading what the store holds, before the first L{run}.
-        @raise DatabaseError: it can't be reached, is newer than the program, or isn't FluidVM's.
+        @return: a connection for loading the contents of the store, before the first L{run}.
+        @raise DatabaseError: the database can't be reached, is newer than the program, or does not belong to FluidVM.
         """
         connection = self._source.open()
         lifeline = Lifeline(connection)
@@ -122,25 +122,25 @@ class Database:
 
     @property
     def identity(self) -> str:
-        """What tells this database from others; known once it is open."""
+        """The unique id of the database; known once it is open."""
         return self._source.identity
 
     def run(self, function: Callable[..., T], *args: Any) -> Deferred[T]:
         """
-        Call C{function(connection, *args)} in the thread, in a transaction of its own.
+        Call C{function(connection, *args)} in the thread, within a transaction.
 
-        It may be called again, in another transaction, if the first came to nothing.
+        It may be called again, in another transaction, if the first one failed.
 
-        @return: fires in the reactor with what it returned, once that is durable.
-        @raise OutcomeUnknown: the database went away when it was asked to keep it.
-        @raise Unavailable: the database failed, or took too long; nothing of this function was or will be kept.
+        @return: fires in the reactor with the result, once the transaction is committed.
+        @raise OutcomeUnknown: the database became unavailable during the commit.
+        @raise Unavailable: the database failed, or took too long; nothing of this function was or will be stored.
         """
         if self._refusing:
             return fail(Unavailable(self._refusing))
         done: Deferred[T] = Deferred()
         if not self._batch:
-            # All that one turn of the reactor asks for goes together: the thread would take the first of it alone, and then
-            # the two would hand Python's lock to and fro for each of the rest.
+            # Hand over all work of one turn of the reactor together: else the thread would take the first item alone, and
+            # the two threads would pass Python's lock back and forth for each of the others.
             self._reactor.callFromThread(self._hand_over)
         work = Work(function, args, done, self._reactor.seconds())
         self._batch.append(work)
@@ -148,18 +148,18 @@ class Database:
         return done
 
     def waits(self) -> float:
-        """Tell for how many seconds the oldest work has waited that isn't done; 0: there is none."""
+        """Return for how many seconds the oldest unfinished work has waited; 0 if there is none."""
         return self._reactor.seconds() - self._waiting[0].since if self._waiting else 0.0
 
     def reasons(self) -> list[str]:
-        """Tell why the store can't serve; empty: it can."""
+        """Return the reasons why the store is not healthy; empty if it is."""
         found = [f"the store fails: {self.trouble}"] if self.trouble else []
         if self.waits() > SLOW:
-            found.append(f"the store is slow: its oldest work has waited for {self.waits():.0f} s")
+            found.append(f"the store is slow: its oldest request has waited for {self.waits():.0f} s")
         return found
 
     def close(self) -> Deferred[None]:
-        """Finish what was asked before, then disconnect. The Deferred fires when that is done, or takes too long."""
+        """Finish all earlier work, then disconnect. The Deferred fires when that is done, or takes too long."""
         done: Deferred[None] = Deferred()
         self._refusing = self._refusing or "The store is closed."
         if self._closed is not None or self._writer is None:
@@ -186,7 +186,7 @@ class Database:
         )
         self._writer.start()
 
-    # What takes too long.
+    # Timeouts.
 
     def _tick(self) -> None:
         now = self._reactor.seconds()
@@ -202,7 +202,7 @@ class Database:
         elif self._waiting:
             self._last_work = now
         elif now - self._last_work >= (TICK if self.trouble else IDLE) and not self._refusing:
-            # A connection that was lost is to be noticed, and one that is there again, though nobody asks for anything.
+            # Notice a lost connection, and a restored one, even without work.
             self._last_work = now
             self.run(_look).addErrback(lambda failure: None)
 
@@ -213,7 +213,7 @@ class Database:
             for work in late:
                 work.expired = True
         for work in late:
-            work.done.errback(Unavailable(f"The store hasn't come to it for {self._limit:.0f} s: try again later."))
+            work.done.errback(Unavailable(f"The store did not start the work within {self._limit:.0f} s: try again later."))
         self._forget_done()
 
     def _give_up(self, writer: Writer) -> None:
@@ -221,22 +221,22 @@ class Database:
         self._writer, self._doubt = None, doubt
         self._given_up.append(writer)
         if not self._refusing:
-            self.trouble = f"it hasn't answered for {self._limit:.0f} s"
-            self._log.error("The store hasn't answered for {limit} s: it is connected to again", limit=self._limit)
+            self.trouble = f"no answer within {self._limit:.0f} s"
+            self._log.error("The store did not answer within {limit} s: reconnecting", limit=self._limit)
         if doubt is not None and doubt.works is group:
             self._tell_doubt(doubt)
         else:
             for work in group:
-                work.done.errback(Unavailable(f"The store hasn't answered for {self._limit:.0f} s: try again later."))
+                work.done.errback(Unavailable(f"The store did not answer within {self._limit:.0f} s: try again later."))
         self._forget_done()
 
     def _leave(self) -> None:
-        """Closing takes too long."""
+        """Abandon the connection: closing takes too long."""
         self._closing = None
         if self._writer is not None:
             self._writer.give_up()
             self._writer = None
-        self._log.error("The store doesn't answer: its connection is left")
+        self._log.error("The store does not answer: its connection is abandoned")
         self._finish()
 
     def _finish(self) -> None:
@@ -263,13 +263,13 @@ class Database:
         while self._waiting and self._waiting[0].done.called:
             self._waiting.popleft()
 
-    # What the thread tells, in the order in which it does.
+    # Called by the thread, in order.
 
     def delivered(self, group: list[Work], results: list[Any], trouble: str) -> None:
-        """A transaction has come to its end."""
+        """A transaction has ended."""
         self._note(trouble)
         for work, result in zip(group, results, strict=True):
-            if not work.done.called:  # closing may have given up hope
+            if not work.done.called:  # closing may have timed out
                 work.done.callback(result)  # a Failure starts the errbacks
         self._forget_done()
 
@@ -281,30 +281,30 @@ class Database:
         self.trouble = trouble
 
     def doubted(self, doubt: Doubt, trouble: str) -> None:
-        """A transaction's outcome isn't known for now."""
+        """The outcome of a transaction is unknown for now."""
         self._note(trouble)
         self._tell_doubt(doubt)
         self._forget_done()
 
     def _tell_doubt(self, doubt: Doubt) -> None:
-        self._log.error("The store went away in the middle of a commit: its outcome is looked up when it is back")
+        self._log.error("The store became unavailable during a commit: checking the outcome when it is available again")
         doubt.outcomes = [Deferred() for _ in doubt.works]
-        text = "The store went away in the middle of a commit: whether it was kept is known when the store is back."
+        text = "The store became unavailable during a commit: the outcome is known when the store is available again."
         for work, outcome in zip(doubt.works, doubt.outcomes, strict=True):
             if not work.done.called:
                 work.done.errback(OutcomeUnknown(text, outcome))
 
     def resolved(self, doubt: Doubt, happened: bool) -> None:
         """A transaction's outcome is known."""
-        self._log.info("The commit that the store didn't answer was {what}", what="kept" if happened else "not kept")
-        lost = Failure(Unavailable("The store failed: nothing was kept."))
+        self._log.info("The commit that the store did not answer was {what}", what="stored" if happened else "not stored")
+        lost = Failure(Unavailable("The store failed: nothing was stored."))
         for outcome, result in zip(doubt.outcomes, doubt.results, strict=True):
             outcome.callback(result if happened else lost)
             if not happened or isinstance(result, Failure):
-                outcome.addErrback(lambda failure: None)  # who wanted to know it has heard it by now
+                outcome.addErrback(lambda failure: None)  # all listeners have been notified by now
 
     def displaced(self, reason: str) -> None:
-        """Another server has the database."""
+        """Another server has taken over the database."""
         self._refusing = f"The server stops: {reason}."
         self.trouble = reason
         self._displaced(reason)
@@ -318,7 +318,7 @@ class Database:
 
 
 def _look(connection: Connection) -> None:
-    """Nothing: that it is called at all tells enough."""
+    """Do nothing: the transaction itself is the check."""
 
 
 def _loaded(loading: Timer, lifeline: Lifeline) -> None:

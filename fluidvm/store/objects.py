@@ -1,4 +1,4 @@
-"""Objects in their tables, and what the change log says of them."""
+"""Objects in their tables, and their changes in the change log."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ TABLES = schema.objects
 
 
 class ChangeRow(NamedTuple):
-    """One line of the change log. C{owner} is who may see it beside administrators; C{None}: everyone."""
+    """One line of the change log. Visible to administrators and to C{owner}; C{None}: to everyone."""
 
     serial: int
     type: str
@@ -30,7 +30,7 @@ class ChangeRow(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Create:
-    """A new object. C{extra}: columns that the object doesn't show, such as a password's hash."""
+    """A new object. C{extra}: columns that are not fields of the object, such as the hash of a password."""
 
     object: Object
     extra: Mapping[str, Any] | None = None
@@ -38,7 +38,7 @@ class Create:
 
 @dataclass(frozen=True, slots=True)
 class Update:
-    """Some fields of an object have new values, and its version is one higher; forgotten if the object is gone."""
+    """New values for some fields of an object. Increments its version. Ignored if the object is gone."""
 
     type: str
     id: int
@@ -64,7 +64,7 @@ class Touch:
 
 @dataclass(frozen=True, slots=True)
 class Delete:
-    """An object is gone."""
+    """The removal of an object."""
 
     type: str
     id: int
@@ -72,7 +72,7 @@ class Delete:
 
 @dataclass(frozen=True, slots=True)
 class Mention:
-    """A change of something that keeps its own tables, such as an execution context."""
+    """A change of something with separate tables, such as an execution context."""
 
     type: str
     id: int
@@ -87,8 +87,8 @@ def write(connection: Connection, changes: Sequence[tuple[Change, int | None]]) 
     """
     Store changes and log them.
 
-    @param changes: each with its object's owner, for the log.
-    @return: the log's new lines; fewer than the changes where an object was gone.
+    @param changes: each with the owner of its object, for the log.
+    @return: the new lines of the log; none for changes of objects that were gone.
     """
     rows: list[tuple[str, int, str, int | None]] = []
     for change, owner in changes:
@@ -129,7 +129,7 @@ def _serials(connection: Connection, count: int) -> Iterable[int]:
     if connection.dialect.name != "sqlite":
         sequence = "SELECT nextval(pg_get_serial_sequence('changes', 'serial')) FROM generate_series(1, :count)"
         return connection.execute(text(sequence), {"count": count}).scalars().all()
-    # SQLite has one writer: this connection, which asks once. A serial that is lost with its transaction leaves a gap.
+    # SQLite has one writer: this connection, which reads the serial once. A rolled back transaction leaves a gap.
     last: int | None = connection.info.get("serial")
     if last is None:
         last = connection.execute(select(func.max(schema.changes.c.serial))).scalar() or 0
@@ -139,7 +139,7 @@ def _serials(connection: Connection, count: int) -> Iterable[int]:
     return range(last + 1, last + count + 1)
 
 
-# Made once per set of columns: making a statement costs more than running it.
+# Built once per set of columns: building a statement costs more than running it.
 @cache
 def _update(type_name: str, columns: tuple[str, ...]) -> SqlUpdate:
     table = TABLES[type_name]
@@ -148,7 +148,7 @@ def _update(type_name: str, columns: tuple[str, ...]) -> SqlUpdate:
     return update(table).where(table.c.id == bindparam("of_id")).values(values)
 
 
-# True only while the server runs.
+# Fields that are meaningful only while the server runs.
 _NOT_STORED = {
     type_name: frozenset(field.name for field in fields_of(cls) if not field.form.stored)
     for type_name, cls in OBJECT_TYPES.items()
@@ -166,7 +166,7 @@ def _insert(connection: Connection, thing: Object, extra: Mapping[str, Any]) -> 
 
 
 def load(connection: Connection) -> Iterable[Object]:
-    """Read every object, those that others refer to first."""
+    """Read every object. Objects come after those that they refer to."""
     for type_name, cls in OBJECT_TYPES.items():
         names = {field.name for field in fields_of(cls)}
         for row in connection.execute(select(TABLES[type_name]).order_by("id")).mappings():
@@ -177,25 +177,25 @@ def load(connection: Connection) -> Iterable[Object]:
 
 
 def load_changes(connection: Connection, most: int) -> list[ChangeRow]:
-    """Read the newest lines of the change log, oldest first, and forget those before them."""
+    """Read the newest C{most} lines of the change log, oldest first, and delete those before them."""
     forget_changes(connection, most)
     rows = connection.execute(select(schema.changes).order_by(schema.changes.c.serial))
     return [ChangeRow(*row) for row in rows]
 
 
 def forget_changes(connection: Connection, most: int) -> None:
-    """Forget all but the newest lines of the change log."""
+    """Delete all but the newest C{most} lines of the change log."""
     newest = connection.execute(select(func.max(schema.changes.c.serial))).scalar() or 0
     connection.execute(delete(schema.changes).where(schema.changes.c.serial <= newest - most))
 
 
 def load_counters(connection: Connection) -> dict[str, int]:
-    """Read the last id that was ever given out durably, per type."""
+    """Read the highest stored id per type."""
     return {row.type: row.last for row in connection.execute(select(schema.id_counters))}
 
 
 def save_counters(connection: Connection, counters: Mapping[str, int]) -> None:
-    """Remember that ids up to these are taken."""
+    """Store that ids up to these are taken."""
     table = schema.id_counters
     for type_name, last in counters.items():
         if not connection.execute(_RAISE, {"of_type": type_name, "last": last}).rowcount:

@@ -1,6 +1,6 @@
 """
-The tables as queries name them. Types and constraints are the migrations' matter, but what is a BigInteger there is one
-here, too: PostgreSQL is told with each value which it is.
+The tables for queries. The migrations define types and constraints. But a column that is a BigInteger there must be one
+here, too, because each value is sent to PostgreSQL with its type.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from fluidvm.model.objects import OBJECT_TYPES
 metadata = MetaData()
 
 _TYPES: dict[type, type[TypeEngine[Any]]] = {int: Integer, float: Float, str: String, bool: Boolean, list: JSON, dict: JSON}
-# What only the store has.
+# Columns that are not fields of objects.
 _MORE = {
     "user": (Column("password_hash", String), Column("totp_secret", String), Column("totp_last", Integer)),
 }
@@ -32,7 +32,7 @@ def _table(type_name: str, cls: type) -> Table:
 
 
 objects = {type_name: _table(type_name, cls) for type_name, cls in OBJECT_TYPES.items()}
-"""The table of each type of object; its columns follow from the fields of the class."""
+"""The table of each type of object. Its columns are derived from the fields of the class."""
 users = objects["user"]
 
 known_addresses = Table(

@@ -1,4 +1,4 @@
-"""A server's own database: opened once, connected to again where that was lost, and only if nobody else has had it since."""
+"""The database of a server: opened once, and reconnected only if no other server has used it in between."""
 
 from __future__ import annotations
 
@@ -17,16 +17,16 @@ _END = text("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE pid = 
 
 
 class Displaced(Exception):
-    """What the server has in its memory isn't what the database holds, in one sentence: it must stop, and start anew."""
+    """The objects in memory do not match the database any more: the server must stop. The message is one sentence."""
 
 
 class Source:
     """
-    The database, as this server left it.
+    The database, and the last known state of it.
 
-    @param limit: seconds that the database may take for one thing.
-    @ivar identity: the database's.
-    @ivar last: the number of the last transaction that is known to be kept.
+    @param limit: seconds that the database may take for one operation.
+    @ivar identity: the unique id of the database.
+    @ivar last: the number of the last transaction that is known to be committed.
     """
 
     def __init__(self, url: URL, limit: float) -> None:
@@ -55,15 +55,15 @@ class Source:
 
     def reopen(self, check: Callable[[], None]) -> Connection:
         """
-        Connect again. Blocks.
+        Reconnect. Blocks.
 
-        @param check: called now and then; what it raises ends the try.
+        @param check: called repeatedly; an exception from it ends the attempt.
         @return: a connection that may write.
-        @raise DatabaseError: that isn't possible now.
-        @raise Displaced: another server has begun since.
+        @raise DatabaseError: reconnecting is not possible now.
+        @raise Displaced: another server has begun a term since.
         """
         assert self._engine is not None
-        # Now: if this try takes too long, another one may succeed meanwhile, and its connection is none to be ended.
+        # Read it now: if this attempt takes too long, another one may succeed, and its connection must not be ended.
         lost = self._backend
         self._files.check(log=False)
         connection = self._engine.connect()
@@ -81,7 +81,7 @@ class Source:
     def _claim(self, connection: Connection, lost: tuple[int, str] | None, check: Callable[[], None]) -> None:
         with connection.begin():
             if connection.execute(text("SHOW transaction_read_only")).scalar() == "on":
-                raise DatabaseError("it can only be read, as a standby or during a recovery")
+                raise DatabaseError("it is read-only, as a standby or during recovery")
         deadline = time.monotonic() + self._limit / 4
         while not claim(connection, self._limit):
             check()
@@ -89,7 +89,7 @@ class Source:
             if time.monotonic() > deadline:
                 raise DatabaseError("another connection holds its lock")
             if lost is not None:
-                # The lock may be held by the connection that was lost: the database may not know yet that it is.
+                # The lost connection may hold the lock, because the database has not noticed yet that it is lost.
                 with connection.begin():
                     connection.execute(_END, {"pid": lost[0], "begun": lost[1]})
             time.sleep(PAUSE)
@@ -106,17 +106,17 @@ class Source:
         with connection.begin():
             found = standing.read(connection)
         if found is None or (found.identity, found.term) != (self.identity, self._term):
-            raise Displaced("another server has taken the database over, or another database has its place")
+            raise Displaced("another server has taken over the database, or another database replaced it")
         return found
 
     def move(self, connection: Connection, number: int, written: bool) -> bool:
         """
-        Give the transaction under way its number, at its end.
+        Number the current transaction, at its end.
 
         @param written: whether it has written something, as far as known.
         @return: whether it has.
         @raise DatabaseError: a file of the database was deleted or replaced.
-        @raise Displaced: another server has begun since.
+        @raise Displaced: another server has begun a term since.
         """
         self._files.check()
         if not written:
@@ -125,17 +125,17 @@ class Source:
             return True
         found = standing.read(connection)
         if found is None or found.term != self._term:
-            raise Displaced("another server has taken the database over, or another database has its place")
+            raise Displaced("another server has taken over the database, or another database replaced it")
         return False
 
     def happened(self, connection: Connection, number: int) -> bool:
         """
-        Look up whether a transaction is kept. There must be none under way that could be kept later.
+        Look up whether a transaction was committed. No transaction that could still be committed may be in progress.
 
         @param number: its number, one above L{last}.
-        @raise Displaced: what was kept before it isn't there any more.
+        @raise Displaced: earlier committed transactions are lost.
         """
         last = self._standing(connection).last
         if last not in (number - 1, number):
-            raise Displaced(f"the database has lost transactions that were kept: it is at {last}, not at {number - 1}")
+            raise Displaced(f"the database has lost committed transactions: it is at number {last}, not at {number - 1}")
         return last == number

@@ -1,4 +1,4 @@
-"""SQLite's files, watched: what is written after they were deleted or replaced is lost, and SQLite doesn't notice."""
+"""Watches the files of SQLite: after they are deleted or replaced, writes are lost without an error from SQLite."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ from fluidvm.store.connecting import DatabaseError
 
 class SqliteFiles:
     """
-    The files of a SQLite database: itself, its log and the log's index.
+    The files of an SQLite database: the database, its write-ahead log, and the index of the log.
 
-    @param url: another kind of database, or one in memory, has none.
+    @param url: the URL of the database. Another kind of database, or one in memory, has no files.
     """
 
     def __init__(self, url: URL) -> None:
@@ -22,22 +22,22 @@ class SqliteFiles:
         self._known: dict[Path, tuple[int, int] | None] = {}
 
     def note(self) -> None:
-        """Take what is there for right from now on; the log is there once something was read or written."""
+        """Remember the current files. The log exists once something was read or written."""
         if self._main is not None:
             log = [self._main.with_name(self._main.name + suffix) for suffix in ("-wal", "-shm")]
             self._known = {path: _which(path) for path in (self._main, *log)}
 
     def check(self, log: bool = True) -> None:
         """
-        Compare what is there now. Blocks.
+        Compare the files with the remembered ones. Blocks.
 
-        @param log: false: the database alone; its log comes and goes with connections.
-        @raise DatabaseError: a file is gone, or another has its place.
+        @param log: false: check only the database, because its log is created and removed with connections.
+        @raise DatabaseError: a file was deleted or replaced.
         """
         for path, known in self._known.items():
             if (log or path == self._main) and _which(path) != known:
                 raise DatabaseError(
-                    f"{path} was deleted or replaced under the server: stop it, put the right file back, and start it"
+                    f"{path} was deleted or replaced while the server runs: stop the server, restore the file, and start it"
                 )
 
 

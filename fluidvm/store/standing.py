@@ -1,9 +1,9 @@
 """
-Which database this is, which server writes to it, and how far it has come: one row.
+One row that identifies the database, the server that writes to it, and its last transaction.
 
-A server begins a term of its own when it starts. Each transaction that writes moves the row's number on by one, so that the
-transaction's outcome can be looked up where its answer was lost, and so that nothing is written by a server that another one
-has taken the database over from.
+A server begins a new term when it starts. Each transaction that writes increments the number in the row. So the outcome of a
+transaction can be looked up if its confirmation was lost. And a server can't write any more after another one has taken over
+the database.
 """
 
 from __future__ import annotations
@@ -20,9 +20,9 @@ class Standing(NamedTuple):
     """
     The row.
 
-    @ivar identity: the database's, for good.
-    @ivar term: of the server that began last.
-    @ivar last: the number of its last transaction.
+    @ivar identity: the unique id of the database, which never changes.
+    @ivar term: the term of the server that started last.
+    @ivar last: the number of that server's last transaction.
     """
 
     identity: str
@@ -31,13 +31,13 @@ class Standing(NamedTuple):
 
 
 def read(connection: Connection) -> Standing | None:
-    """Read the row; C{None}: no server has begun yet."""
+    """Read the row; C{None} if no server has used the database yet."""
     found = connection.execute(select(standing.c.identity, standing.c.term, standing.c.last)).first()
     return None if found is None else Standing(*found)
 
 
 def begin(connection: Connection) -> Standing:
-    """Begin a term: from now on no other server's transaction is kept."""
+    """Begin a term. From now on no other server can commit."""
     before, term = read(connection), uuid4().hex
     if before is None:
         now = Standing(uuid4().hex, term, 0)
@@ -47,8 +47,8 @@ def begin(connection: Connection) -> Standing:
     return before._replace(term=term, last=0)
 
 
-# As text: they are in every transaction, and SQLAlchemy takes longer over them than the database does. PostgreSQL has given
-# a transaction an id if it has written something.
+# Plain text: every transaction runs one of them, and SQLAlchemy would take longer than the database. PostgreSQL assigns an
+# id to a transaction when it writes something.
 _MOVE = {
     "sqlite": "UPDATE standing SET last = ? WHERE term = ?",
     "postgresql": "UPDATE standing SET last = %s WHERE term = %s AND pg_current_xact_id_if_assigned() IS NOT NULL",
@@ -57,8 +57,8 @@ _MOVE = {
 
 def move(connection: Connection, term: str, number: int) -> bool:
     """
-    Give the transaction its number, at its end.
+    Number the transaction, at its end.
 
-    @return: whether it was given; not if another server has begun a term, nor, on PostgreSQL, if nothing was written.
+    @return: false if another server has begun a term or, on PostgreSQL, if nothing was written.
     """
     return bool(connection.exec_driver_sql(_MOVE[connection.dialect.name], (number, term)).rowcount)

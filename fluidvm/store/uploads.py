@@ -1,4 +1,4 @@
-"""Uploads in the store: whose, how large, and which image is being made of each."""
+"""The records of uploads in the store."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from fluidvm.store.schema import uploads
 
 class Upload(NamedTuple):
     """
-    What was uploaded, or is to be.
+    An upload, complete or in progress.
 
-    @ivar user: the id of the user whose it is.
-    @ivar size: bytes that count for its user: those that are there, or that are expected.
-    @ivar touched: when bytes came last, in seconds since the epoch.
-    @ivar image: the id of the image that is being made of it; C{None}: it waits for one.
+    @ivar user: the id of its owner.
+    @ivar size: bytes that count for its owner: those written, or those expected.
+    @ivar touched: when bytes were received last, in seconds since the epoch.
+    @ivar image: the id of the image that is being created from it; C{None} if there is none.
     """
 
     user: int
@@ -27,20 +27,20 @@ class Upload(NamedTuple):
 
 
 def load(connection: Connection) -> list[Upload]:
-    """Read all of them."""
+    """Read all records."""
     columns = (uploads.c.user, uploads.c.name, uploads.c.size, uploads.c.touched, uploads.c.image)
     return [Upload(*row) for row in connection.execute(select(*columns))]
 
 
 def save(connection: Connection, upload: Upload) -> None:
-    """Store one, in place of what was stored of it."""
+    """Store a record, and replace an earlier one."""
     values = upload._asdict()
     if not connection.execute(update(uploads).where(_this(upload.user, upload.name)).values(values)).rowcount:
         connection.execute(insert(uploads), values)
 
 
 def drop(connection: Connection, user: int, name: str) -> None:
-    """Forget one. A repetition does nothing."""
+    """Delete a record. Can be repeated."""
     connection.execute(delete(uploads).where(_this(user, name)))
 
 

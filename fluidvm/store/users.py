@@ -1,4 +1,4 @@
-"""What the users' table holds beside the objects: password hashes, second factors and logins."""
+"""What the store has of users beside the objects: password hashes, second factors and logins."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ from fluidvm.store.schema import known_addresses, users
 
 class Credentials(NamedTuple):
     """
-    What a user proves itself with.
+    The credentials of a user.
 
-    @ivar totp_secret: of the second factor; empty: there is none.
-    @ivar totp_last: the step whose code was used last.
+    @ivar totp_secret: the secret of the second factor; empty if there is none.
+    @ivar totp_last: the time step of the last code that was used.
     """
 
     password_hash: str
@@ -23,7 +23,7 @@ class Credentials(NamedTuple):
 
 
 def credentials(connection: Connection, name: str) -> Credentials | None:
-    """Read what a user proves itself with; C{None}: no such user."""
+    """Read the credentials of a user; C{None} if there is no such user."""
     found = connection.execute(
         select(users.c.password_hash, users.c.totp_secret, users.c.totp_last).where(users.c.name == name)
     ).first()
@@ -34,13 +34,13 @@ def logged_in(
     connection: Connection, user: int, when: float, network: str, proved: Credentials, step: int, rehashed: str
 ) -> bool:
     """
-    Remember a login. Not a change that C{ping} tells: it would follow each authenticate.
+    Store a login. It is not a change that C{ping} reports, because each authenticate would cause one.
 
-    @param network: where it came from.
-    @param proved: what the login was checked against.
-    @param step: of the second factor's code; 0: none was wanted.
-    @param rehashed: the password, hashed anew; empty: the hash stays.
-    @return: false if the password or the second factor was changed, or the code was used, since it was checked.
+    @param network: the network that the client is in.
+    @param proved: the credentials that the login was checked against.
+    @param step: the time step of the second factor's code; 0 if no code was required.
+    @param rehashed: a new hash of the password; empty: keep the hash.
+    @return: false if the password or the second factor was changed, or the code was used, since the check.
     """
     still = (
         (users.c.id == user)
@@ -63,9 +63,9 @@ def logged_in(
 
 def load_known(connection: Connection, most: int) -> list[tuple[int, str]]:
     """
-    Read the networks that users have come from, the latest last.
+    Read the networks that users have logged in from, the latest last.
 
-    @param most: per user; older ones are forgotten.
+    @param most: the maximum number per user; older ones are deleted.
     """
     table = known_addresses
     found: dict[int, list[tuple[int, str]]] = {}

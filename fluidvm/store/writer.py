@@ -1,8 +1,8 @@
 """
-The store's thread: it has the one connection that writes, and takes work from a queue.
+The store's thread. It owns the one connection that writes, and takes work from a queue.
 
-Nothing that happens to the connection ends it. It can be given up by the reactor when it hangs: another one then takes the
-rest of the queue, and this one keeps nothing more and ends when it comes back.
+No error of the connection ends the thread. If it hangs, the reactor abandons it: another thread then takes over the queue,
+and this one commits nothing more, and ends when it continues.
 """
 
 from __future__ import annotations
@@ -26,9 +26,9 @@ from fluidvm.store.end_of_transaction import rows_at_end
 from fluidvm.store.source import Displaced, Source
 
 GROUP = 256
-"""How many functions one commit takes along, or a few more: what a client waits for, beside its own."""
+"""About how many functions one commit contains: a client waits for all of them."""
 _FAILS = (OperationalError, InterfaceError, InternalError)
-"""What the database raises that isn't a function's fault."""
+"""Database errors that are not caused by a function."""
 _log = Logger()
 
 
@@ -37,9 +37,9 @@ class Work:
     """
     A function to call in a transaction.
 
-    @ivar since: the reactor's seconds when it was asked for.
-    @ivar taken: whether a thread has it.
-    @ivar expired: whether it was answered without having been begun.
+    @ivar since: the reactor's time of the request, in seconds.
+    @ivar taken: whether a thread has taken it.
+    @ivar expired: whether it has failed without being started.
     """
 
     function: Callable[..., Any]
@@ -53,10 +53,10 @@ class Work:
 @dataclass(eq=False, slots=True)
 class Doubt:
     """
-    A transaction whose outcome isn't known: its commit was asked for and not answered.
+    A transaction whose outcome is unknown: its commit was sent, but not confirmed.
 
-    @ivar results: of its functions, if it is kept.
-    @ivar outcomes: for those who were told so meanwhile.
+    @ivar results: the results of its functions, if it was committed.
+    @ivar outcomes: the Deferreds of the callers that got L{fluidvm.store.database.OutcomeUnknown}.
     """
 
     number: int
@@ -66,7 +66,7 @@ class Doubt:
 
 
 class Teller(Protocol):
-    """The reactor's side; all are called by C{callFromThread}."""
+    """The reactor's side. All methods are called with C{callFromThread}."""
 
     def delivered(self, group: list[Work], results: list[Any], trouble: str) -> None: ...
 
@@ -80,18 +80,18 @@ class Teller(Protocol):
 
 
 class _GivenUp(Exception):
-    """The reactor doesn't wait for this thread any more."""
+    """The reactor has abandoned this thread."""
 
 
 class Writer:
     """
     One thread.
 
-    @param lock: guards what the reactor looks at.
+    @param lock: guards the attributes that the reactor reads.
     @param seconds: the reactor's time.
     @param hand: C{callFromThread}.
-    @param connection: one that is open already.
-    @param doubt: left by a thread that was given up.
+    @param connection: a connection that is already open.
+    @param doubt: the unknown outcome that an abandoned thread left.
     """
 
     def __init__(
@@ -122,24 +122,24 @@ class Writer:
     # The reactor's side.
 
     def start(self) -> None:
-        """Begin."""
+        """Start the thread."""
         self._thread.start()
 
     @property
     def alive(self) -> bool:
-        """Whether the thread runs."""
+        """Whether the thread is running."""
         return self._thread.is_alive()
 
     def busy(self, now: float) -> float:
-        """Tell for how many seconds it has had what it is at; 0: it waits for work."""
+        """Return for how many seconds it has had its current work; 0 if it waits for work."""
         with self._lock:
             return now - self._since if self._group else 0.0
 
     def give_up(self) -> tuple[list[Work], Doubt | None]:
         """
-        Wait for it no more: nothing that it hasn't asked the database to keep will be kept.
+        Abandon the thread. Commits that it has not sent to the database will not happen.
 
-        @return: what it was at, and a transaction whose outcome isn't known.
+        @return: its current work, and a transaction whose outcome is unknown.
         """
         with self._lock:
             self._given_up = True
@@ -161,8 +161,8 @@ class Writer:
                         self._serve(group)
                     except (_GivenUp, Displaced):
                         raise
-                    except BaseException as error:  # whatever it is, others wait for this thread
-                        _log.failure("The store's thread")
+                    except BaseException as error:  # whatever the error, others wait for this thread
+                        _log.failure("The store's thread failed")
                         self._disconnect()
                         self._answer(group, *_failed(group, error))
         except _GivenUp:
@@ -227,7 +227,7 @@ class Writer:
                 raise
             except Exception as error:
                 mine = self._doubt
-                # A connection that was lost while nobody looked is no reason to refuse anything.
+                # A connection that was lost while idle is no reason to fail: try again.
                 gone = self._leave(error)
                 if mine is None and (last or not gone):
                     self._answer(group, *_failed(group, error))
@@ -240,7 +240,7 @@ class Writer:
                 return
 
     def _look_up(self, group: list[Work], mine: Doubt, error: Exception) -> None:
-        """A commit has failed for good: was it?"""
+        """After a failed commit, look up whether it happened all the same."""
         try:
             happened = self._settled(self._connected(), mine)
         except (_GivenUp, Displaced):
@@ -261,7 +261,7 @@ class Writer:
             self._hand(self._teller.doubted, mine, _words(error))
 
     def _connected(self) -> Connection:
-        """Give a connection that may write, once it is known what the last one has written."""
+        """Return a connection that may write, once the outcome of the last transaction is known."""
         if self._connection is None:
             connection = self._source.reopen(self._check)
             with self._lock:
@@ -277,7 +277,7 @@ class Writer:
         return self._connection
 
     def _settled(self, connection: Connection, doubt: Doubt) -> bool:
-        """Look up a transaction's outcome, and take it on."""
+        """Look up the outcome of a transaction, and record it."""
         happened = self._source.happened(connection, doubt.number)
         with self._lock:
             self._check()
@@ -296,8 +296,8 @@ class Writer:
             except _FAILS:
                 raise
             except Exception:
-                # One of them failed for reasons of its own: again, each so that it fails alone. Savepoints cost as much as
-                # the statements in them, so they are for this case only.
+                # One of the functions failed: run all again, each in a savepoint, so that only that one fails. Savepoints
+                # cost as much as the statements in them, so they are used in this case only.
                 transaction.rollback()
                 transaction = connection.begin()
                 results = [_alone(connection, work) for work in group]
@@ -323,9 +323,9 @@ class Writer:
 
     def _leave(self, error: Exception) -> bool:
         """
-        Let go of a connection that can't be trusted any more.
+        Close a connection that can't be trusted any more.
 
-        @return: whether it was lost.
+        @return: whether the connection was lost.
         """
         lost = self._connection is None or (isinstance(error, DBAPIError) and error.connection_invalidated)
         if lost or (self._connection is not None and self._connection.dialect.name != "sqlite"):
@@ -343,7 +343,7 @@ class Writer:
 
 
 def _written(connection: Connection) -> int | None:
-    """A number that is another when something was written; C{None}: the database doesn't tell."""
+    """Return a number that changes when something is written; C{None} if the database has none."""
     raw = connection.connection.dbapi_connection
     return raw.total_changes if isinstance(raw, sqlite3.Connection) else None
 
@@ -359,13 +359,13 @@ def _alone(connection: Connection, work: Work) -> Any:
 
 
 def _failed(group: list[Work], error: BaseException) -> tuple[list[Any], str]:
-    """The whole transaction is gone, also what its functions did well."""
+    """Make the results of a failed transaction: all its functions fail."""
     words = _words(error)
     return [Failure(Unavailable(f"The store failed: {words}."))] * len(group), words
 
 
 def _words(error: BaseException) -> str:
-    """What went wrong first: when SQLite rolls back by itself, the end of the savepoint fails as well."""
+    """Return the first error of a chain: if SQLite rolls back by itself, releasing the savepoint fails as well."""
     first, link = error, error.__context__
     while link is not None:
         if isinstance(link, SQLAlchemyError):

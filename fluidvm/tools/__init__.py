@@ -1,5 +1,5 @@
 """
-Programs for people who run or change FluidVM: they write the reference, the picture of the rooms, and certificates.
+Command-line tools that generate the reference, the picture of the rooms, and certificates for development.
 
 Nothing of FluidVM imports it.
 """

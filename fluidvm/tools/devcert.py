@@ -1,8 +1,8 @@
 """
 A self-signed certificate for development: C{python -m fluidvm.tools.devcert DIRECTORY [NAME...]}.
 
-Writes C{cert.pem} and C{key.pem} (0600) for localhost, its addresses, and the names; good for 90 days. Clients trust it by
-taking C{cert.pem} for an authority.
+Writes C{cert.pem} and C{key.pem} (mode 0600) for localhost, its addresses, and the given names. The certificate is valid for
+90 days. Clients trust it if they use C{cert.pem} as a certificate authority.
 """
 
 from __future__ import annotations
@@ -24,11 +24,11 @@ DAYS = 90
 
 def make(directory: Path, names: Iterable[str] = ()) -> tuple[Path, Path]:
     """
-    Make a key and its certificate.
+    Create a key and its certificate.
 
-    @param names: DNS names and addresses beside localhost's.
+    @param names: DNS names and addresses in addition to those of localhost.
     @return: the paths of certificate and key.
-    @raise FileExistsError: one of them is there already: it isn't replaced.
+    @raise FileExistsError: one of the files exists already; it is not replaced.
     """
     key = ec.generate_private_key(ec.SECP256R1())
     subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "FluidVM development")])

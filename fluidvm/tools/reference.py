@@ -1,8 +1,8 @@
 """
-Writes the reference from the declarations: C{python -m fluidvm.tools.reference docs}.
+Generates the reference documentation: C{python -m fluidvm.tools.reference docs}.
 
-C{docs/reference.md} has every method, C{docs/abilities.md} what each driver can do, C{docs/options.md} every option of the
-server. A test compares them with the code.
+C{docs/reference.md} lists every method, C{docs/abilities.md} the abilities of each driver, and C{docs/options.md} every
+option of the server. A test compares them with the code.
 """
 
 from __future__ import annotations
@@ -52,7 +52,7 @@ def _method(method: Method) -> str:
     if method.roles != ROLES and not method.anonymous:
         notes.append(f"Roles: {', '.join(method.roles)}.")
     if method.task:
-        notes.append(f"Found under way after a crash: {method.after_crash.value}.")
+        notes.append(f"If the server crashes during the task: {method.after_crash.value}.")
     if notes:
         lines.append(" ".join(notes) + "\n")
     return "\n".join(lines)
@@ -66,7 +66,7 @@ def _bounds(kind: Kind) -> str:
 
 def _fields(kind: Kind) -> list[str]:
     if not isinstance(kind, Struct) or kind.fields is None or "after" in kind.fields:
-        return []  # free keys; a filter's are the fields of what it lists
+        return []  # the keys are free, or the fields of the listed objects
     return [
         f"  - `{key}`{'' if key in kind.required else ' (optional)'}: {member.wire}: {member.words}{_bounds(member)}"
         for key, member in kind.fields.items()
@@ -76,7 +76,7 @@ def _fields(kind: Kind) -> list[str]:
 def abilities() -> str:
     """The text of C{docs/abilities.md}."""
     loader = DriverLoader()
-    # Of those that come with FluidVM, whatever else is installed here.
+    # Only the drivers that come with FluidVM, not others that are installed here.
     ours = [driver.name for driver in loader.describe() if driver.distribution == "fluidvm"]
     drivers = {name: loader.get(name) for name in ours}
     parts = ["# What each driver can do\n", _HEAD, f"| | {' | '.join(drivers)} |", "| --- |" + " --- |" * len(drivers)]
@@ -108,11 +108,11 @@ def options() -> str:
 
 
 PAGES = {"reference.md": methods, "abilities.md": abilities, "options.md": options}
-"""What writes each file of the documentation that is generated."""
+"""The function that writes each generated file of the documentation."""
 
 
 def main() -> None:
-    """Write the files into the directory that is named."""
+    """Write the files to the directory in the command line."""
     directory = Path(sys.argv[1])
     for name, text in PAGES.items():
         (directory / name).write_text(text())

@@ -20,11 +20,11 @@ TABLE = "rooms.toml"
 PICTURE = "rooms.svg"
 
 WIDTH, GAP, PAD, HEAD, LINE = 232, 24, 12, 22, 15
-"""The picture's measures, in pixels: of a box, between boxes, within a box, of its name and of a line of text."""
+"""Sizes in the picture, in pixels: width of a box, gap between boxes, padding, height of its name and of a line of text."""
 AISLE = 46
 """Pixels between two levels, for the arrows."""
 LETTERS = 34
-"""How many letters fit into a line of a box."""
+"""Maximum number of characters in a line of a box."""
 
 
 @dataclass(frozen=True)
@@ -32,11 +32,11 @@ class Room:
     """
     One room.
 
-    @ivar name: its package's, below C{fluidvm}.
+    @ivar name: the name of its package, below C{fluidvm}.
     @ivar purpose: what it is for.
-    @ivar imports: the rooms that it may import, beside itself.
+    @ivar imports: the rooms that it may import, in addition to itself.
     @ivar plug_in: whether it is loaded by its entry point.
-    @ivar modules: modules that belong to it, but lie elsewhere.
+    @ivar modules: modules that belong to it, but are located elsewhere.
     """
 
     name: str
@@ -50,8 +50,8 @@ class Rooms:
     """
     The whole table.
 
-    @param rooms: from the lowest up.
-    @raise ValueError: a room imports one that doesn't stand above it in the table.
+    @param rooms: the rooms, from the lowest up.
+    @raise ValueError: a room imports one that is not above it in the table.
     """
 
     def __init__(self, rooms: Iterable[Room]) -> None:
@@ -59,7 +59,7 @@ class Rooms:
         for room in rooms:
             for name in room.imports:
                 if name not in self.by_name:
-                    raise ValueError(f"Room {room.name} imports {name}, which doesn't stand above it in the table.")
+                    raise ValueError(f"Room {room.name} imports {name}, which is not above it in the table.")
             self.by_name[room.name] = room
         self._modules = {module: room.name for room in self.by_name.values() for module in room.modules}
 
@@ -73,10 +73,10 @@ class Rooms:
 
     def room_of(self, module: str) -> str | None:
         """
-        Tell which room a module lies in: the one with the longest name that the module's begins with.
+        Return the room of a module: the one with the longest name that the module's name starts with.
 
         @param module: its dotted name below C{fluidvm}.
-        @return: C{None}: in none.
+        @return: C{None} if it is in no room.
         """
         if module in self._modules:
             return self._modules[module]
@@ -85,11 +85,11 @@ class Rooms:
         return next((name for name in names if name in self.by_name), None)
 
     def importers(self, name: str) -> list[str]:
-        """Tell which rooms may import a room, from the lowest up."""
+        """Return the rooms that may import a room, from the lowest up."""
         return [room.name for room in self.by_name.values() if name in room.imports]
 
     def docstring(self, name: str) -> str:
-        """Give what a room's C{__init__.py} says: what it is for, and who may import it."""
+        """Return the docstring for a room's C{__init__.py}: what it is for, and who may import it."""
         room, importers = self.by_name[name], self.importers(name)
         if name == "conformance":
             who = "Imported by drivers' own tests, and by nothing of the server."
@@ -103,7 +103,7 @@ class Rooms:
 
 
 def _tops(rooms: Rooms) -> Mapping[str, set[str]]:
-    """The rooms that aren't within others, from the lowest up, with those that they import; plug-ins left out of these."""
+    """Return the top-level rooms, from the lowest up, with the rooms that they import, except plug-ins."""
     found: dict[str, set[str]] = {}
     for room in rooms.by_name.values():
         top = room.name.split(".")[0]
@@ -113,7 +113,7 @@ def _tops(rooms: Rooms) -> Mapping[str, set[str]]:
 
 
 def _levels(tops: Mapping[str, set[str]]) -> dict[str, int]:
-    """Each room's level: one above the highest that it imports."""
+    """Return the level of each room: one above the highest room that it imports."""
     levels: dict[str, int] = {}
     left = dict(tops)
     while left:
@@ -125,7 +125,7 @@ def _levels(tops: Mapping[str, set[str]]) -> dict[str, int]:
 
 
 def _direct(tops: Mapping[str, set[str]]) -> list[tuple[str, str]]:
-    """The imports that don't follow from others: with all of them, nobody would see anything."""
+    """Return the imports that do not follow from others. The picture would be unreadable with all of them."""
 
     def below(name: str) -> set[str]:
         return tops[name].union(*(below(lower) for lower in tops[name]))
@@ -139,7 +139,7 @@ def _direct(tops: Mapping[str, set[str]]) -> list[tuple[str, str]]:
 
 
 def draw(rooms: Rooms) -> str:
-    """Draw the rooms, the highest level at the top, as SVG. An arrow means that one imports the other, and what is below."""
+    """Draw the rooms as SVG, the highest level at the top. Arrows are imports; implied imports are left out."""
     tops = _tops(rooms)
     levels = _levels(tops)
     texts = {name: _words(rooms, name) for name in tops}
@@ -169,7 +169,7 @@ def draw(rooms: Rooms) -> str:
         start, end = (left + WIDTH / 2, above + heights[name]), (right + WIDTH / 2, below)
         points = [start]
         for row, (high, low) in zip(rows, shelves, strict=True):
-            if start[1] < high and low < end[1]:  # between two boxes of a row, not behind one
+            if start[1] < high and low < end[1]:  # pass between two boxes of a row, not behind one
                 edges = [boxes[row[0]][0] - GAP / 2, *(boxes[one][0] + WIDTH + GAP / 2 for one in row)]
                 straight = start[0] + (end[0] - start[0]) * (high - start[1]) / (end[1] - start[1])
                 across = min(edges, key=lambda edge: abs(edge - straight))
@@ -190,7 +190,7 @@ def draw(rooms: Rooms) -> str:
 
 
 def _line(points: Sequence[tuple[float, float]]) -> str:
-    """A way through points from above to below, upright at each of them."""
+    """Return the path of a curve from top to bottom through points. It is vertical at each of them."""
     parts = [f"M{points[0][0]:g} {points[0][1]:g}"]
     for (left, above), (right, below) in pairwise(points):
         middle = (above + below) / 2
@@ -199,15 +199,15 @@ def _line(points: Sequence[tuple[float, float]]) -> str:
 
 
 def _words(rooms: Rooms, name: str) -> list[str]:
-    """What a box says under its name: the purpose, and the rooms within."""
-    purpose = re.sub(r"[A-Z]\{(.*?)\}|`(.*?)`", r"\1\2", rooms.by_name[name].purpose)  # a docstring's marks
+    """Return the text of a box below its name: the purpose, and the rooms within."""
+    purpose = re.sub(r"[A-Z]\{(.*?)\}|`(.*?)`", r"\1\2", rooms.by_name[name].purpose)  # the markup of docstrings
     lines = textwrap.wrap(purpose, LETTERS)
     within = [other.removeprefix(f"{name}.") for other in rooms.by_name if other.startswith(f"{name}.")]
     return lines + textwrap.wrap(f"Within: {', '.join(within)}", LETTERS) if within else lines
 
 
 def main() -> None:
-    """Draw the table of the directory that is named."""
+    """Draw the table in the directory in the command line."""
     directory = Path(sys.argv[1])
     (directory / PICTURE).write_text(draw(Rooms.read(directory / TABLE)))
 

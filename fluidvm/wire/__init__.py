@@ -1,5 +1,5 @@
 """
-What travels: XML-RPC documents, HTTP, TLS and WebSocket, and the dispatch of calls.
+The network protocols: XML-RPC documents, HTTP, TLS and WebSocket, and the dispatch of calls.
 
 Imported by server.
 """

@@ -1,4 +1,4 @@
-"""Answers within bounds: each of them, a boxcar's together, and all that clients haven't taken."""
+"""Size limits of answers: of each answer, of a boxcar's answers together, and of all answers not sent yet."""
 
 from __future__ import annotations
 
@@ -12,27 +12,27 @@ from fluidvm.wire.unsent import TIMEOUT, Unsent
 from fluidvm.wire.xmlrpc import frame_answer
 
 RESERVE = 1024
-"""Bytes that are kept free for each call of a boxcar which hasn't run yet: an id, a fault."""
+"""Bytes that are reserved for each call of a boxcar that has not run yet: enough for an id or a fault."""
 _NO_ROOM = (
-    f"With this answer the boxcar's would be over the limit of {xmlvalue.LONGEST // 2**20} MiB: use limit and after, or "
-    "send this call by itself."
+    f"With this answer, the answer of system.multicall would exceed {xmlvalue.LONGEST // 2**20} MiB: use limit and after, "
+    "or send this call separately."
 )
 
 
 class Confidential(bytes):
-    """An answer with a secret in it: its length mustn't tell how much it has in common with what somebody else chose."""
+    """An answer with a secret. It must not be compressed: the length would reveal what it shares with text of others."""
 
     __slots__ = ()
 
 
 def document(value: Any, unsent: Unsent, address: str) -> bytes | Pieces:
     """
-    Write a method's answer.
+    Write the answer of a method.
 
-    @param value: what L{fluidvm.model.xmlvalue.render} takes.
-    @param address: the client's.
-    @return: the C{methodResponse} document; if there is no room for it, its pieces, for L{when_there_is_room}.
-    @raise TooLarge: it is over the limit.
+    @param value: as for L{fluidvm.model.xmlvalue.render}.
+    @param address: the address of the client.
+    @return: the C{methodResponse} document; or, if there is no room for it now, its pieces for L{when_there_is_room}.
+    @raise TooLarge: the answer exceeds the limit.
     """
     pieces = Pieces()
     size = write(value, pieces)
@@ -43,10 +43,10 @@ def document(value: Any, unsent: Unsent, address: str) -> bytes | Pieces:
 
 async def when_there_is_room(pieces: Pieces, unsent: Unsent, address: str) -> bytes:
     """
-    Wait until an answer may be joined and sent.
+    Wait until there is room for an answer, and join its pieces.
 
     @return: the document.
-    @raise Unavailable: it takes too long.
+    @raise Unavailable: there is no room in time.
     """
     await unsent.room(address, pieces.size)
     return frame_answer(pieces.parts)
@@ -54,9 +54,9 @@ async def when_there_is_room(pieces: Pieces, unsent: Unsent, address: str) -> by
 
 class Boxcar:
     """
-    The answers of a boxcar's calls. While they are gathered, they count as others that aren't sent.
+    Collects the answers of the calls in a boxcar (C{system.multicall}). They count as unsent meanwhile.
 
-    @param calls: how many there are.
+    @param calls: the number of calls.
     """
 
     def __init__(self, unsent: Unsent, address: str, calls: int) -> None:
@@ -69,15 +69,15 @@ class Boxcar:
         self._size = len(self._parts[0])
 
     def next(self) -> None:
-        """The next call begins. Its answer or fault is added."""
+        """Begin the next call, whose answer or fault will be added."""
         self._left -= 1
 
     async def add(self, value: Any) -> None:
         """
-        Add a call's answer.
+        Add the answer of a call.
 
-        @raise TooLarge: it doesn't fit in.
-        @raise Unavailable: too many bytes wait for other clients.
+        @raise TooLarge: the answers together would exceed the limit.
+        @raise Unavailable: too many bytes are waiting for other clients.
         """
         free = xmlvalue.LONGEST - self._size - RESERVE * (self._left + 1)
         found = Pieces(max(free, RESERVE), _NO_ROOM)
@@ -87,8 +87,8 @@ class Boxcar:
         size = found.count()
         uncounted = self._size + size - self._counted
         if uncounted > SMALL:
-            if size > RESERVE:  # the id that a task call returns is never lost
-                patience, self._patience = self._patience, 0.0  # once in vain is enough for all calls of a boxcar
+            if size > RESERVE:  # never refuse a small answer: the id of a task call must not be lost
+                patience, self._patience = self._patience, 0.0  # after one timeout, the boxcar's other calls don't wait
                 await self._unsent.room(self._address, uncounted, patience)
                 self._patience = patience
             self._unsent.take(self._address, uncounted)
@@ -97,7 +97,7 @@ class Boxcar:
         self._size += size
 
     def refuse(self, fault: ApiFault) -> None:
-        """Add a fault in place of an answer."""
+        """Add a fault instead of an answer."""
         words = fault.faultString
         part = render({"faultCode": fault.faultCode, "faultString": words})
         if self._size + len(part) + RESERVE * (self._left + 1) > xmlvalue.LONGEST:
@@ -106,11 +106,11 @@ class Boxcar:
         self._size += len(part)
 
     def document(self) -> bytes:
-        """The answer of the whole boxcar."""
+        """Return the answer of the whole boxcar."""
         return frame_answer((*self._parts, b"</data></array></value>"))
 
     def close(self) -> None:
-        """It isn't gathered any more: whoever sends it counts it."""
+        """Stop counting the bytes here: the sender counts them from now on."""
         if self._counted:
             self._unsent.give(self._address, self._counted)
             self._counted = 0

@@ -1,4 +1,4 @@
-"""Answers compressed for clients that ask for it: short ones at once, long ones in a thread."""
+"""Compression of answers for clients that accept it: short ones at once, long ones in a thread."""
 
 from __future__ import annotations
 
@@ -15,19 +15,19 @@ from fluidvm.wire.answers import Confidential
 from fluidvm.wire.unsent import Unsent
 
 LEAST = 2**14
-"""Bytes of an answer that is worth it: fewer are on their way at once, in TCP's first packets."""
+"""Minimum size of an answer to compress. Smaller ones fit into the first packets of TCP anyway."""
 AT_ONCE = 2**16
-"""Bytes that are compressed in the reactor's thread: less than a millisecond."""
+"""Bytes that are compressed in the reactor's thread, in less than a millisecond."""
 MOST_WAITING = 64 * 2**20
-"""Bytes that wait for the thread; beyond them answers go out as they are."""
+"""Bytes that may wait for the thread. Beyond this, answers are sent uncompressed."""
 LEVEL = 3
-"""zlib's: the fastest on lists, which become a twenty-fifth. The highest takes five times the time for a third less."""
+"""The zlib level: the fastest for lists, which shrink to 1/25. The highest level takes five times as long for 1/3 less."""
 GZIP = b"Content-Encoding: gzip\r\nVary: Accept-Encoding\r\n"
 """The header lines of a compressed answer."""
 
 
 class Gzipped(bytes):
-    """An answer that is compressed."""
+    """A compressed answer."""
 
     __slots__ = ()
 
@@ -36,10 +36,10 @@ class Compressor:
     """
     Compresses answers.
 
-    One that waits for the thread counts as one that its client hasn't taken.
+    An answer that waits for the thread counts as unsent.
 
     @param reactor: the real one.
-    @param unsent: what counts these.
+    @param unsent: counts the unsent bytes.
     """
 
     _log = Logger()
@@ -55,16 +55,16 @@ class Compressor:
         self._pool.start()
 
     def stop(self) -> None:
-        """End the thread, with what it is at work on."""
+        """Stop the thread, after its current work."""
         if self._pool.started:
             self._pool.stop()
 
     def compress(self, document: bytes, address: str) -> bytes | Deferred[bytes]:
         """
-        Compress an answer, if it is worth it, and has nothing in it that its compressed length could betray.
+        Compress an answer if that is worthwhile, and if the compressed length could not reveal a secret.
 
         @param document: the whole answer.
-        @param address: the client's.
+        @param address: the address of the client.
         @return: L{Gzipped}, or the document itself.
         """
         size = len(document)

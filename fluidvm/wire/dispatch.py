@@ -1,4 +1,4 @@
-"""From a call's bytes to its answer's: parse, cookie, role, arguments, objects, then the method. Knows no HTTP."""
+"""Turns a call into its answer: parse, check cookie, role, arguments and objects, run the method. Independent of HTTP."""
 
 from __future__ import annotations
 
@@ -27,12 +27,12 @@ from fluidvm.wire.xmlrpc import parse_call, render_answer, render_fault
 
 LONGEST_BOXCAR = 1000
 MOST_BOXCARS = 64 * 2**20
-"""Bytes of the requests whose boxcars run at the same time; their arguments take a few times as much."""
-_BOXCARS = "The server runs too many large boxcars: try again later, or send fewer calls at once."
+"""Bytes of the boxcar requests that run at the same time. Their arguments take a few times as much memory."""
+_BOXCARS = "The server runs too many large system.multicall requests: try again later, or send fewer calls at once."
 SLICE = 0.02
-"""Seconds that a boxcar's calls may take before others have a turn."""
+"""Seconds that the calls of a boxcar may take before other requests get a turn."""
 CLAIMED = ("vm", "disk")
-"""Types of object that a task that names them keeps others from."""
+"""Types of objects that a task claims when its arguments name them."""
 
 assert api  # importing it declares the methods
 
@@ -41,8 +41,8 @@ class Dispatcher:
     """
     Answers calls.
 
-    @param services: what the API stands on.
-    @param unsent: what all answers that clients haven't taken may hold.
+    @param services: what API methods use.
+    @param unsent: counts the bytes of unsent answers.
     """
 
     def __init__(self, services: Services, unsent: Unsent) -> None:
@@ -59,7 +59,7 @@ class Dispatcher:
         """
         Answer one request.
 
-        @param body: the request's.
+        @param body: the body of the request.
         @return: a C{methodResponse} document; the Deferred never fails.
         """
         try:
@@ -96,8 +96,8 @@ class Dispatcher:
         """
         Call one method.
 
-        @param begins: called with the session, once it is known whose call it is.
-        @return: its answer, or something to await for it.
+        @param begins: called with the session, once it is known.
+        @return: the answer, or an awaitable of it.
         """
         method = METHODS.get(name)
         if method is None:
@@ -126,9 +126,9 @@ class Dispatcher:
             raise fault_of(error, name) from None
 
     def _admit(self, method: Method, arguments: list[Any], peer: Peer) -> Call:
-        """Who calls: before anything else is said about the call."""
+        """Identify the caller, before anything else about the call is checked."""
         if not arguments:
-            raise InvalidParams(f"{method.name}: wants {method.usage()}; got 0 arguments.")
+            raise InvalidParams(f"{method.name}: expected {method.usage()}; got 0 arguments.")
         resources = self._services.resources
         session = resources.sessions.find(arguments[0], peer.address)
         user = session_user(resources.inventory, resources.sessions, session)
@@ -140,7 +140,7 @@ class Dispatcher:
         raise fault
 
     def _audited(self, call: Call, method: Method, given: list[Any]) -> Any:
-        values: list[Any] = []  # what isn't checked may be a secret in the wrong place
+        values: list[Any] = []  # unchecked arguments are not logged: one may be a secret in the wrong place
         try:
             check_role(call.user, method.roles, method.name)
             values, references = method.check(given)
@@ -162,7 +162,7 @@ class Dispatcher:
         return answer
 
     def _note(self, call: Call, method: Method, values: list[Any], answer: Any = None, fault: Any = None) -> Any:
-        """Write a call into the audit log; gives the fault."""
+        """Write a call to the audit log. Returns the fault."""
         self._services.audit.note(
             "call",
             user=call.user.id,
@@ -186,7 +186,7 @@ class Dispatcher:
         return self._queued(call, method, values, references)
 
     async def _queue_secret(self, call: Call, method: Method, values: list[Any], references: Any) -> int:
-        # Pending tasks are listed and committed ones stored: neither may hold a password.
+        # Pending tasks can be listed, and committed tasks are stored: neither may contain a password.
         for place, parameter in enumerate(method.parameters[: len(values)]):
             if parameter.kind.secret:
                 values[place] = await self._services.logins.hash(values[place])
@@ -219,13 +219,13 @@ class Dispatcher:
 
     def _named(self, name: Any) -> Method | None:
         if type(name) is not str:
-            raise InvalidParams(f"name: wants a string, not {wire_name(name)}.")
+            raise InvalidParams(f"name: must be a string, not {wire_name(name)}.")
         if name not in METHODS and name not in _SYSTEM_HELP:
             raise NoSuchMethod(f"There is no method {name}; system.listMethods lists them.")
         return METHODS.get(name)
 
     async def _multicall(self, arguments: list[Any], peer: Peer, size: int) -> bytes:
-        """Run a boxcar. C{size}: bytes of the request, which its arguments stand for as long as it runs."""
+        """Run a boxcar. C{size}: bytes of the request, which count for its arguments while it runs."""
         counted = size if size > SMALL else 0
         if counted and not self._boxcars.has_room(peer.address, counted):
             return _fault(Unavailable(_BOXCARS), "system.multicall")
@@ -234,7 +234,7 @@ class Dispatcher:
             _count("system.multicall(calls)", arguments, 1)
             calls = arguments[0]
             if type(calls) is not list:
-                raise InvalidParams(f"calls: wants an array, not {wire_name(calls)}.")
+                raise InvalidParams(f"calls: must be an array, not {wire_name(calls)}.")
             Int("calls", high=LONGEST_BOXCAR).check(len(calls), "the number of calls", [])
             boxcar = Boxcar(self._unsent, peer.address, len(calls))
             secret = any(map(_confidential, calls))
@@ -256,9 +256,9 @@ class Dispatcher:
         fault: ApiFault | None = None
         calls.reverse()
         while calls:
-            call = calls.pop()  # nothing holds the arguments of one that has run
+            call = calls.pop()  # so that the arguments of a finished call can be freed
             boxcar.next()
-            if not isinstance(fault, HeldBack):  # one request may try one cookie too many, not a thousand
+            if not isinstance(fault, HeldBack):  # after one wrong cookie too many, the rest of the request is not tried
                 fault = await self._run_one(call, boxcar, peer, begins)
             del call
             if fault is not None:
@@ -271,12 +271,12 @@ class Dispatcher:
         name = "system.multicall"
         try:
             if type(call) is not dict or set(call) - {"methodName", "params"}:
-                raise InvalidRequest("A call in a boxcar is a struct of methodName and params.")
+                raise InvalidRequest("A call in system.multicall must be a struct of methodName and params.")
             name, arguments = call.get("methodName", ""), call.get("params", [])
             if type(name) is not str or type(arguments) is not list:
-                raise InvalidRequest("A call in a boxcar has a string methodName and an array params.")
+                raise InvalidRequest("A call in system.multicall must have a string methodName and an array params.")
             if name == "system.multicall":
-                raise InvalidRequest("A boxcar can't hold another one.")
+                raise InvalidRequest("system.multicall must not call itself.")
             value = self._call(name, arguments, peer, begins)
             if inspect.isawaitable(value):
                 value = await value
@@ -288,12 +288,12 @@ class Dispatcher:
 
 _SYSTEM_HELP = {
     "system.listMethods": "system.listMethods()\n\nList the names of all methods.",
-    "system.methodHelp": "system.methodHelp(name)\n\nTell what a method does, and its arguments.",
+    "system.methodHelp": "system.methodHelp(name)\n\nDescribe a method and its arguments.",
     "system.methodSignature": "system.methodSignature(name)\n\n"
-    "List a method's signatures: arrays of types, the answer's first, one for each number of arguments.",
+    "List a method's signatures, one for each number of arguments: arrays of types, the type of the answer first.",
     "system.multicall": "system.multicall(calls)\n\n"
-    "Run several calls in order: structs of methodName and params. Returns for each an array of its one answer, or the "
-    "fault's struct.",
+    "Run several calls, structs of methodName and params, in order. Returns for each call an array that holds its answer, "
+    "or the struct of its fault.",
 }
 _SYSTEM_SIGNATURES = {
     "system.listMethods": [["array"]],
@@ -304,14 +304,14 @@ _SYSTEM_SIGNATURES = {
 
 
 def _confidential(call: Any) -> bool:
-    """Whether the answer to a call of a boxcar is a secret. Those of single calls are too short to be compressed."""
+    """Tell whether the answer to a call of a boxcar is secret. Secret answers to single calls are too short to compress."""
     method = METHODS.get(call["methodName"]) if type(call) is dict and type(call.get("methodName")) is str else None
     return method is not None and method.confidential
 
 
 def _count(usage: str, given: Any, wanted: int) -> None:
     if len(given) != wanted:
-        raise InvalidParams(f"{usage}: wants {wanted} arguments, got {len(given)}.")
+        raise InvalidParams(f"{usage}: got {len(given)} arguments instead of {wanted}.")
 
 
 def _fault(error: Exception, what: str) -> bytes:

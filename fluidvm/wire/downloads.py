@@ -35,7 +35,7 @@ class DiskDoor(resource.Resource):  # type: ignore[misc]
 
     def render(self, request: Any) -> int:
         if request.method not in (b"GET", b"HEAD"):
-            request.answer(405, PLAIN, b"A disk's content is got by GET.\n", b"Allow: GET, HEAD\r\n")
+            request.answer(405, PLAIN, b"Use GET to download the content of a disk.\n", b"Allow: GET, HEAD\r\n")
         else:
             Deferred.fromCoroutine(self._answer(request)).addErrback(self._failed, request)
         return server.NOT_DONE_YET
@@ -47,15 +47,15 @@ class DiskDoor(resource.Resource):  # type: ignore[misc]
         if not request.answer_begun:
             refused(failure, request, self._transfers)
             return
-        self._log.warn("The content of a disk couldn't be sent to its end: {error}", error=str(failure.value))
+        self._log.warn("Sending the content of a disk failed: {error}", error=str(failure.value))
         _cut(request)
 
     async def _answer(self, request: Any) -> None:
         found: Any = DISK_PATH.fullmatch(request.path)
         address = request.channel.peer_of(request).address
         fetching = self._transfers.fetch(cookie(request, request.uri), address, int(found[1]))
-        # However the request ends, the transfer does with it.
-        broken = Unavailable("The connection ended before all was sent.")
+        # The transfer ends with the request, however that ends.
+        broken = Unavailable("The connection ended before everything was sent.")
         request.notifyFinish().addBoth(lambda nothing: fetching.close(broken))
         fetching.on_stop = lambda fault: _cut(request)
         try:
@@ -67,7 +67,7 @@ class DiskDoor(resource.Resource):  # type: ignore[misc]
 
 
 def _cut(request: Any) -> None:
-    """What can still be said of an answer whose head is gone: that this wasn't all."""
+    """Abort the connection, so that the client notices that the download is incomplete: the status was already sent."""
     if request.answer_begun and request.channel is not None:
         request.channel.transport.abortConnection()
 
@@ -84,12 +84,12 @@ async def _give(request: Any, fetching: Fetching) -> None:
         contents.name.encode(),
     )
     only_if: Any = request.requestHeaders.getRawHeaders(b"If-Range", (tag,))
-    # RFC 9110, section 13.1.5: bytes of another disk than before wouldn't fit, so it gets all of them.
+    # RFC 9110, section 13.1.5: if the disk has changed, a range would not match the earlier bytes, so send everything.
     if only_if[0].strip() == tag and ranges and (wanted := _wanted(ranges[0], contents.length)) is not None:
         start, end, code = *wanted, 206
         if start >= end:
             fetching.close(None)
-            request.answer(416, PLAIN, b"There are no such bytes.\n", b"Content-Range: bytes */%d\r\n" % contents.length)
+            request.answer(416, PLAIN, b"The disk has no such bytes.\n", b"Content-Range: bytes */%d\r\n" % contents.length)
             return
         headers += b"Content-Range: bytes %d-%d/%d\r\n" % (start, end - 1, contents.length)
     fetching.told["first"] = start
@@ -98,9 +98,9 @@ async def _give(request: Any, fetching: Fetching) -> None:
 
 def _wanted(value: bytes, length: int) -> tuple[int, int] | None:
     """
-    Read a header C{Range} (RFC 9110, section 14.2).
+    Parse a header C{Range} (RFC 9110, section 14.2).
 
-    @return: first byte, and the one after the last; C{None}: it is to be ignored, as several ranges are.
+    @return: the first byte, and the one after the last; C{None}: ignore the header, for example if it has several ranges.
     """
     found = re.fullmatch(rb"bytes=([0-9]{0,15})-([0-9]{0,15})", value.strip())
     if found is None or found[0] == b"bytes=-":
@@ -113,7 +113,7 @@ def _wanted(value: bytes, length: int) -> tuple[int, int] | None:
 
 @implementer(IPushProducer)
 class _Gate:
-    """Open while the client keeps up with reading. C{ended}: it has gone."""
+    """Open while the client reads fast enough. C{ended}: the request has ended."""
 
     def __init__(self, channel: Any) -> None:
         self._channel = channel
@@ -122,7 +122,7 @@ class _Gate:
         self.ended = False
 
     def passed(self) -> Deferred[None]:
-        """Fires when it is open."""
+        """Fires when the gate is open."""
         if not self._shut:
             return succeed(None)
         self._waiting = Deferred()
@@ -137,7 +137,7 @@ class _Gate:
         self._open()
 
     def gone(self, nothing: object = None) -> None:
-        """The request has ended. Nobody waits any more."""
+        """Note that the request has ended, and release the waiter."""
         self.ended = True
         self._open()
 
@@ -148,7 +148,7 @@ class _Gate:
             waiting.callback(None)
 
     def stopProducing(self) -> None:
-        """The client has gone: this comes before the request hears of it."""
+        """Called when the client has disconnected, before the request is notified."""
         self.gone()
 
 
@@ -168,7 +168,7 @@ async def _send(
             if gate.ended:
                 return
             if not data:
-                raise Unavailable(f"Disk {contents.name} has ended at byte {offset}.")
+                raise Unavailable(f"Disk {contents.name} ended early, at byte {offset}.")
             channel.transport.write(data)
             offset += len(data)
             fetching.count += len(data)

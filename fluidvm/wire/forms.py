@@ -1,4 +1,4 @@
-"""In which form a call comes and its answer goes: the charset and the compression that HTTP's headers tell."""
+"""The charset of a call and the compression of its answer, from the HTTP headers."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ from typing import Any, NamedTuple
 
 from fluidvm.model.faults import ParseError
 
-# Python's own list has codecs that aren't charsets, and some that are slow or hold surprises; and looking an unknown name up
-# takes memory for good.
+# Python's own list has codecs that are not charsets, and some that are slow or unsafe. Looking up an unknown name leaks
+# memory.
 _CODECS = (
     "utf_8",
     "utf_16",
@@ -34,7 +34,7 @@ _CODECS = (
 )
 _CHARSETS = {name: name for name in _CODECS} | {alias: codec for alias, codec in aliases.items() if codec in _CODECS}
 _PARAMETER = re.compile(r";[ \t]*charset[ \t]*=[ \t]*(\"[^\"]*\"|[^;\"]*)", re.IGNORECASE)
-# The encoding that an XML declaration names, and what is before it.
+# The encoding in an XML declaration, and the text before it.
 _DECLARED = re.compile(r"(<\?xml[ \t\r\n][^>]{0,100}?)[ \t\r\n]+encoding[ \t\r\n]*=[ \t\r\n]*(?:\"[^\">]*\"|'[^'>]*')")
 _UTF8 = re.compile(rb"<\?xml[^>]{0,100}?encoding[ \t\r\n]*=[ \t\r\n]*[\"'](?i:utf-8)[\"']")
 _LONGEST_DECLARATION = 300
@@ -45,7 +45,7 @@ class Form(NamedTuple):
     """
     The form of a call and of its answer.
 
-    @ivar charset: the body's, as Python calls it; empty: the document tells it itself.
+    @ivar charset: the charset of the body, by its Python name; empty: the document declares it.
     @ivar gzip: whether the answer may be compressed.
     """
 
@@ -60,8 +60,8 @@ def form_of(headers: Any) -> Form | None:
     """
     Read a request's headers.
 
-    @param headers: twisted.web's.
-    @return: C{None}: the charset isn't known.
+    @param headers: those of twisted.web.
+    @return: C{None} if the charset is unknown.
     """
     kinds = headers.getRawHeaders(b"Content-Type", ())
     found = _PARAMETER.search(kinds[0].decode("latin-1")) if kinds else None
@@ -77,7 +77,7 @@ def form_of(headers: Any) -> Form | None:
 
 def takes_gzip(accepted: str) -> bool:
     """
-    Tell whether an answer may be compressed, and isn't wanted uncompressed rather.
+    Tell whether the client accepts a compressed answer, and does not prefer an uncompressed one.
 
     @param accepted: a header C{Accept-Encoding} (RFC 9110, section 12.5.3).
     """
@@ -93,19 +93,19 @@ def takes_gzip(accepted: str) -> bool:
 
 def to_utf8(body: bytes, charset: str) -> bytes:
     """
-    Give a document in UTF-8. What HTTP says of its charset is so, whatever the document says (RFC 7303, section 3.2).
+    Convert a document to UTF-8. The charset in the HTTP header overrides the one in the document (RFC 7303, section 3.2).
 
-    @param charset: as Python calls it.
-    @raise ParseError: it isn't in that charset.
+    @param charset: its Python name.
+    @raise ParseError: the document is not valid in that charset.
     """
     head = body[:_LONGEST_DECLARATION]
     if charset == "utf_8" and (b"encoding" not in head or _UTF8.match(head)):
-        return body  # the parser tells what isn't
+        return body  # the parser reports invalid UTF-8
     try:
         text = body.decode(charset).removeprefix("\ufeff")
     except UnicodeDecodeError as error:
         raise ParseError(
-            f"The request isn't in the charset that its Content-Type names: byte {error.start + 1} doesn't fit."
+            f"The request is not valid in the charset of its Content-Type: byte {error.start + 1} can't be decoded."
         ) from None
     declared = _DECLARED.match(text[:_LONGEST_DECLARATION])
     if declared is not None:

@@ -1,8 +1,8 @@
 """
-By which names the server may be called on loopback.
+The host names that clients may use for the server on loopback.
 
-A web page can have its own name's address changed to 127.0.0.1 and then speak to whatever listens there, as itself (DNS
-rebinding); the name in the header C{Host} gives it away.
+A web page can change the address of its own name to 127.0.0.1, and then send requests to whatever listens there (DNS
+rebinding). The name in the header C{Host} reveals this.
 """
 
 from __future__ import annotations
@@ -13,14 +13,14 @@ from ipaddress import ip_address
 
 
 class Hosts:
-    """@param names: further names, lower case; beside addresses, C{localhost} and this machine's own name."""
+    """@param names: names to allow, in lower case, in addition to addresses, C{localhost} and the name of this machine."""
 
     def __init__(self, names: Iterable[str]) -> None:
         own = socket.gethostname().lower()
         self._names = {"localhost", own, own.partition(".")[0], *names}
 
     def admits(self, header: str) -> bool:
-        """Tell whether a header C{Host} is fine on loopback; an empty one is: no browser sends none."""
+        """Tell whether a header C{Host} is allowed on loopback. An empty one is, because browsers always send one."""
         name = header.strip().lower()
         if name.startswith("["):
             name = name[1:].partition("]")[0]
@@ -40,5 +40,5 @@ def is_address(name: str) -> bool:
 
 
 def is_loopback(address: str) -> bool:
-    """Tell whether an address is this machine's own to itself."""
+    """Tell whether an address is a loopback address."""
     return is_address(address) and ip_address(address).is_loopback

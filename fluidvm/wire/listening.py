@@ -1,4 +1,4 @@
-"""Where the server listens: Twisted's endpoint strings, with room for clients that come at once."""
+"""The endpoints that the server listens on: Twisted's endpoint strings, with a longer backlog."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from twisted.python.failure import Failure
 from twisted.python.lockfile import FilesystemLock
 
 BACKLOG = 4096
-"""How many connections may wait to be taken (the kernel's C{net.core.somaxconn} bounds it): one more waits for a second."""
+"""Connections that may wait to be accepted (the kernel limits it to C{net.core.somaxconn}). Beyond this, one waits 1 s."""
 _KINDS = ("tcp", "tcp6", "unix")
 
 
@@ -26,8 +26,8 @@ def endpoint(reactor: Any, description: str) -> Any:
     """
     Make the endpoint that a string describes.
 
-    @param description: as C{serverFromString} takes it; where it names no C{backlog} that is L{BACKLOG}, not Twisted's 50.
-    @raise ValueError: it describes none; also TypeError, KeyError, IndexError and OSError.
+    @param description: as for C{serverFromString}, but the default of C{backlog} is L{BACKLOG}, not Twisted's 50.
+    @raise ValueError: the string is not valid; also TypeError, KeyError, IndexError and OSError.
     """
     if _kind(description) in _KINDS and ":backlog=" not in description:
         description += f":backlog={BACKLOG}"

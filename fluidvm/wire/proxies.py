@@ -1,4 +1,4 @@
-"""Clients behind proxies: whose word is taken for where a client is, and how it is read."""
+"""Clients behind proxies: which proxies are trusted to report the address of a client, and how it is read."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from ipaddress import IPv4Network, IPv6Network, ip_address, ip_network
 
 FORWARDED = b"Forwarded"
 HEADERS = {"forwarded": FORWARDED, "x-forwarded-for": b"X-Forwarded-For"}
-"""The headers that can tell the client, by the option's word."""
+"""The headers that can report the client, by the value of the option."""
 # RFC 7239, section 4: pairs of a token and a token or a quoted string, separated by semicolons; elements by commas.
 _TOKEN = r"[!#$%&'*+.^_`|~0-9A-Za-z-]+"  # noqa: S105
 _PAIR = re.compile(rf'({_TOKEN})=({_TOKEN}|"(?:[^"\\]|\\.)*")')
@@ -19,10 +19,10 @@ _NODE = re.compile(r"(?:\[([0-9A-Fa-f:.]+)\]|([0-9.]+))(?::(?:[0-9]{1,5}|_[A-Za-
 
 class Proxies:
     """
-    The proxies that are trusted to tell whom they speak for.
+    The proxies that are trusted to report the addresses of their clients.
 
-    @param networks: their addresses; C{local} is a UNIX socket.
-    @param header: which of L{HEADERS} they set: clients can send the other one.
+    @param networks: their addresses and networks; C{local} is a UNIX socket.
+    @param header: which of L{HEADERS} they set. The other one is ignored, because clients can send it themselves.
     """
 
     def __init__(self, networks: Iterable[str], header: str) -> None:
@@ -34,7 +34,7 @@ class Proxies:
         ]
 
     def trusts(self, address: str) -> bool:
-        """Tell whether a connection from an address is a trusted proxy's."""
+        """Tell whether an address belongs to a trusted proxy."""
         if address == "local":
             return self._local
         try:
@@ -45,14 +45,14 @@ class Proxies:
 
     def client(self, address: str, values: Iterable[bytes]) -> str:
         """
-        Tell which client a trusted proxy speaks for.
+        Return the address of the client behind a trusted proxy.
 
-        Read from the right: each trusted proxy has added who connected to it; what stands before the first that isn't
-        trusted may be made up.
+        The header is read from the right: each trusted proxy appends the address that connected to it. What precedes the
+        first address that is not trusted may be forged.
 
-        @param address: the proxy's.
-        @param values: the header's.
-        @return: the client's address; the nearest proxy's that is known where it isn't told.
+        @param address: the address of the proxy.
+        @param values: the values of the header.
+        @return: the address of the client; if it is not reported, that of the proxy nearest to it.
         """
         text = ",".join(value.decode("latin-1") for value in values)
         told = _forwarded(text) if self.header == FORWARDED else [part.strip() for part in text.split(",") if part.strip()]
@@ -67,7 +67,7 @@ class Proxies:
 
 
 def _forwarded(text: str) -> list[str]:
-    """The nodes that the C{for} of each element names; nothing of a header that isn't well-formed."""
+    """Return the nodes in the C{for} parameters of the elements; nothing if the header is malformed."""
     nodes: list[str] = []
     node, place = "", 0
     while place < len(text):

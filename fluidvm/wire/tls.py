@@ -1,4 +1,4 @@
-"""TLS for the listeners: what is offered, and files that may change while the server runs."""
+"""TLS for the listeners: its parameters, and files that may change while the server runs."""
 
 from __future__ import annotations
 
@@ -24,18 +24,18 @@ CLIENTS = ("required", "optional")
 
 
 class TLSError(Exception):
-    """A certificate or key can't be used, in one sentence."""
+    """A certificate or key can't be used. The message is one sentence."""
 
 
 @dataclass(frozen=True)
 class TLSFiles:
     """
-    What the options name.
+    The files that the options name.
 
-    @ivar certificate: a PEM file: the server's certificate, then those that lead to its authority.
+    @ivar certificate: a PEM file: the certificate of the server, then its chain.
     @ivar key: a PEM file without a passphrase.
-    @ivar client_ca: a PEM file of the authorities that clients' certificates are of; C{None}: clients aren't asked for one.
-    @ivar clients: C{required} or C{optional}: what of a client without a certificate.
+    @ivar client_ca: a PEM file of the authorities that issue client certificates; C{None}: clients are not asked for one.
+    @ivar clients: C{required} or C{optional}: whether clients must present a certificate.
     """
 
     certificate: Path
@@ -44,36 +44,36 @@ class TLSFiles:
     clients: str = "required"
 
     def stamp(self) -> tuple[object, ...]:
-        """Something that is another when one of the files has changed. Blocks."""
+        """Return a value that changes when one of the files changes. Blocks."""
         paths = [self.certificate, self.key] + ([] if self.client_ca is None else [self.client_ca])
         return tuple(_stamp(path) for path in paths)
 
 
 def server_options(files: TLSFiles, now: datetime | None = None) -> CertificateOptions:
     """
-    Read and check what TLS needs. Blocks.
+    Read and check the TLS files. Blocks.
 
-    @param now: default: now.
-    @return: TLS 1.2 at least.
-    @raise TLSError: a file can't be read, holds nothing of the kind, the two don't belong together, the chain isn't one, the
-        certificate has expired or isn't valid yet, or others may write the key.
+    @param now: default: the current time.
+    @return: options for TLS 1.2 or later.
+    @raise TLSError: a file can't be read or has the wrong content, certificate and key do not match, the chain is not valid,
+        the certificate has expired or is not valid yet, or everyone can write the key.
     """
     chain = _certificates(files.certificate, "certificate")
     try:
         private = crypto.load_privatekey(crypto.FILETYPE_PEM, _read(files.key, "key"), passphrase=b"")
     except (crypto.Error, ValueError, TypeError):
-        raise TLSError(f"key {files.key}: holds no PEM private key without a passphrase") from None
+        raise TLSError(f"key {files.key}: contains no PEM private key without a passphrase") from None
     context = SSL.Context(SSL.TLS_METHOD)
     try:
         context.use_privatekey(private)
         context.use_certificate(chain[0])
         context.check_privatekey()
     except SSL.Error:
-        raise TLSError(f"certificate {files.certificate} and key {files.key} don't belong together") from None
+        raise TLSError(f"certificate {files.certificate} and key {files.key} do not match") from None
     _check_chain(files.certificate, [certificate.to_cryptography() for certificate in chain])
     _check_times(files.certificate, chain[0].to_cryptography(), now or datetime.now(UTC))
     if files.key.stat().st_mode & stat.S_IWOTH:
-        raise TLSError(f"key {files.key}: everybody may write it: chmod 600")
+        raise TLSError(f"key {files.key}: everyone can write it: use chmod 600")
     authorities = None if files.client_ca is None else _certificates(files.client_ca, "client authority")
     options = CertificateOptions(
         privateKey=private,
@@ -85,30 +85,30 @@ def server_options(files: TLSFiles, now: datetime | None = None) -> CertificateO
         caCerts=authorities,
         requireCertificate=files.clients == "required",
     )
-    # Without tickets a session ends with its connection: nobody resumes one after a client's certificate was withdrawn.
+    # Without tickets a session ends with its connection: it can't be resumed after a client's certificate was revoked.
     options.getContext().set_options(SSL.OP_NO_TICKET | SSL.OP_CIPHER_SERVER_PREFERENCE | SSL.OP_NO_RENEGOTIATION)
     return options
 
 
 def advice(files: TLSFiles, now: datetime | None = None) -> list[str]:
-    """What an operator should look at, though it works: sentences. Blocks."""
+    """Return warnings for the operator about files that work, as sentences. Blocks."""
     found = []
     ends = _certificates(files.certificate, "certificate")[0].to_cryptography().not_valid_after_utc
     if ends - (now or datetime.now(UTC)) < SOON:
         found.append(f"certificate {files.certificate}: expires on {ends:%Y-%m-%d}: renew it")
     if files.key.stat().st_mode & (stat.S_IRGRP | stat.S_IROTH):
-        found.append(f"key {files.key}: others than its owner may read it: chmod 600")
+        found.append(f"key {files.key}: users other than its owner can read it: use chmod 600")
     return found
 
 
 @implementer(IOpenSSLServerConnectionCreator)
 class Certificates:
     """
-    Makes the server's ends of TLS connections, from files that can change: new connections are made with the newest good
-    ones, those that are open go on.
+    Makes the server side of TLS connections, from files that can change: new connections use the latest valid files, and
+    open connections continue.
 
-    @ivar trouble: why the newest files aren't used, or couldn't be; empty: they are.
-    @param files: read now.
+    @ivar trouble: why the latest files are not used, or could not be; empty if they are.
+    @param files: read at once.
     @raise TLSError: as L{server_options}.
     """
 
@@ -127,9 +127,9 @@ class Certificates:
 
     def reload(self, always: bool = False) -> None:
         """
-        Take on the files if they have changed; what can't be used is logged, and the old ones serve on. Blocks.
+        Reload the files if they have changed. If they are not valid, log it and keep using the old ones. Blocks.
 
-        @param always: also if they seem not to have changed.
+        @param always: reload even if they seem unchanged.
         """
         stamp = self._files.stamp()
         if stamp == self._stamp and not always:
@@ -138,19 +138,19 @@ class Certificates:
         try:
             self._options = server_options(self._files)
         except (TLSError, OSError) as error:
-            self.trouble = f"the old certificate serves on: {error}"
+            self.trouble = f"the previous certificate stays in use: {error}"
             self._log.error("TLS: {trouble}", trouble=self.trouble)
             return
         self.trouble = ""
-        self._log.info("TLS: {certificate} has been read again", certificate=str(self._files.certificate))
+        self._log.info("TLS: {certificate} was reloaded", certificate=str(self._files.certificate))
         self._advise()
 
     def look(self) -> None:
-        """See that the files can be read again, by the user that the server runs as by now. Blocks."""
+        """Check that the user that the server now runs as can reload the files. Blocks."""
         try:
             server_options(self._files)
         except (TLSError, OSError) as error:
-            self.trouble = f"a renewed certificate won't be taken on: {error}"
+            self.trouble = f"a renewed certificate can't be loaded: {error}"
             self._log.error("TLS: {trouble}", trouble=self.trouble)
 
     def _advise(self) -> None:
@@ -167,22 +167,22 @@ def _stamp(path: Path) -> tuple[int, ...]:
 
 
 def _check_chain(path: Path, chain: list[x509.Certificate]) -> None:
-    """Clients go from one certificate to the next (RFC 8446, section 4.4.2)."""
+    """Check that each certificate is issued by the next one (RFC 8446, section 4.4.2)."""
     for certificate, issuer in pairwise(chain):
         try:
             certificate.verify_directly_issued_by(issuer)
-        except Exception:  # ValueError, TypeError, InvalidSignature: all mean that it isn't
+        except Exception:  # ValueError, TypeError, InvalidSignature: all mean that it was not
             raise TLSError(
-                f"certificate {path}: {issuer.subject.rfc4514_string()} isn't what "
-                f"{certificate.subject.rfc4514_string()} was issued by: the server's comes first, then each one's issuer"
+                f"certificate {path}: {issuer.subject.rfc4514_string()} did not issue "
+                f"{certificate.subject.rfc4514_string()}: put the server's certificate first, then the issuer of each one"
             ) from None
 
 
 def _check_times(path: Path, certificate: x509.Certificate, now: datetime) -> None:
     if now > certificate.not_valid_after_utc:
-        raise TLSError(f"certificate {path}: has expired on {certificate.not_valid_after_utc:%Y-%m-%d}")
+        raise TLSError(f"certificate {path}: expired on {certificate.not_valid_after_utc:%Y-%m-%d}")
     if now < certificate.not_valid_before_utc:
-        raise TLSError(f"certificate {path}: isn't valid before {certificate.not_valid_before_utc:%Y-%m-%d %H:%M} UTC")
+        raise TLSError(f"certificate {path}: is not valid before {certificate.not_valid_before_utc:%Y-%m-%d %H:%M} UTC")
 
 
 def _certificates(path: Path, what: str) -> list[crypto.X509]:
@@ -191,9 +191,9 @@ def _certificates(path: Path, what: str) -> list[crypto.X509]:
         try:
             found.append(crypto.load_certificate(crypto.FILETYPE_PEM, _BEGIN + part))
         except (crypto.Error, ValueError):
-            raise TLSError(f"{what} {path}: holds a PEM certificate that can't be read") from None
+            raise TLSError(f"{what} {path}: contains a PEM certificate that can't be read") from None
     if not found:
-        raise TLSError(f"{what} {path}: holds no PEM certificate")
+        raise TLSError(f"{what} {path}: contains no PEM certificate")
     return found
 
 
@@ -202,7 +202,7 @@ def _read(path: Path, what: str) -> bytes:
         return path.read_bytes()
     except PermissionError as error:
         raise TLSError(
-            f"{what} {path}: {error.strerror}: let user {os.geteuid()}, as whom the server runs, read it, "
+            f"{what} {path}: {error.strerror}: make it readable for user {os.geteuid()}, as which the server runs, "
             "or restart the server after each renewal"
         ) from None
     except OSError as error:

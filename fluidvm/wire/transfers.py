@@ -1,4 +1,4 @@
-"""What uploads and downloads share: who asks, and how a refusal is answered."""
+"""What uploads and downloads share: the cookie of the caller, and how faults are answered."""
 
 from __future__ import annotations
 
@@ -14,23 +14,23 @@ from fluidvm.wire.request import PLAIN, Request
 
 COOKIE = b"X-FluidVM-Cookie"
 STATUSES = {-32602: 400, 401: 401, 403: 403, 404: 404, 409: 409, 413: 413, 429: 429, 501: 501, 503: 503, 507: 507}
-"""HTTP's status for each fault; 500 for others."""
+"""The HTTP status for each fault code; 500 for others."""
 
 
 def query(uri: bytes, name: str) -> str:
-    """Give a value of a URI's query; empty where there isn't exactly one."""
+    """Return a parameter of a URI's query; empty unless there is exactly one."""
     values = parse_qs(uri.partition(b"?")[2].decode("ascii", "replace")).get(name, [])
     return values[0] if len(values) == 1 else ""
 
 
 def cookie(request: Request, uri: bytes) -> str:
-    """Give the cookie that a request brings."""
+    """Return the cookie of a request."""
     header: Any = request.requestHeaders.getRawHeaders(COOKIE)
     return header[0].decode("latin-1").strip() if header else query(uri, "cookie")
 
 
 def refused(failure: Failure, request: Request, transfers: Transfers) -> None:
-    """Answer with what has gone wrong; after many wrong cookies, late."""
+    """Answer with the fault; delayed after many wrong cookies."""
     error = failure.value
     if isinstance(error, HeldBack) and request.channel is not None:
         waiting = transfers.held_back(request.channel.peer_of(request).address)

@@ -1,4 +1,4 @@
-"""How much memory all connections may hold together: requests that come in, and answers that clients haven't taken yet."""
+"""Limits the memory of all connections together: for incoming requests, and for answers that clients have not read yet."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ _FULL = (
 
 class Room:
     """
-    Counts bytes. One address has half of the room at most, so that no client keeps the others out.
+    Counts bytes. One address can have at most half of the room, so that no client blocks the others.
 
-    @ivar held: the bytes counted now.
-    @param most: bytes that there is room for.
+    @ivar held: the bytes that are counted now.
+    @param most: the limit in bytes.
     """
 
     def __init__(self, most: int) -> None:
@@ -31,16 +31,16 @@ class Room:
         self._by_address: Counter[str] = Counter()
 
     def has_room(self, address: str, size: int) -> bool:
-        """Tell whether so many bytes of an address fit in now."""
+        """Tell whether there is room for a number of bytes of an address now."""
         return self.held + size <= self._most and self._by_address[address] + size <= self._most // 2
 
     def take(self, address: str, size: int) -> None:
-        """Count bytes in, whether there is room or not."""
+        """Add bytes, whether there is room or not."""
         self.held += size
         self._by_address[address] += size
 
     def give(self, address: str, size: int) -> None:
-        """Count them out again."""
+        """Subtract bytes."""
         self.held -= size
         self._by_address[address] -= size
         if not self._by_address[address]:
@@ -49,11 +49,11 @@ class Room:
 
 class Unsent(Room):
     """
-    Counts the bytes of large answers. One that doesn't fit in waits, in the order in which they came.
+    Counts the bytes of large answers. Answers that do not fit wait, first come, first served.
 
     @ivar waiting: the bytes of the answers that wait.
-    @param clock: the time that the waiting is bounded by.
-    @param most: bytes that there is room for; as many may wait.
+    @param clock: limits the waiting time.
+    @param most: the limit in bytes; as many bytes may wait.
     """
 
     def __init__(self, clock: IReactorTime, most: int = Bounds.unsent) -> None:
@@ -63,7 +63,7 @@ class Unsent(Room):
         self._waiters: dict[Deferred[None], tuple[str, int]] = {}
 
     def give(self, address: str, size: int) -> None:
-        """Count bytes out: they have been sent, or never will be. Those who wait may have room now."""
+        """Subtract bytes that have been sent, or never will be. Waiting answers may have room now."""
         super().give(address, size)
         for waiter, (wants, amount) in list(self._waiters.items()):
             if self.held + amount > self._most:
@@ -75,8 +75,8 @@ class Unsent(Room):
         """
         Wait for room.
 
-        @param patience: seconds to wait at most.
-        @raise Unavailable: there is none in time, or too much waits already.
+        @param patience: the maximum waiting time in seconds.
+        @raise Unavailable: there is no room in time, or too many bytes are waiting already.
         """
         if self.has_room(address, size):
             return

@@ -1,4 +1,4 @@
-"""C{PUT /images/upload}: files that images can be made of; resumable, piece by piece."""
+"""C{PUT /images/upload}: uploads files for images. Uploads can be resumed."""
 
 from __future__ import annotations
 
@@ -22,11 +22,11 @@ from fluidvm.wire.transfers import cookie, query, refused
 UPLOADS = b"/images/upload"
 JSON = b"application/json"
 LEAST = 2**16
-"""Bytes that a client sends at least in the time that a body may take."""
+"""Bytes that a client must send within the time limit for a body, to get more time."""
 
 
 class UploadDoor(resource.Resource):  # type: ignore[misc]
-    """C{/images/upload}: PUT sends, GET tells how much is there."""
+    """C{/images/upload}: PUT sends, GET returns the size so far."""
 
     isLeaf = True
 
@@ -35,7 +35,7 @@ class UploadDoor(resource.Resource):  # type: ignore[misc]
         self._transfers = transfers
 
     def begin(self, request: Any, uri: bytes, length: int | None) -> Upload | Refused:
-        """Called before the body comes."""
+        """Called before the body arrives."""
         address, name = request.channel.peer_of(request).address, query(uri, "upload")
         try:
             sending = self._transfers.send(cookie(request, uri), address, name, _start(request), length)
@@ -51,7 +51,7 @@ class UploadDoor(resource.Resource):  # type: ignore[misc]
         elif request.method in (b"GET", b"HEAD"):
             Deferred.fromCoroutine(self._tell(request)).addErrback(refused, request, self._transfers)
         else:
-            request.answer(405, PLAIN, b"Uploads are sent by PUT.\n", b"Allow: GET, HEAD, PUT\r\n")
+            request.answer(405, PLAIN, b"Use PUT to send an upload.\n", b"Allow: GET, HEAD, PUT\r\n")
         return server.NOT_DONE_YET
 
     async def _tell(self, request: Any) -> None:
@@ -61,21 +61,21 @@ class UploadDoor(resource.Resource):  # type: ignore[misc]
 
 
 class Refused:
-    """A PUT that isn't let in. C{refusal}: why."""
+    """A refused PUT. C{refusal}: why."""
 
     def __init__(self, refusal: ApiFault) -> None:
         self.refusal = refusal
 
     def complete(self) -> Deferred[dict[str, Any]]:
-        """Fails with what to answer."""
+        """Fails with the fault to answer."""
         return fail(self.refusal)
 
 
 class Upload:
     """
-    One PUT. While a piece is written none comes; what has come when it ends early is kept.
+    One PUT. Reading is paused while a piece is written. If it ends early, the bytes received so far are kept.
 
-    @ivar refusal: why its body isn't wanted, or not any more; C{None}: it is.
+    @ivar refusal: why the body, or the rest of it, is refused; C{None}: it is accepted.
     """
 
     _log = Logger()
@@ -90,13 +90,13 @@ class Upload:
         self._all_came = False
         self._over = False
         self._working: Deferred[None] = succeed(None)
-        # However the request ends, the transfer does with it.
+        # The transfer ends with the request, however that ends.
         request.notifyFinish().addBoth(self._ended)
         sending.on_stop = self._stop
         self._then(sending.writing.register)
 
     def take(self, data: bytes) -> None:
-        """A part of the body has come."""
+        """Called with each part of the body."""
         if self.refusal is not None:
             return
         self._sending.count += len(data)
@@ -123,7 +123,7 @@ class Upload:
         self._then(lambda: self._sending.writing.write(data))
 
     def _then(self, work: Callable[[], Awaitable[None]]) -> None:
-        """Do something once all before it is done; nothing if that has failed."""
+        """Do work after all earlier work is done; skip it if that has failed."""
         self._working.addCallback(lambda nothing: None if self.refusal is not None else _deferred(work))
         self._working.addErrback(self._failed)
 
@@ -133,21 +133,21 @@ class Upload:
         self._sending.stop(fault)
 
     def _stop(self, fault: ApiFault) -> None:
-        """It may not go on: the client is told so now, whatever it has still to send."""
+        """Refuse the rest of the upload. The client gets the answer now, even if it is still sending."""
         self.refusal = fault
         self._held.clear()
         if not self._all_came and not self._over:
             self._request.too_large = True
             self._request.refuse_body()
-            self._channel.transport.resumeProducing()  # what still comes is thrown away
+            self._channel.transport.resumeProducing()  # the rest of the body is discarded
 
     def complete(self) -> Deferred[dict[str, Any]]:
-        """All has come, or no more is wanted. Fires with what to answer."""
+        """Called when the body is complete, or refused. Fires with the answer."""
         self._all_came = True
         answer: Deferred[dict[str, Any]] = Deferred()
         if self.refusal is None:
-            self._write()  # nothing, too: then the upload is empty
-        # Before the client is told anything, for then it may send the same again.
+            self._write()  # even if there are no bytes: the upload is empty then
+        # Before the client gets an answer, because then it may send the same upload again.
         self._working.addCallback(lambda nothing: _deferred(self._sending.writing.end))
         self._working.addErrback(self._failed)
         self._working.addCallback(self._answer, answer)
@@ -161,14 +161,14 @@ class Upload:
             answer.callback({"upload": self._sending.name, "size": self._sending.writing.size})
 
     def _ended(self, nothing: Any) -> None:
-        """The request is answered, or its connection is gone."""
+        """Called when the request is answered, or its connection is closed."""
         self._over = True
         if self._held and not self._all_came:
             self._write()
         self._working.addCallback(lambda nothing: _deferred(self._sending.writing.end))
-        self._working.addErrback(lambda failure: self._log.failure("An upload can't be let go of", failure))
+        self._working.addErrback(lambda failure: self._log.failure("Releasing an upload failed", failure))
         self._working.addCallback(lambda nothing: self._sending.let_go())
-        self._sending.close(None if self._all_came else Unavailable("The connection ended before all had come."))
+        self._sending.close(None if self._all_came else Unavailable("The connection ended before everything was received."))
 
 
 def _deferred(work: Callable[[], Awaitable[None]]) -> Deferred[None]:
@@ -176,11 +176,11 @@ def _deferred(work: Callable[[], Awaitable[None]]) -> Deferred[None]:
 
 
 def _start(request: Any) -> int:
-    """Where a PUT goes on, by its Content-Range. @raise InvalidParams: it isn't understood."""
+    """Return the offset of a PUT from its Content-Range. @raise InvalidParams: the header is malformed."""
     values: Any = request.requestHeaders.getRawHeaders(b"Content-Range")
     if not values:
         return 0
     found = re.fullmatch(rb"bytes ([0-9]{1,15})-[0-9]{1,15}/([0-9]{1,15}|\*)", values[0].strip())
     if found is None:
-        raise InvalidParams("Content-Range: wants bytes FIRST-LAST/ALL.")
+        raise InvalidParams("Content-Range: must be bytes FIRST-LAST/TOTAL.")
     return int(found[1])

@@ -1,8 +1,8 @@
 """
-XML-RPC documents (U{http://xmlrpc.com/spec.md}): a call's bytes to its name and arguments, an answer to its bytes.
+XML-RPC documents (U{http://xmlrpc.com/spec.md}): parses calls, and writes answers.
 
-The reader takes what the specification has and nothing else. It is a table of states driven by expat, so neither nesting nor
-length can exhaust the stack, and what a call may cost is bounded by its length.
+The parser accepts what the specification defines and nothing else. It is a state table driven by expat, so neither nesting
+nor length can exhaust the stack, and the cost of a call is bounded by its length.
 """
 
 from __future__ import annotations
@@ -18,50 +18,50 @@ from fluidvm.model.faults import InvalidRequest, ParseError
 from fluidvm.model.xmlvalue import Rendered, render
 
 DEEPEST = 64
-"""How many arrays and structs may lie inside each other."""
+"""Maximum depth of nested arrays and structs."""
 
 MOST_VALUES = 200_000
-"""How many C{<value>} elements a call may have."""
+"""Maximum number of C{<value>} elements in a call."""
 
 _BLANK = " \t\r\n"  # XML 1.0, section 2.3; str.isspace() knows many more
 _NAME = re.compile(r"[A-Za-z0-9_.:/]{1,255}")
 _INT = re.compile(r"[+-]?[0-9]{1,32}")
 _DOUBLE = re.compile(r"[+-]?(?:[0-9]{1,400}(?:\.[0-9]{0,400})?|\.[0-9]{1,400})(?:[eE][+-]?[0-9]{1,4})?")
-# RFC 4648, section 4; binascii's strict mode takes more padding than that.
+# RFC 4648, section 4; the strict mode of binascii accepts more padding than that.
 _BASE64 = re.compile(r"(?:[A-Za-z0-9+/]{4})*+(?:[A-Za-z0-9+/]{2}==|[A-Za-z0-9+/]{3}=)?")
 _MOMENT = re.compile(r"([0-9]{4})(-?)([0-9]{2})\2([0-9]{2})T([0-9]{2}):([0-9]{2}):([0-9]{2})Z?")
 
 
 def _integer(text: str) -> int:
     if _INT.fullmatch(text) is None:
-        raise ValueError("an int is digits, at most 32, with or without a sign")
+        raise ValueError("an int must be 1 to 32 digits with an optional sign")
     return int(text)
 
 
 def _boolean(text: str) -> bool:
     if text not in ("0", "1"):
-        raise ValueError("a boolean is 0 or 1")
+        raise ValueError("a boolean must be 0 or 1")
     return text == "1"
 
 
 def _double(text: str) -> float:
     if _DOUBLE.fullmatch(text) is None:
-        raise ValueError("a double is a decimal number")
+        raise ValueError("a double must be a decimal number")
     number = float(text)
     if number in (float("inf"), float("-inf")):
-        raise ValueError("this double is too large")
+        raise ValueError("a double is too large")
     return number
 
 
 def _moment(text: str) -> datetime:
     found = _MOMENT.fullmatch(text)
     if found is None:
-        raise ValueError("a dateTime.iso8601 is YYYYMMDDTHH:MM:SS, in UTC")
+        raise ValueError("a dateTime.iso8601 must be YYYYMMDDTHH:MM:SS, in UTC")
     year, _, month, day, hour, minute, second = found.groups()
     try:
         return datetime(int(year), int(month), int(day), int(hour), int(minute), int(second), tzinfo=UTC)
     except ValueError:
-        raise ValueError("there is no such dateTime.iso8601") from None
+        raise ValueError("a dateTime.iso8601 is not an existing date and time") from None
 
 
 _NO_BLANKS = {ord(character): None for character in _BLANK}
@@ -70,7 +70,7 @@ _NO_BLANKS = {ord(character): None for character in _BLANK}
 def _base64(text: str) -> bytes:
     text = text.translate(_NO_BLANKS)
     if _BASE64.fullmatch(text) is None:
-        raise ValueError("this is no base64")
+        raise ValueError("a base64 value is not valid")
     return binascii.a2b_base64(text)
 
 
@@ -84,8 +84,8 @@ _SCALARS: dict[str, Callable[[str], Any]] = {
     "base64": _base64,
 }
 
-# The grammar: for each state, which elements may begin, the state inside of them, and the state after them. A state is named
-# by the element it is in and what that element has already.
+# The grammar: for each state, which elements may begin, the state inside them, and the state after them. The name of a state
+# is the current element, and what that element contains already.
 _GRAMMAR: dict[str, dict[str, tuple[str, str]]] = {
     "": {"methodCall": ("methodCall", "whole")},
     "methodCall": {"methodName": ("methodName", "methodCall named")},
@@ -100,7 +100,7 @@ _GRAMMAR: dict[str, dict[str, tuple[str, str]]] = {
     "member named": {"value": ("value", "member whole")},
 }
 
-# States in which the element can't end yet.
+# States in which the element must not end yet.
 _LACKS = {
     "methodCall": "a methodCall has no methodName",
     "param": "a param has no value",
@@ -112,8 +112,8 @@ _LACKS = {
 _TEXTUAL = frozenset([*_SCALARS, "methodName", "name", "value"])
 
 
-# What nearly all calls are: ASCII, and a few params without references, CDATA, comments and nesting. What matches is read by
-# two expressions, a tenth of expat's time; all else, also all that is wrong, by expat. Nothing in it backtracks.
+# The form of nearly all calls: ASCII, with a few params, and without references, CDATA, comments and nesting. Two regular
+# expressions parse them, in a tenth of expat's time. Expat parses all others, and all errors. Nothing here backtracks.
 _S = rb"[ \t\r\n]*+"
 _PLAIN = re.compile(
     rb"(?:<\?xml version=(?:'1\.0'|\"1\.0\")(?: encoding=(?:'(?i:utf-8)'|\"(?i:utf-8)\"))? ?\?>)?"
@@ -141,7 +141,7 @@ _PLAIN_VALUE = re.compile(rb"<value><([a-z4]+)>([^<]*)")
 
 
 def _parse_plain(body: bytes) -> tuple[str, list[Any]] | None:
-    """Read a call of the usual form. @return: C{None} if it has another."""
+    """Parse a call of the usual form. @return: C{None} if it has another form."""
     found = _PLAIN.fullmatch(body)
     if found is None:
         return None
@@ -153,7 +153,7 @@ def _parse_plain(body: bytes) -> tuple[str, list[Any]] | None:
 
 
 class _Reader:
-    """What expat calls while it reads one document."""
+    """The callbacks for expat while it parses one document."""
 
     __slots__ = ("_containers", "_left", "_parser", "_result", "_stack", "_state", "_text", "arguments", "name", "wrong")
 
@@ -165,7 +165,7 @@ class _Reader:
         self._state = ""
         self._stack: list[str] = []
         self._text: list[str] = []
-        # The arrays and structs that are open, each with the member name that waits for its value.
+        # The open arrays and structs, each with the name of the member whose value comes next.
         self._containers: list[list[Any]] = []
         self._result: Any = None
         self._left = MOST_VALUES
@@ -176,24 +176,23 @@ class _Reader:
         parser.StartDoctypeDeclHandler = self._doctype
 
     def _refuse(self, why: str) -> None:
-        # The rest is only read to learn whether it is well-formed, which decides between the two faults.
+        # The rest is parsed only to see whether it is well-formed, which decides between the two faults.
         self.wrong = why
         self._parser.StartElementHandler = self._parser.EndElementHandler = self._parser.CharacterDataHandler = None
 
     def _doctype(self, *_: object) -> None:
-        # At once, before any entity is declared: what entities expand to has no bound.
-        raise InvalidRequest("This is no XML-RPC call: it has a document type declaration.")
+        # At once, before any entity is declared: the expansion of entities has no limit.
+        raise InvalidRequest("This is not an XML-RPC call: it has a document type declaration.")
 
     def _begins(self, tag: str, attributes: dict[str, str]) -> None:
         if self._text:
             if "".join(self._text).strip(_BLANK):
-                return self._refuse(f"text stands before <{tag[:40]}>")
+                return self._refuse(f"there is text before <{tag[:40]}>")
             self._text.clear()
         states = _GRAMMAR.get(self._state, {}).get(tag)
         if states is None:
             return self._refuse(self._misplaced(tag))
-        # Some libraries declare namespaces of extensions in every call; any other attribute means something that the
-        # specification doesn't know.
+        # Some libraries declare namespaces of extensions in every call. The specification has no other attributes.
         if attributes and not all(name.partition(":")[0] == "xmlns" for name in attributes):
             return self._refuse(f"<{tag}> has an attribute")
         self._state = states[0]
@@ -213,8 +212,8 @@ class _Reader:
         if not element:
             return f"it is a <{tag[:40]}>, not a <methodCall>"
         if element == "value" and not has:
-            return f"there is no type {tag[:40]}"
-        return f"<{tag[:40]}> can't stand there in <{element}>"
+            return f"{tag[:40]} is not a type"
+        return f"<{tag[:40]}> is not allowed there in <{element}>"
 
     def _ends(self, tag: str) -> None:
         state = self._state
@@ -223,7 +222,7 @@ class _Reader:
             text = "".join(self._text)
             self._text.clear()
             if state not in _TEXTUAL and text.strip(_BLANK):
-                return self._refuse(f"text stands in <{tag}>")
+                return self._refuse(f"there is text in <{tag}>")
         self._state = after = self._stack.pop()
         convert = _SCALARS.get(state)
         if convert is not None:
@@ -251,20 +250,20 @@ class _Reader:
             self._result = self._containers.pop()[0]
         elif tag == "methodName":
             if _NAME.fullmatch(text) is None:
-                return self._refuse("its methodName isn't 1 to 255 of the characters A-Z a-z 0-9 _ . : /")
+                return self._refuse("its methodName must be 1 to 255 of the characters A-Z a-z 0-9 _ . : /")
             self.name = text
         return None
 
 
 def parse_call(body: bytes) -> tuple[str, list[Any]]:
     """
-    Read a call.
+    Parse a call.
 
     @param body: the document.
-    @return: the method's name, and its arguments: C{int} (of any size up to 32 digits), C{bool}, C{str}, C{float}, C{bytes},
-        C{datetime} (UTC), C{list} and C{dict}.
-    @raise ParseError: it is no well-formed XML.
-    @raise InvalidRequest: it is, but no XML-RPC call.
+    @return: the name of the method, and its arguments: C{int} (of any size up to 32 digits), C{bool}, C{str}, C{float},
+        C{bytes}, C{datetime} (UTC), C{list} and C{dict}.
+    @raise ParseError: the document is not well-formed XML.
+    @raise InvalidRequest: it is well-formed, but not an XML-RPC call.
     """
     return _parse_plain(body) or _parse_any(body)
 
@@ -276,13 +275,13 @@ def _parse_any(body: bytes) -> tuple[str, list[Any]]:
         parser.Parse(body, True)
     except expat.ExpatError as error:
         raise ParseError(
-            f"The request is no well-formed XML: {expat.ErrorString(error.code)} "
+            f"The request is not well-formed XML: {expat.ErrorString(error.code)} "
             f"(line {error.lineno}, column {error.offset + 1})."
         ) from None
-    except (LookupError, ValueError):  # the XML declaration names an encoding that isn't there or isn't for text
-        raise ParseError("The request is no well-formed XML: its encoding isn't known.") from None
+    except (LookupError, ValueError):  # the XML declaration names an encoding that does not exist or is not for text
+        raise ParseError("The request is not well-formed XML: its encoding is unknown.") from None
     if reader.wrong is not None:
-        raise InvalidRequest(f"This is no XML-RPC call: {reader.wrong}.")
+        raise InvalidRequest(f"This is not an XML-RPC call: {reader.wrong}.")
     return reader.name, reader.arguments
 
 
@@ -294,7 +293,7 @@ _FAULT_END = b"</fault></methodResponse>\n"
 
 def frame_answer(parts: Iterable[bytes]) -> bytes:
     """
-    Write a method's answer that is rendered already.
+    Write the answer of a method from rendered parts.
 
     @param parts: the pieces of the C{<value>} element, which are copied once.
     @return: the C{methodResponse} document.
@@ -304,9 +303,9 @@ def frame_answer(parts: Iterable[bytes]) -> bytes:
 
 def render_answer(value: Any) -> bytes:
     """
-    Write a method's answer.
+    Write the answer of a method.
 
-    @param value: what L{fluidvm.model.xmlvalue.render} takes.
+    @param value: as for L{fluidvm.model.xmlvalue.render}.
     @return: the C{methodResponse} document.
     @raise TypeError: the value has no XML-RPC type.
     @raise OverflowError: a number is out of the range of its XML-RPC type.
@@ -318,8 +317,8 @@ def render_fault(code: int, text: str) -> bytes:
     """
     Write a fault.
 
-    @param code: its number.
-    @param text: one sentence for a person.
+    @param code: its code.
+    @param text: one sentence for users.
     @return: the C{methodResponse} document.
     """
     return b"".join((_FAULT, render({"faultCode": code, "faultString": text}), _FAULT_END))

@@ -80,7 +80,7 @@ class HostileContractTests(ImageCase):
                 self.assertTrue(data == whole, f"{what}: exactly what was written comes out")
                 self.assertEqual(self.secret.is_in(data), False, what)
             if error:
-                self.assertIn("It is no raw image: it begins as", error, what)
+                self.assertIn("The file is not a raw image: it starts like", error, what)
         made_images = {image["name"] for image in await self.call("list_images")}
         self.assertEqual(made_images, {name for name, error in zip(work, errors, strict=True) if not error})
         self.assertEqual(self.secret.state(), self.before)

@@ -66,7 +66,7 @@ class HeadTests(SynchronousTestCase):
             if what in ("LUKS", "Bochs", "cloop", "DMG", "QEMU's options"):
                 continue
             for whole in (head, head.ljust(MIB, b"\0")):
-                with self.assertRaisesRegex(Conflict, "It is no raw image: it begins as a", msg=what):
+                with self.assertRaisesRegex(Conflict, "The file is not a raw image: it starts like a", msg=what):
                     disk_size(whole, len(whole), "raw")
 
     def test_what_qemu_makes(self) -> None:
@@ -74,7 +74,7 @@ class HeadTests(SynchronousTestCase):
             self.fail("qemu-img is missing (qemu-utils)")
         for format in ("qcow", "qcow2", "qed", "vdi", "vhdx", "vmdk", "vpc", "parallels"):
             data = made("-f", format)
-            with self.assertRaisesRegex(Conflict, "begins as a", msg=format):
+            with self.assertRaisesRegex(Conflict, "starts like a", msg=format):
                 disk_size(data[:HEAD], len(data), "raw")
         for options in (
             (),
@@ -90,8 +90,8 @@ class HeadTests(SynchronousTestCase):
             data = made("-f", "qcow2", *options)
             self.assertEqual(disk_size(data[:HEAD], len(data), "qcow2"), 4 * MIB, options)
         refused: tuple[tuple[tuple[str, ...], str], ...] = (
-            (("-F", "raw", "-b", "/etc/hostname"), "stands alone"),
-            (("-o", "data_file=data.img"), "stands alone"),
+            (("-F", "raw", "-b", "/etc/hostname"), "standalone"),
+            (("-o", "data_file=data.img"), "standalone"),
             (("--object", "secret,id=s,data=x", "-o", "encrypt.format=luks,encrypt.key-secret=s"), "encrypted"),
             (("-o", "extended_l2=on,cluster_size=128k"), "features"),
         )
@@ -102,16 +102,16 @@ class HeadTests(SynchronousTestCase):
 
     def test_a_file_with_more_than_its_disk(self) -> None:
         data = made("-f", "qcow2")
-        with self.assertRaisesRegex(Conflict, "has more in it than its disk"):
+        with self.assertRaisesRegex(Conflict, "holds more data than its disk"):
             disk_size(data[:HEAD], 100 * MIB, "qcow2")
-        with self.assertRaisesRegex(Conflict, "has snapshots in it"):
+        with self.assertRaisesRegex(Conflict, "contains snapshots"):
             disk_size(data[:60] + b"\0\0\0\1" + data[64:HEAD], len(data), "qcow2")
 
     def test_sizes_that_none_has(self) -> None:
         for size in (0, 2**31 * MIB, 2**61, 2**63, 2**64 - 1):
-            with self.assertRaisesRegex(Conflict, "isn't 1 byte to"):
+            with self.assertRaisesRegex(Conflict, "must be 1 byte to"):
                 disk_size(qcow2(size=size), 1000, "qcow2")
-        with self.assertRaisesRegex(Conflict, "isn't 1 byte to"):
+        with self.assertRaisesRegex(Conflict, "must be 1 byte to"):
             disk_size(bytes(512), 2**61, "raw")
 
     def test_raw_images(self) -> None:

@@ -141,10 +141,10 @@ if os.geteuid() == 0:
             health = self.health()
             self.assertEqual(health["status"], "ok")
             told = "\n".join(health["warnings"])
-            self.assertIn(f"key {self.key}: Permission denied: let user {self.nobody.pw_uid}", told)
+            self.assertIn(f"key {self.key}: Permission denied: make it readable for user {self.nobody.pw_uid}", told)
             self.assertIn("restart the server after each renewal", told)
             self.assertIn(f"certificate users {self.users}: Permission denied", told)
-            self.assertIn("a renewed certificate won't be taken on", self.output())
+            self.assertIn("a renewed certificate can't be loaded", self.output())
 
         def test_a_renewed_certificate_that_can_not_be_read(self) -> None:
             os.chown(self.key, self.nobody.pw_uid, -1)
@@ -155,7 +155,7 @@ if os.geteuid() == 0:
             os.chown(self.key, 0, 0)
             self.key.chmod(0o600)
             server.send_signal(1)
-            self.until_told("the old certificate serves on: key")
+            self.until_told("the previous certificate stays in use: key")
             os.chown(self.key, self.nobody.pw_uid, -1)
             server.send_signal(1)
             deadline = time.monotonic() + TIMEOUT

@@ -162,9 +162,9 @@ class StartTests(ProcessCase):
         server = self.start()
         server.send_signal(signal.SIGHUP)
         deadline = time.monotonic() + TIMEOUT
-        while "nothing to read again" not in self.output() and server.poll() is None and time.monotonic() < deadline:
+        while "nothing to reload" not in self.output() and server.poll() is None and time.monotonic() < deadline:
             time.sleep(0.05)
-        self.assertIn("nothing to read again", self.output())
+        self.assertIn("nothing to reload", self.output())
         self.assertIsNone(server.poll())
         self.wait_until_it_answers(server)
 

@@ -63,7 +63,7 @@ class StoreAwayTests(ProcessCase):
         self.refused(proxy.commit_tasks, cookie)
         code, told = self.health()
         self.assertEqual((code, told["status"]), (503, "failing"))
-        self.assertIn("hasn't answered for 3 s", " ".join(told["reasons"]))
+        self.assertIn("no answer within 3 s", " ".join(told["reasons"]))
         self.server.send_signal(signal.SIGTERM)
         self.server.wait(2 * TIMEOUT)
 
@@ -79,7 +79,7 @@ class StoreAwayTests(ProcessCase):
         self.assertEqual(self.server.wait(4 * TIMEOUT), 1)
         first = (self.directory / "first").read_text()
         self.assertIn("The server stops", first)
-        self.assertIn("another server has taken the database over", first)
+        self.assertIn("another server has taken over the database", first)
         self.assertNotIn("Traceback", first)
         self.assertRaises(OSError, urllib.request.urlopen, f"http://127.0.0.1:{own}/health", timeout=TIMEOUT)
         self.assertEqual(self.health()[0], 200)

@@ -350,13 +350,13 @@ class TakenOverTests(PostgresCase):
         )
         self.end_backend()
         await self.refused(self.database.run(put, "no more"))
-        self.assertIn("lost transactions", self.displaced[0])
+        self.assertIn("lost committed transactions", self.displaced[0])
         self.assertEqual(self.contents(), [("one",)])
 
     async def test_one_that_can_only_be_read_is_waited_for(self) -> None:
         self.cluster.execute(f"ALTER DATABASE {self.name} SET default_transaction_read_only = on")
         self.end_backend()
         refused = await self.assertFailure(self.database.run(put, "no"), Unavailable)
-        self.assertIn("only be read", str(refused))
+        self.assertIn("read-only", str(refused))
         self.cluster.execute(f"ALTER DATABASE {self.name} RESET default_transaction_read_only")
         await self.run_well("after")

@@ -39,8 +39,8 @@ class FilesTests(SynchronousTestCase):
         self.assertIn(words, str(self.assertRaises(TLSError, server_options, files, now)))
 
     def test_times(self) -> None:
-        self.refused("has expired on", TLSFiles(*self.authority.issue("old", ends=-1)))
-        self.refused("isn't valid before", TLSFiles(*self.authority.issue("new", begins=1)))
+        self.refused("expired on", TLSFiles(*self.authority.issue("old", ends=-1)))
+        self.refused("is not valid before", TLSFiles(*self.authority.issue("new", begins=1)))
 
     def test_the_chain_in_its_order(self) -> None:
         between = Authority(self.directory, "between", self.authority)
@@ -49,15 +49,15 @@ class FilesTests(SynchronousTestCase):
         certificate.write_bytes(b"".join(links))
         server_options(TLSFiles(certificate, key))
         certificate.write_bytes(links[0] + links[2] + links[1])
-        self.refused("isn't what", TLSFiles(certificate, key))
+        self.refused("did not issue", TLSFiles(certificate, key))
 
     def test_a_key_that_others_write_or_read(self) -> None:
         files = TLSFiles(*self.authority.issue("server", ends=400))
         self.assertEqual(advice(files), [])
         files.key.chmod(0o644)
-        self.assertIn("may read it", advice(files)[0])
+        self.assertIn("can read it", advice(files)[0])
         files.key.chmod(0o602)
-        self.refused("everybody may write it", files)
+        self.refused("everyone can write it", files)
 
     def test_what_ends_soon(self) -> None:
         files = TLSFiles(*self.authority.issue("server", ends=30))
@@ -67,7 +67,7 @@ class FilesTests(SynchronousTestCase):
     def test_authorities(self) -> None:
         certificate, key = self.authority.issue("server")
         self.refused("client authority", TLSFiles(certificate, key, Path("/no/such/file")))
-        self.refused("holds no PEM", TLSFiles(certificate, key, key))
+        self.refused("contains no PEM", TLSFiles(certificate, key, key))
 
 
 class TLSCase(ProcessCase):
@@ -188,7 +188,7 @@ class ReloadTests(TLSCase):
         before = self.serial()
         self.certificate.write_text("nonsense")
         server.send_signal(signal.SIGHUP)
-        self.until(lambda: "the old certificate serves on" in self.output())
+        self.until(lambda: "the previous certificate stays in use" in self.output())
         self.assertEqual(self.serial(), before)
 
 
@@ -234,7 +234,7 @@ class ClientCertificateTests(TLSCase):
         self.refused(402, self.client().authenticate, "alice", "")
         self.users.write_text("")
         server.send_signal(signal.SIGHUP)
-        self.until(lambda: "has been read again" in self.output())
+        self.until(lambda: "was reloaded" in self.output())
         deadline = time.monotonic() + TIMEOUT
         while time.monotonic() < deadline:
             try:

@@ -157,7 +157,7 @@ class DownloadTests(RightsCase):
         raw.transport.abortConnection()
         await self.until(lambda: len(self.there.server.transfers) == 0)
         (line,) = await self.lines("download")
-        self.assertEqual((line["code"], line["error"]), (503, "The connection ended before all was sent."))
+        self.assertEqual((line["code"], line["error"]), (503, "The connection ended before everything was sent."))
         self.assertGreater(line["arguments"]["bytes"], 0)
 
 
@@ -223,7 +223,7 @@ class UploadTests(RightsCase):
         raw = await self.raw(f"{self.begun_as('up', self.ann)}Content-Length: {len(WHOLE)}\r\n\r\n".encode() + WHOLE[:half])
         await self.until(lambda: self.left())
         code, words = await self.put(b"x" * 100, client=self.ann)
-        self.assertEqual((code, "is being sent already" in words), (409, True))
+        self.assertEqual((code, "is already in progress" in words), (409, True))
         code, _ = await self.put(b"x", client=self.ann, Content_Range=f"bytes {PIECE}-{PIECE}/{2 * PIECE}")
         self.assertEqual(code, 409)
         self.assertEqual((await self.ann.fail("import_image", {"name": "os", "format": "raw", "upload": "up"}))[0], 409)
@@ -242,7 +242,7 @@ class UploadTests(RightsCase):
         good, broken, refused = await self.lines("upload")
         self.assertEqual((good["name"], good["address"], good["code"]), ("ann", "127.0.0.1", 0))
         self.assertEqual(good["arguments"], {"upload": "up", "bytes": 3})
-        self.assertEqual((broken["code"], broken["error"]), (503, "The connection ended before all had come."))
+        self.assertEqual((broken["code"], broken["error"]), (503, "The connection ended before everything was received."))
         self.assertEqual((refused["code"], refused["arguments"]["bytes"]), (409, 0))
 
 

@@ -76,7 +76,7 @@ class HeldTests(ServerCase):
         self.patch(dispatcher, "_boxcars", Room(200_000))
         first, small = send(60_000), send(10)
         refused = self.assertRaises(xmlrpc.client.Fault, xmlrpc.client.loads, await send(60_000))
-        self.assertEqual((refused.faultCode, "too many large boxcars" in refused.faultString), (503, True))
+        self.assertEqual((refused.faultCode, "too many large system.multicall requests" in refused.faultString), (503, True))
         other = send(60_000, await self.there.login(address="192.0.2.9"))
         self.assertGreater(dispatcher._boxcars.held, 120_000)
         for _ in range(3):

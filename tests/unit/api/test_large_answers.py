@@ -113,7 +113,7 @@ class BoxcarTests(LargeAnswersCase):
         codes = [answer["faultCode"] if isinstance(answer, dict) else len(answer[0]) for answer in answers]
         self.assertEqual(codes[1:4] + codes[5:], [20, 413, 413, 413, 404, 3])
         self.assertEqual([answers[place][0]["id"] for place in (0, 4)], [1, 2])
-        self.assertIn("send this call by itself", answers[2]["faultString"])
+        self.assertIn("send this call separately", answers[2]["faultString"])
 
     async def test_what_tasks_return_is_never_lost(self) -> None:
         tasks = [("set_vm_name", (1, "other"))] * 20

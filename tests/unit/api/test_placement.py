@@ -103,7 +103,7 @@ class RoomTests(PlacingCase):
                 ("set_vm_vcpus", 7, "virtual CPUs, 3 short"),
             ):
                 code, words = await self.both(client, method, vm, amount)
-                self.assertEqual((code, words), (409, f"Compute node small has no room for it: {lack}."))
+                self.assertEqual((code, words), (409, f"Compute node small doesn't have enough room: {lack}."))
                 await self.refused(403, self.alice.call(method, vm, amount, {"force": True}))
         await self.alice.do("set_vm_memory", vm, 1000)
         await self.alice.do("set_vm_memory", vm, 500)

@@ -41,7 +41,7 @@ class DoubtTests(ServerCase):
     async def settle(self, kept: bool) -> None:
         """Report whether the transaction was stored."""
         ((again, outcome),) = self.held
-        outcome.callback(await again() if kept else Failure(Unavailable("The store failed: nothing was kept.")))
+        outcome.callback(await again() if kept else Failure(Unavailable("The store failed: nothing was stored.")))
         outcome.addErrback(lambda failure: None)
         await self.serving.pass_time(1)
 

@@ -1,4 +1,4 @@
-"""From where images may be fetched: nothing leads out of what is allowed."""
+"""URLs for images: no URL escapes from the allowed prefixes."""
 
 from __future__ import annotations
 
@@ -78,7 +78,7 @@ class ImageUrlsTests(SynchronousTestCase):
         ):
             self.assertRaises(Forbidden, self.urls.admit, url)
 
-    def test_redirections(self) -> None:
+    def test_redirects(self) -> None:
         url = BASE + "a/b"
         for location, asked in (("c", BASE + "a/c"), ("../c", BASE + "c"), ("/pub/c", BASE + "c"), (BASE + "c", BASE + "c")):
             self.assertEqual(self.urls.follow(url, location), asked)
@@ -94,14 +94,14 @@ class ImageUrlsTests(SynchronousTestCase):
         ):
             self.assertRaises(Forbidden, self.urls.follow, url, location)
 
-    def test_what_is_no_beginning(self) -> None:
+    def test_invalid_prefixes(self) -> None:
         for url in ("", "http://", "http://h/../", "http://u@h/", "ftp://h/", "http://h/%2e%2e/"):
             self.assertRaises(ValueError, ImageUrls, [url])
 
     @settings(deadline=None)  # the machine may be busy
     @given(st.lists(st.sampled_from(PIECES) | st.text(max_size=3), max_size=8))
-    def test_nothing_leads_out(self, pieces: list[str]) -> None:
-        """However a server decodes and resolves the path, it stays below what is allowed."""
+    def test_no_url_escapes_from_the_prefix(self, pieces: list[str]) -> None:
+        """However a server decodes and resolves the path, it stays below the allowed prefix."""
         try:
             asked = self.urls.admit(BASE + "".join(pieces))
         except Forbidden:

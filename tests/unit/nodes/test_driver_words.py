@@ -1,4 +1,4 @@
-"""Faults are sentences in which VMs have their own names, not their hypervisor's."""
+"""Faults are sentences that use the names of VMs, not those of their hypervisor."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ RAISED = {cls.__name__ for cls in (*faults.FAULTS.values(), *DriverError.__subcl
 
 
 def made(path: Path) -> Iterator[tuple[int, str]]:
-    """The line and the words of every fault and driver's error that a file makes; those that end with another's left out."""
+    """Find the faults and driver errors in a file: line and text. Those that end with another error are left out."""
     for node in ast.walk(ast.parse(path.read_text())):
         if not isinstance(node, ast.Call) or not node.args:
             continue
@@ -37,8 +37,8 @@ def made(path: Path) -> Iterator[tuple[int, str]]:
 
 
 class SentenceTests(SynchronousTestCase):
-    def test_what_the_code_says(self) -> None:
-        """Of the server and of the drivers, also where no test makes it say so."""
+    def test_every_fault_in_the_code_is_a_sentence(self) -> None:
+        """Check the code of the server and of the drivers, including faults that no test raises."""
         seen = 0
         for directory in ("fluidvm", "drivers", "examples"):
             for path in (ROOT / directory).rglob("*.py"):
@@ -58,7 +58,7 @@ class SentenceTests(SynchronousTestCase):
         ):
             self.assertEqual(sentence(said), told)
 
-    def test_what_is_no_fault(self) -> None:
+    def test_texts_that_are_not_sentences_are_logged(self) -> None:
         for text in ("It is so", "It is so..", "", "It is so. ", "It failed.: why."):
             self.assertFalse(is_told(text), text)
             faults.Conflict(text)
@@ -146,8 +146,8 @@ class FaultTests(ServerCase):
             self.assertEqual((code, "VM renamed" in words), (404, True), words)
             self.assertEqual((await admin.call("get_vm", vm))["state"], "missing")
 
-    async def test_a_node_that_is_away(self) -> None:
-        """Its reason is a sentence of its driver's."""
+    async def test_an_offline_node(self) -> None:
+        """The reason is a sentence from its driver."""
         admin = await self.serve().login()
         node = await admin.do("add_compute_node", "away", "simulator", "", {"fail": ["connect"]})
         words = "Compute node away is offline: The simulator was told to fail at connect."

@@ -58,14 +58,14 @@ class TimeoutsTests(SynchronousTestCase):
         self.hung: list[str] = []
         self.patient: Any = TimedConnection(self.slow, self.clock, "node1", 8.0, self.hung.append)
 
-    def test_it_is_what_the_connection_is(self) -> None:
+    def test_it_provides_what_the_connection_provides(self) -> None:
         self.assertTrue(IConnection.providedBy(self.patient))
         self.assertTrue(ILiveResize.providedBy(self.patient))
         self.assertFalse(IEvents.providedBy(self.patient))
         self.assertEqual(self.patient.note, "an attribute")
         self.assertRaises(AttributeError, getattr, self.patient, "fly")
 
-    def test_what_takes_longer_by_its_nature(self) -> None:
+    def test_verbs_with_a_longer_timeout(self) -> None:
         alsoProvides(self.slow, IPatience)
         self.slow.patience = {"get_domain": 20.0, "stop": 1.0}  # type: ignore[attr-defined]
         patient: Any = TimedConnection(self.slow, self.clock, "node1", 8.0, self.hung.append)
@@ -81,7 +81,7 @@ class TimeoutsTests(SynchronousTestCase):
         self.slow.calls[-1].callback(None)
         self.assertEqual(self.successResultOf(short), "b")
 
-    def test_what_ends_in_time(self) -> None:
+    def test_verbs_that_end_in_time(self) -> None:
         self.assertEqual(self.successResultOf(self.patient.start("a")), "a")
         call = self.patient.get_domain("a")
         self.clock.advance(7)
@@ -93,7 +93,7 @@ class TimeoutsTests(SynchronousTestCase):
         self.assertEqual(self.clock.getDelayedCalls(), [])
         self.assertEqual(self.hung, [])
 
-    def test_what_does_not(self) -> None:
+    def test_verbs_that_time_out(self) -> None:
         early, late = self.patient.get_domain("a"), None
         self.clock.advance(4)
         late = self.patient.get_domain("b")
@@ -106,7 +106,7 @@ class TimeoutsTests(SynchronousTestCase):
         self.assertEqual(self.slow.cancelled, ["a", "b"])
         self.assertEqual(self.clock.getDelayedCalls(), [])
 
-    def test_progress_is_a_sign_of_life(self) -> None:
+    def test_progress_extends_the_timeout(self) -> None:
         told: list[int] = []
         call = self.patient.resize_memory("a", 1, told.append)
         for percentage in range(10):
@@ -117,7 +117,7 @@ class TimeoutsTests(SynchronousTestCase):
         self.clock.pump([1] * 10)
         self.failureResultOf(call, Unreachable)
 
-    def test_cancelled_is_when_the_driver_has_stopped(self) -> None:
+    def test_cancelling_waits_until_the_driver_has_stopped(self) -> None:
         call = self.patient.stop("a")
         call.cancel()
         self.assertEqual(self.slow.cancelled, ["a"])
@@ -125,14 +125,14 @@ class TimeoutsTests(SynchronousTestCase):
         self.slow.cleaning.callback(None)
         self.failureResultOf(call, CancelledError)
 
-    def test_cleaning_up_has_its_time_too(self) -> None:
+    def test_cleaning_up_after_a_cancellation_has_a_timeout(self) -> None:
         call = self.patient.stop("a")
         call.cancel()
         self.clock.pump([1] * 10)
         self.failureResultOf(call, CancelledError)
         self.assertEqual(len(self.hung), 1)
 
-    def test_cancelled_twice_is_at_once(self) -> None:
+    def test_cancelling_twice_does_not_wait(self) -> None:
         call = self.patient.stop("a")
         call.cancel()
         call.cancel()

@@ -1,4 +1,4 @@
-"""The options of the server: what is given by which way, and what holds where nothing is given."""
+"""The options of the server: the command line, the configuration file, and the defaults."""
 
 from __future__ import annotations
 
@@ -50,11 +50,11 @@ GIVEN: dict[str, Any] = {
     "password-lanes": 2,
     "access-log": True,
 }
-"""A value for every option that isn't its default, as the configuration file has it."""
+"""A value for every option other than its default, as in the configuration file."""
 
 
 def parse(*arguments: str) -> Settings:
-    """What a command line leads to."""
+    """Parse a command line."""
     options = Options()
     options.parseOptions(list(arguments))
     return options.settings
@@ -123,7 +123,7 @@ class OptionTests(SynchronousTestCase):
         )
         self.assertIsNone(settings.tls)
 
-    def test_every_option_by_both_ways(self) -> None:
+    def test_every_option_from_both_sources(self) -> None:
         self.assertEqual(set(GIVEN), {option.name for option in OPTIONS})
         settings = parse(*self.command_line(GIVEN))
         self.assertEqual(plain(parse("--config", self.file(GIVEN))), plain(settings))
@@ -137,7 +137,7 @@ class OptionTests(SynchronousTestCase):
         self.assertEqual(settings.tls, TLSFiles(Path("/c.pem"), Path("/k.pem"), Path("/a.pem"), "optional"))
         self.assertEqual(settings.image_urls.admit("https://B/cd"), "https://b/cd")
 
-    def test_the_command_line_wins(self) -> None:
+    def test_the_command_line_takes_precedence(self) -> None:
         config = self.file({"session-timeout": 60, "http": ["tcp:1"], "hosts": "a", "access-log": True, "max-image": "7"})
         settings = parse("--config", config, "--session-timeout", "5", "--http", "tcp:2", "--hosts", "")
         self.assertEqual(settings.session_timeout, 5)
@@ -146,7 +146,7 @@ class OptionTests(SynchronousTestCase):
         self.assertIs(settings.access_log, True)
         self.assertEqual(settings.max_image, 7)
 
-    def test_nothing_listens_in_clear_text_beside_https(self) -> None:
+    def test_https_disables_the_default_http_endpoint(self) -> None:
         tls = ("--https", "tcp:1", "--tls-cert", "c", "--tls-key", "k")
         self.assertEqual(parse(*tls).http, ())
         self.assertEqual(parse("--config", self.file({"http": []}), *tls).http, ())

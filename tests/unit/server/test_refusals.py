@@ -1,4 +1,4 @@
-"""What keeps a server from starting is said in one line, before it becomes a daemon."""
+"""Errors at the start are reported in one line, before the server becomes a daemon."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ WRONG: dict[type, tuple[object, ...]] = {
     Endpoints: (1,),
     Words: (1,),
 }
-"""What no option of a kind takes."""
+"""Values that are not valid for any option of a kind."""
 
 
 class RefusalTests(SynchronousTestCase):
@@ -40,7 +40,7 @@ class RefusalTests(SynchronousTestCase):
         self.directory = Path(self.mktemp()).absolute()
         self.directory.mkdir()
         self.state = self.directory / "state"
-        # What makeService sets for its process, this one gets back.
+        # Restore what makeService sets for its process.
         self.addCleanup(os.umask, os.umask(0o077))
         self.addCleanup(sys.setswitchinterval, sys.getswitchinterval())
         self.patch(os, "environ", {**os.environ, "FLUIDVM_ADMIN_PASSWORD": "x"})
@@ -51,7 +51,7 @@ class RefusalTests(SynchronousTestCase):
         return options
 
     def refused(self, words: str, *given: str) -> None:
-        """One line that says why, for C{twistd} to end with."""
+        """Check that C{twistd} ends with one line that says why."""
         self.one_line(words, lambda: makeService(self.options(*given)))
 
     def one_line(self, words: str, start: Callable[[], object]) -> None:
@@ -69,7 +69,7 @@ class RefusalTests(SynchronousTestCase):
         self.refused("--config: an empty value is not valid: give a path", "--config", "")
 
     def test_wrong_values(self) -> None:
-        """Each says which option, and what is allowed, wherever it comes from."""
+        """Each error names the option and the allowed values, from both sources."""
         for option in OPTIONS:
             for value in WRONG[type(option.kind)]:
                 shown = {"True": "true", "": "an empty value", "two\nlines": "two lines", "x" * 300: "x" * 200 + "..."}
@@ -122,7 +122,7 @@ class RefusalTests(SynchronousTestCase):
         other, _ = self.certificate("two")
         tls = ["--https", "tcp:0:interface=127.0.0.1"]
         self.refused("No such file", *tls, "--tls-cert", "/no/such/file", "--tls-key", key)
-        self.refused("don't belong together", *tls, "--tls-cert", certificate, "--tls-key", other)
+        self.refused("do not match", *tls, "--tls-cert", certificate, "--tls-key", other)
         self.refused("no PEM", *tls, "--tls-cert", self.file("text", "x"), "--tls-key", key)
         self.refused("no PEM", *tls, "--tls-cert", certificate, "--tls-key", self.file("text", "x"))
 
@@ -130,7 +130,7 @@ class RefusalTests(SynchronousTestCase):
         self.refused("password file", "--admin-password-file", "/no/such/file")
         self.refused("empty", "--admin-password-file", self.file("empty", "\n"))
 
-    def test_what_another_server_uses(self) -> None:
+    def test_state_in_use_by_another_server(self) -> None:
         lock = Lock()
         self.addCleanup(lock.close)
         claim(lock, self.options().settings)

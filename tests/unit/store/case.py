@@ -16,18 +16,18 @@ from tests.databases import new_database
 
 
 def put(connection: Connection, type_name: str) -> str:
-    """Write a row. @raise IntegrityError: there is one with this name."""
+    """Write a row. @raise IntegrityError: a row with this name exists."""
     connection.execute(insert(schema.id_counters), {"type": type_name, "last": 1})
     return type_name
 
 
 def names(connection: Connection) -> list[str]:
-    """What L{put} has written, in alphabetical order."""
+    """Return the names that L{put} has written, in alphabetical order."""
     return [row.type for row in connection.execute(select(schema.id_counters).order_by("type"))]
 
 
 def database_at(url: str) -> Database:
-    """A server's way to a database, not yet open."""
+    """Make the store for a database, without opening it."""
     reactor: Any = _reactor
     return Database(url, reactor)
 
@@ -36,8 +36,8 @@ class DatabaseCase(TestCase):
     """
     Tests with an open database, on the run's engine.
 
-    @ivar path: where SQLite has it.
-    @ivar url: what it is opened by.
+    @ivar path: the file, for SQLite.
+    @ivar url: the URL of the database.
     """
 
     def setUp(self) -> None:
@@ -50,5 +50,5 @@ class DatabaseCase(TestCase):
         self.database.open()
 
     def make(self) -> Database:
-        """One more server's way to the same database, not yet open."""
+        """Make another store for the same database, without opening it."""
         return database_at(self.url)

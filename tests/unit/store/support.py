@@ -1,4 +1,4 @@
-"""What the store's tests share: a reactor with its own time, and functions that write and read."""
+"""What tests of the store share: a reactor with a manual clock, and a test case."""
 
 from __future__ import annotations
 
@@ -16,15 +16,15 @@ LIMIT = 20.0
 
 
 class Time(Clock):
-    """The time of a store under test: turned by hand; its threads are real."""
+    """A manual clock for a store under test. Its threads are real."""
 
     def callFromThread(self, callable: Callable[..., Any], *args: Any) -> None:
-        """As the reactor does."""
+        """Like the reactor."""
         reactor.callFromThread(callable, *args)  # type: ignore[attr-defined]
 
 
 class StoreCase(TestCase):
-    """Tests with a store, which is closed after each."""
+    """A test case for stores, which are closed after each test."""
 
     timeout = 120
 
@@ -40,45 +40,45 @@ class StoreCase(TestCase):
                 await self.turn()
 
     def make(self, url: str) -> Database:
-        """A store that isn't open yet."""
+        """Make a store, without opening it."""
         return Database(url, self.clock, LIMIT, self.displaced.append)
 
     def open(self, url: str) -> Database:
-        """A store."""
+        """Open a store."""
         database = self.make(url)
         database.open()
         self.opened.append(database)
         return database
 
     async def turn(self, seconds: float = 0.0) -> None:
-        """Turn the clock, and let threads come in between."""
+        """Advance the clock, and let threads run."""
         self.clock.advance(seconds)
         await deferLater(reactor, 0.005, lambda: None)
 
     async def until(self, condition: Callable[[], Any]) -> None:
-        """Wait for threads, at most until trial's time-out."""
+        """Wait for threads, at most until trial's timeout."""
         while not condition():
             await self.turn()
 
     async def in_time(self, condition: Callable[[], Any]) -> None:
-        """As L{until}, and turn the clock while the store has nothing to do: what it does takes its own time."""
+        """Like L{until}, but advance the clock while the store has no work. Its work takes real time."""
         while not condition():
             self.assertEqual(self.displaced, [])
             await self.turn(0.0 if any(database.waits() for database in self.opened) else TICK)
 
     async def overdue(self) -> None:
-        """Turn the clock until what hangs has taken too long."""
+        """Advance the clock until hanging work has timed out."""
         for _ in range(int(LIMIT / TICK) + 2):
             await self.turn(TICK)
 
     async def idle(self) -> None:
-        """Turn the clock until the store has looked at its database, though nobody asks for anything."""
+        """Advance the clock until the store has checked its database while idle."""
         for _ in range(int(IDLE / TICK) + 1):
             await self.turn(TICK)
         await self.until(lambda: not any(database.waits() for database in self.opened))
 
     def outcome(self, done: Deferred[Any]) -> list[Any]:
-        """What comes of something, once it does."""
+        """Return a list that gets the result once it is known."""
         found: list[Any] = []
         done.addBoth(found.append)
         return found

@@ -1,8 +1,8 @@
 """
-The change log's promise: who reads it past the last serial that he knows misses nothing.
+The promise of the change log: a client that reads from the last serial it knows misses nothing.
 
-A sequence alone doesn't keep it: of two transactions at the same time, the one with the higher number may be the first that
-others see. It is kept by there being one writer.
+A sequence alone does not guarantee this: of two concurrent transactions, the one with the higher number may become visible
+first. It is guaranteed because there is only one writer.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from .case import DatabaseCase
 
 
 def mention(connection: Connection, number: int) -> list[ChangeRow]:
-    """Log between one and four changes; some of the callers fail after that."""
+    """Log one to four changes. Some of the calls fail after that."""
     rows = write(connection, [(Mention("task", number, "updated", None), None)] * (1 + number % 4))
     if number % 7 == 0:
         raise ValueError(number)
@@ -28,7 +28,7 @@ def mention(connection: Connection, number: int) -> list[ChangeRow]:
 
 
 class ChangeOrderTests(DatabaseCase):
-    async def test_serials_are_told_in_their_order(self) -> None:
+    async def test_serials_are_reported_in_order(self) -> None:
         told: list[int] = []
 
         def tell(rows: list[ChangeRow]) -> None:
@@ -41,7 +41,7 @@ class ChangeOrderTests(DatabaseCase):
         self.assertGreater(len(told), 500)
         self.assertEqual(told, sorted(set(told)))
 
-    async def test_serials_go_on_beyond_32_bits(self) -> None:
+    async def test_serials_can_exceed_32_bits(self) -> None:
         def use_up(connection: Connection) -> None:
             if connection.dialect.name == "sqlite":
                 connection.execute(
@@ -59,7 +59,7 @@ class ChangeOrderTests(DatabaseCase):
         written, seen = Event(), list[int]()
 
         def follow() -> list[int]:
-            """Read as another process would, until there is nothing more to come."""
+            """Read like another process, until no more changes come."""
             engine = create_engine(parse_url(self.url))
             newer = text("SELECT serial FROM changes WHERE serial > :last ORDER BY serial")
             with engine.connect() as connection:

@@ -36,14 +36,14 @@ class DatabaseTests(DatabaseCase):
         for number, result in order:
             self.assertEqual(isinstance(result, str), bool(number % 7))
 
-    async def test_a_failing_function_takes_nobody_along(self) -> None:
+    async def test_a_failing_function_fails_alone(self) -> None:
         good, bad, other = (self.database.run(put, "a"), self.database.run(put_and_fail, "b"), self.database.run(put, "c"))
         await good
         await self.assertFailure(bad, ValueError)
         await other
         self.assertEqual(await self.database.run(names), ["a", "c"])
 
-    async def test_broken_constraints_take_nobody_along(self) -> None:
+    async def test_a_violated_constraint_fails_alone(self) -> None:
         first, again, other = (self.database.run(put, name) for name in ("a", "a", "b"))
         await first
         await self.assertFailure(again, Exception)
@@ -57,7 +57,7 @@ class DatabaseTests(DatabaseCase):
         self.database.open()
         self.assertEqual(await self.database.run(names), ["a"])
 
-    async def test_closing_finishes_what_was_asked(self) -> None:
+    async def test_closing_finishes_earlier_work(self) -> None:
         waiting: list[Deferred[str]] = [self.database.run(put, f"{number:04}") for number in range(1000)]
         await self.database.close()
         self.assertTrue(all(done.called for done in waiting))
@@ -72,7 +72,7 @@ class DatabaseTests(DatabaseCase):
 
 
 class SqliteTests(DatabaseCase):
-    """What is about its file, and its own ways of failing."""
+    """The file of SQLite, and failures that only SQLite has."""
 
     skip = only("sqlite")
 
@@ -102,7 +102,7 @@ class SqliteTests(DatabaseCase):
         await self.database.run(grow)
         self.assertEqual(self.database.trouble, "")
 
-    async def test_a_new_one_is_not_readable_for_others(self) -> None:
+    async def test_a_new_file_is_not_readable_for_others(self) -> None:
         path = self.path.with_name("new.db")
         database = database_at(f"sqlite:///{path}")
         database.open()

@@ -1,4 +1,4 @@
-"""What is PostgreSQL's alone."""
+"""Tests for PostgreSQL only."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ class ClaimTests(DatabaseCase):
         self.database.open()
 
     def test_a_lock_that_is_freed_a_little_later(self) -> None:
-        """PostgreSQL frees the lock of a server that has ended when it has noticed that."""
+        """PostgreSQL frees the lock of a server once it has noticed that the server has ended."""
         pauses: list[float] = []
 
         def pause(seconds: float) -> None:
@@ -63,7 +63,7 @@ class TypeTests(DatabaseCase):
 class CrashTests(TestCase):
     skip = only("postgresql")
 
-    async def test_what_was_answered_is_there_after_a_crash(self) -> None:
+    async def test_confirmed_commits_survive_a_crash(self) -> None:
         cluster = Cluster(fsync="on", full_page_writes="on")
         self.addCleanup(cluster.remove)
         cluster.start()

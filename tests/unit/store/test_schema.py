@@ -1,4 +1,4 @@
-"""The tables that the code derives are those that the migrations make."""
+"""The tables that the code derives are the same as those of the migrations."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from .case import DatabaseCase
 
 class SchemaTests(DatabaseCase):
     async def test_each_column_has_a_migration(self) -> None:
-        """Of an object, too, whose columns follow from its class."""
+        """This includes objects, whose columns are derived from their classes."""
 
         def columns(connection: Connection) -> dict[str, set[str]]:
             seen = inspect(connection)
@@ -25,7 +25,7 @@ class SchemaTests(DatabaseCase):
         known = {name: {column.name for column in table.c} for name, table in schema.metadata.tables.items()}
         self.assertEqual(await self.database.run(columns), known)
 
-    async def test_what_is_there_gets_its_version(self) -> None:
+    async def test_existing_objects_get_a_version(self) -> None:
         await self.database.close()
         for name in schema.objects:
             self.execute(f"ALTER TABLE {name}s DROP COLUMN version")

@@ -1,4 +1,4 @@
-"""A server finds what another one has stored."""
+"""A server loads what an earlier one has stored."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from tests.support import PASSWORD, Client, ServerCase
 
 
 class ServerTests(ServerCase):
-    async def test_all_is_there_again(self) -> None:
+    async def test_everything_is_loaded_again(self) -> None:
         running = self.serve()
         admin = await running.login()
         await admin.node()
@@ -25,7 +25,7 @@ class ServerTests(ServerCase):
         await admin.do("delete_vm", vm)
 
     async def look(self, client: Client, vm: int) -> list[Any]:
-        """What was stored, of each kind."""
+        """Query objects of each type."""
         return [
             await client.call("list_vm_snapshots", vm),
             await client.call("get_vm", vm),

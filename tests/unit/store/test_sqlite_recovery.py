@@ -1,4 +1,4 @@
-"""SQLite hangs, and its files are deleted or replaced under the server."""
+"""SQLite hangs, and its files are deleted or replaced while the server runs."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ class SqliteHangTests(SqliteCase):
         self.reached.set()
         self.go_on.wait(100)
 
-    async def test_what_hangs_is_not_kept_once_it_was_refused(self) -> None:
+    async def test_hanging_work_is_not_stored_after_it_was_refused(self) -> None:
         hanging = self.outcome(self.database.run(self.hang))
         await self.until(self.reached.is_set)
         await self.overdue()
@@ -51,8 +51,8 @@ class SqliteHangTests(SqliteCase):
         await self.database.run(put, "after")
         self.assertEqual(await self.database.run(names), ["after"])
 
-    async def test_a_commit_that_hangs_is_looked_up(self) -> None:
-        # As a disk does that takes its time: the thread hangs within COMMIT.
+    async def test_the_outcome_of_a_hanging_commit_is_looked_up(self) -> None:
+        # Like a slow disk: the thread hangs within COMMIT.
         engine = self.database._source._engine
         event.listen(engine, "commit", lambda connection: self.go_on.is_set() or self.wait())
         hanging = self.outcome(self.database.run(put, "hangs"))
@@ -65,7 +65,7 @@ class SqliteHangTests(SqliteCase):
         self.assertEqual(outcome, ["hangs"])
         self.assertEqual(await self.database.run(names), ["hangs"])
 
-    async def test_closing_is_bounded(self) -> None:
+    async def test_closing_has_a_timeout(self) -> None:
         hanging = self.outcome(self.database.run(self.hang))
         await self.until(self.reached.is_set)
         closed = self.outcome(self.database.close())
@@ -76,7 +76,7 @@ class SqliteHangTests(SqliteCase):
 
 class SqliteFilesTests(SqliteCase):
     async def noticed(self, name: str) -> None:
-        """Check that commits are refused, and that health says so though nobody asks for anything."""
+        """Check that commits are refused, and that health reports it, even without work."""
         await self.idle()
         self.assertIn(f"{name} was deleted or replaced", self.database.reasons()[0])
         refused = await self.assertFailure(self.database.run(put, "lost"), Unavailable)
@@ -99,12 +99,12 @@ class SqliteFilesTests(SqliteCase):
         copy.replace(self.path)
         await self.noticed(str(self.path))
 
-    async def test_refused_at_once(self) -> None:
+    async def test_commits_are_refused_at_once(self) -> None:
         self.path.unlink()
         refused = await self.assertFailure(self.database.run(put, "lost"), Unavailable)
-        self.assertIn("put the right file back", str(refused))
+        self.assertIn("restore the file", str(refused))
 
-    async def test_its_log_deleted(self) -> None:
+    async def test_the_log_is_deleted(self) -> None:
         await self.database.run(put, "before")
         for suffix in ("-wal", "-shm"):
             with self.subTest(suffix):
@@ -124,8 +124,8 @@ class SqliteFilesTests(SqliteCase):
         self.database = self.open(self.url)
         self.assertEqual(await self.database.run(names), ["before"])
 
-    async def test_others_may_read_and_write(self) -> None:
-        """As C{sqlite3} does on a terminal: the log is there before and after."""
+    async def test_other_processes_may_read_and_write(self) -> None:
+        """Like C{sqlite3} on a terminal: the log exists before and after."""
         await self.database.run(put, "before")
         with sqlite3.connect(self.path) as other:
             other.execute("INSERT INTO id_counters VALUES ('the other''s', 1)")

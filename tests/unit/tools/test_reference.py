@@ -12,7 +12,7 @@ ROOT = Path(__file__).parents[3]
 
 
 class ReferenceTests(SynchronousTestCase):
-    def test_docs_are_what_the_code_says(self) -> None:
+    def test_the_generated_pages_match_the_code(self) -> None:
         for name, text in reference.PAGES.items():
             self.assertEqual((ROOT / "docs" / name).read_text(), text(), "run python -m fluidvm.tools.reference docs")
 

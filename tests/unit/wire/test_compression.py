@@ -1,4 +1,4 @@
-"""Answers compressed in a thread: what they hold meanwhile, and which are left as they are."""
+"""Compression of answers: how they are counted meanwhile, and which are not compressed."""
 
 from __future__ import annotations
 
@@ -27,18 +27,18 @@ class CompressorTests(TestCase):
         self.compressor.start()
         self.addCleanup(self.compressor.stop)
 
-    def test_short_ones_are_left(self) -> None:
+    def test_short_answers_are_not_compressed(self) -> None:
         document = b"x" * (LEAST - 1)
         self.assertIs(self.compressor.compress(document, "a"), document)
 
-    def test_at_once(self) -> None:
+    def test_small_answers_are_compressed_at_once(self) -> None:
         for size in (LEAST, AT_ONCE):
             found = self.compressor.compress(b"x" * size, "a")
             assert isinstance(found, Gzipped)
             self.assertEqual(gzip.decompress(found), b"x" * size)
         self.assertEqual(self.unsent.held, 0)
 
-    async def test_in_a_thread(self) -> None:
+    async def test_large_answers_are_compressed_in_a_thread(self) -> None:
         sizes = [AT_ONCE + 1, 3 * 2**20, AT_ONCE + 2]
         working: list[Any] = [self.compressor.compress(b"x" * size, "a") for size in sizes]
         self.assertEqual([type(one) for one in working], [Deferred] * 3)
@@ -48,7 +48,7 @@ class CompressorTests(TestCase):
         self.assertEqual([len(gzip.decompress(one)) for one in found], sizes)
         self.assertEqual((self.unsent.held, self.compressor._waiting), (0, 0))
 
-    async def test_beyond_what_may_wait(self) -> None:
+    async def test_the_queue_is_limited(self) -> None:
         large = b"x" * (MOST_WAITING - AT_ONCE)
         working = self.compressor.compress(large, "a")
         document = b"x" * (AT_ONCE + 1)
@@ -57,7 +57,7 @@ class CompressorTests(TestCase):
         await working  # type: ignore[misc]
         self.assertIsInstance(self.compressor.compress(document, "b"), Deferred)
 
-    async def test_what_does_not_become_shorter(self) -> None:
+    async def test_answers_that_do_not_shrink(self) -> None:
         for size in (LEAST, AT_ONCE + 1):
             document = random.Random(5).randbytes(size)
             found: Any = self.compressor.compress(document, "a")
@@ -73,16 +73,16 @@ class CompressorTests(TestCase):
         self.assertEqual((self.unsent.held, self.compressor._waiting), (0, 0))
         self.assertEqual(len(self.flushLoggedErrors(MemoryError)), 1)
 
-    def test_secrets_are_left(self) -> None:
+    def test_secrets_are_not_compressed(self) -> None:
         document = Confidential(b"x" * LEAST)
         self.assertIs(self.compressor.compress(document, "a"), document)
 
 
 class ServerTests(ServerCase):
-    """The whole server's answers, as its front gives them."""
+    """Answers of the whole server."""
 
     async def ask(self, name: str, *arguments: Any) -> tuple[bool, Any]:
-        """Gives whether the answer was compressed, and what it is."""
+        """Return whether the answer was compressed, and its value."""
         body = xmlrpc.client.dumps(arguments, name).encode()
         answer: Any = self.there.server._site.calls.call(body, Peer("192.0.2.1"), Form("", True))
         if isinstance(answer, Deferred):
@@ -106,8 +106,8 @@ class ServerTests(ServerCase):
         self.assertEqual((packed, len(answers)), (True, 20))
         self.assertEqual(self.there.server.dispatcher._unsent.held, 0)
 
-    async def test_not_together_with_secrets(self) -> None:
-        """Else their compressed length would tell how much a secret has in common with what somebody else chose."""
+    async def test_boxcars_with_secrets_are_not_compressed(self) -> None:
+        """Else the compressed length would reveal how much a secret has in common with text that others choose."""
         self.there = self.serve()
         admin = await self.there.login()
         node = await admin.node()

@@ -1,4 +1,4 @@
-"""Charsets of calls, and who asks for compressed answers."""
+"""Charsets of calls, and compression of answers."""
 
 from __future__ import annotations
 
@@ -49,8 +49,8 @@ class CharsetTests(SynchronousTestCase):
             self.assertEqual(form(f"text/xml; charset={name}"), Form(codec), name)
             self.assertEqual(form(f"text/xml;x=y ;  Charset = {name} ; z=1"), Form(codec), name)
 
-    def test_what_is_none(self) -> None:
-        """Python knows codecs that are no charsets, and some that are slow."""
+    def test_unknown_charsets(self) -> None:
+        """Python has codecs that are not charsets, and some that are slow."""
         for name in (
             "",
             "x",
@@ -74,14 +74,14 @@ class CharsetTests(SynchronousTestCase):
         ):
             self.assertIsNone(form(f"text/xml; charset={name}"), name)
 
-    def test_not_told(self) -> None:
+    def test_no_charset(self) -> None:
         for kind in ("text/xml", "text/xml; x=y", "text/xml; xcharset=utf-16", ""):
             self.assertEqual(form(kind), Form(), kind)
 
     def read(self, body: bytes, charset: str) -> Any:
         return parse_call(to_utf8(body, charset))[1][0]
 
-    def test_used(self) -> None:
+    def test_decoding(self) -> None:
         for charset, word in (
             ("utf_8", WORD),
             ("utf_16", WORD),
@@ -102,15 +102,15 @@ class CharsetTests(SynchronousTestCase):
                 body = XML.format(declared, word).encode(charset)
                 self.assertEqual(self.read(body, charset), word, (charset, declared))
 
-    def test_what_http_says_goes_before_what_the_document_says(self) -> None:
+    def test_the_http_charset_overrides_the_document(self) -> None:
         self.assertEqual(self.read(XML.format(' encoding="utf-8"', "é").encode("latin-1"), "latin_1"), "é")
         self.assertEqual(self.read(XML.format(' encoding="latin-1"', "é").encode("utf-8"), "utf_8"), "é")
 
-    def test_a_mark_at_the_beginning(self) -> None:
+    def test_byte_order_mark(self) -> None:
         self.assertEqual(self.read(b"\xef\xbb\xbf" + XML.format("", WORD).encode(), "utf_8"), WORD)
         self.assertEqual(self.read(b"\xef\xbb\xbf" + XML.format(' encoding="latin1"', WORD).encode(), "utf_8"), WORD)
 
-    def test_what_does_not_fit(self) -> None:
+    def test_invalid_bytes(self) -> None:
         for charset, body in (
             ("ascii", b"<a>\xe9</a>"),
             ("utf_8", b'<?xml version="1.0" encoding="latin-1"?>\xe9'),
@@ -146,7 +146,7 @@ class WeightTests(SynchronousTestCase):
         ):
             self.assertTrue(takes_gzip(accepted), accepted)
 
-    def test_does_not(self) -> None:
+    def test_does_not_take_gzip(self) -> None:
         for accepted in (
             "",
             "identity",
@@ -172,14 +172,14 @@ class WeightTests(SynchronousTestCase):
 
 
 class Marking:
-    """Stands in for what compresses: marks what it is given."""
+    """A fake compressor that marks the documents."""
 
     def compress(self, document: bytes, address: str) -> Any:
         return succeed(b"compressed for " + address.encode() + b": " + document)
 
 
 class CallTests(SiteTests):
-    """Each time through the parser and then by the known head, which is another way through the code."""
+    """Each request is sent three times: parsed first, then found by its cached head, which is another path in the code."""
 
     def kept(self, *requests: bytes) -> list[tuple[int, bytes]]:
         site = self.site()
@@ -191,7 +191,7 @@ class CallTests(SiteTests):
         self.assertEqual(found[: len(requests)], found[len(requests) : 2 * len(requests)])
         return found[: len(requests)]
 
-    def test_each_call_has_its_own_form(self) -> None:
+    def test_calls_of_one_connection_can_have_different_forms(self) -> None:
         kinds = {b"utf-8": b"\xc3\xa9", b"iso-8859-1": b"\xe9", b"utf-16le": b"\xe9\0"}
         requests = [
             post(body, b"Content-Type: text/xml; charset=%s\r\n%s" % (name, accepted))
@@ -210,7 +210,7 @@ class CallTests(SiteTests):
         fault = self.assertRaises(xmlrpc.client.Fault, xmlrpc.client.loads, body)
         self.assertEqual((code, fault.faultCode), (200, -32700))
 
-    def test_who_does_not_ask(self) -> None:
+    def test_uncompressed_answers(self) -> None:
         for headers in (b"", b"Accept-Encoding: gzip;q=0\r\n", b"Accept-Encoding: identity\r\n"):
             ((_, body),) = self.kept(post(headers=headers))
             self.assertEqual(body, render_answer(len(CALL)))

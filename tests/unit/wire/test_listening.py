@@ -1,4 +1,4 @@
-"""Clients that connect at once, before the server takes the first of them."""
+"""Clients that connect at the same time, before the server accepts the first of them."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ BURST = 500
 
 class BurstTests(ServerCase):
     async def test_all_are_connected_while_the_server_is_busy(self) -> None:
-        """The reactor doesn't run meanwhile: what connects is in the queue of the port."""
+        """The reactor does not run meanwhile: connections wait in the backlog of the port."""
         if int(Path("/proc/sys/net/core/somaxconn").read_text()) < BURST:
             raise SkipTest("this machine's net.core.somaxconn is less than the burst")
         port = port_of(self.serve().server)
@@ -49,7 +49,7 @@ class EndpointTests(TestCase):
         asked: list[Any] = []
 
         class Listening:
-            """Notes how many may wait."""
+            """Records the backlog."""
 
             def listenTCP(self, port: int, factory: Any, backlog: int = 50, interface: str = "") -> None:
                 asked.append(backlog)
@@ -62,7 +62,7 @@ class EndpointTests(TestCase):
         endpoint(Listening(), description).listen(Factory())
         return asked[0]
 
-    def test_where_none_is_named(self) -> None:
+    def test_the_default_backlog(self) -> None:
         for description in (
             "tcp:8000",
             "tcp:8000:interface=127.0.0.1",
@@ -74,11 +74,11 @@ class EndpointTests(TestCase):
         ):
             self.assertEqual(self.backlog(description), BACKLOG, description)
 
-    def test_where_one_is_named(self) -> None:
+    def test_a_given_backlog(self) -> None:
         for description in ("tcp:8000:backlog=7", "tcp:8000:backlog=7:interface=127.0.0.1", "haproxy:tcp:8000:backlog=7"):
             self.assertEqual(self.backlog(description), 7, description)
 
-    def test_others_are_left_alone(self) -> None:
+    def test_other_endpoints_are_unchanged(self) -> None:
         with self.assertRaises(ValueError):
             endpoint(reactor, "pigeon:5")
         with self.assertRaises(ValueError) as refused:

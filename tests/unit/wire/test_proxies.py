@@ -20,7 +20,7 @@ class ForwardedTests(SynchronousTestCase):
         proxies = Proxies(["10.0.0.0/8", "2001:db8::1"], header)
         return proxies.client(PROXY, [value.encode("latin-1") for value in values])
 
-    def test_the_rfcs_examples(self) -> None:
+    def test_the_examples_of_the_rfc(self) -> None:
         self.assertEqual(self.client("for=192.0.2.43"), "192.0.2.43")
         self.assertEqual(self.client('for="[2001:db8:cafe::17]:4711"'), "2001:db8:cafe::17")
         self.assertEqual(self.client("for=192.0.2.60;proto=http;by=203.0.113.43"), "192.0.2.60")
@@ -31,19 +31,19 @@ class ForwardedTests(SynchronousTestCase):
         self.assertEqual(self.client("for=1.2.3.4, for=192.0.2.43, for=10.0.0.7"), "192.0.2.43")
         self.assertEqual(self.client("for=10.0.0.9, for=10.0.0.7"), "10.0.0.9")
 
-    def test_what_tells_nothing(self) -> None:
+    def test_headers_without_an_address(self) -> None:
         for value in ("", "for=unknown", "for=_hidden", "for", "for=", 'for="', "for=1.2.3.4 for=2.3.4.5", "by=1.2.3.4"):
             self.assertEqual(self.client(value), PROXY, value)
         self.assertEqual(self.client("for=192.0.2.1, for=unknown"), PROXY)
 
-    def test_the_other_header(self) -> None:
+    def test_x_forwarded_for(self) -> None:
         client = self.client("192.0.2.1, 192.0.2.43, 10.0.0.7", header="x-forwarded-for")
         self.assertEqual(client, "192.0.2.43")
         self.assertEqual(self.client("2001:db8:2::1", header="x-forwarded-for"), "2001:db8:2::1")
         self.assertEqual(self.client("nonsense", header="x-forwarded-for"), PROXY)
 
     @given(st.text(max_size=60))
-    def test_anything_gives_an_address(self, text: str) -> None:
+    def test_any_header_gives_an_address(self, text: str) -> None:
         for header in ("forwarded", "x-forwarded-for"):
             found = Proxies([PROXY], header).client(PROXY, [text.encode("utf-8", "replace")])
             self.assertRegex(found, r"^[0-9a-f.:]+$")
@@ -75,15 +75,15 @@ class BehindAProxyTests(ServerCase):
         session = await deferToThread(self.ask, port, headers, "get_session", cookie, first=first)
         return str(session["address"])  # type: ignore[index]
 
-    async def test_a_trusted_proxys_word(self) -> None:
+    async def test_a_trusted_proxy(self) -> None:
         address = await self.address("--trusted-proxies", "127.0.0.1", headers="Forwarded: for=192.0.2.43\r\n")
         self.assertEqual(address, "192.0.2.43")
 
-    async def test_nobody_elses(self) -> None:
+    async def test_others_are_not_trusted(self) -> None:
         headers = "Forwarded: for=192.0.2.43\r\nX-Forwarded-For: 192.0.2.44\r\n"
         self.assertEqual(await self.address(headers=headers), "127.0.0.1")
 
-    async def test_not_by_the_other_header(self) -> None:
+    async def test_only_the_configured_header_counts(self) -> None:
         headers = "Forwarded: for=192.0.2.43\r\nX-Forwarded-For: 192.0.2.44\r\n"
         options = ("--trusted-proxies", "127.0.0.0/8", "--forwarded-header", "x-forwarded-for")
         self.assertEqual(await self.address(*options, headers=headers), "192.0.2.44")

@@ -1,4 +1,4 @@
-"""Requests that don't come to their end: what they hold together."""
+"""Incomplete requests: the limit on their memory."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ class UnfinishedTests(SiteTests):
         super().setUp()
         self.on: Any = self.site()
         self.on.unfinished = Room(2**20)
-        # So that the head of a call is known.
+        # So that the head of a call is cached.
         self.connect(self.on)[0].dataReceived(post(BODY))
 
     def begin(self, data: bytes, host: str = "10.0.0.1") -> tuple[Any, Any]:
@@ -36,7 +36,7 @@ class UnfinishedTests(SiteTests):
         return channel, transport
 
     def check(self, unfinished: bytes, rest: bytes) -> None:
-        """Fill the room of one address, then of all, with requests that are almost there."""
+        """Fill the room of one address, then of all, with requests that are almost complete."""
         kept = []
         for host in ("10.0.0.1", "10.0.0.2"):
             for _ in range(30):
@@ -48,7 +48,7 @@ class UnfinishedTests(SiteTests):
             self.assertEqual((answer[0], answer[1]["connection"]), (503, "close"))
             self.assertLessEqual(self.on.unfinished.held, 2**20)
         self.assertIn(len(kept), range(14, 19))
-        # What is small comes in, and what is there can come to its end.
+        # Small requests are accepted, and the pending ones can be completed.
         self.assertEqual(answers(self.begin(post(b"y" * SMALL), "10.0.0.1")[1].value())[0][0], 200)
         for channel, transport in kept:
             channel.dataReceived(rest)
@@ -58,7 +58,7 @@ class UnfinishedTests(SiteTests):
         self.assertEqual(self.on.unfinished.held, 0)
         self.assertEqual(answers(self.begin(post(BODY), "10.0.0.1")[1].value())[0][0], 200)
 
-    def test_with_a_known_head(self) -> None:
+    def test_with_a_cached_head(self) -> None:
         self.check(post(BODY)[:-2], b"xx")
 
     def test_with_another_head(self) -> None:
@@ -68,7 +68,7 @@ class UnfinishedTests(SiteTests):
         chunk = b"1000\r\n" + b"x" * 2**12 + b"\r\n"
         self.check(HEAD + b"Transfer-Encoding: chunked\r\n\r\n" + chunk * 16, b"0\r\n\r\n")
 
-    def test_gone_or_too_slow(self) -> None:
+    def test_disconnected_or_too_slow(self) -> None:
         for known in (post(BODY)[:-2], HEAD + b"X-A: 1\r\nContent-Length: 65536\r\n\r\n" + BODY[:-2]):
             channel, _ = self.begin(known)
             self.assertGreater(self.on.unfinished.held, 60000)
@@ -91,7 +91,7 @@ class UnfinishedTests(SiteTests):
 
 class HandshakeTests(SiteTests):
     def test_a_tls_handshake_that_never_ends(self) -> None:
-        """It has the time of a request's headers, however its bytes trickle in."""
+        """It has the time limit of request headers, even if bytes keep trickling in."""
         directory = Path(self.mktemp())
         directory.mkdir()
         site = self.site()

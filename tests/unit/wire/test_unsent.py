@@ -1,4 +1,4 @@
-"""Answers that clients haven't taken: what they hold together, and who waits for whom."""
+"""Answers that clients have not read: how they are counted, and which of them wait."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ LARGE = b"x" * 2**18
 
 
 class ConnectionTests(SiteTests):
-    """What connections count."""
+    """What connections count as unsent."""
 
     def setUp(self) -> None:
         super().setUp()
@@ -32,18 +32,18 @@ class ConnectionTests(SiteTests):
         channel.dataReceived(post() * times)
         return channel, transport
 
-    def test_taken(self) -> None:
+    def test_an_answer_that_is_read(self) -> None:
         _, transport = self.ask()
         self.assertEqual(self.on.unsent.held, len(LARGE))
         transport.take()
         self.assertEqual(self.on.unsent.held, 0)
 
-    def test_gone(self) -> None:
+    def test_a_client_that_disconnects(self) -> None:
         channel, _ = self.ask()
         channel.connectionLost(Failure(ConnectionDone()))
         self.assertEqual(self.on.unsent.held, 0)
 
-    def test_several(self) -> None:
+    def test_several_connections(self) -> None:
         first, second = self.ask()[1], self.ask(host="10.0.0.2")[1]
         self.assertEqual(self.on.unsent.held, 2 * len(LARGE))
         self.assertFalse(self.on.unsent.has_room("10.0.0.3", 256 * 2**20 - 2 * len(LARGE) + 1))
@@ -59,12 +59,12 @@ class ConnectionTests(SiteTests):
             transport.take()
         self.assertEqual(self.on.unsent.held, 0)
 
-    def test_what_fits_into_the_transport(self) -> None:
+    def test_small_answers_do_not_count(self) -> None:
         for size in (100, SMALL + 1, 2**15):
             self.ask(b"x" * size)
         self.assertEqual(self.on.unsent.held, 0)
 
-    def test_later(self) -> None:
+    def test_an_answer_that_comes_later(self) -> None:
         later: Deferred[bytes] = Deferred()
         channel, transport = self.ask(later)
         later.callback(LARGE)
@@ -77,8 +77,8 @@ class ConnectionTests(SiteTests):
         later.callback(LARGE)
         self.assertEqual(self.on.unsent.held, 0)
 
-    def test_writes_do_not_prolong_it(self) -> None:
-        """Who takes nothing is dropped after the time for sending, whatever else comes."""
+    def test_further_requests_do_not_extend_the_timeout(self) -> None:
+        """A client that reads nothing is disconnected after the send timeout, even if it sends more."""
         channel, transport = self.ask(times=2)
         for _ in range(12):
             self.clock.pump([1] * 9)
@@ -96,7 +96,7 @@ class RoomTests(SynchronousTestCase):
     def wait(self, address: str, size: int) -> Any:
         return Deferred.fromCoroutine(self.unsent.room(address, size))
 
-    def test_in_order(self) -> None:
+    def test_first_come_first_served(self) -> None:
         self.unsent.take("a", 50)
         self.unsent.take("b", 40)
         order: list[str] = []
@@ -130,7 +130,7 @@ class RoomTests(SynchronousTestCase):
         self.unsent.give("a", 40)
         self.successResultOf(mine)
 
-    def test_who_waits_for_its_own_half_keeps_nobody_waiting(self) -> None:
+    def test_an_address_that_waits_for_its_half_does_not_block_others(self) -> None:
         self.unsent.take("a", 50)
         self.unsent.take("b", 50)
         first, second = self.wait("a", 10), self.wait("c", 10)
@@ -140,7 +140,7 @@ class RoomTests(SynchronousTestCase):
         self.unsent.give("a", 50)
         self.successResultOf(first)
 
-    def test_waits_are_bounded(self) -> None:
+    def test_waiting_is_limited(self) -> None:
         self.unsent.take("a", 100)
         first = self.wait("b", 60)
         self.failureResultOf(self.wait("c", 60), Unavailable)

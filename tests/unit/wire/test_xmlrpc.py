@@ -1,4 +1,4 @@
-"""Reading calls: what is taken, and what is refused with which fault."""
+"""Parsing calls: which are accepted, and which are refused with which fault."""
 
 from __future__ import annotations
 
@@ -97,7 +97,7 @@ class ParseTests(SynchronousTestCase):
             found = self.value(inside)
             self.assertEqual((type(found), found), (type(wanted), wanted), inside[:80])
 
-    def test_moments(self) -> None:
+    def test_dates_and_times(self) -> None:
         wanted = datetime(2024, 2, 29, 1, 2, 3, tzinfo=UTC)
         for inside in ("20240229T01:02:03", "20240229T01:02:03Z", "2024-02-29T01:02:03", "2024-02-29T01:02:03Z"):
             found = self.value(f"<dateTime.iso8601>{inside}</dateTime.iso8601>")
@@ -135,7 +135,7 @@ class ParseTests(SynchronousTestCase):
 
     def test_extensions(self) -> None:
         for kind in ("nil", "i8", "i1", "i2", "float", "ex:nil", "ex:i8", "bigdecimal", "dateTime", "Int"):
-            self.bad(f"<{kind}/>", f"no type {kind}")
+            self.bad(f"<{kind}/>", f"{kind} is not a type")
 
     def test_structure(self) -> None:
         for inside, words in (
@@ -144,7 +144,7 @@ class ParseTests(SynchronousTestCase):
             ("x<int>1</int>", "text"),
             ("<int><int>1</int></int>", "<int>"),
             ("<string>a<b/>c</string>", "text"),
-            ("<value/>", "no type value"),
+            ("<value/>", "value is not a type"),
             ("<array/>", "no data"),
             ("<array><data/><data/></array>", "<data>"),
             ("<array><value/></array>", "<value>"),
@@ -235,7 +235,7 @@ class ParseTests(SynchronousTestCase):
         for end in range(len(whole)):
             self.refused(whole[:end], "well-formed", ParseError)
 
-    def test_not_well_formed_after_something_wrong(self) -> None:
+    def test_not_well_formed_after_another_error(self) -> None:
         self.refused("<html><p></html>", "well-formed", ParseError)
         self.refused("<methodCall><i8/>", "well-formed", ParseError)
 
@@ -245,7 +245,7 @@ class ParseTests(SynchronousTestCase):
             body = f"<?xml version='1.0' encoding='{encoding}'?>{whole}".encode(encoding)
             self.assertEqual(parse_call(body), ("m", ["é"]))
 
-    def test_doctypes(self) -> None:
+    def test_document_types(self) -> None:
         for doctype in (
             "<!DOCTYPE methodCall>",
             "<!DOCTYPE x SYSTEM 'file:///etc/passwd'>",
