@@ -67,7 +67,7 @@ class ConsoleTransport:
         @raise ValueError: it isn't a streaming one.
         """
         if not streaming or not IPushProducer.providedBy(producer):
-            raise ValueError("only streaming producers")
+            raise ValueError("the producer must be a streaming producer")
         self._producer = producer
 
     def unregisterProducer(self) -> None:

@@ -123,11 +123,11 @@ class KvmConnection(
         # How long emulation takes tells how busy the host is.
         emulated = await self._probe("qemu", 6 * least)
         if emulated is None:
-            raise DriverError(f"{self._uri}: QEMU didn't run {what} within {6 * least:g} s, emulated; nothing runs there.")
+            raise DriverError(f"{self._uri}: QEMU didn't run {what} within {6 * least:g} s, even with emulation.")
         limit = max(least, 4 * emulated)
         if await self._probe("kvm", limit) is None:
             return "qemu", f"emulation: KVM didn't run {what} within {limit:.0f} s"
-        return "kvm", f"KVM, which ran {what}"
+        return "kvm", f"KVM, tested with {what}"
 
     async def _probe(self, kind: str, limit: float) -> float | None:
         """
@@ -151,13 +151,13 @@ class KvmConnection(
                     raise
                 return None
 
-        domain = await self._call(f"proof of {kind}", begin)
+        domain = await self._call(f"test of {kind}", begin)
         if domain is None:
             return None
         began = self._seconds()
         try:
             while True:
-                going = await self._call(f"proof of {kind}", _do_goes_on, domain)
+                going = await self._call(f"test of {kind}", _do_goes_on, domain)
                 took = self._seconds() - began
                 if going is not True:
                     return took if going is None else None
@@ -166,7 +166,7 @@ class KvmConnection(
                 await self._wait(PROBE_POLL)
         finally:
             # Also when the waiting is cancelled; not awaited then, for a cancelled coroutine should end.
-            removing = Deferred.fromCoroutine(self._call("end of the proof", _do_remove, domain))
+            removing = Deferred.fromCoroutine(self._call("end of the test", _do_remove, domain))
             removing.addErrback(lambda failure: failure.trap(DriverError, CancelledError))
             await removing
 
@@ -206,35 +206,35 @@ class KvmDriver:
     summary = "QEMU/KVM hosts through libvirt"
     connection = KvmConnection
     options = Struct(
-        "how a KVM host is used",
+        "settings of a KVM host",
         {
             "accelerator": Choice(
-                "what runs the guests; auto takes KVM if it is proven to run one, else emulation",
+                "what runs the guests; auto uses KVM if a test guest runs on it, else emulation; default: auto",
                 choices=("auto", "kvm", "emulate"),
             ),
             "machine": Text(
-                "QEMU's machine type, pc if not given", longest=64, pattern=r"[a-z][a-z0-9.-]{0,63}", rule="e.g. pc or q35"
+                "QEMU's machine type; default: pc", longest=64, pattern=r"[a-z][a-z0-9.-]{0,63}", rule="e.g. pc or q35"
             ),
             "pool": Text(
-                "the storage pool that pool_path makes, default if not given",
+                'name of the storage pool at pool_path; if not given, it is "default"',
                 longest=63,
                 pattern=NAME_PATTERN,
                 rule="letters, digits, dots, dashes and underscores",
             ),
-            "pool_path": _path("a directory to be a storage pool, made if it isn't there"),
+            "pool_path": _path("a directory to use as a storage pool; it is created if it doesn't exist"),
             "raw_disks": Bool(
-                "whether new disks may be raw, true if not given; what a guest writes onto one can make libvirt open files "
-                "of the host's"
+                "whether new disks can be raw; default: true; what a guest writes to a raw disk can make libvirt open files "
+                "of the host"
             ),
-            "console_log_dir": _path("a directory that gets what each guest's serial console says, in UUID.log"),
+            "console_log_dir": _path("a directory for the output of each guest's serial console, in UUID.log"),
             "migration_uri": Text(
-                "where other hosts send the guests that come here live; its host's own name if not given",
+                "where other hosts send running guests that move here; default: the host's own name",
                 longest=1024,
                 pattern=MIGRATION_URI,
                 rule="tcp://HOST, tcp://HOST:PORT or, for hosts on one machine, unix:///DIRECTORY",
             ),
-            "probe_kernel": _path("a Linux kernel, for auto to prove KVM by: stronger than the firmware alone"),
-            "probe_initrd": _path("an initrd for probe_kernel, if that needs one to panic"),
+            "probe_kernel": _path("a Linux kernel with which auto tests KVM; a stronger test than the firmware alone"),
+            "probe_initrd": _path("an initrd for probe_kernel, if that needs one to run to its panic"),
         },
     )
 

@@ -172,8 +172,8 @@ def mistaken(volume: Any) -> bool:
 def _refuse_mistaken(volume: Any) -> None:
     if mistaken(volume):
         raise WrongState(
-            f"Volume {volume.name()} begins as Virtuozzo's images do, and libvirt takes it for one; start a domain that has "
-            "it, and have its guest write something else there."
+            f"Volume {volume.name()} begins like a Virtuozzo image, and libvirt treats it as one; start a domain that "
+            "uses it, and overwrite the beginning of the disk in its guest."
         )
 
 

@@ -58,7 +58,7 @@ _EVENTS = {
     libvirt.VIR_DOMAIN_EVENT_CRASHED: DomainState.CRASHED,
 }
 _LOSSES = {
-    libvirt.VIR_CONNECT_CLOSE_REASON_ERROR: "the connection broke",
+    libvirt.VIR_CONNECT_CLOSE_REASON_ERROR: "the connection failed",
     libvirt.VIR_CONNECT_CLOSE_REASON_EOF: "the host closed the connection",
     libvirt.VIR_CONNECT_CLOSE_REASON_KEEPALIVE: "the host stopped answering",
     libvirt.VIR_CONNECT_CLOSE_REASON_CLIENT: "the connection was closed",
@@ -95,15 +95,15 @@ def check_uri(address: str, default: str, drivers: Sequence[str]) -> str:
         parts = urlsplit(address)
         _ = parts.port
     except ValueError as error:
-        raise ValueError(f"no libvirt URI ({error}): {example}") from None
+        raise ValueError(f"not a valid libvirt URI ({error}): {example}") from None
     if parts.scheme not in schemes:
-        raise ValueError(f"a libvirt URI begins with one of {', '.join(schemes)}: {example}")
+        raise ValueError(f"a libvirt URI must begin with one of {', '.join(schemes)}: {example}")
     if parts.path not in ("/system", "/session"):
-        raise ValueError(f"a libvirt URI's path is /system or /session: {example}")
+        raise ValueError(f"a libvirt URI's path must be /system or /session: {example}")
     if parts.scheme.endswith(("+tcp", "+tls", "+ssh")) and not parts.hostname:
-        raise ValueError(f"this transport wants a host's name: {example}")
+        raise ValueError(f"this transport requires a host name: {example}")
     if (parts.hostname is not None and parts.hostname.startswith("-")) or any(c.isspace() for c in address):
-        raise ValueError(f"no host has such a name: {example}")
+        raise ValueError(f"the host name is not valid: {example}")
     if parts.scheme.endswith("+ssh") and "no_tty=" not in parts.query:
         # A server has nobody to ask for a password: a host that wants one is refused at once.
         return address + ("&" if parts.query else "?") + "no_tty=1"
@@ -236,7 +236,7 @@ class LibvirtConnection:
             callback(self._lost_reason)
 
     def _closed_behind_us(self, _connection: Any, reason: int, _opaque: Any) -> None:
-        self._host.call_in_reactor(self._lose, f"{self._uri}: {_LOSSES.get(reason, 'the connection is gone')}.")
+        self._host.call_in_reactor(self._lose, f"{self._uri}: {_LOSSES.get(reason, 'the connection was lost')}.")
 
     def _lose(self, reason: str) -> None:
         if self._closed or self._lost_reason is not None:
@@ -294,7 +294,7 @@ class LibvirtConnection:
             return self._connection.lookupByUUIDString(uuid)
         except libvirt.libvirtError as error:
             if code_of(error) in (libvirt.VIR_ERR_INVALID_ARG, libvirt.VIR_ERR_NO_DOMAIN):
-                raise NoSuchThing(f"The host knows no domain {uuid}.") from error
+                raise NoSuchThing(f"The host has no domain {uuid}.") from error
             raise
 
     def _do_state(self, domain: Any) -> DomainState:
@@ -334,7 +334,9 @@ class LibvirtConnection:
             self._tell(uuid, state)
         if state is None or event == libvirt.VIR_DOMAIN_EVENT_STOPPED:
             looking = Deferred.fromCoroutine(self._look(uuid, seen))
-            looking.addErrback(lambda failure: self._log.failure("Looking at domain {uuid} failed", failure, uuid=uuid))
+            looking.addErrback(
+                lambda failure: self._log.failure("Reading the state of domain {uuid} failed", failure, uuid=uuid)
+            )
 
     async def _look(self, uuid: str, seen: int) -> None:
         try:

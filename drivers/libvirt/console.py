@@ -69,7 +69,7 @@ class LibvirtConsoles(LibvirtDomains):
         domain = self._do_find(uuid)
         state = self._do_state(domain)
         if state not in (DomainState.RUNNING, DomainState.PAUSED) or not domain.isActive():
-            raise WrongState(f"Domain {domain.name()} is {state}; it has a console when it runs.")
+            raise WrongState(f"Domain {domain.name()} is {state}; it has a console only while it is running or paused.")
         # libvirtd is trusted: it is root on that host.
         return domain, ElementTree.fromstring(domain.XMLDesc(0))  # noqa: S314
 
@@ -99,7 +99,7 @@ class LibvirtSerial(LibvirtConsoles):
         except TimeoutError:
             side.end()
             raise DriverError(
-                f"Compute node {self._host.node} gave no connection for the {subject} within {OPEN_SECONDS:g} s: "
+                f"Compute node {self._host.node} accepted no connection for the {subject} within {OPEN_SECONDS:g} s: "
                 "close other consoles, or raise max_clients in its libvirtd.conf."
             ) from None
         except (DriverError, CancelledError):
@@ -117,7 +117,7 @@ class LibvirtSerial(LibvirtConsoles):
         """@raise DriverError: there are too many."""
         if len(self._sides) >= MOST_SERIAL:
             raise DriverError(
-                f"Compute node {self._host.node} has {MOST_SERIAL} serial consoles open already: close one of them."
+                f"Compute node {self._host.node} already has {MOST_SERIAL} open serial consoles: close one of them."
             )
         side = SideConnection(self._uri, self._log_in, self._host, "a serial console", keepalive=KEEPALIVE)
         self._sides.add(side)
@@ -179,9 +179,9 @@ class LibvirtVnc(LibvirtConsoles):
         domain, description = self._do_look(uuid)
         kinds = [graphics.get("type") for graphics in description.iterfind("devices/graphics")]
         if "vnc" not in kinds:
-            raise Unsupported(f"Domain {domain.name()} has no screen for VNC; made anew, it has.")
+            raise Unsupported(f"Domain {domain.name()} has no VNC screen; only newly created ones have it.")
         if not self._local:
-            raise Unsupported("A screen's connection can be had from a libvirtd on the server's own machine alone.")
+            raise Unsupported("A VNC screen can be opened only through a libvirtd on the server's own machine.")
         # Whoever comes here has been let in by the server.
         flags = libvirt.VIR_DOMAIN_OPEN_GRAPHICS_SKIPAUTH
         descriptor = _Descriptor(domain.openGraphicsFD(kinds.index("vnc"), flags))

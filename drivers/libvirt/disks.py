@@ -124,7 +124,7 @@ class LibvirtDisks(LibvirtDomains):
     @verb
     async def create_volume(self, pool: str, name: str, size: int, format: str, progress: Progress) -> Volume:
         if format not in self.formats:
-            raise Unsupported(f"Volume {name}: the format is one of {', '.join(self.formats)}, not {format}.")
+            raise Unsupported(f"Volume {name}: the format must be one of {', '.join(self.formats)}, not {format}.")
         subject = f"volume {name} in storage pool {pool}"
         there = await self._call(subject, self._do_has, pool, name)
         try:
@@ -145,7 +145,7 @@ class LibvirtDisks(LibvirtDomains):
         made = describe(self._connection, pool_name, volume, format)
         if (made.size, made.format) != (size, format):
             raise AlreadyThere(
-                f"Storage pool {pool_name} has a volume {name} already, of {made.size} MiB in format {made.format}."
+                f"Storage pool {pool_name} already has a volume {name}, of {made.size} MiB in format {made.format}."
             )
         return made
 
@@ -170,7 +170,7 @@ class LibvirtDisks(LibvirtDomains):
     def _do_unlink(self, volume: Any) -> None:
         """Remove the file of a volume that libvirt takes for a directory."""
         raise DriverError(
-            f"Volume {volume.name()} begins as Virtuozzo's images do, and libvirt takes it for one: remove {volume.path()} "
+            f"Volume {volume.name()} begins like a Virtuozzo image, and libvirt treats it as one: remove {volume.path()} "
             "on the host by hand."
         )
 
@@ -197,20 +197,24 @@ class LibvirtDisks(LibvirtDomains):
             if there is None:
                 flags |= flag
             elif there != disk:
-                raise AlreadyThere(f"Domain {described.name} has {there.path} as its disk {disk.target}.")
+                raise AlreadyThere(f"Domain {described.name} already has {there.path} as its disk {disk.target}.")
         if not flags:
             return
         if self._do_exists(disk.path) is False:
-            raise NoSuchThing(f"{disk.path} isn't on the host.")
+            raise NoSuchThing(f"{disk.path} doesn't exist on the host.")
         domain.attachDeviceFlags(self._disk_xml(disk), flags)
 
     def _do_changeable(self, uuid: str) -> Any:
         domain = self._do_find(uuid)
         state = self._do_state(domain)
         if state not in (DomainState.STOPPED, DomainState.RUNNING, DomainState.PAUSED) and domain.isActive():
-            raise WrongState(f"Domain {domain.name()} is {state}; its disks can be changed when it runs or is stopped.")
+            raise WrongState(
+                f"Domain {domain.name()} is {state}; its disks can be changed only while it is running or stopped."
+            )
         if state is DomainState.SAVED:
-            raise WrongState(f"Domain {domain.name()} is saved; its disks can be changed when it runs or is stopped.")
+            raise WrongState(
+                f"Domain {domain.name()} is saved; its disks can be changed only while it is running or stopped."
+            )
         return domain
 
     @verb
@@ -221,7 +225,7 @@ class LibvirtDisks(LibvirtDomains):
             while await self._call(subject, self._do_attached, uuid, target):
                 if self._seconds() >= deadline:
                     raise WrongState(
-                        f"The guest of domain {uuid} didn't let go of disk {target} within {LET_GO:g} s; stop it first."
+                        f"The guest of domain {uuid} didn't release disk {target} within {LET_GO:g} s; stop it first."
                     )
                 await self._wait()
         await self._call(subject, self._do_end_detach, uuid, target)
@@ -236,7 +240,7 @@ class LibvirtDisks(LibvirtDomains):
         if not domain.isActive() or disk is None:
             return False
         if self._do_state(domain) is not DomainState.RUNNING:
-            raise WrongState(f"Domain {domain.name()} is paused; its guest can let go of a disk when it runs.")
+            raise WrongState(f"Domain {domain.name()} is paused; its guest can release a disk only while it runs.")
         try:
             domain.detachDeviceFlags(self._disk_xml(disk), _LIVE)
         except libvirt.libvirtError as error:
@@ -301,7 +305,7 @@ def checked(connection: Any, pool: str, volume: Any, format: str) -> Volume:
     """
     told = describe(connection, pool, volume, format)
     if told.format != format:
-        raise WrongState(f"Volume {told.name} was made with format {format}, and isn't {format} any more.")
+        raise WrongState(f"Volume {told.name} was created with format {format}, and no longer has it.")
     if format != "raw" and has_backing(volume.XMLDesc()):
-        raise Unsupported(f"Volume {told.name} leads to another file (a backing file); it has to stand alone.")
+        raise Unsupported(f"Volume {told.name} refers to another file (a backing file), which isn't allowed.")
     return told

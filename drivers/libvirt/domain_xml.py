@@ -80,7 +80,7 @@ class Description:
 
 def _text(parent: Element, tag: str, text: str, **attributes: str) -> Element:
     if _NOT_XML.search(text):
-        raise DriverError(f"A domain's {tag} holds a character that its definition can't: {text!r}.")
+        raise DriverError(f"A domain's {tag} contains a character that isn't allowed in its definition: {text!r}.")
     element = SubElement(parent, tag, attributes)
     element.text = text
     return element
@@ -89,7 +89,9 @@ def _text(parent: Element, tag: str, text: str, **attributes: str) -> Element:
 def _attributes(parent: Element, tag: str, **attributes: str) -> Element:
     for name, text in attributes.items():
         if _NOT_XML.search(text):
-            raise DriverError(f"A domain's {tag} {name} holds a character that its definition can't: {text!r}.")
+            raise DriverError(
+                f"A domain's {tag} {name} contains a character that isn't allowed in its definition: {text!r}."
+            )
     return SubElement(parent, tag, attributes)
 
 
@@ -147,7 +149,7 @@ def begin_domain(spec: DomainSpec, kind: str) -> Element:
     try:
         uuid = str(uuids.UUID(spec.uuid))
     except ValueError:
-        raise DriverError(f"{spec.uuid!r} is no UUID.") from None
+        raise DriverError(f"{spec.uuid!r} is not a valid UUID.") from None
     domain = Element("domain", type=kind)
     _text(domain, "name", spec.name)
     _text(domain, "uuid", uuid)

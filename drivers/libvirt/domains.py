@@ -127,11 +127,13 @@ class LibvirtDomains(LibvirtConnection):
         for domain in self._connection.listAllDomains(0):
             same = domain.UUIDString() == spec.uuid.lower()
             if same and (domain.isActive() or domain.hasManagedSaveImage(0)):
-                raise WrongState(f"Domain {spec.name} is {self._do_state(domain)}; it can be defined anew when stopped.")
+                raise WrongState(
+                    f"Domain {spec.name} is {self._do_state(domain)}; its definition can be changed only when stopped."
+                )
             if same:
                 before = domain.XMLDesc(libvirt.VIR_DOMAIN_XML_INACTIVE | libvirt.VIR_DOMAIN_XML_SECURE)
             elif domain.name() == spec.name:
-                raise AlreadyThere(f"Another domain, {domain.UUIDString()}, has the name {spec.name}.")
+                raise AlreadyThere(f"Another domain, {domain.UUIDString()}, already has the name {spec.name}.")
         if before is not None and parse_domain(before).name != spec.name:
             # libvirt takes another name for another domain; renaming is a step of its own.
             self._do_rename(spec.uuid, spec.name)
@@ -158,7 +160,9 @@ class LibvirtDomains(LibvirtConnection):
         except NoSuchThing:
             return
         if domain.isActive():
-            raise WrongState(f"Domain {domain.name()} is {self._do_state(domain)}; it can be removed when stopped.")
+            raise WrongState(
+                f"Domain {domain.name()} is {self._do_state(domain)}; it can be removed only while it is stopped."
+            )
         domain.undefineFlags(self.undefine_flags)
 
     # Power.
@@ -176,7 +180,7 @@ class LibvirtDomains(LibvirtConnection):
             if state is DomainState.RUNNING:
                 return
             if domain.isActive() or state is DomainState.SAVED:
-                raise WrongState(f"Domain {domain.name()} is {state}; only a stopped one can be started.")
+                raise WrongState(f"Domain {domain.name()} is {state}; it can be started only while it is stopped.")
             try:
                 domain.create()
             except libvirt.libvirtError as error:
@@ -190,7 +194,7 @@ class LibvirtDomains(LibvirtConnection):
         described = parse_domain(domain.XMLDesc(0))
         for path in (described.kernel, described.initrd, *(disk.path for disk in described.disks)):
             if path and self._do_exists(path) is False:
-                raise NoSuchThing(f"Domain {described.name} needs {path}, which isn't there.") from error
+                raise NoSuchThing(f"Domain {described.name} needs {path}, which doesn't exist.") from error
 
     def _do_exists(self, path: str) -> bool | None:
         """Whether a file is on the host; C{None} where that can't be told: no storage pool holds its directory."""
@@ -204,7 +208,9 @@ class LibvirtDomains(LibvirtConnection):
             if not domain.isActive() or state is DomainState.STOPPING:
                 return
             if state is not DomainState.RUNNING:
-                raise WrongState(f"Domain {domain.name()} is {state}; only a running one can be asked to shut down.")
+                raise WrongState(
+                    f"Domain {domain.name()} is {state}; it can be asked to shut down only while it is running."
+                )
             domain.shutdown()
 
         await self._power("shutdown", uuid, act)
@@ -229,7 +235,7 @@ class LibvirtDomains(LibvirtConnection):
     async def reboot(self, uuid: str) -> None:
         def act(domain: Any, state: DomainState) -> None:
             if state is not DomainState.RUNNING or not domain.isActive():
-                raise WrongState(f"Domain {domain.name()} is {state}; only a running one can be asked to reboot.")
+                raise WrongState(f"Domain {domain.name()} is {state}; it can be asked to reboot only while it is running.")
             domain.reboot(0)
 
         await self._power("reboot", uuid, act)
@@ -240,7 +246,7 @@ class LibvirtDomains(LibvirtConnection):
             if state is DomainState.PAUSED:
                 return
             if state is not DomainState.RUNNING:
-                raise WrongState(f"Domain {domain.name()} is {state}; only a running one can be paused.")
+                raise WrongState(f"Domain {domain.name()} is {state}; it can be paused only while it is running.")
             domain.suspend()
 
         await self._power("pause", uuid, act)
@@ -251,7 +257,7 @@ class LibvirtDomains(LibvirtConnection):
             if state is DomainState.RUNNING:
                 return
             if state is not DomainState.PAUSED:
-                raise WrongState(f"Domain {domain.name()} is {state}; only a paused one can be resumed.")
+                raise WrongState(f"Domain {domain.name()} is {state}; it can be resumed only while it is paused.")
             if domain.state()[0] == libvirt.VIR_DOMAIN_PMSUSPENDED:
                 domain.pMWakeup(0)
             else:
@@ -296,5 +302,5 @@ class LibvirtDomains(LibvirtConnection):
         domain = self._do_find(uuid)
         state = self._do_state(domain)
         if domain.isActive() or state is DomainState.SAVED:
-            raise WrongState(f"Domain {domain.name()} is {state}; its definition can be changed when it is stopped.")
+            raise WrongState(f"Domain {domain.name()} is {state}; its definition can be changed only when stopped.")
         return domain

@@ -100,7 +100,7 @@ class LibvirtGuest(LibvirtDomains):
         subject = f"command in domain {uuid}"
         if len(stdin) > MOST_INPUT:
             raise DriverError(
-                f"A command can be given {MOST_INPUT // 1024} KiB to read through QEMU's guest agent, no more."
+                f"QEMU's guest agent accepts at most {MOST_INPUT // 1024} KiB of standard input for a command."
             )
         # A session of its own is a process group, which can be killed as one.
         words = ["setsid", "sh", "-c", _SCRIPT, "sh", str(MOST_OUTPUT), *argv]
@@ -118,8 +118,8 @@ class LibvirtGuest(LibvirtDomains):
             try:
                 await self._kill(subject, uuid, number)
             except DriverError:
-                what = "may go on"
-            raise DriverError(f"{subject}: it didn't end within {timeout:g} s, and {what}.") from None
+                what = "may still be running"
+            raise DriverError(f"{subject}: the command didn't end within {timeout:g} s, and {what}.") from None
 
     async def _execute(self, subject: str, uuid: str, words: Sequence[str], stdin: bytes = b"") -> int:
         arguments = {"path": words[0], "arg": list(words[1:]), "capture-output": True}
@@ -180,7 +180,7 @@ class LibvirtGuest(LibvirtDomains):
         try:
             await self._agents.acquire().addTimeout(QUEUE_SECONDS, self._host.clock)
         except TimeoutError:
-            raise DriverError("Too many guest agents of this host are being waited for.") from None
+            raise DriverError("Too many calls to this host's guest agents are pending; try again later.") from None
 
         def call() -> T:
             try:
@@ -195,7 +195,7 @@ class LibvirtGuest(LibvirtDomains):
         domain = self._do_find(uuid)
         state = self._do_state(domain)
         if state is not DomainState.RUNNING or not domain.isActive():
-            raise WrongState(f"Domain {domain.name()} is {state}; its guest can be told something when it runs.")
+            raise WrongState(f"Domain {domain.name()} is {state}; its guest can be reached only while it runs.")
         connection = self._to_agents.do_connection()
         try:
             domain = connection.lookupByUUIDString(uuid)
@@ -209,7 +209,7 @@ class LibvirtGuest(LibvirtDomains):
             if not self._alive():
                 raise Unreachable(words) from None
             if code_of(error) in AGENT_SILENT:
-                words += " QEMU's guest agent has to run in it."
+                words = f"{words.rstrip('.')}; QEMU's guest agent must be running in it."
             # The codes of what a guest made up (an answer that is too long is VIR_ERR_RPC) aren't the host's.
             raise _FAULTS.get(code_of(error), DriverError)(words) from None
 
@@ -225,14 +225,14 @@ def _do_ask(domain: Any, command: str, arguments: dict[str, Any]) -> dict[str, A
     except (ValueError, TypeError, KeyError, RecursionError):  # the last: of arrays in arrays
         answer = None
     if not isinstance(answer, dict):
-        raise DriverError(f"Domain {domain.name()}: its guest agent's answer to {command} isn't understood.")
+        raise DriverError(f"Domain {domain.name()}: its guest agent returned an invalid answer to {command}.")
     return answer
 
 
 def _whole(answer: dict[str, Any], name: str) -> int:
     number = answer.get(name)
     if type(number) is not int or not -(2**31) < number < 2**31:
-        raise DriverError(f"A guest agent's answer tells no {name}.")
+        raise DriverError(f"A guest agent's answer has no valid {name}.")
     return number
 
 
@@ -240,7 +240,7 @@ def _text(answer: dict[str, Any], name: str) -> str:
     try:
         return base64.b64decode(answer.get(name, ""))[:MOST_OUTPUT].decode(errors="replace")
     except (ValueError, TypeError):
-        raise DriverError(f"A guest agent's answer has a {name} that isn't understood.") from None
+        raise DriverError(f"A guest agent's answer has an invalid {name}.") from None
 
 
 def _output(answer: dict[str, Any]) -> GuestOutput:

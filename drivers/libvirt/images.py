@@ -32,7 +32,7 @@ class LibvirtImages(LibvirtVolumes):
             return b""
         found = read(self._connection, volume, offset, length)
         if len(found) != length:
-            raise DriverError(f"Volume {name} gave {len(found)} bytes of {length}.")
+            raise DriverError(f"Only {len(found)} of {length} bytes could be read from volume {name}.")
         return found
 
     @verb

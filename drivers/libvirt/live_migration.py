@@ -64,8 +64,8 @@ class LibvirtLiveMigration(LibvirtMigration):
         here, there = await self.platform(spec.uuid), await to.platform(spec.uuid)
         if (here.kind, here.machine) != (there.kind, there.machine):
             raise Unsupported(
-                f"Domain {spec.name} runs as {here.kind} on a machine {here.machine} here; the other host would run it as "
-                f"{there.kind} on {there.machine}. Stop it to move it."
+                f"Domain {spec.name} runs as {here.kind} on a machine {here.machine} here, but would run as "
+                f"{there.kind} on a machine {there.machine} on the other host; stop it to move it."
             )
         parameters = {**to.arrival(spec.uuid), libvirt.VIR_MIGRATE_PARAM_PERSIST_XML: await to.definition(spec)}
         flags = FLAGS | (libvirt.VIR_MIGRATE_NON_SHARED_DISK if pairs else 0)
@@ -87,12 +87,12 @@ class LibvirtLiveMigration(LibvirtMigration):
                 cancelled = True
             except DriverError as error:
                 # It has gone while it was looked at, or its host has; the one that moves it will tell.
-                self._log.debug("Looking at the move of {uuid}: {error}", uuid=spec.uuid, error=error)
+                self._log.debug("Reading the progress of moving {uuid} failed: {error}", uuid=spec.uuid, error=error)
         if isinstance(moving.ended[0], Failure):
             if cancelled:
                 raise CancelledError
             if not to.libvirt.isAlive():
-                raise Unreachable(f"Domain {spec.name} was being moved when the other host was lost; it is here still.")
+                raise Unreachable(f"Domain {spec.name} is still here: the other host was lost during the move.")
             moving.ended[0].raiseException()
         progress(100)
 
@@ -114,7 +114,7 @@ class LibvirtLiveMigration(LibvirtMigration):
         deadline = self._seconds() + GIVE_UP
         while (job := domain.jobStats())["type"] != libvirt.VIR_DOMAIN_JOB_NONE:
             if job.get("operation") != libvirt.VIR_DOMAIN_JOB_OPERATION_MIGRATION_OUT or self._seconds() > deadline:
-                raise WrongState(f"Domain {domain.name()} is busy otherwise; it can be moved when that has ended.")
+                raise WrongState(f"Domain {domain.name()} is busy with another operation; try again when that has ended.")
             with suppress(libvirt.libvirtError):  # it has ended in between, or is ending
                 domain.abortJob()
             time.sleep(LOOK)

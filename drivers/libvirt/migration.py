@@ -39,7 +39,7 @@ class LibvirtMigration(LibvirtDisks):
         others = {domain.uuid: domain for domain in await to.list_domains()}
         if disks is None:
             if spec.uuid not in others:
-                raise NoSuchThing(f"The host knows no domain {spec.uuid}.")
+                raise NoSuchThing(f"The host has no domain {spec.uuid}.")
             return
         if spec.uuid not in others:
             running = await self._call(subject, self._do_check_movable, spec.uuid, live)
@@ -67,10 +67,10 @@ class LibvirtMigration(LibvirtDisks):
         state = self._do_state(domain)
         if state is DomainState.RUNNING and self.migrates_live:
             if not live:
-                raise WrongState(f"Domain {domain.name()} runs: stop it, or have it moved live.")
+                raise WrongState(f"Domain {domain.name()} is running: stop it, or move it live.")
             return True
         if domain.isActive() or state not in (DomainState.STOPPED, DomainState.CRASHED):
-            raise WrongState(f"Domain {domain.name()} is {state}; it can be moved when it is stopped.")
+            raise WrongState(f"Domain {domain.name()} is {state}; it can be moved only while it is stopped.")
         return False
 
     async def _move_running(
@@ -144,7 +144,7 @@ class LibvirtMigration(LibvirtDisks):
             volumes.append((source, target))
             size = checked(self._connection, "", source, formats[there]).size
             if size != checked(to.libvirt, "", target, formats[there]).size:
-                raise AlreadyThere(f"Volume {target.name()} isn't as large as {source.name()}.")
+                raise AlreadyThere(f"Volume {target.name()} differs in size from {source.name()}.")
             copying.total += allocated(source)
         for source, target in volumes:
             copy(self._connection.newStream(), source, to.libvirt.newStream(), target, copying)
@@ -159,7 +159,7 @@ def _pairs(spec: DomainSpec, disks: Sequence[DomainDisk]) -> list[tuple[str, str
         if disk.target not in new:
             raise NoSuchThing(f"Disk {disk.target} of domain {spec.name} has no volume to be copied to.")
         if new[disk.target].format != disk.format:
-            raise AlreadyThere(f"{new[disk.target].path} has another format than {disk.path}.")
+            raise AlreadyThere(f"{new[disk.target].path} has a different format than {disk.path}.")
     return [(disk.path, new[disk.target].path) for disk in disks]
 
 
@@ -168,5 +168,5 @@ def _do_volume_at(connection: Any, path: str) -> Any:
         return connection.storageVolLookupByPath(path)
     except libvirt.libvirtError as error:
         if code_of(error) == libvirt.VIR_ERR_NO_STORAGE_VOL:
-            raise NoSuchThing(f"{path} is no volume on its host.") from error
+            raise NoSuchThing(f"{path} isn't a volume on its host.") from error
         raise

@@ -87,7 +87,9 @@ class LibvirtNetworks(LibvirtDomains):
             if there is None:
                 flags |= flag
             elif there.network != interface.network:
-                raise AlreadyThere(f"Domain {domain.name()} has interface {interface.mac} in network {there.network}.")
+                raise AlreadyThere(
+                    f"Domain {domain.name()} already has interface {interface.mac} in network {there.network}."
+                )
         if flags:
             self._do_check_network(interface.network)
             domain.attachDeviceFlags(self._interface_xml(interface), flags)
@@ -96,7 +98,9 @@ class LibvirtNetworks(LibvirtDomains):
         domain = self._do_find(uuid)
         state = self._do_state(domain)
         if state not in _CHANGEABLE:
-            raise WrongState(f"Domain {domain.name()} is {state}; its interfaces can be changed when it runs or is stopped.")
+            raise WrongState(
+                f"Domain {domain.name()} is {state}; its interfaces can be changed only while it is running or stopped."
+            )
         return domain
 
     @verb
@@ -107,7 +111,7 @@ class LibvirtNetworks(LibvirtDomains):
             while await self._call(subject, self._do_has_interface, uuid, mac):
                 if self._seconds() >= deadline:
                     raise WrongState(
-                        f"The guest of domain {uuid} didn't let go of interface {mac} within {LET_GO:g} s; stop it first."
+                        f"The guest of domain {uuid} didn't release interface {mac} within {LET_GO:g} s; stop it first."
                     )
                 await self._wait()
         await self._call(subject, self._do_end_detach_interface, uuid, mac)
@@ -122,7 +126,7 @@ class LibvirtNetworks(LibvirtDomains):
         if not domain.isActive() or there is None:
             return False
         if self._do_state(domain) is not DomainState.RUNNING:
-            raise WrongState(f"Domain {domain.name()} is paused; its guest can let go of an interface when it runs.")
+            raise WrongState(f"Domain {domain.name()} is paused; its guest can release an interface only while it runs.")
         try:
             domain.detachDeviceFlags(self._interface_xml(there), _LIVE)
         except libvirt.libvirtError as error:

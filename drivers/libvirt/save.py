@@ -33,7 +33,7 @@ class LibvirtSave(LibvirtDomains):
             if state is DomainState.SAVED:
                 return None
             if state not in (DomainState.RUNNING, DomainState.PAUSED):
-                raise WrongState(f"Domain {domain.name()} is {state}; only a running or paused one can be saved.")
+                raise WrongState(f"Domain {domain.name()} is {state}; it can be saved only while it is running or paused.")
             return domain
 
         domain = await self._call(f"saving domain {uuid}", begin)
@@ -49,7 +49,7 @@ class LibvirtSave(LibvirtDomains):
             if state is DomainState.RUNNING:
                 return None
             if state is not DomainState.SAVED:
-                raise WrongState(f"Domain {domain.name()} is {state}, and nothing is saved of it.")
+                raise WrongState(f"Domain {domain.name()} is {state}, and has no saved state.")
             return domain
 
         domain = await self._call(f"restoring domain {uuid}", begin)
@@ -96,7 +96,7 @@ class LibvirtReset(LibvirtDomains):
     async def reset(self, uuid: str) -> None:
         def act(domain: Any, state: DomainState) -> None:
             if state is not DomainState.RUNNING or not domain.isActive():
-                raise WrongState(f"Domain {domain.name()} is {state}; only a running one can be reset.")
+                raise WrongState(f"Domain {domain.name()} is {state}; it can be reset only while it is running.")
             domain.reset(0)
 
         await self._power("reset", uuid, act)

@@ -32,7 +32,7 @@ class LibvirtScreen(LibvirtDomains):
         domain = self._do_find(uuid)
         state = self._do_state(domain)
         if state not in (DomainState.RUNNING, DomainState.PAUSED) or not domain.isActive():
-            raise WrongState(f"Domain {domain.name()} is {state}; it shows something when it runs.")
+            raise WrongState(f"Domain {domain.name()} is {state}; it has a screen only while it is running or paused.")
         stream = self._connection.newStream()
         try:
             kind = domain.screenshot(stream, 0)
@@ -50,7 +50,7 @@ def _read(stream: Any) -> bytes:
         while part := stream.recv(262144):
             picture += part
             if len(picture) > MOST:
-                raise DriverError("The picture is too large.")
+                raise DriverError("The screenshot is too large.")
         stream.finish()
     except (DriverError, libvirt.libvirtError):
         with suppress(libvirt.libvirtError):
@@ -69,7 +69,7 @@ def to_png(picture: bytes) -> bytes:
     columns, rows = (int(number) for number in head.groups()) if head else (0, 0)
     points = picture[head.end() :] if head else b""
     if not points or len(points) != 3 * columns * rows:
-        raise DriverError("The host's picture isn't understood.")
+        raise DriverError("The host returned an invalid screenshot.")
     made = io.BytesIO()
     lines = (points[start : start + 3 * columns] for start in range(0, len(points), 3 * columns))
     png.Writer(columns, rows, greyscale=False, bitdepth=8).write(made, lines)

@@ -64,7 +64,7 @@ class LibvirtShares(LibvirtDisks):
         if not self._proven:
             name = f"{PROBE_PREFIX}{uuids.uuid4()}"
             text = probe_xml(name, await self.platform(""), "", "")
-            self._usual = await self._call("what weighs CPUs", self._do_try_weight, text)
+            self._usual = await self._call("support of CPU shares", self._do_try_weight, text)
             self._proven = True
         return self._usual
 
@@ -89,10 +89,10 @@ class LibvirtShares(LibvirtDisks):
     @verb
     async def set_shares(self, uuid: str, shares: Shares) -> None:
         if shares.network_mbps is not None:
-            raise Unsupported(f"Domain {uuid}: the host holds interfaces to no rate.")
+            raise Unsupported(f"Domain {uuid}: the host can't limit the rate of interfaces.")
         usual = await self._usual_weight()
         if usual is None and shares.cpu_shares != USUAL:
-            raise Unsupported(f"Domain {uuid}: the host weighs no CPUs, it has no control group for them.")
+            raise Unsupported(f"Domain {uuid}: the host doesn't support CPU shares, as it has no control group for CPUs.")
         await self._call(f"shares of domain {uuid}", self._do_set_shares, uuid, shares, usual)
 
     def _do_set_shares(self, uuid: str, shares: Shares, usual: int | None) -> None:
@@ -106,7 +106,7 @@ class LibvirtShares(LibvirtDisks):
                 try:
                     _do_put(domain, flag, held, usual)
                 except libvirt.libvirtError as again:
-                    self._log.info("Shares of domain {uuid} not put back: {error}", uuid=uuid, error=again)
+                    self._log.info("The shares of domain {uuid} weren't set back: {error}", uuid=uuid, error=again)
             if code_of(error) == libvirt.VIR_ERR_CONFIG_UNSUPPORTED:
                 raise DriverError(f"Shares of domain {domain.name()}: {error.get_error_message()}") from error
             raise

@@ -55,7 +55,7 @@ def parse_snapshot(text: str) -> SnapshotRecord:
     memory, domain, next_start = told.find("memory"), told.find("domain"), told.find("inactiveDomain")
     parts = [*told.iterfind("disks/disk"), *([] if memory is None else [memory])]
     if domain is None:
-        raise DriverError(f"Snapshot {told.findtext('name', '')}: the host has forgotten what its domain was.")
+        raise DriverError(f"Snapshot {told.findtext('name', '')}: the host no longer has the definition of its domain.")
     definition = domain if next_start is None else next_start
     definition.tag = "domain"
     return SnapshotRecord(
@@ -109,13 +109,13 @@ class LibvirtSnapshots(LibvirtDomains):
                 return None
             raise
 
-    def _do_steady(self, domain: Any, verb: str) -> bool:
+    def _do_steady(self, domain: Any, what: str) -> bool:
         """Whether a domain runs. @raise WrongState: it is neither running nor stopped."""
         state = self._do_state(domain)
         if state is DomainState.RUNNING:
             return True
         if domain.isActive() or state not in (DomainState.STOPPED, DomainState.CRASHED):
-            raise WrongState(f"Domain {domain.name()} is {state}; it can {verb} when it runs or is stopped.")
+            raise WrongState(f"Domain {domain.name()} is {state}; {what} only while it is running or stopped.")
         return False
 
     @verb
@@ -126,20 +126,20 @@ class LibvirtSnapshots(LibvirtDomains):
         domain = self._do_find(uuid)
         if self._do_snapshot(domain, name) is not None:
             return
-        running = self._do_steady(domain, "be kept")
+        running = self._do_steady(domain, "a snapshot can be created")
         text = domain.XMLDesc(0)
         disks = parse_domain(text).disks
         for disk in disks:
             if disk.format != "qcow2":
                 raise Unsupported(
                     f"Domain {domain.name()}: its disk {disk.target} ({disk.path}) has format {disk.format}; only qcow2 "
-                    "can be kept."
+                    "supports snapshots."
                 )
         if not disks:
-            raise Unsupported(f"Domain {domain.name()} has no disk, and what is kept lies in one.")
+            raise Unsupported(f"Domain {domain.name()} has no disk, which a snapshot needs to store its data.")
         if running and _plugged(ElementTree.fromstring(text)):  # noqa: S314 - as above
             raise WrongState(
-                f"Domain {domain.name()} got CPUs while it ran, and QEMU couldn't go back to that: stop and start it first."
+                f"Domain {domain.name()} got CPUs while it ran, and QEMU couldn't revert to that: stop and start it first."
             )
         wanted = ElementTree.Element("domainsnapshot")
         ElementTree.SubElement(wanted, "name").text = name
@@ -147,21 +147,19 @@ class LibvirtSnapshots(LibvirtDomains):
 
     @verb
     async def revert_snapshot(self, uuid: str, name: str) -> None:
-        await self._snapshot_verb(f"going back to snapshot {name}", uuid, self._do_revert_snapshot, name)
+        await self._snapshot_verb(f"revert to snapshot {name}", uuid, self._do_revert_snapshot, name)
 
     def _do_revert_snapshot(self, uuid: str, name: str) -> None:
         domain = self._do_find(uuid)
         snapshot = self._do_snapshot(domain, name)
         if snapshot is None:
             raise NoSuchThing(f"Domain {domain.name()} has no snapshot {name}.")
-        self._do_steady(domain, "go back")
+        self._do_steady(domain, "it can be reverted")
         kept = parse_snapshot(snapshot.getXMLDesc(0))
         if kept.external:
-            raise Unsupported(f"Snapshot {name} of domain {domain.name()} is external: libvirt can't go back to it.")
+            raise Unsupported(f"Snapshot {name} of domain {domain.name()} is external: libvirt can't revert to it.")
         if kept.plugged and kept.snapshot.running:
-            raise Unsupported(
-                f"Snapshot {name} of domain {domain.name()} has CPUs that were plugged in: QEMU can't go back to it."
-            )
+            raise Unsupported(f"Snapshot {name} of domain {domain.name()} has hot-plugged CPUs: QEMU can't revert to it.")
         definition = domain.XMLDesc(_INACTIVE | _SECURE)
         _check_same(kept, parse_domain(definition))
         try:
@@ -188,15 +186,15 @@ def _check_same(kept: SnapshotRecord, now: Description) -> None:
     name = kept.snapshot.name
     if set(then.disks) != set(now.disks):
         told = ", ".join(f"{disk.target} ({disk.path})" for disk in then.disks)
-        raise WrongState(f"Domain {now.name} had other disks when snapshot {name} was made: {told}.")
+        raise WrongState(f"Domain {now.name} had different disks when snapshot {name} was created: {told}.")
     if not kept.snapshot.running:
         return
     for field, words in _AMOUNTS.items():
         had, has = getattr(then, field), getattr(now, field)
         if had != has:
             raise WrongState(
-                f"Domain {now.name} had {had} {words} when snapshot {name} was made, and has {has}: change that first."
+                f"Domain {now.name} had {had} {words} when snapshot {name} was created, now {has}: change that first."
             )
     if set(then.interfaces) != set(now.interfaces):
         told = ", ".join(f"{one.mac} in {one.network}" for one in then.interfaces) or "none"
-        raise WrongState(f"Domain {now.name} had other interfaces when snapshot {name} was made: {told}.")
+        raise WrongState(f"Domain {now.name} had different interfaces when snapshot {name} was created: {told}.")

@@ -95,7 +95,7 @@ class StreamTransport(ConsoleTransport):
         if data:
             self._coming += data
             if len(self._coming) > MOST_HELD:
-                self.end("The viewer doesn't keep up with the console.")
+                self.end("The viewer reads too slowly for the console.")
                 return
         else:
             self._ended = Failure(ConnectionDone() if words is None else ConnectionLost(words))
@@ -170,7 +170,7 @@ class StreamTransport(ConsoleTransport):
 
     def abortConnection(self) -> None:
         """End the connection at once. A guest that takes nothing would keep what was typed, and be tried again, for ever."""
-        self.end("The viewer has gone.")
+        self.end("The viewer disconnected.")
 
     def _finish(self) -> None:
         if self._ended is None:

@@ -121,7 +121,7 @@ class LibvirtVolumeSnapshots(LibvirtSnapshots, LibvirtDisks):
         if keeper is not None and self._do_snapshot(keeper, MARK + snapshot) is not None:
             return
         if volume.format != "qcow2":
-            raise Unsupported(f"Volume {name} has format {volume.format}; only qcow2 can be kept.")
+            raise Unsupported(f"Volume {name} has format {volume.format}; only qcow2 supports snapshots.")
         self._do_check_idle(volume)
         if keeper is None:
             disk = DomainDisk(volume.path, volume.format, "vda")
@@ -135,7 +135,7 @@ class LibvirtVolumeSnapshots(LibvirtSnapshots, LibvirtDisks):
 
     @verb
     async def revert_volume(self, pool: str, name: str, format: str, snapshot: str) -> None:
-        await self._volume_verb(f"going back to snapshot {snapshot}", pool, name, self._do_revert_volume, format, snapshot)
+        await self._volume_verb(f"revert to snapshot {snapshot}", pool, name, self._do_revert_volume, format, snapshot)
 
     def _do_revert_volume(self, pool: str, name: str, format: str, snapshot: str) -> None:
         volume = self._do_kept_volume(pool, name, format)

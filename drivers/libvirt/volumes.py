@@ -56,7 +56,7 @@ class LibvirtVolumes(LibvirtDisks):
         path = volume.path()
         for domain in self._connection.listAllDomains(libvirt.VIR_CONNECT_LIST_DOMAINS_ACTIVE):
             if any(disk.path == path for disk in parse_domain(domain.XMLDesc(0)).disks):
-                raise WrongState(f"Volume {volume.name()} is in use by domain {domain.name()}, which runs.")
+                raise WrongState(f"Volume {volume.name()} is in use by domain {domain.name()}, which is running.")
 
     @verb
     async def resize_volume(self, pool: str, name: str, format: str, size: int) -> Volume:
@@ -118,7 +118,7 @@ class LibvirtVolumes(LibvirtDisks):
         if other is not None:
             there = describe(self._connection, pool, other, format)
             if (there.size, there.format) != (source.size, source.format):
-                raise AlreadyThere(f"Storage pool {pool} has another volume {new} already.")
+                raise AlreadyThere(f"Storage pool {pool} already has another volume {new}.")
             return source, there
         self._do_check_unused(volume)
         return source, None
@@ -155,7 +155,7 @@ class LibvirtDiskResize(LibvirtVolumes):
         def act() -> None:
             domain = self._do_find(uuid)
             if not domain.isActive():
-                raise WrongState(f"Domain {domain.name()} isn't running: its volume can be made larger by itself.")
+                raise WrongState(f"Domain {domain.name()} isn't running: resize the volume instead.")
             if disk not in parse_domain(domain.XMLDesc(0)).disks:
                 raise NoSuchThing(f"Domain {domain.name()} has no disk {disk.path} as {disk.target}.")
             capacity, _, _ = domain.blockInfo(disk.target)

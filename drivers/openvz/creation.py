@@ -63,7 +63,7 @@ class VzCreation(VzSettings):
             raise NoSuchThing(f"Container {spec.name}: the node has no OS template {spec.template}.")
         template = spec.template or str(self._options.get("template", ""))
         if not template:
-            raise DriverError(f"Container {spec.name}: no OS template is named, and the node's options have none.")
+            raise DriverError(f"Container {spec.name}: no OS template is given, and the node's option template isn't set.")
         return template
 
     def _words_of(self, spec: DomainSpec, ctid: str, template: str, known: bool) -> list[str]:
@@ -92,7 +92,7 @@ class VzCreation(VzSettings):
         there, identities = await self._search(uuid)
         own = "" if self._dialect.uuids else own_id(uuid)
         if there is None and unfinished(identities, own):
-            subject = f"removal of container {uuid}, which isn't made yet"
+            subject = f"removal of container {uuid}, which isn't created yet"
             await self._unlocked(subject, own)  # its end is waited for
             there, identities = await self._search(uuid)
             if unfinished(identities, own):

@@ -68,13 +68,13 @@ def parse_version(stdout: str) -> Dialect:
     """
     found = re.search(r"^vzctl version (\d+)\.(\S*)", stdout, re.MULTILINE)
     if found is None:
-        raise Unsupported("This isn't OpenVZ's vzctl: it tells no version.")
+        raise Unsupported("This isn't OpenVZ's vzctl: it reports no version.")
     major, version = int(found[1]), f"{found[1]}.{found[2]}"
     if major >= 7:
         return Dialect(7, version, True)
     if major >= 4:
         return Dialect(4, version, False)
-    raise Unsupported(f"vzctl {version} is too old: 4.0 is the first whose vzlist writes JSON.")
+    raise Unsupported(f"vzctl {version} is too old: FluidVM needs 4.0 or later, whose vzlist writes JSON.")
 
 
 @dataclass(frozen=True)
@@ -99,7 +99,7 @@ def parse_status(stdout: str) -> Status:
             if state == "down" and "suspended" in words[5:]:
                 state = "suspended"
             return Status(words[2] == "exist", words[3] == "mounted", state)
-    raise DriverError(f"vzctl status said what isn't understood: {first_line(stdout)!r}.")
+    raise DriverError(f"vzctl status gave unexpected output: {first_line(stdout)!r}.")
 
 
 STATES = {
@@ -164,7 +164,7 @@ def parse_list(stdout: str) -> list[Listed]:
         told = json.loads(stdout or "[]")
         return [_listed(one) for one in told]
     except (ValueError, TypeError, KeyError, AttributeError):
-        raise DriverError(f"vzlist said what isn't understood: {first_line(stdout)!r}.") from None
+        raise DriverError(f"vzlist gave unexpected output: {first_line(stdout)!r}.") from None
 
 
 def _listed(one: Mapping[str, Any]) -> Listed:
@@ -239,7 +239,7 @@ def split_survey(stdout: str) -> tuple[str, set[str], str]:
     end = re.search(r"^-- (\d+)\n((?:.*\n)*?)--\n", stdout, re.MULTILINE)
     # 1: nothing is there; 2: among others, what was removed meanwhile.
     if end is None or int(end[1]) > 2:
-        raise DriverError("The node doesn't tell its containers: grep failed.")
+        raise DriverError("The node's containers can't be listed: grep failed.")
     links = {line.rpartition("/")[2].removesuffix(".conf") for line in end[2].splitlines()}
     return stdout[: end.start()], links, stdout[end.end() :]
 
@@ -306,7 +306,7 @@ def parse_host(told: str) -> tuple[int, int]:
     cpus = len(re.findall(r"^cpu\d+ ", told, re.MULTILINE))
     memory = re.search(r"^MemTotal:\s+(\d+) kB", told, re.MULTILINE)
     if not cpus or memory is None:
-        raise DriverError("The node doesn't tell its CPUs and its memory.")
+        raise DriverError("The node doesn't report its CPUs and its memory.")
     return cpus, int(memory[1]) // 1024
 
 
@@ -331,7 +331,7 @@ def parse_moment(stdout: str) -> Moment:
     """Read C{/proc/sys/kernel/random/boot_id} and C{/proc/uptime}. @raise DriverError: they aren't told."""
     found = re.fullmatch(r"([0-9a-f]{8})-\S+\s+([0-9.]+)\s.*", stdout.strip(), re.DOTALL)
     if found is None:
-        raise DriverError("The node doesn't tell how long it has been up.")
+        raise DriverError("The node doesn't report its uptime.")
     return Moment(int(found[1], 16), float(found[2]))
 
 
@@ -361,7 +361,7 @@ _MEANINGS_OF: dict[int, dict[int, type[DriverError]]] = {
     4: {99: Unsupported, 131: AlreadyThere},
     7: {131: Unsupported, 137: AlreadyThere, 141: WrongState, 221: NoSuchThing, 233: Unsupported},
 }
-_WORDS = {LOCKED: "another command holds the container's lock", 5: "the node runs no OpenVZ kernel"}
+_WORDS = {LOCKED: "another command holds the container's lock", 5: "the node doesn't run an OpenVZ kernel"}
 
 
 def explain(dialect: Dialect, subject: str, code: int, stdout: str, stderr: str) -> DriverError:

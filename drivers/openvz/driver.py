@@ -102,19 +102,19 @@ class OpenVzConnection(VzSaving, VzSnapshots, VzStats, VzMigration, VzGuest, VzC
     @verb
     async def define_domain(self, spec: DomainSpec) -> None:
         if spec.disks:
-            raise Unsupported(f"Container {spec.name}: a container has no disks but its own file system.")
+            raise Unsupported(f"Container {spec.name}: a container can't have disks, only its own file system.")
         if spec.boot.kernel or spec.boot.initrd:
-            raise Unsupported(f"Container {spec.name}: a container boots no kernel of its own.")
+            raise Unsupported(f"Container {spec.name}: a container can't boot a kernel of its own.")
         await self._alone(spec.uuid, lambda: self._define(spec))
 
     async def _define(self, spec: DomainSpec) -> None:
         there, identities = await self._search(spec.uuid)
         for other in identities.values():
             if other.name == spec.name and other.uuid != spec.uuid:
-                raise AlreadyThere(f"There is another container {spec.name} on the node.")
+                raise AlreadyThere(f"There is already another container {spec.name} on the node.")
         # One that is taken over may be called otherwise, and keeps its name.
         if (there is None or there.info.name != spec.name) and not re.fullmatch(NAME, spec.name):
-            raise DriverError(f"Container {spec.name!r}: this can't be a container's name.")
+            raise DriverError(f"Container {spec.name!r}: this isn't a valid container name.")
         if there is not None and there.state not in (STOPPED, DomainState.CRASHED):
             raise WrongState(f"Container {spec.name} is {there.state}: stop it first.")
         if there is None or (there.identity.mark and there.identity.mark.new):
@@ -220,7 +220,7 @@ class OpenVzConnection(VzSaving, VzSnapshots, VzStats, VzMigration, VzGuest, VzC
             if (await self._container(uuid)).state is not RUNNING:
                 return
             await self._wait(FIRST_RETRY)
-        raise NotReady(f"Container {there.info.name}: the guest doesn't take halt (exit code {outcome.code}).")
+        raise NotReady(f"Container {there.info.name}: the guest refused halt (exit code {outcome.code}).")
 
     @verb
     async def stop(self, uuid: str) -> None:
@@ -256,7 +256,7 @@ class OpenVzConnection(VzSaving, VzSnapshots, VzStats, VzMigration, VzGuest, VzC
     async def _reboot(self, uuid: str) -> None:
         there = await self._container(uuid)
         if there.state is not RUNNING:
-            raise WrongState(f"Container {there.info.name} is {there.state}: only a running one reboots.")
+            raise WrongState(f"Container {there.info.name} is {there.state}: it can be rebooted only while it is running.")
         await self._do(f"reboot of container {there.info.name}", "restart", there.ctid)
 
     # Amounts.
@@ -281,7 +281,7 @@ class OpenVzConnection(VzSaving, VzSnapshots, VzStats, VzMigration, VzGuest, VzC
         there = await self._container(uuid)
         info = there.info
         if stopped and info.state not in (STOPPED, DomainState.CRASHED):
-            raise WrongState(f"Container {info.name} is {info.state}: this needs a stop.")
+            raise WrongState(f"Container {info.name} is {info.state}: stop it first.")
         if not stopped and info.state is not RUNNING:
             raise WrongState(f"Container {info.name} is {info.state}, not running.")
         wanted = replace(
@@ -294,7 +294,7 @@ class OpenVzConnection(VzSaving, VzSnapshots, VzStats, VzMigration, VzGuest, VzC
         if not stopped and (wanted.max_memory, wanted.max_vcpus) != (info.max_memory, info.max_vcpus):
             raise WrongState(
                 f"Container {info.name} has at most {info.max_memory} MiB and {info.max_vcpus} CPUs while it runs: "
-                "more needs a stop."
+                "stop it to give it more."
             )
         if wanted == info:
             return
@@ -311,7 +311,7 @@ class OpenVzConnection(VzSaving, VzSnapshots, VzStats, VzMigration, VzGuest, VzC
         await self._set(subject, there.ctid, new, old)
         if memory and not stopped and not await self._check_memory(there, memory):
             await self._set(subject, there.ctid, old, [])
-            raise DriverError(f"{subject}: the kernel doesn't hold it to {memory} MiB; more may be in use.")
+            raise DriverError(f"{subject}: the kernel didn't limit it to {memory} MiB; more may be in use.")
         is_now = (await self._container(uuid)).info
         changed(subject, (wanted.memory, wanted.vcpus), (is_now.memory, is_now.vcpus))
 
@@ -337,17 +337,17 @@ class OpenVzDriver:
     summary = "OpenVZ containers through vzctl, 4.x and OpenVZ 7, on this machine or over SSH"
     connection = OpenVzConnection
     options = Struct(
-        "how an OpenVZ node is used",
+        "settings of an OpenVZ node",
         {
-            "template": _word("the OS template of containers whose specs name none"),
-            "layout": Choice("of new containers' file systems; default: the node's", choices=("simfs", "ploop")),
+            "template": _word("the OS template of containers whose specifications name none"),
+            "layout": Choice("layout of new containers' file systems; default: the node's", choices=("simfs", "ploop")),
             "sample": _word("the sample configuration of new containers; default: the node's"),
-            "swap": Int("of each container; default: 0", unit="MiB", low=0),
-            "disk_size": Int("of new containers' file systems; default: the sample's", unit="MiB", low=1),
-            "key_file": _path("the private key to log in with, on the server; default: the agent's"),
+            "swap": Int("swap space of each container; default: 0", unit="MiB", low=0),
+            "disk_size": Int("size of new containers' file systems; default: the sample's", unit="MiB", low=1),
+            "key_file": _path("the private key for SSH, a file on the server; default: the agent's keys"),
             "agent": _path("the SSH agent's socket; default: that of the server's environment"),
             "host_key": Text(
-                "the node's public host key, as in its ssh_host_*_key.pub; default: known_hosts is looked at",
+                "the node's public host key, as in its ssh_host_*_key.pub; default: the key in known_hosts",
                 longest=4096,
                 pattern=r"[a-z0-9@.-]+ [A-Za-z0-9+/=]+( .*)?",
                 rule="type, key, and a comment if any",
@@ -359,15 +359,19 @@ class OpenVzDriver:
                 rule="a path",
             ),
             "peer_name": Text(
-                "what other nodes call this one, for vzmigrate; default: the address's host",
+                "the host name under which other nodes reach this one, for vzmigrate; default: the host in the address",
                 longest=253,
                 pattern=r"[A-Za-z0-9][A-Za-z0-9.:-]*",
-                rule="a host's name or address",
+                rule="a host name or address",
             ),
-            "bin_dir": _path("where vzctl is, if commands' usual directories don't have it"),
-            "conf_dir": _path("where containers' configurations are; default: /etc/vz/conf"),
-            "freezer_dir": _path("off OpenVZ's kernels, where freezers are; default: /sys/fs/cgroup/freezer"),
-            "memory_dir": _path("off OpenVZ's kernels, where bounds of memory are; default: /sys/fs/cgroup/memory"),
+            "bin_dir": _path("the directory of vzctl, if it isn't in a usual directory for commands"),
+            "conf_dir": _path("the directory of containers' configurations; default: /etc/vz/conf"),
+            "freezer_dir": _path(
+                "the directory of freezer control groups, for kernels other than OpenVZ's; default: /sys/fs/cgroup/freezer"
+            ),
+            "memory_dir": _path(
+                "the directory of memory control groups, for kernels other than OpenVZ's; default: /sys/fs/cgroup/memory"
+            ),
         },
     )
 
@@ -380,7 +384,7 @@ class OpenVzDriver:
         try:
             told = await runner.run(["sh", "-c", PROBE], 20.0)
             if told.code == 127:
-                raise Unsupported(f"{runner.where}: there is no vzctl.")
+                raise Unsupported(f"{runner.where}: vzctl isn't installed.")
             dialect = parse_version(told.stdout)
             cpus, memory = parse_host(told.stdout)
             openvz = is_openvz(dialect, told.stdout)

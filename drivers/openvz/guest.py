@@ -38,7 +38,9 @@ class VzGuest(VzNode):
     async def _awake(self, uuid: str) -> Container:
         there = await self._container(uuid)
         if there.state is not DomainState.RUNNING:
-            raise WrongState(f"Container {there.info.name} is {there.state}: only in a running one can commands be run.")
+            raise WrongState(
+                f"Container {there.info.name} is {there.state}: commands can be run in it only while it is running."
+            )
         return there
 
     async def _inside(self, there: Container, line: str, timeout: float, stdin: bytes) -> Outcome:
@@ -68,7 +70,7 @@ class VzGuest(VzNode):
     async def set_password(self, uuid: str, user: str, password: str) -> None:
         there = await self._awake(uuid)
         if ":" in one_line("A user's name", user):
-            raise DriverError("A user's name holds no colon.")
+            raise DriverError("A user's name must not contain a colon.")
         mark = f"END-{secrets.token_hex(8)}"
         script = f"chpasswd <<'{mark}'\n{user}:{one_line('A password', password)}\n{mark}\n"
         await self._script(there, "password", script)

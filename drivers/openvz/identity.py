@@ -102,7 +102,7 @@ def check_text(what: str, text: str) -> str:
     @raise DriverError: it holds a control character or one of C{" \\ ` $}.
     """
     if _UNSAFE.search(text):
-        raise DriverError(f'{what}: no control character, and none of " \\ ` $, can be in it on an OpenVZ node.')
+        raise DriverError(f'{what} must not contain control characters or any of " \\ ` $ on an OpenVZ node.')
     return text
 
 

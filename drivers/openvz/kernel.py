@@ -72,4 +72,4 @@ class VzKernel(VzNode):
         path = f"{self._conf_dir}/{there.ctid}.conf"
         outcome = await self._run(["sed", "-i", *(word for key in RATES for word in ("-e", f"/^{key}=/d")), path])
         if outcome.code != 0:
-            raise DriverError(f"{subject}: {' and '.join(RATES)} can't be taken out of {path}; delete these lines there.")
+            raise DriverError(f"{subject}: {' and '.join(RATES)} can't be removed from {path}; delete these lines there.")

@@ -90,7 +90,7 @@ class VzMigration(VzNode):
             there = None
         if here is None:
             if there is None:
-                raise NoSuchThing(f"The node knows no container {spec.uuid}.")
+                raise NoSuchThing(f"The node has no container {spec.uuid}.")
             return True
         name = here.info.name
         if there is not None:
@@ -100,9 +100,9 @@ class VzMigration(VzNode):
         if here.state is DomainState.PAUSED:
             raise WrongState(f"Container {name} is paused: resume it first.")
         if any(domain.name == name for domain in await to.list_domains()):
-            raise AlreadyThere(f"The other node has another container {name}.")
+            raise AlreadyThere(f"The other node already has another container {name}.")
         if not to.peer:
-            raise Unsupported("It isn't known what other nodes call that node: its option peer_name says so.")
+            raise Unsupported("The host name of the other node is unknown: set its option peer_name.")
         words = ["vzmigrate"]
         if live and here.state is DomainState.RUNNING:
             words.append("--online" if self._dialect.number == 7 else "--live")
@@ -110,7 +110,7 @@ class VzMigration(VzNode):
         if here.identity.mark is None and not self._dialect.uuids:
             # Without one the other node would make another UUID of its own name.
             mark = here.identity.marked(here.info.max_vcpus, here.info.max_memory)
-            await self._set(f"mark of container {name}", here.ctid, ["--description", str(mark)], [])
+            await self._set(f"marking of container {name}", here.ctid, ["--description", str(mark)], [])
         outcome = await self._run([*words, to.peer, here.ctid], LONG)
         if outcome.code == LOCKED_CODES[self._dialect.number] and again:
             # vzmigrate doesn't see that who had the lock was killed; vzctl does, and removes it.
@@ -123,7 +123,7 @@ class VzMigration(VzNode):
             raise kind(f"migration of container {name}: {said} (vzmigrate's exit code {outcome.code}).")
         await to.get_domain(spec.uuid)
         if await self._find(spec.uuid) is not None:
-            raise DriverError(f"Container {name} is still here, though vzmigrate says that it has moved it.")
+            raise DriverError(f"Container {name} is still here, though vzmigrate reported success.")
         progress(100)
         return True
 
@@ -141,7 +141,8 @@ class VzMigration(VzNode):
         try:
             there.identity.marked(info.max_vcpus, info.max_memory)
         except DriverError as error:
-            raise Unsupported(f"Container {info.name} can't be taken over. {error} Give it another one by vzctl.") from None
+            words = f"Container {info.name} can't be taken over: {str(error).rstrip('.')}; change it with vzctl."
+            raise Unsupported(words) from None
         return DomainSpec(
             info.uuid, info.name, info.vcpus, info.max_vcpus, info.memory, info.max_memory, autostart=info.autostart
         )

@@ -204,7 +204,7 @@ class VzNode:
         await self._vz(subject, "umount", ctid, patience=LONG)
 
     def _vanished(self) -> Unreachable:
-        error = Unreachable(f"{self._runner.where}: vzctl isn't there any more.")
+        error = Unreachable(f"{self._runner.where}: vzctl is no longer installed.")
         self._lose(str(error))
         return error
 
@@ -281,7 +281,7 @@ class VzNode:
         """@raise NoSuchThing: there is none."""
         container = await self._find(uuid)
         if container is None:
-            raise NoSuchThing(f"The node knows no container {uuid}.")
+            raise NoSuchThing(f"The node has no container {uuid}.")
         return container
 
     async def _find(self, uuid: str) -> Container | None:
@@ -419,4 +419,4 @@ def started(moment: Moment, uptime: float) -> int:
 def changed(subject: str, wanted: object, is_now: object) -> None:
     """@raise DriverError: what was asked for isn't what is so now."""
     if wanted != is_now:
-        raise DriverError(f"{subject}: {wanted} was asked for, and vzctl said that it did it, but it is {is_now}.")
+        raise DriverError(f"{subject}: {wanted} was requested and vzctl reported success, but it is {is_now}.")

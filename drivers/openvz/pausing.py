@@ -30,14 +30,14 @@ class VzPausing(VzNode):
         if there.state is PAUSED:
             return
         if there.state is not RUNNING:
-            raise WrongState(f"Container {there.info.name} is {there.state}: only a running one is paused.")
+            raise WrongState(f"Container {there.info.name} is {there.state}: it can be paused only while it is running.")
         subject = f"pause of container {there.info.name}"
         if self._dialect.number == 7:
             await self._do(subject, "pause", there.ctid)
             return
         if await self._freezer(there.ctid):
             if await self._freezer(there.ctid, "FROZEN") not in ("FROZEN", "FREEZING"):
-                raise DriverError(f"{subject}: its control group doesn't freeze.")
+                raise DriverError(f"{subject}: its control group couldn't be frozen.")
             return
         # Noted before it is so: one that is noted and runs can be resumed, one that is frozen unnoted couldn't be told.
         before = await self._moment()
@@ -58,14 +58,14 @@ class VzPausing(VzNode):
         if there.state is RUNNING:
             return
         if there.state is not PAUSED:
-            raise WrongState(f"Container {there.info.name} is {there.state}: only a paused one is resumed.")
+            raise WrongState(f"Container {there.info.name} is {there.state}: it can be resumed only while it is paused.")
         subject = f"resumption of container {there.info.name}"
         if self._dialect.number == 7:
             await self._do(subject, "resume", there.ctid)
             return
         if await self._freezer(there.ctid):
             if await self._freezer(there.ctid, "THAWED") != "THAWED":
-                raise DriverError(f"{subject}: its control group doesn't thaw.")
+                raise DriverError(f"{subject}: its control group couldn't be thawed.")
             return
         outcome = await self._vz(subject, "chkpnt", there.ctid, "--resume")
         if outcome.code != 0 and not await self._answers(there.ctid):

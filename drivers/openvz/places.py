@@ -41,7 +41,7 @@ class Places:
                 place.release()
             if isinstance(error, CancelledError):
                 raise
-            words = f"{subject} found no place within {timeout:g} s: other commands last there. Try again later."
+            words = f"{subject} had to wait for other commands for {timeout:g} s; try again later."
             raise DriverError(words) from None
 
     def give_back(self, keep: int) -> None:

@@ -113,7 +113,7 @@ class Collected:
             return
         sink += data
         if len(sink) > limit:
-            self.fail(DriverError(f"{self._subject} said more than {limit // 1024} KiB; it was killed."))
+            self.fail(DriverError(f"{self._subject} wrote more than {limit // 1024} KiB of output and was killed."))
             self._kill()
         elif self._grace is not None:
             self._grace.reset(GRACE)
@@ -129,7 +129,7 @@ class Collected:
         if self._over:
             return
         if self._code is None:
-            self.fail(Unreachable(f"{self._subject}: the connection broke before it ended."))
+            self.fail(Unreachable(f"{self._subject}: the connection failed before it ended."))
             return
         outcome = Outcome(self._code, self._out.decode(errors="replace"), self._err.decode(errors="replace"))
         self._settle(outcome)
@@ -140,7 +140,7 @@ class Collected:
             self._settle(Failure(error))
 
     def _late(self, timeout: float) -> None:
-        self.fail(Late(f"{self._subject} didn't end within {timeout:g} s; it was killed."))
+        self.fail(Late(f"{self._subject} didn't end within {timeout:g} s and was killed."))
         self._kill()
 
     def _settle(self, result: Outcome | Failure | None) -> None:

@@ -31,7 +31,7 @@ class VzSaving(VzPausing):
         if there.state is DomainState.SAVED:
             return
         if there.state not in (DomainState.RUNNING, DomainState.PAUSED):
-            raise WrongState(f"Container {there.info.name} is {there.state}: only a running one is saved.")
+            raise WrongState(f"Container {there.info.name} is {there.state}: it can be saved only while it is running.")
         subject = f"saving of container {there.info.name}"
         paused = there.state is DomainState.PAUSED
         if paused:
@@ -71,7 +71,7 @@ class VzSaving(VzPausing):
         if there.state is DomainState.RUNNING:
             return
         if there.state is not DomainState.SAVED:
-            raise WrongState(f"Container {there.info.name} is {there.state}: nothing is saved of it.")
+            raise WrongState(f"Container {there.info.name} is {there.state}: it has no saved state.")
         subject = f"restoring of container {there.info.name}"
         outcome = await self._vz(subject, "resume", there.ctid, timeout=LONG)
         if (await self._container(uuid)).state is not DomainState.RUNNING:
@@ -84,7 +84,7 @@ class VzSaving(VzPausing):
     async def _reset(self, uuid: str) -> None:
         there = await self._container(uuid)
         if there.state is not DomainState.RUNNING:
-            raise WrongState(f"Container {there.info.name} is {there.state}: only a running one is reset.")
+            raise WrongState(f"Container {there.info.name} is {there.state}: it can be reset only while it is running.")
         subject = f"reset of container {there.info.name}"
         await self._do(subject, "stop", there.ctid, "--fast")
         await self._do(subject, "start", there.ctid)

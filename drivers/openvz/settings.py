@@ -19,7 +19,7 @@ def address(text: str) -> str:
     try:
         ip_interface(text)
     except ValueError:
-        raise DriverError(f"{text!r} is no IP address.") from None
+        raise DriverError(f"{text!r} is not a valid IP address.") from None
     return text
 
 
@@ -28,7 +28,7 @@ def host_name(text: str) -> str:
     if len(text) > 253 or not re.fullmatch(
         r"[A-Za-z0-9]([A-Za-z0-9-]*[A-Za-z0-9])?(\.[A-Za-z0-9]([A-Za-z0-9-]*[A-Za-z0-9])?)*", text
     ):
-        raise DriverError(f"{text!r} is no host's name.")
+        raise DriverError(f"{text!r} is not a valid host name.")
     return text
 
 
@@ -82,7 +82,7 @@ class VzSettings(VzKernel):
         words = [word for server in servers for word in ("--nameserver", str(ip_interface(address(server)).ip))]
         words += [word for domain in domains for word in ("--searchdomain", host_name(domain))]
         if not servers:
-            raise DriverError(f"Container {uuid}: one name server at least has to be named.")
+            raise DriverError(f"Container {uuid}: at least one name server is required.")
         await self._give(uuid, "name servers", *words)
 
     @verb

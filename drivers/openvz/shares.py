@@ -43,9 +43,9 @@ class VzShares(VzSettings):
     @verb
     async def set_shares(self, uuid: str, shares: Shares) -> None:
         if shares.network_mbps is not None:
-            raise Unsupported(f"Container {uuid}: vzctl holds interfaces to no rate.")
+            raise Unsupported(f"Container {uuid}: vzctl can't limit the rate of interfaces.")
         if not self._openvz and (shares.disk_iops, shares.disk_mbps) != (None, None):
-            raise Unsupported(f"Container {uuid}: the node's kernel isn't OpenVZ's, and holds file systems to no rate.")
+            raise Unsupported(f"Container {uuid}: only an OpenVZ kernel can limit the rate of file systems.")
 
         async def put() -> None:
             await self._put_shares(await self._container(uuid), shares)

@@ -38,7 +38,7 @@ class VzSnapshots(VzNode):
         dates = "".join(f"{one.created}\n" for one in told).encode()
         seconds = (await self._run(["date", "-f", "-", "+%s"], stdin=dates)).stdout.split() if told else []
         if len(seconds) != len(told):
-            raise DriverError(f"Container {there.info.name}: its snapshots' dates aren't understood.")
+            raise DriverError(f"Container {there.info.name}: the dates of its snapshots aren't valid.")
         dumps = (await self._run(["ls", f"{there.listed.private}/dump"])).stdout.split()
         found = [
             Snapshot(one.name or one.uuid, float(when), any(dump.strip("{}") == one.uuid for dump in dumps))
@@ -69,13 +69,13 @@ class VzSnapshots(VzNode):
         there = await self._container(uuid)
         check_text("A snapshot's name", name)
         if there.listed.layout != "ploop":
-            raise Unsupported(
-                f"Container {there.info.name}: only a ploop image can be kept, not layout {there.listed.layout}."
-            )
+            raise Unsupported(f"Container {there.info.name}: snapshots need layout ploop, not {there.listed.layout}.")
         if await self._snapshot(there, name) is not None:
             return
         if there.state not in STEADY:
-            raise WrongState(f"Container {there.info.name} is {there.state}: only a running or stopped one is kept.")
+            raise WrongState(
+                f"Container {there.info.name} is {there.state}: create snapshots only while it is running or stopped."
+            )
         subject = f"snapshot of container {there.info.name}"
         words = ["snapshot", there.ctid, "--id", id_of(uuid, name), "--name", name]
         outcome = await self._vz(subject, *words, timeout=LONG)
@@ -93,8 +93,10 @@ class VzSnapshots(VzNode):
         if id is None:
             raise NoSuchThing(f"Container {there.info.name} has no snapshot {name}.")
         if there.state not in STEADY:
-            raise WrongState(f"Container {there.info.name} is {there.state}: only a running or stopped one goes back.")
-        subject = f"going back of container {there.info.name}"
+            raise WrongState(
+                f"Container {there.info.name} is {there.state}: it can be reverted only while it is running or stopped."
+            )
+        subject = f"reverting of container {there.info.name}"
         await self._do(subject, "snapshot-switch", there.ctid, "--id", id, "--skip-config", timeout=LONG)
 
     @verb

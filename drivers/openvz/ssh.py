@@ -95,15 +95,15 @@ def parse_address(address: str) -> SshAddress | None:
         parts = urlsplit(address)
         port = parts.port or 22
     except ValueError as error:
-        raise ValueError(f"no address of an OpenVZ node ({error}): {example}") from None
+        raise ValueError(f"not a valid address of an OpenVZ node ({error}): {example}") from None
     if parts.scheme != "ssh" or not parts.hostname or parts.path not in ("", "/") or parts.query or parts.fragment:
-        raise ValueError(f"no address of an OpenVZ node: {example}")
+        raise ValueError(f"not a valid address of an OpenVZ node: {example}")
     if parts.password is not None:
-        raise ValueError(f"an address holds no password, a key or an agent is used: {example}")
+        raise ValueError(f"an address must not contain a password, use a key or an agent: {example}")
     user = parts.username or "root"
     for word in (parts.hostname, user):
         if word.startswith("-") or not word.isascii() or not word.isprintable() or " " in word:
-            raise ValueError(f"{word!r} can't be in an address: {example}")
+            raise ValueError(f"{word!r} is not allowed in an address: {example}")
     return SshAddress(user, parts.hostname, port)
 
 
@@ -161,13 +161,13 @@ def read_credentials(key_file: str, agent: str, host_key: str, known_hosts: str)
     except EncryptedKeyError:
         raise DriverError(f"The SSH key {key_file} has a passphrase: give it to an agent.") from None
     except BadKeyError:
-        raise DriverError(f"The file {key_file} holds no SSH key.") from None
+        raise DriverError(f"The file {key_file} contains no SSH key.") from None
     if not keys and not agent:
-        raise DriverError("There is neither a key_file among the node's options nor an SSH agent.")
+        raise DriverError("There is no SSH key: set the node's option key_file or agent.")
     try:
         pinned = Key.fromString(host_key.encode()) if host_key else None
     except (BadKeyError, ValueError, struct.error):
-        raise DriverError("The option host_key holds no public key.") from None
+        raise DriverError("The option host_key is not a valid public key.") from None
     known = None
     if pinned is None:
         path = Path(known_hosts).expanduser()
@@ -275,7 +275,7 @@ class _Keeper(Protocol):
 
     def _ping(self) -> None:
         if self.unanswered >= UNANSWERED:
-            self._lost(f"gave no sign of life for {PING * UNANSWERED:g} s")
+            self._lost(f"didn't respond for {PING * UNANSWERED:g} s")
             return
         self.unanswered += 1
         assert self.transport is not None
@@ -337,9 +337,9 @@ class SshRunner:
         try:
             keeper: Any = await endpoint.connect(Factory.forProtocol(lambda: _Keeper(self._host, self._lose)))  # type: ignore[arg-type]
         except (UserRejectedKey, HostKeyChanged):
-            raise Unreachable(f"{self.where}: the host key isn't the one that is known for it.") from None
+            raise Unreachable(f"{self.where}: the host key differs from the one that is known for it.") from None
         except AuthenticationFailed:
-            raise Unreachable(f"{self.where}: the node refuses the login by this key.") from None
+            raise Unreachable(f"{self.where}: the node refused the login with this key.") from None
         except CancelledError:
             raise
         except (ConnectError, ConnectionClosed, ConchError, OSError) as error:

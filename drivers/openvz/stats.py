@@ -16,7 +16,7 @@ def parse_cpu(stat: str) -> tuple[int, int]:
     """Read C{/proc/stat}: ticks that all CPUs were busy, and all ticks."""
     found = re.search(r"^cpu +(\d+(?: \d+)*)", stat, re.MULTILINE)
     if found is None:
-        raise DriverError("The node doesn't tell how busy it is.")
+        raise DriverError("The node doesn't report its CPU usage.")
     ticks = [int(word) for word in found[1].split()][:8]  # guests' are in user's
     return sum(ticks) - ticks[3] - (ticks[4] if len(ticks) > 4 else 0), sum(ticks)
 

@@ -130,7 +130,7 @@ class SimulatedConsoles:
     def _on(self, uuid: str) -> str:
         domain = self.simulated.domain(uuid)
         if domain.state not in ON:
-            raise WrongState(f"Domain {domain.name} is {domain.state}: it has a console when it runs.")
+            raise WrongState(f"Domain {domain.name} is {domain.state}: it has a console only while it is running or paused.")
         return domain.name
 
     def _forget_serial(self, transport: SimulatedTransport) -> None:

@@ -155,7 +155,7 @@ class Faults:
                     progress(100 * (step + 1) // steps)
         if verb in self._fail:
             error = Unreachable if verb == "connect" else DriverError
-            raise error(f"The simulator was told to fail at {verb}.")
+            raise error(f"The simulator is configured to fail at {verb}.")
 
 
 @implementer(IConnection, ILiveResize, IDisks, IEvents)
@@ -223,7 +223,7 @@ class SimulatedConnection(
         try:
             callback(*news)
         except Exception:
-            self._log.failure("A callback of the simulator's connection failed")
+            self._log.failure("A callback of the simulated connection raised an exception")
 
     def cut(self, reason: str) -> None:
         """Lose the connection, as when a host or its network dies."""
@@ -344,24 +344,24 @@ class SimulatorDriver:
     summary = "A hypervisor in memory, with delays and faults on demand; for tests and demos."
     connection = SimulatedConnection
     options = Struct(
-        "how the simulated host is",
+        "settings of the simulated host",
         fields={
-            "vcpus": Int("CPUs; default: 64", low=1, high=65536),
-            "memory": Int("RAM; default: 262144", unit="MiB", low=16),
-            "pool_size": Int("room in its storage pool, default; default: no bound", unit="MiB", low=0),
-            "delay": Double("how long each verb takes; default: 0", unit="s", high=86400.0),
+            "vcpus": Int("number of CPUs; default: 64", low=1, high=65536),
+            "memory": Int("amount of RAM; default: 262144", unit="MiB", low=16),
+            "pool_size": Int("capacity of its only storage pool; default: unlimited", unit="MiB", low=0),
+            "delay": Double("delay of each verb; default: 0", unit="s", high=86400.0),
             "fail": Array("verbs that fail", of=_VERB, longest=len(VERBS)),
             "hang": Array("verbs that never answer", of=_VERB, longest=len(VERBS)),
-            "flap": Double("after how long it loses its connection; default: never", unit="s", low=0.01, high=86400.0),
-            "deaf": Bool("whether guests ignore being asked to shut down"),
-            "log_calls": Bool("whether each verb that had its effect is told in the state directory's file calls.log"),
+            "flap": Double("time after which it loses its connection; default: never", unit="s", low=0.01, high=86400.0),
+            "deaf": Bool("whether guests ignore requests to shut down"),
+            "log_calls": Bool("whether each verb that took effect is logged to calls.log in the state directory"),
         },
     )
 
     def check_address(self, address: str) -> None:
         """There is none to give."""
         if address:
-            raise ValueError("a simulated host has no address: leave it empty")
+            raise ValueError("a simulated host has no address; leave it empty")
 
     def connect(self, address: str, options: Mapping[str, Any], host: DriverHost) -> Deferred[SimulatedConnection]:
         """Connect to the host whose journal lies in the node's state directory."""
@@ -376,7 +376,7 @@ class SimulatorDriver:
             simulated.seconds = host.clock.seconds
             connection = SimulatedConnection(simulated, faults)
             if "flap" in options:
-                host.clock.callLater(options["flap"], connection.cut, "The simulator was told to lose its connection.")
+                host.clock.callLater(options["flap"], connection.cut, "The simulator is configured to lose its connection.")
             return connection
 
         return Deferred.fromCoroutine(connect())

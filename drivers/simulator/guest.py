@@ -32,7 +32,7 @@ USERS = ("root", "nobody")
 def _awake(host: SimulatedHost, uuid: str) -> None:
     domain = host.domain(uuid)
     if domain.state is not DomainState.RUNNING:
-        raise WrongState(f"Domain {domain.name} is {domain.state}: only in a running one can commands be run.")
+        raise WrongState(f"Domain {domain.name} is {domain.state}: commands can be run in it only while it is running.")
 
 
 def run(host: SimulatedHost, uuid: str, argv: Sequence[str], stdin: bytes) -> GuestOutput:
@@ -51,7 +51,7 @@ def set_password(host: SimulatedHost, uuid: str, user: str, password: str) -> No
     """A user of a guest has another password, of which a hash is kept."""
     _awake(host, uuid)
     if user not in USERS or not password.isprintable() or not password:
-        raise DriverError(f"The guest has no user {user}, or the password is no line.")
+        raise DriverError(f"The guest has no user {user}, or the password isn't a single line.")
     kept = hashlib.sha256(f"{uuid} {user} {password}".encode()).hexdigest()
     host.note(uuid, passwords={**host.notes(uuid).get("passwords", {}), user: kept})
 

@@ -168,7 +168,7 @@ class SimulatedHost:
             raise NoSuchThing(f"There is no template {spec.template} on the simulated host.")
         for other in self._domains.values():
             if other.name == spec.name and other.uuid != spec.uuid:
-                raise AlreadyThere(f"There is another domain {spec.name}.")
+                raise AlreadyThere(f"There is already another domain {spec.name}.")
         for disk in spec.disks:
             self._check_file(disk)
         for interface in spec.interfaces:
@@ -260,21 +260,21 @@ class SimulatedHost:
         """Ask the guest, whose state doesn't change."""
         domain = self.domain(uuid)
         if domain.state is not DomainState.RUNNING:
-            raise WrongState(f"Domain {domain.name} is {domain.state}: only a running one reboots.")
+            raise WrongState(f"Domain {domain.name} is {domain.state}: it can be rebooted only while it is running.")
 
     def pause(self, uuid: str) -> None:
         """Freeze a domain."""
-        self._become(uuid, DomainState.PAUSED, (DomainState.RUNNING,), "only a running one is paused")
+        self._become(uuid, DomainState.PAUSED, (DomainState.RUNNING,), "it can be paused only while it is running")
 
     def resume(self, uuid: str) -> None:
         """Let a domain go on."""
-        self._become(uuid, DomainState.RUNNING, (DomainState.PAUSED,), "only a paused one is resumed")
+        self._become(uuid, DomainState.RUNNING, (DomainState.PAUSED,), "it can be resumed only while it is paused")
 
     def resize(self, uuid: str, *, memory: int = 0, vcpus: int = 0) -> None:
         """Resize a stopped domain; a maximum that is less grows with it."""
         domain = self.domain(uuid)
         if domain.state not in OFF:
-            raise WrongState(f"Domain {domain.name} is {domain.state}: this needs a stop.")
+            raise WrongState(f"Domain {domain.name} is {domain.state}: stop it first.")
         memory, vcpus = memory or domain.memory, vcpus or domain.vcpus
         self._put(
             replace(
@@ -292,9 +292,13 @@ class SimulatedHost:
         if domain.state is not DomainState.RUNNING:
             raise WrongState(f"Domain {domain.name} is {domain.state}, not running.")
         if memory > domain.max_memory:
-            raise WrongState(f"Domain {domain.name} has at most {domain.max_memory} MiB while it runs: more needs a stop.")
+            raise WrongState(
+                f"Domain {domain.name} has at most {domain.max_memory} MiB while it runs: stop it to give it more."
+            )
         if vcpus > domain.max_vcpus:
-            raise WrongState(f"Domain {domain.name} has at most {domain.max_vcpus} CPUs while it runs: more needs a stop.")
+            raise WrongState(
+                f"Domain {domain.name} has at most {domain.max_vcpus} CPUs while it runs: stop it to give it more."
+            )
         self._put(replace(domain, memory=memory or domain.memory, vcpus=vcpus or domain.vcpus))
 
     def put_interfaces(self, uuid: str, interfaces: tuple[DomainInterface, ...]) -> None:
@@ -374,7 +378,7 @@ class SimulatedHost:
         there = self._volumes.get(key)
         if there is not None:
             if there != volume:
-                raise AlreadyThere(f"There is another volume {name}.")
+                raise AlreadyThere(f"There is already another volume {name}.")
             return there
         self.check_room(size)
         self.put_volume(volume)
@@ -384,7 +388,7 @@ class SimulatedHost:
         """@raise DriverError: the pool has no room for so many MiB more."""
         room = self.options.get("pool_size")
         if room is not None and sum(other.size for other in self._volumes.values()) + size > room:
-            raise DriverError(f"Storage pool {POOL} has no room for {size} MiB.")
+            raise DriverError(f"Storage pool {POOL} has no space for {size} MiB.")
 
     def put_volume(self, volume: Volume) -> None:
         """A volume is there, or is another."""
@@ -428,7 +432,7 @@ class SimulatedHost:
         if disk in domain.disks:
             return
         if any(other.target == disk.target for other in domain.disks):
-            raise AlreadyThere(f"Domain {domain.name} has another disk {disk.target}.")
+            raise AlreadyThere(f"Domain {domain.name} already has another disk {disk.target}.")
         self._put(replace(domain, disks=(*domain.disks, disk)))
 
     def detach(self, uuid: str, target: str) -> None:

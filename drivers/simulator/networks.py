@@ -15,7 +15,9 @@ from fluidvm.drivers.simulator.host import NETWORKS, SimulatedHost
 def _changeable(host: SimulatedHost, uuid: str) -> DomainInfo:
     domain = host.domain(uuid)
     if domain.state is DomainState.SAVED:
-        raise WrongState(f"Domain {domain.name} is saved; its interfaces can be changed when it runs or is stopped.")
+        raise WrongState(
+            f"Domain {domain.name} is saved; its interfaces can be changed only while it is running or stopped."
+        )
     return domain
 
 
@@ -26,7 +28,7 @@ def attach(host: SimulatedHost, uuid: str, interface: DomainInterface) -> None:
     for other in domain.interfaces:
         if other.mac == interface.mac:
             if other.network != interface.network:
-                raise AlreadyThere(f"Domain {domain.name} has interface {other.mac} in network {other.network}.")
+                raise AlreadyThere(f"Domain {domain.name} already has interface {other.mac} in network {other.network}.")
             return
     host.put_interfaces(uuid, (*domain.interfaces, interface))
 

@@ -38,7 +38,7 @@ def picture(host: SimulatedHost, uuid: str) -> bytes:
     """A domain's screen as a PNG file."""
     domain = host.domain(uuid)
     if domain.state not in COLOURS:
-        raise WrongState(f"Domain {domain.name} is {domain.state}: it shows something when it runs.")
+        raise WrongState(f"Domain {domain.name} is {domain.state}: it has a screen only while it is running or paused.")
     made = io.BytesIO()
     png.Writer(WIDTH, HEIGHT, greyscale=False, bitdepth=8).write(made, rows(domain))
     return made.getvalue()

@@ -55,14 +55,14 @@ class SnapshotRecord:
         now = SnapshotRecord.of(domain, self.snapshot)
         name = self.snapshot.name
         if set(now.disks) != set(self.disks):
-            raise WrongState(f"Domain {domain.name} had other disks when snapshot {name} was made.")
+            raise WrongState(f"Domain {domain.name} had different disks when snapshot {name} was created.")
         if not self.snapshot.running:
             return
         for what, then, amount in zip(AMOUNTS, self.amounts, now.amounts, strict=True):
             if then != amount:
-                raise WrongState(f"Domain {domain.name} had {what} {then} when snapshot {name} was made, and has {amount}.")
+                raise WrongState(f"Domain {domain.name} had {what} {then} when snapshot {name} was created, now {amount}.")
         if set(now.interfaces) != set(self.interfaces):
-            raise WrongState(f"Domain {domain.name} had other interfaces when snapshot {name} was made.")
+            raise WrongState(f"Domain {domain.name} had different interfaces when snapshot {name} was created.")
 
 
 class Snapshots:
@@ -90,11 +90,13 @@ class Snapshots:
             return
         running = domain.state is DomainState.RUNNING
         if not running and domain.state not in OFF:
-            raise WrongState(f"Domain {domain.name} is {domain.state}: it can be kept when it runs or is stopped.")
+            raise WrongState(
+                f"Domain {domain.name} is {domain.state}: create snapshots only while it is running or stopped."
+            )
         for disk in domain.disks:
             if disk.format != "qcow2":
                 raise Unsupported(
-                    f"Domain {domain.name}: its disk {disk.target} has format {disk.format}, which keeps none."
+                    f"Domain {domain.name}: its disk {disk.target} has format {disk.format}, which can't have snapshots."
                 )
         self.put(uuid, [*self.of(uuid), SnapshotRecord.of(domain, Snapshot(name, time.time(), running))])
 
@@ -105,7 +107,9 @@ class Snapshots:
         if kept is None:
             raise NoSuchThing(f"Domain {domain.name} has no snapshot {name}.")
         if domain.state is not DomainState.RUNNING and domain.state not in OFF:
-            raise WrongState(f"Domain {domain.name} is {domain.state}: it can go back when it runs or is stopped.")
+            raise WrongState(
+                f"Domain {domain.name} is {domain.state}: it can be reverted only while it is running or stopped."
+            )
         kept.check(domain)
         self._host.put_state(uuid, DomainState.RUNNING if kept.snapshot.running else DomainState.STOPPED)
 

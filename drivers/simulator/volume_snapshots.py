@@ -53,7 +53,7 @@ class VolumeSnapshots:
             return
         volume = self.unused(pool, name, format)
         if volume.format != "qcow2":
-            raise Unsupported(f"Volume {name} has format {volume.format}, which keeps none.")
+            raise Unsupported(f"Volume {name} has format {volume.format}, which can't have snapshots.")
         self.put(pool, name, [*there, Snapshot(snapshot, time.time(), False)])
 
     def revert(self, pool: str, name: str, format: str, snapshot: str) -> None:

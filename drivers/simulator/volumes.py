@@ -35,13 +35,13 @@ def volume(host: SimulatedHost, pool: str, name: str, format: str) -> Volume:
 def check_format(there: Volume, format: str) -> None:
     """@raise WrongState: a volume was made with another format."""
     if there.format != format:
-        raise WrongState(f"Volume {there.name} was made with format {there.format}, not {format}.")
+        raise WrongState(f"Volume {there.name} has format {there.format}, not {format}.")
 
 
 def _check_unused(host: SimulatedHost, path: str) -> None:
     for domain in host.domains():
         if domain.state not in OFF and any(disk.path == path for disk in domain.disks):
-            raise WrongState(f"The volume is in use by domain {domain.name}, which runs.")
+            raise WrongState(f"The volume is in use by domain {domain.name}, which is running.")
 
 
 def _grow(host: SimulatedHost, there: Volume, size: int) -> Volume:

@@ -54,7 +54,9 @@ def xen_disk_xml(disk: DomainDisk) -> str:
 
 def _interface(interface: DomainInterface, guest: str) -> Element:
     if guest != "hvm" and interface.model not in ("", NETFRONT):
-        raise Unsupported(f"Interface {interface.mac}: Xen's {guest.upper()} guests have model {NETFRONT} alone.")
+        raise Unsupported(
+            f"Interface {interface.mac}: Xen's {guest.upper()} guests support only interface model {NETFRONT}."
+        )
     element = Element("interface", type="network")
     _attributes(element, "mac", address=interface.mac)
     _attributes(element, "source", network=interface.network)
@@ -96,7 +98,7 @@ def xen_domain_xml(spec: DomainSpec, guest: str, loader: str) -> str:
                 raise Unsupported(f"Domain {spec.name}: can't boot from {device!r}, only from {', '.join(_HVM_DEVICES)}.")
             SubElement(boot, "boot", dev=_HVM_DEVICES[device])
     elif "disk" not in spec.boot.order:
-        raise Unsupported(f"Domain {spec.name}: Xen's {guest.upper()} guests boot from a disk or a kernel alone.")
+        raise Unsupported(f"Domain {spec.name}: Xen's {guest.upper()} guests can boot only from a disk or a kernel.")
     elif loader == PYGRUB:
         _text(domain, "bootloader", PYGRUB)
         # No menu: nobody sees it, and it would wait.

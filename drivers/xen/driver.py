@@ -100,7 +100,7 @@ class XenConnection(XenStats, LibvirtResize, LibvirtSave, LibvirtImages, Libvirt
     def _do_find(self, uuid: str) -> Any:
         domain = super()._do_find(uuid)
         if self._hidden(domain):
-            raise NoSuchThing(f"The host knows no domain {uuid}.")
+            raise NoSuchThing(f"The host has no domain {uuid}.")
         if self._do_between(domain):
             raise _Between
         return domain
@@ -113,7 +113,7 @@ class XenConnection(XenStats, LibvirtResize, LibvirtSave, LibvirtImages, Libvirt
                 return await super()._call_in(run, subject, function, *args)
             except _Between:
                 if self._seconds() >= deadline:
-                    raise WrongState(f"{subject}: the domain is being started or stopped, for {SETTLE:g} s now.") from None
+                    raise WrongState(f"{subject}: the domain has been starting or stopping for {SETTLE:g} s.") from None
                 await self._wait(BETWEEN_POLL)
 
     def _do_state(self, domain: Any) -> DomainState:
@@ -267,13 +267,12 @@ class XenConnection(XenStats, LibvirtResize, LibvirtSave, LibvirtImages, Libvirt
             return
         if disk.format != "raw" and not has_device_model(text):
             raise WrongState(
-                f"Domain {name} has run without QEMU since its start, which disks in format {disk.format} take; it can be "
-                "given this one when it is stopped."
+                f"Domain {name} was started without QEMU, which disks in format {disk.format} need; "
+                "stop it to attach this one."
             )
         if self._do_exists(disk.path) is None:
             raise WrongState(
-                f"{disk.path} is in no storage pool, where it could be looked for; domain {name} can be given it when it "
-                "is stopped."
+                f"{disk.path} isn't in a storage pool, so it can't be checked; stop domain {name} to attach it."
             )
 
 
@@ -286,12 +285,12 @@ def _read_password(path: str) -> str:
     try:
         with Path(path).open(encoding="utf-8") as file:
             if Path(path).stat().st_mode & 0o077:
-                raise DriverError(f"password_file: {path} can be read by others; chmod 600 it.")
+                raise DriverError(f"password_file: other users can read {path}; run chmod 600 on it.")
             return file.readline().rstrip("\r\n")
     except OSError as error:
         raise DriverError(f"password_file: {path}: {error.strerror}.") from error
     except UnicodeDecodeError:
-        raise DriverError(f"password_file: {path} is no text.") from None
+        raise DriverError(f"password_file: {path} isn't a text file.") from None
 
 
 def _path(words: str, where: str) -> Text:
@@ -306,42 +305,44 @@ class XenDriver:
     summary = "Xen hosts through libvirt (libxl)"
     connection = XenConnection
     options = Struct(
-        "how a Xen host is used",
+        "settings of a Xen host",
         {
-            "guests": Choice("what its guests are; pv if not given", choices=tuple(GUESTS)),
+            "guests": Choice("kind of its guests; default: pv", choices=tuple(GUESTS)),
             "boot_loader": Text(
-                "what boots pv and pvh guests from their disks: pygrub, if not given, or a GRUB built for Xen (pvgrub)",
+                "boot loader of pv and pvh guests with disks: pygrub or a GRUB built for Xen (pvgrub); default: pygrub",
                 longest=1024,
                 pattern=rf"{PYGRUB}|/[^\x00-\x1f\x7f<>\"']*",
                 rule=f"{PYGRUB} or an absolute path on the host",
             ),
             "pool": Text(
-                "the storage pool that pool_path makes, default if not given",
+                'name of the storage pool at pool_path; if not given, it is "default"',
                 longest=63,
                 pattern=NAME_PATTERN,
                 rule="letters, digits, dots, dashes and underscores",
             ),
-            "pool_path": _path("a directory to be a storage pool, made if it isn't there", "host"),
+            "pool_path": _path("a directory to use as a storage pool; it is created if it doesn't exist", "host"),
             "migration_uri": Text(
-                "where other hosts send the running guests that come here; not given: they can't",
+                "where other hosts send running guests that move here; default: running guests can't move here",
                 longest=1024,
                 pattern=r"tcp://([A-Za-z0-9.-]+|\[[0-9A-Fa-f:.]+\])(:[0-9]{1,5})?",
                 rule="tcp://HOST or tcp://HOST:PORT",
             ),
             "username": Text(
-                "who logs in on a host that asks for it (SASL)",
+                "user name for a host that requires a login (SASL)",
                 longest=255,
                 pattern=r"[^\x00-\x1f\x7f]+",
                 rule="no control characters",
             ),
-            "password_file": _path("a file with username's password, which its owner alone may read", "server"),
+            "password_file": _path(
+                "a file with the password of username, which only its owner is allowed to read", "server"
+            ),
         },
     )
 
     def _check(self, address: str) -> str:
         uri = check_uri(address, DEFAULT_URI, ("xen",))
         if "/session" in uri.partition("?")[0]:
-            raise ValueError(f"Xen has no sessions: e.g. {DEFAULT_URI}")
+            raise ValueError(f"Xen has no session mode: e.g. {DEFAULT_URI}")
         return uri
 
     def check_address(self, address: str) -> None:
@@ -355,7 +356,7 @@ class XenDriver:
             raise Unreachable(f"{address}: {error}.") from None
 
         if "password_file" in options and "username" not in options:
-            raise DriverError(f"{uri}: the option password_file wants username beside it.")
+            raise DriverError(f"{uri}: the option password_file requires the option username.")
 
         def log_in() -> tuple[str, str]:
             file = options.get("password_file", "")

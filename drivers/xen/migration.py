@@ -38,10 +38,12 @@ class XenMigration(LibvirtMigration):
         self, subject: str, spec: DomainSpec, to: Any, pairs: Sequence[tuple[str, str]], progress: Progress
     ) -> None:
         if pairs:
-            raise Unsupported(f"Domain {spec.name} has disks, which Xen copies when it is stopped; stop it to move it.")
+            raise Unsupported(
+                f"Domain {spec.name} has disks, which Xen copies only while it is stopped; stop it to move it."
+            )
         if not to.arrival_uri:
             # libvirt would take the other host's own name; where that doesn't lead there, it leaves the domain locked.
-            raise Unsupported("The other host's option migration_uri isn't set: running domains can't be sent there.")
+            raise Unsupported("Running domains can't be moved to the other host: set its option migration_uri.")
         moving = self._call_in(self._host.run_long, subject, self._do_move, spec, to.libvirt, to.arrival_uri)
         await self._to_the_end(self._watched(subject, spec, moving, progress))
         progress(100)
@@ -66,7 +68,9 @@ class XenMigration(LibvirtMigration):
         domain = self._do_find(spec.uuid)
         here = {disk.target: disk.path for disk in parse_domain(domain.XMLDesc(0)).disks}
         if here != {disk.target: disk.path for disk in spec.disks}:
-            raise Unsupported(f"Domain {spec.name} runs with other disks than it is to have there; stop it to move it.")
+            raise Unsupported(
+                f"Domain {spec.name} is running with different disks than those requested there; stop it to move it."
+            )
         parameters = {libvirt.VIR_MIGRATE_PARAM_URI: uri}
         if self._stands_still or not self._do_send_live(domain, to, parameters):
             domain.migrate3(to, parameters, FLAGS)
@@ -94,6 +98,6 @@ class XenMigration(LibvirtMigration):
     def _locked(self, name: str) -> DriverError:
         """What libvirt 9.0 leaves behind when the other host can't make room for a domain."""
         return DriverError(
-            f"Domain {name} couldn't be sent: the other host can't listen at its migration_uri, or has no room. The domain "
-            "runs on, but libvirt keeps it locked here until libvirtd is restarted in dom0."
+            f"Domain {name} couldn't be sent: the other host can't listen at its migration_uri, or lacks memory; the domain "
+            "keeps running, but libvirt keeps it locked here until libvirtd is restarted in dom0."
         )

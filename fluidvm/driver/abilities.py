@@ -65,7 +65,7 @@ class IDisks(Interface):
     whatever tools it uses go by it. A raw volume is so many bytes, whatever they look like.
     """
 
-    formats: tuple[str, ...] = Attribute("The formats a volume can have, the default one first.")
+    formats: tuple[str, ...] = Attribute("The formats that a volume can have, the default first.")
 
     def list_volumes(pool: str, formats: Mapping[str, str] = {}) -> Deferred[Sequence[Volume]]:
         """
@@ -418,7 +418,7 @@ class IAdoption(Interface):
 class IMigration(Interface):
     """Domains can be moved to another host of the same driver."""
 
-    migrates_live: bool = Attribute("Whether running domains can be moved, too.")
+    migrates_live: bool = Attribute("Whether running domains can be moved too.")
 
     def migrate(spec: DomainSpec, to: Any, live: bool, copy_storage: bool, progress: Progress) -> Deferred[None]:
         """

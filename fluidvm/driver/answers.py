@@ -99,4 +99,4 @@ def _one(answer: Any, field: _Field, value: Any) -> Any:
 
 
 def _wrong(answer: Any, field: _Field) -> NoReturn:
-    raise DriverError(f"The driver's answer can't be used: {field.name} of {type(answer).__name__} has a wrong type.")
+    raise DriverError(f"The driver returned an invalid answer: {field.name} of {type(answer).__name__} has a wrong type.")

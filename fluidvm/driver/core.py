@@ -77,9 +77,11 @@ class IDriver(Interface):
     """A kind of hypervisor. Found by entry point, group C{fluidvm.drivers}, whose name is the driver's."""
 
     name: str = Attribute("The name in C{add_compute_node} and in VM specs, e.g. C{kvm}.")
-    summary: str = Attribute("One line for people.")
-    options: Struct = Attribute("A L{Struct} kind: what C{add_compute_node} may be told beside the server's own options.")
-    connection: type = Attribute("The class of its connections: what it implements are the driver's abilities.")
+    summary: str = Attribute("A one-line description.")
+    options: Struct = Attribute("A L{Struct} kind: the options that C{add_compute_node} accepts beside the server's own.")
+    connection: type = Attribute(
+        "The class of its connections. The interfaces that it implements are the driver's abilities."
+    )
 
     def check_address(address: str) -> None:
         """
@@ -256,7 +258,7 @@ class IPatience(Interface):
     A connection may provide it beside its abilities. Its driver watches itself over what takes so long.
     """
 
-    patience: Mapping[str, float] = Attribute("By verb, the seconds that it may take; others have the server's time.")
+    patience: Mapping[str, float] = Attribute("Timeouts by verb, in seconds. The server's timeout applies to all others.")
 
 
 ABILITIES: tuple[type[Interface], ...] = (

@@ -65,7 +65,7 @@ class DriverLoader:
         if name not in self._loaded:
             points = self._points.get(name)
             if points is None:
-                raise UnknownDriver(f"there is no driver {name}; there are: {', '.join(self.names()) or 'none'}")
+                raise UnknownDriver(f"there is no driver {name}; installed drivers: {', '.join(self.names()) or 'none'}")
             try:
                 self._loaded[name] = _load(name, points)
             except (Exception, SystemExit) as error:  # a module that ends the program while it is imported is broken, too
@@ -101,17 +101,17 @@ def _load(name: str, points: list[EntryPoint]) -> Any:
     """Import a driver, make it, and check that it is one."""
     if len(points) > 1:
         owners = sorted(f"{point.dist.name} {point.dist.version}" if point.dist else point.value for point in points)
-        raise ImportError(f"several distributions have a driver of this name, uninstall all but one: {', '.join(owners)}")
+        raise ImportError(f"several distributions provide a driver of this name; uninstall all but one: {', '.join(owners)}")
     driver = points[0].load()()
     verifyObject(IDriver, driver)
     if not isinstance(driver.options, Struct) or driver.options.fields is None:
-        raise TypeError("its options are no Struct with fields")
+        raise TypeError("its options must be a Struct with fields")
     verifyClass(IConnection, driver.connection)
     # Each by itself: zope's check of an interface doesn't look at the others that a class declares.
     for ability in abilities(driver):
         verifyClass(ability, driver.connection)
     if driver.name != name:
-        raise TypeError(f"its entry point is named {name}, but it names itself {driver.name!r}")
+        raise TypeError(f"its entry point is named {name}, but its name is {driver.name!r}")
     return driver
 
 

@@ -490,7 +490,9 @@ class ConformanceTests(SynchronousTestCase):
         result = unittest.TestResult()
         contract("test_host_info").run(result)
         ((_, text),) = (*result.failures, *result.errors)
-        self.assertIn("connect: a host that is up is connected to; it raised Unreachable: The simulator was told to", text)
+        self.assertIn(
+            "connect: a host that is up is connected to; it raised Unreachable: The simulator is configured to", text
+        )
 
     def test_it_is_of_the_factory_s_module(self) -> None:
         for name, contract in driver_contract(SimulatorFactory()).items():

@@ -118,10 +118,10 @@ class DriverLoaderTests(SynchronousTestCase):
     def test_unknown(self) -> None:
         with self.assertRaises(UnknownDriver) as caught:
             loader(one="a:A", another="b:B").get("xen")
-        self.assertEqual(str(caught.exception), "there is no driver xen; there are: another, one")
+        self.assertEqual(str(caught.exception), "there is no driver xen; installed drivers: another, one")
         with self.assertRaises(UnknownDriver) as caught:
             loader().get("xen")
-        self.assertEqual(str(caught.exception), "there is no driver xen; there are: none")
+        self.assertEqual(str(caught.exception), "there is no driver xen; installed drivers: none")
 
     def test_imports_that_fail(self) -> None:
         self.assertIn("no_such_module", self.broken("no_such_module:Driver"))
@@ -141,7 +141,7 @@ class DriverLoaderTests(SynchronousTestCase):
         self.assertIn("options", self.broken(f"{HERE}:WithoutOptions"))
         self.assertIn("IConnection", self.broken(f"{HERE}:Undeclared"))
         self.assertIn("Struct", self.broken(f"{HERE}:WithFreeOptions"))
-        self.assertIn("names itself 'simulator'", self.broken("fluidvm.drivers.simulator.driver:SimulatorDriver"))
+        self.assertIn("its name is 'simulator'", self.broken("fluidvm.drivers.simulator.driver:SimulatorDriver"))
 
     def test_a_verb_that_is_missing(self) -> None:
         self.assertIn("start(uuid)", self.broken(f"{HERE}:LacksAVerb"))

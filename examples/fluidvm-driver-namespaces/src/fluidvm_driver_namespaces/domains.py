@@ -72,7 +72,7 @@ class Domains:
                 return
         except OSError:
             pass
-        raise Unreachable(f"{self._path} isn't the directory any more that it was.")
+        raise Unreachable(f"{self._path} is no longer the same directory.")
 
     @contextlib.contextmanager
     def _changing(self) -> Iterator[None]:
@@ -146,7 +146,7 @@ class Domains:
                 if other.uuid == spec.uuid and other.state is not STOPPED:
                     raise WrongState(f"Domain {other.name} is {other.state}: stop it first.")
                 if other.name == spec.name and other.uuid != spec.uuid:
-                    raise AlreadyThere(f"There is another domain {spec.name}.")
+                    raise AlreadyThere(f"There is already another domain {spec.name}.")
             self._write(spec)
 
     def undefine(self, uuid: str) -> None:
@@ -196,7 +196,7 @@ class Domains:
         except subprocess.TimeoutExpired:
             process.kill()
             process.communicate()
-            said = f"it isn't up after {PATIENCE:g} s"
+            said = f"it isn't running after {PATIENCE:g} s"
         if said:
             self._end(info)
             raise DriverError(f"Domain {info.name} doesn't start: {said}.")
@@ -214,7 +214,7 @@ class Domains:
             if init:
                 _signal(init, signal.SIGKILL)
             if time.monotonic() > deadline:
-                raise DriverError(f"Domain {info.name} doesn't stop: process {init or supervisor} is still there.")
+                raise DriverError(f"Domain {info.name} doesn't stop: process {init or supervisor} still exists.")
             time.sleep(0.005)
 
     def pause(self, uuid: str) -> None:
@@ -222,7 +222,7 @@ class Domains:
         with self._changing():
             info = self.get(uuid)
             if info.state is STOPPED:
-                raise WrongState(f"Domain {info.name} is stopped: only a running one is paused.")
+                raise WrongState(f"Domain {info.name} is stopped: it can be paused only while it is running.")
             processes.freeze(self._init(info))
 
     def resume(self, uuid: str) -> None:
@@ -271,7 +271,7 @@ class Domains:
             for what, amount in amounts.items():
                 most = getattr(info, f"max_{what}")
                 if amount > most:
-                    raise WrongState(f"Domain {info.name} runs with at most {most} ({what}): more needs a stop.")
+                    raise WrongState(f"Domain {info.name} runs with at most {most} ({what}): stop it to give it more.")
             wanted = replace(info, **amounts)
             try:
                 self._limit(wanted)
@@ -293,7 +293,7 @@ def _checked(uuid: str) -> str:
             return uuid
     except ValueError:
         pass
-    raise NoSuchThing(f"{uuid!r} is no domain's UUID.")
+    raise NoSuchThing(f"{uuid!r} isn't the UUID of a domain.")
 
 
 def _signal(pid: int, number: signal.Signals) -> None:

@@ -60,7 +60,7 @@ class NamespacesConnection:
         self._looking = LoopingCall(self._look)
         self._looking.clock = host.clock
         self._looking.start(LOOK, now=False).addErrback(
-            lambda failure: self._log.failure("The domains aren't looked at any more", failure)
+            lambda failure: self._log.failure("Polling of the domains has ended with an error", failure)
         )
 
     # asking
@@ -86,7 +86,7 @@ class NamespacesConnection:
 
     def _check(self) -> None:
         if not self._open:
-            raise Unreachable(f"The connection is closed: {self._lost_reason or 'the server let go of it.'}")
+            raise Unreachable(f"The connection is closed: {self._lost_reason or 'the server closed it.'}")
 
     # the connection
 
@@ -133,7 +133,7 @@ class NamespacesConnection:
             self._lose(str(error))
             return
         except Exception:
-            self._log.failure("The domains can't be looked at")
+            self._log.failure("The domains can't be polled")
             return
         if not self._open:
             return
@@ -223,10 +223,10 @@ class NamespacesDriver:
     summary = "Guests on this machine that are processes in Linux namespaces."
     connection = NamespacesConnection
     options = Struct(
-        "how the guests are made",
+        "settings of the guests",
         fields={
             "template": Text(
-                "directory with the guests' root file system, whose /sbin/init is busybox' or obeys the same signals",
+                "directory with the guests' root file system; its /sbin/init is BusyBox's or obeys the same signals",
                 longest=1024,
                 pattern=PATH,
                 rule="an absolute path",
@@ -238,7 +238,7 @@ class NamespacesDriver:
     def check_address(self, address: str) -> None:
         """It is a directory, where the guests are kept."""
         if not re.fullmatch(PATH, address):
-            raise ValueError("it is the absolute path of a directory of this machine: letters, digits and . _ + - /")
+            raise ValueError("must be the absolute path of a directory on this machine: letters, digits and . _ + - /")
 
     def connect(self, address: str, options: Mapping[str, Any], host: DriverHost) -> Deferred[NamespacesConnection]:
         """Open the directory."""

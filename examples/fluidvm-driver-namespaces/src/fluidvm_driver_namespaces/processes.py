@@ -42,7 +42,7 @@ def holder(lock: Path) -> int:
     if kind == fcntl.F_UNLCK:
         return 0
     if pid <= 1:
-        raise DriverError(f"The guest of {lock} runs, but in a container where this host's processes aren't seen.")
+        raise DriverError(f"The guest of {lock} runs in a container from which this host's processes can't be seen.")
     return int(pid)
 
 
@@ -122,7 +122,7 @@ def _until_done(init: int, done: Callable[[int], bool], do: Callable[[int], None
         if not left:
             return
         time.sleep(0.005)
-    raise DriverError(f"The guest's processes (the first is {init}) don't follow.")
+    raise DriverError(f"The guest's processes (the first is {init}) couldn't all be changed.")
 
 
 def descendants(pid: int) -> Iterator[int]:

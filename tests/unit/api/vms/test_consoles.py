@@ -159,14 +159,14 @@ class TicketTests(ConsoleCase):
         path = (await self.admin.call("get_vm_console", self.vm))["path"]
         await self.admin.do("stop_vm", self.vm)
         self.assertIn("runs", await self.refused(409, self.admin.call("get_vm_console", self.vm)))
-        self.assertIn("runs", await self.is_refused(409, path))
+        self.assertIn("running", await self.is_refused(409, path))
 
     async def test_a_node_that_fails(self) -> None:
         node = await self.admin.node("node2", fail=["open_serial"])
         self.vm = await self.admin.do("create_vm", {"name": "web2", "compute_node": node})
         await self.admin.do("start_vm", self.vm)
         path = (await self.admin.call("get_vm_console", self.vm))["path"]
-        self.assertIn("told to fail", await self.is_refused(503, path))
+        self.assertIn("configured to fail", await self.is_refused(503, path))
 
     async def test_what_is_written_down(self) -> None:
         told = await self.admin.call("get_vm_console", self.vm)
@@ -207,7 +207,7 @@ class BoundTests(ConsoleCase):
         await self.admin.do("start_vm", self.vm)
         for _ in range(2):
             path = (await self.admin.call("get_vm_console", self.vm, "vnc"))["path"]
-            self.assertIn("told to fail", await self.is_refused(503, path))
+            self.assertIn("configured to fail", await self.is_refused(503, path))
         self.vm = ours
         await self.look(None, "vnc")
 

@@ -327,7 +327,7 @@ class SerialTests(TestCase):
         self.patch(libvirt_console, "MOST_SERIAL", 2)
         viewers = [await self.open(), await self.open()]
         failure = await self.assertFailure(self.connection.open_serial(UUID, Viewer()), DriverError)
-        self.assertEqual(str(failure), "Compute node node1 has 2 serial consoles open already: close one of them.")
+        self.assertEqual(str(failure), "Compute node node1 already has 2 open serial consoles: close one of them.")
         viewers[0].transport.loseConnection()
         await self.is_over(viewers[0], self.opened[0])
         await self.until(lambda: len(self.connection._sides) == 1)

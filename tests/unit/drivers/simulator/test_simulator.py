@@ -232,7 +232,7 @@ class FaultsTests(SynchronousTestCase):
     def test_fail(self) -> None:
         connection = self.connected(fail=["start"])
         error = self.failureResultOf(connection.start(self.spec.uuid), DriverError).value
-        self.assertEqual(str(error), "The simulator was told to fail at start.")
+        self.assertEqual(str(error), "The simulator is configured to fail at start.")
         self.assertEqual(self.state(connection), STOPPED)
         self.successResultOf(connection.set_memory(self.spec.uuid, 64))
 
@@ -264,7 +264,7 @@ class FaultsTests(SynchronousTestCase):
 
         self.successResultOf(create("a", 6))
         error = self.failureResultOf(create("b", 5), DriverError).value
-        self.assertEqual(str(error), "Storage pool default has no room for 5 MiB.")
+        self.assertEqual(str(error), "Storage pool default has no space for 5 MiB.")
         self.successResultOf(create("c", 4))
         self.successResultOf(create("a", 6))
         self.successResultOf(connection.delete_volume("default", "a"))
