@@ -95,15 +95,15 @@ class FollowsTheHead(SimulatedConnection):
 
 
 FAULTS = {
-    WritesFromTheStart: "write_volume: what is beside the piece stays",
-    WritesNothing: "read_volume: it gives what was written",
+    WritesFromTheStart: "write_volume: the rest of the volume is unchanged",
+    WritesNothing: "read_volume: it returns what was written",
     GoesBeyondTheEnd: "read_volume: fewer bytes come where the volume ends",
-    CutsWhatIsTooLong: "write_volume: WrongState is raised for a piece beyond a raw volume's end",
+    CutsWhatIsTooLong: "write_volume: WrongState is raised for a piece beyond the end of a raw volume",
     ReadsWhatIsInUse: "read_volume: WrongState is raised for a volume that a running domain has",
-    TellsTheDisksSize: "measure_volume: it tells how many bytes read_volume has",
+    TellsTheDisksSize: "measure_volume: it returns how many bytes read_volume has",
     BelievesWhatIsWritten: "list_volumes: a raw volume that looks like qcow2 with a backing file is raw",
     FollowsTheHead: "clone_volume: the copy of a raw volume that looks like QED with a backing file has its bytes",
-    OneFileForAll: "write_volume: another volume isn't disturbed",
+    OneFileForAll: "write_volume: another volume isn't affected",
 }
 
 
