@@ -1,4 +1,4 @@
-"""QEMU/KVM through libvirt: what is KVM's own."""
+"""QEMU/KVM through libvirt: what is specific to KVM."""
 
 from __future__ import annotations
 
@@ -35,12 +35,12 @@ MIGRATION_URI = r"tcp://([A-Za-z0-9.-]+|\[[0-9A-Fa-f:.]+\])(:[0-9]{1,5})?|unix:/
 PROBE_POLL = 0.05
 FIRMWARE_LIMIT = 2.0
 """
-Seconds that KVM has for the firmware's run, if emulation isn't slower still.
+Seconds in which KVM must run the firmware, unless emulation is even slower.
 
-Real KVM takes a fraction of a second, as emulation does; a KVM that is itself emulated took 3.5 s, and ran no Linux.
+Real KVM takes a fraction of a second, like emulation; a KVM that was itself emulated took 3.5 s, and didn't run Linux.
 """
 KERNEL_LIMIT = 10.0
-"""Seconds that KVM has for a kernel's run to its panic. Emulation takes 1.5 s."""
+"""Seconds in which KVM must run a kernel to its panic. Emulation takes 1.5 s."""
 
 
 def _path(words: str) -> Text:
@@ -87,7 +87,7 @@ class KvmConnection(
         return f"{await super().version()} ({words})"
 
     def _do_unlink(self, volume: Any) -> None:
-        # As a stopped domain's firmware's memory it goes with the domain: libvirt removes that without looking at it.
+        # Declared as the firmware memory of a stopped domain, the file is removed with it: libvirt doesn't read it then.
         domain = self._connection.defineXML(unlink_xml(f"{PROBE_PREFIX}{uuids.uuid4()}", volume.path()))
         domain.undefineFlags(libvirt.VIR_DOMAIN_UNDEFINE_NVRAM)
 
@@ -97,9 +97,9 @@ class KvmConnection(
 
     async def accelerator(self) -> tuple[str, str]:
         """
-        What domains run on here; found out once for each connection.
+        How domains run on this host; determined once for each connection.
 
-        @return: libvirt's domain type, and words for people about why.
+        @return: libvirt's domain type, and the reason as a text for users.
         """
         wanted = self._options.get("accelerator", "auto")
         if wanted == "kvm":
@@ -120,7 +120,7 @@ class KvmConnection(
             return "qemu", "emulation: the host has no KVM"
         kernel = self._options.get("probe_kernel", "")
         what, least = ("a kernel", KERNEL_LIMIT) if kernel else ("the firmware", FIRMWARE_LIMIT)
-        # How long emulation takes tells how busy the host is.
+        # The time that emulation takes shows how busy the host is.
         emulated = await self._probe("qemu", 6 * least)
         if emulated is None:
             raise DriverError(f"{self._uri}: QEMU didn't run {what} within {6 * least:g} s, even with emulation.")
@@ -131,10 +131,10 @@ class KvmConnection(
 
     async def _probe(self, kind: str, limit: float) -> float | None:
         """
-        Run a domain that ends by itself if its CPU works.
+        Run a test domain, which ends by itself if its CPU works.
 
         @param limit: in seconds.
-        @return: the seconds that it ran; C{None} when it failed or didn't end.
+        @return: how long it ran, in seconds; C{None} if it failed or didn't end.
         """
         name = f"{PROBE_PREFIX}{uuids.uuid4()}"
         options = self._options
@@ -165,14 +165,14 @@ class KvmConnection(
                     return None
                 await self._wait(PROBE_POLL)
         finally:
-            # Also when the waiting is cancelled; not awaited then, for a cancelled coroutine should end.
+            # Also when the test is cancelled, but then without waiting, because a cancelled coroutine should end.
             removing = Deferred.fromCoroutine(self._call("end of the test", _do_remove, domain))
             removing.addErrback(lambda failure: failure.trap(DriverError, CancelledError))
             await removing
 
 
 def _do_goes_on(domain: Any) -> bool | None:
-    """Whether a probe runs: C{None} when it has ended by itself, false when it got stuck."""
+    """Whether a test domain runs. C{None}: it has ended by itself; false: it got stuck."""
     try:
         state, _ = domain.state()
     except libvirt.libvirtError as error:

@@ -1,4 +1,4 @@
-"""Domains that somebody else made, as FluidVM would define them, and the volumes of their disks."""
+"""Descriptions of domains that somebody else created, as FluidVM would define them, and the volumes of their disks."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _NONE = (libvirt.VIR_ERR_NO_STORAGE_POOL, libvirt.VIR_ERR_NO_STORAGE_VOL)
 
 @implementer(IAdoption)
 class LibvirtAdoption(LibvirtDisks):
-    """A host whose domains can be taken over."""
+    """A host whose domains can be adopted."""
 
     @verb
     async def get_spec(self, uuid: str) -> DomainSpec:

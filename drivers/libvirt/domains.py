@@ -1,4 +1,4 @@
-"""The core of every driver, through libvirt: domains, what they are and what can be done with them."""
+"""The core of every driver, through libvirt: describing, defining and controlling domains."""
 
 from __future__ import annotations
 
@@ -39,30 +39,30 @@ class LibvirtDomains(LibvirtConnection):
         | libvirt.VIR_DOMAIN_UNDEFINE_NVRAM
     )
 
-    # What a hypervisor adds, or does otherwise.
+    # Methods that each hypervisor implements or overrides.
 
     async def definition(self, spec: DomainSpec) -> str:
-        """A domain's definition, for here."""
+        """A domain's definition for this hypervisor."""
         return domain_xml(spec, await self.platform(spec.uuid))
 
     async def platform(self, uuid: str) -> Platform:
-        """What a domain is to run on here."""
+        """The hypervisor's part of a domain's definition."""
         raise NotImplementedError
 
     async def version(self) -> str:
-        """The hypervisor's name and version, and what else is to be known about it."""
+        """The hypervisor's name and version, with remarks if there are any."""
         number = await self._call("the host's version", self._connection.getVersion)
         return f"{self.hypervisor} {dotted(number)}"
 
     def _do_memory(self) -> int:
-        """The host's MiB."""
-        # getInfo's memory lacks what was plugged in after the host's boot.
+        """The host's memory in MiB."""
+        # getInfo doesn't count memory that was plugged in after the host booted.
         return int(self._connection.getMemoryStats(libvirt.VIR_NODE_MEMORY_STATS_ALL_CELLS)["total"]) // 1024
 
     def _do_rename(self, uuid: str, name: str) -> None:
         self._do_find(uuid).rename(name, 0)
 
-    # Asking.
+    # Queries.
 
     @verb
     async def host_info(self) -> HostInfo:
@@ -86,7 +86,7 @@ class LibvirtDomains(LibvirtConnection):
             try:
                 found.append(self._do_describe(domain))
             except libvirt.libvirtError as error:
-                # It went between the listing and this look.
+                # It was removed after the listing.
                 if code_of(error) != libvirt.VIR_ERR_NO_DOMAIN:
                     raise
         return found
@@ -100,7 +100,7 @@ class LibvirtDomains(LibvirtConnection):
         persistent = bool(domain.isPersistent())
         memory = described.memory
         if persistent and domain.isActive():
-            # A running one's own shows where the guest's balloon is, which at boot isn't yet where it was told to be.
+            # A running domain's own value is the current size of the balloon, which at boot isn't yet the requested one.
             memory = min(parse_domain(domain.XMLDesc(_INACTIVE)).memory, described.max_memory)
         return DomainInfo(
             uuid=described.uuid,
@@ -115,7 +115,7 @@ class LibvirtDomains(LibvirtConnection):
             interfaces=described.interfaces,
         )
 
-    # Defining.
+    # Definitions.
 
     @verb
     async def define_domain(self, spec: DomainSpec) -> None:
@@ -135,7 +135,7 @@ class LibvirtDomains(LibvirtConnection):
             elif domain.name() == spec.name:
                 raise AlreadyThere(f"Another domain, {domain.UUIDString()}, already has the name {spec.name}.")
         if before is not None and parse_domain(before).name != spec.name:
-            # libvirt takes another name for another domain; renaming is a step of its own.
+            # For libvirt another name means another domain; renaming is a separate step.
             self._do_rename(spec.uuid, spec.name)
         defined = None
         try:
@@ -190,14 +190,14 @@ class LibvirtDomains(LibvirtConnection):
         await self._power("start", uuid, act)
 
     def _do_name_missing(self, domain: Any, error: libvirt.libvirtError) -> None:
-        """Say so where a start failed for want of a file: QEMU's own failures all have one code."""
+        """Report a missing file as the reason of a failed start: all of QEMU's own failures have the same code."""
         described = parse_domain(domain.XMLDesc(0))
         for path in (described.kernel, described.initrd, *(disk.path for disk in described.disks)):
             if path and self._do_exists(path) is False:
                 raise NoSuchThing(f"Domain {described.name} needs {path}, which doesn't exist.") from error
 
     def _do_exists(self, path: str) -> bool | None:
-        """Whether a file is on the host; C{None} where that can't be told: no storage pool holds its directory."""
+        """Whether a file exists on the host; C{None}: unknown, as no storage pool contains its directory."""
         if self._local:
             return Path(path).exists()
         return None
@@ -225,7 +225,7 @@ class LibvirtDomains(LibvirtConnection):
             try:
                 domain.destroy()
             except libvirt.libvirtError as error:
-                # It ended by itself in between, which is what was asked.
+                # It ended by itself in between, as requested.
                 if code_of(error) != libvirt.VIR_ERR_OPERATION_INVALID or domain.isActive():
                     raise
 
@@ -265,7 +265,7 @@ class LibvirtDomains(LibvirtConnection):
 
         await self._power("resume", uuid, act)
 
-    # The definition's amounts.
+    # Memory and CPUs in the definition.
 
     @verb
     async def set_memory(self, uuid: str, memory: int) -> None:

@@ -1,8 +1,8 @@
 """
-Definitions that somebody else wrote, read as FluidVM would write them.
+Reads definitions that somebody else wrote, as FluidVM would write them.
 
-What FluidVM has no word for is refused where the guest would miss it: its data, its networks, devices of the host's. The
-rest (graphics, sound, consoles, the CPU's model, clocks) is left out, and is gone once FluidVM defines the domain anew.
+What FluidVM can't represent is refused if the guest needs it: its data, its networks, devices of the host. The rest
+(graphics, sound, consoles, the CPU's model, clocks) is ignored, and is lost once FluidVM redefines the domain.
 """
 
 from __future__ import annotations
@@ -48,9 +48,9 @@ def read_spec(text: str, machine: str, autostart: bool) -> DomainSpec:
     """
     Read a definition.
 
-    @param text: of the domain's next start, as libvirt gives it.
-    @param machine: QEMU's machine type that domains are defined with here.
-    @raise Unsupported: it has something that would be lost; says what.
+    @param text: the definition for the domain's next start, from libvirt.
+    @param machine: QEMU's machine type for definitions on this host.
+    @raise Unsupported: it has something that would be lost; the text says what.
     """
     domain = ElementTree.fromstring(text)  # noqa: S314 - libvirtd is trusted: it is root on that host
     described = parse_domain(text)
@@ -72,7 +72,7 @@ def read_spec(text: str, machine: str, autostart: bool) -> DomainSpec:
 
 
 def _lost(domain: Element, machine: str) -> str:
-    """What a new definition would lack, in words; empty: nothing that matters."""
+    """A text that says what a new definition would lack; empty: nothing important."""
     kind = domain.find("os/type")
     theirs = "" if kind is None else kind.get("machine", "")
     if kind is None or kind.text != "hvm" or not (theirs.startswith("pc") or theirs == "q35"):
@@ -109,7 +109,7 @@ def _lost_disk(disk: Element) -> str:
     if target is None or target.get("bus") != "virtio":
         return f"its disk {name} isn't on a virtio bus"
     driver, backing = disk.find("driver"), disk.find("backingStore")
-    # Where none is named it is raw: to libvirt, too.
+    # Without a format it is raw, also for libvirt.
     format = "raw" if driver is None else driver.get("type", "raw")
     if format not in _FORMATS:
         return f"its disk {name} has format {format}; supported are {' and '.join(_FORMATS)}"

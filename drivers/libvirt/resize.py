@@ -14,7 +14,7 @@ from fluidvm.drivers.libvirt.domain_xml import parse_domain
 from fluidvm.drivers.libvirt.domains import LibvirtDomains
 
 FOLLOW = 20.0
-"""Seconds that a guest has to follow its balloon; one that is booting begins late."""
+"""Seconds in which a guest must adjust its balloon; a booting guest begins late."""
 
 _LIVE = libvirt.VIR_DOMAIN_AFFECT_LIVE
 _CONFIG = libvirt.VIR_DOMAIN_AFFECT_CONFIG
@@ -43,7 +43,7 @@ class LibvirtResize(LibvirtDomains):
                     f"Domain {before.name} can have at most {before.max_memory} MiB while it runs; "
                     f"stop it to give it {memory} MiB."
                 )
-            # Where its balloon was told to be; where it is may be on the way there.
+            # The requested size of the balloon; its current size may still be changing.
             told = parse_domain(domain.XMLDesc(libvirt.VIR_DOMAIN_XML_INACTIVE)) if domain.isPersistent() else before
             domain.setMemoryFlags(target, _LIVE)
             return before.name, min(told.memory, before.max_memory)
@@ -58,7 +58,7 @@ class LibvirtResize(LibvirtDomains):
             raise
 
     async def _follow(self, uuid: str, name: str, target: int) -> None:
-        """Wait until the balloon is where it shall be; only the guest's own driver moves it."""
+        """Wait until the balloon has the requested size; only the guest's own driver changes it."""
         deadline = self._seconds() + FOLLOW
         while True:
             actual = await self._call(f"memory of domain {name}", lambda: self._do_running(uuid).memoryStats()["actual"])
@@ -75,7 +75,7 @@ class LibvirtResize(LibvirtDomains):
         try:
             await self._call("restoring the amount of memory", lambda: self._do_find(uuid).setMemoryFlags(memory, _LIVE))
         except DriverError as error:
-            # It stopped meanwhile: its definition was never touched.
+            # The domain has stopped meanwhile: its definition wasn't changed.
             self._log.info("The memory of domain {uuid} wasn't set back: {error}", uuid=uuid, error=error)
 
     @verb

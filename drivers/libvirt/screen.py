@@ -1,4 +1,4 @@
-"""Pictures of domains' screens, through libvirt."""
+"""Screenshots of domains, through libvirt."""
 
 from __future__ import annotations
 
@@ -16,16 +16,16 @@ from fluidvm.drivers.libvirt.connection import verb
 from fluidvm.drivers.libvirt.domains import LibvirtDomains
 
 MOST = 64 * 2**20
-"""Bytes that a picture may have: four for each of 16 million points."""
+"""Maximum size of a screenshot: four bytes for each of 16 million pixels."""
 
 
 @implementer(IScreenshot)
 class LibvirtScreen(LibvirtDomains):
-    """A host whose domains have screens. QEMU from 7.1 on gives PNG itself, older ones PPM."""
+    """A host whose domains have screens. QEMU returns PNG since version 7.1, and PPM before."""
 
     @verb
     async def screenshot(self, uuid: str) -> bytes:
-        # A large picture over a slow way mustn't keep the node's other calls waiting.
+        # A large screenshot over a slow connection must not block the node's other calls.
         return await self._call_in(self._host.run_long, f"screen of domain {uuid}", self._do_screenshot, uuid)
 
     def _do_screenshot(self, uuid: str) -> bytes:
@@ -61,9 +61,9 @@ def _read(stream: Any) -> bytes:
 
 def to_png(picture: bytes) -> bytes:
     """
-    Make a PNG file of a PPM one (U{https://netpbm.sourceforge.net/doc/ppm.html}), as QEMU writes it: without comments.
+    Convert a PPM file to PNG (U{https://netpbm.sourceforge.net/doc/ppm.html})as QEMU writes it, without comments.
 
-    @raise DriverError: it is none.
+    @raise DriverError: it isn't a valid PPM file.
     """
     head = re.match(rb"P6\s+(\d+)\s+(\d+)\s+255\s", picture)
     columns, rows = (int(number) for number in head.groups()) if head else (0, 0)

@@ -1,4 +1,4 @@
-"""Domains kept under a name and gone back to, by libvirt's internal snapshots: they lie in the domains' qcow2 files."""
+"""Snapshots of domains: libvirt's internal snapshots, which are stored in the domains' qcow2 files."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from fluidvm.drivers.libvirt.domains import LibvirtDomains
 from fluidvm.drivers.libvirt.errors import code_of
 
 LONGEST = 1800.0
-"""Seconds that a verb may take: QEMU tells of no progress, and a running guest's whole memory is written or read."""
+"""Time-out of a verb in seconds: QEMU reports no progress, and a running guest's whole memory is written or read."""
 _INACTIVE = libvirt.VIR_DOMAIN_XML_INACTIVE
 _SECURE = libvirt.VIR_DOMAIN_XML_SECURE
 _AMOUNTS = {"vcpus": "CPUs", "max_vcpus": "CPUs at most", "memory": "MiB of memory", "max_memory": "MiB of memory at most"}
@@ -35,12 +35,12 @@ _AMOUNTS = {"vcpus": "CPUs", "max_vcpus": "CPUs at most", "memory": "MiB of memo
 @dataclass(frozen=True)
 class SnapshotRecord:
     """
-    What libvirt tells of a snapshot (U{https://libvirt.org/formatsnapshot.html}).
+    The description of a snapshot by libvirt (U{https://libvirt.org/formatsnapshot.html}).
 
-    @ivar external: a part of it isn't within the disks' files.
-    @ivar memory: it has the memory of a domain that ran or was paused.
-    @ivar plugged: CPUs were plugged in while it ran.
-    @ivar definition: what the domain's next start would have had.
+    @ivar external: a part of it is outside the disks' files.
+    @ivar memory: it contains the memory of a running or paused domain.
+    @ivar plugged: CPUs had been plugged in while it ran.
+    @ivar definition: the definition for the domain's next start at that time.
     """
 
     snapshot: Snapshot
@@ -71,18 +71,18 @@ def parse_snapshot(text: str) -> SnapshotRecord:
 
 
 def _plugged(domain: ElementTree.Element) -> bool:
-    """Whether CPUs were plugged into a running domain: QEMU doesn't load a memory that was saved with them."""
+    """Whether CPUs were plugged into a running domain: QEMU can't load memory that was saved in this state."""
     return domain.find("vcpus/vcpu[@enabled='yes'][@hotpluggable='yes']") is not None
 
 
 @implementer(ISnapshots, IPatience)
 class LibvirtSnapshots(LibvirtDomains):
-    """A host that keeps domains in their disks' files."""
+    """A host that stores snapshots of domains in their disks' files."""
 
     patience = dict.fromkeys(("create_snapshot", "revert_snapshot", "delete_snapshot"), LONGEST)
 
     async def _snapshot_verb(self, what: str, uuid: str, function: Callable[..., None], *args: Any) -> None:
-        """Do what takes long beside other calls. Once begun it goes on to its end, also when nobody waits any more."""
+        """Run a long operation in parallel with other calls. Once begun it runs to its end, even when it is cancelled."""
         await self._call_in(self._host.run_long, f"{what} of domain {uuid}", function, uuid, *args)
 
     @verb
@@ -91,7 +91,7 @@ class LibvirtSnapshots(LibvirtDomains):
 
     def _do_list_snapshots(self, uuid: str) -> Sequence[Snapshot]:
         found = []
-        # The times are whole seconds; of one second, parents come before children.
+        # The times are whole seconds; within a second, parents come before children.
         for snapshot in self._do_find(uuid).listAllSnapshots(libvirt.VIR_DOMAIN_SNAPSHOT_LIST_TOPOLOGICAL):
             try:
                 found.append(parse_snapshot(snapshot.getXMLDesc(0)).snapshot)
@@ -166,7 +166,7 @@ class LibvirtSnapshots(LibvirtDomains):
             flags = libvirt.VIR_DOMAIN_SNAPSHOT_REVERT_RUNNING if kept.snapshot.running else 0
             domain.revertToSnapshot(snapshot, flags)
         finally:
-            # libvirt has put the definition back as well, also where it failed halfway.
+            # libvirt has also reverted the definition, even if it failed halfway.
             if domain.isPersistent() and domain.XMLDesc(_INACTIVE | _SECURE) != definition:
                 self._connection.defineXML(definition)
 
@@ -181,7 +181,7 @@ class LibvirtSnapshots(LibvirtDomains):
 
 
 def _check_same(kept: SnapshotRecord, now: Description) -> None:
-    """@raise WrongState: what matters to a snapshot has changed."""
+    """@raise WrongState: something that the snapshot depends on has changed."""
     then = kept.definition
     name = kept.snapshot.name
     if set(then.disks) != set(now.disks):

@@ -1,4 +1,4 @@
-"""Volumes made larger and copied, and how much room libvirt's storage pools have."""
+"""Resizing and copying volumes, and the free space of libvirt's storage pools."""
 
 from __future__ import annotations
 
@@ -28,12 +28,12 @@ from fluidvm.drivers.libvirt.disks import MIB, LibvirtDisks, checked, describe
 from fluidvm.drivers.libvirt.domain_xml import parse_domain, volume_xml
 
 LOOK = 0.5
-"""Seconds between two looks at how far a copy is."""
+"""Polling interval in seconds for the progress of a copy."""
 
 
 @implementer(IVolumes)
 class LibvirtVolumes(LibvirtDisks):
-    """A host whose volumes can be more than made and removed."""
+    """A host whose volumes can be resized and copied."""
 
     @verb
     async def list_pools(self) -> Sequence[Pool]:
@@ -93,10 +93,10 @@ class LibvirtVolumes(LibvirtDisks):
                 if format != "raw":
                     progress(await self._call(subject, self._do_measure, pool, source.name, new))
                 elif copying.done > told:
-                    told = copying.done  # a copy that doesn't go on is silent, so that the server notices
+                    told = copying.done  # a copy that makes no progress reports none, so that the server notices
                     progress(copying.percentage)
             except CancelledError:
-                # libvirt itself can't leave a copy half done: it is removed when it is whole.
+                # libvirt can't abort a copy: the copy is removed after it is complete.
                 cancelled = True
                 copying.stop.set()
             except DriverError:
@@ -124,7 +124,7 @@ class LibvirtVolumes(LibvirtDisks):
         return source, None
 
     def _do_clone(self, pool_name: str, source: Volume, new: str, _copying: Copying) -> Volume:
-        """By C{qemu-img}, which goes by the volume's head: not for what a guest can have written that to."""
+        """Copy with C{qemu-img}, which trusts the volume's header: never use it if a guest could have written that."""
         pool = self._connection.storagePoolLookupByName(pool_name)
         text = volume_xml(new, source.size, source.format)
         made = pool.createXMLFrom(text, pool.storageVolLookupByName(source.name))
@@ -139,7 +139,7 @@ class LibvirtVolumes(LibvirtDisks):
         return describe(self._connection, pool_name, made, "raw")
 
     def _do_measure(self, pool_name: str, name: str, new: str) -> int:
-        """How many percent of a volume's bytes its copy has."""
+        """The percentage of a volume's bytes that have been copied."""
         pool = self._connection.storagePoolLookupByName(pool_name)
         _, _, whole = pool.storageVolLookupByName(name).info()
         _, _, part = pool.storageVolLookupByName(new).info()
@@ -148,7 +148,7 @@ class LibvirtVolumes(LibvirtDisks):
 
 @implementer(IDiskResize)
 class LibvirtDiskResize(LibvirtVolumes):
-    """A host whose running domains' disks can be made larger, too."""
+    """A host on which disks of running domains can also be made larger."""
 
     @verb
     async def resize_disk(self, uuid: str, disk: DomainDisk, size: int) -> None:
