@@ -1,5 +1,5 @@
 """
-The driver contract as tests: what L{fluidvm.driver} requires of every driver.
+The driver contract as tests: what L{fluidvm.driver} promises, checked on any driver.
 
 The test file of a driver needs its factory and one more line::
 

@@ -1,5 +1,5 @@
 """
-The driver interface: the one module that a driver imports.
+What a hypervisor driver is: the one module that a driver imports.
 
 A driver is an object that provides L{IDriver}; it opens connections that provide L{IConnection} and, for each thing the
 hypervisor can do beyond the core, one more interface. Providing the interface I{is} the capability: nothing raises
