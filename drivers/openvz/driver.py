@@ -1,8 +1,8 @@
 """
 OpenVZ containers, through vzctl and vzlist: on the server's own machine or over SSH, dialects 4 and 7.
 
-A domain here is a container: it has no disks but its own file system, no kernel, and no firmware. Its maxima of memory and
-CPUs bound what FluidVM gives it while it runs; OpenVZ itself has none.
+A domain of this driver is a container: it has no disks but its own file system, no kernel, and no firmware. Its maximum
+memory and CPUs limit what FluidVM gives it while it runs; OpenVZ itself has no such maximum.
 """
 
 from __future__ import annotations
@@ -52,20 +52,20 @@ from fluidvm.drivers.openvz.stats import VzStats
 
 RUNNING, PAUSED, STOPPED, SAVED = DomainState.RUNNING, DomainState.PAUSED, DomainState.STOPPED, DomainState.SAVED
 HALT = "halt || init 0 || exit 93"
-"""Has a guest go down. Exit code 3 is vzctl's, for a command that died by a signal; a guest that refuses has another."""
+"""Shuts a guest down. Exit code 3 is vzctl's, for a command that a signal ended; a guest that refuses returns another."""
 LOOKS = 4
-"""How often a guest that didn't take C{halt} is looked at, half a second apart: whether it is down."""
+"""How often, half a second apart, the state of a guest is checked after a failed C{halt}: it may be down."""
 PROBE = "vzctl --version || exit; cat /proc/stat /proc/meminfo; ls -d /proc/vz"
-"""A shell's line that tells all that has to be known of a node at first."""
+"""A shell script that collects what must be known about a node at first."""
 NAME = r"[A-Za-z0-9][A-Za-z0-9._-]{0,254}"
-"""What a new container may be called: vzctl makes a file of the name."""
+"""The pattern of new containers' names: vzctl creates a file with the name."""
 STOP_TIMEOUT = 60
-"""Seconds that a guest has to go down when it is rebooted, before it is killed. vzctl's own 120 are more than a verb has."""
+"""Seconds in which a rebooting guest must go down before it is killed. vzctl's default of 120 exceeds a verb's time-out."""
 
 
 @implementer(IConnection, ILiveResize, IPatience)
 class OpenVzConnection(VzSaving, VzSnapshots, VzStats, VzMigration, VzGuest, VzCreation, VzShares):
-    """An OpenVZ node. Each command has its own time; what copies a file system or a memory has as much as it takes."""
+    """An OpenVZ node. Each command has its own time-out; commands that copy a file system or memory have a very long one."""
 
     patience = dict.fromkeys(
         (
@@ -79,9 +79,11 @@ class OpenVzConnection(VzSaving, VzSnapshots, VzStats, VzMigration, VzGuest, VzC
             "migrate",
         ),
         LONG + TIMEOUT,
-    ) | dict.fromkeys(("run_in_guest", "set_password", "add_ssh_key"), 4 * READ)  # to look, for a place, and in the guest
+    ) | dict.fromkeys(
+        ("run_in_guest", "set_password", "add_ssh_key"), 4 * READ
+    )  # for reading, for a free slot, and in the guest
 
-    # Reading.
+    # Queries.
 
     @verb
     async def host_info(self) -> HostInfo:
@@ -112,13 +114,13 @@ class OpenVzConnection(VzSaving, VzSnapshots, VzStats, VzMigration, VzGuest, VzC
         for other in identities.values():
             if other.name == spec.name and other.uuid != spec.uuid:
                 raise AlreadyThere(f"There is already another container {spec.name} on the node.")
-        # One that is taken over may be called otherwise, and keeps its name.
+        # An adopted container may have another kind of name, and keeps it.
         if (there is None or there.info.name != spec.name) and not re.fullmatch(NAME, spec.name):
             raise DriverError(f"Container {spec.name!r}: this isn't a valid container name.")
         if there is not None and there.state not in (STOPPED, DomainState.CRASHED):
             raise WrongState(f"Container {spec.name} is {there.state}: stop it first.")
         if there is None or (there.identity.mark and there.identity.mark.new):
-            # New ones are those of which it was the last that was done.
+            # A new container has been created, but its configuration wasn't finished.
             there = there or await self._create(spec, identities)
             try:
                 await self._redefine(spec, there, fresh=True)
@@ -131,7 +133,7 @@ class OpenVzConnection(VzSaving, VzSnapshots, VzStats, VzMigration, VzGuest, VzC
             await self._put_shares(there, spec.shares)
 
     async def _redefine(self, spec: DomainSpec, there: Container, *, fresh: bool) -> None:
-        """Give a stopped container what the spec says, and check that it has it."""
+        """Configure a stopped container as specified, and check the result."""
         old = there.identity.mark
         mark = there.identity.marked(spec.max_vcpus, spec.max_memory)
         wanted = DomainInfo(
@@ -152,7 +154,7 @@ class OpenVzConnection(VzSaving, VzSnapshots, VzStats, VzMigration, VzGuest, VzC
             str(STOP_TIMEOUT),
         ]
         if fresh:
-            # Later it is what set_limits says.
+            # Later it is what set_limits has set.
             words += self._swap_words(self._options.get("swap", 0))
         if "disk_size" in self._options and fresh:
             words += ["--diskspace", f"{self._options['disk_size']}M"]
@@ -174,7 +176,7 @@ class OpenVzConnection(VzSaving, VzSnapshots, VzStats, VzMigration, VzGuest, VzC
 
     @verb
     async def undefine_domain(self, uuid: str) -> None:
-        """As L{IConnection} says; a container's file system is a part of it, and goes with it."""
+        """See L{IConnection}; a container's file system is a part of it, and is removed with it."""
         await self._alone(uuid, lambda: self._remove(uuid))
 
     # Power.
@@ -202,7 +204,7 @@ class OpenVzConnection(VzSaving, VzSnapshots, VzStats, VzMigration, VzGuest, VzC
 
     @verb
     async def shutdown(self, uuid: str) -> None:
-        """As L{IConnection} says: by C{halt} in the guest, for C{vzctl stop} kills a guest that doesn't obey."""
+        """See L{IConnection}. This runs C{halt} in the guest, because C{vzctl stop} kills a guest that doesn't react."""
         await self._alone(uuid, lambda: self._shutdown(uuid))
 
     async def _shutdown(self, uuid: str) -> None:
@@ -212,10 +214,10 @@ class OpenVzConnection(VzSaving, VzSnapshots, VzStats, VzMigration, VzGuest, VzC
         if there.state is not RUNNING:
             return
         outcome = await self._inside(there, HALT, READ, b"")
-        # A guest that goes down takes the command with it.
+        # A guest that shuts down also ends the command.
         if outcome.code in (0, SYSTEM_ERROR) or not 0 < outcome.code < 128:
             return
-        # One that was going down already can't be entered any more, and is told as running for a moment longer.
+        # A guest that was already shutting down can no longer be entered, but is reported as running for a moment.
         for _ in range(LOOKS):
             if (await self._container(uuid)).state is not RUNNING:
                 return
@@ -229,7 +231,7 @@ class OpenVzConnection(VzSaving, VzSnapshots, VzStats, VzMigration, VzGuest, VzC
     async def _stop(self, uuid: str) -> None:
         there = await self._container(uuid)
         if there.state is SAVED:
-            # vzctl has no word for throwing away what was saved.
+            # vzctl has no command to discard a saved state.
             await self._restore(uuid)
             there = await self._container(uuid)
         if there.state not in ON:
@@ -250,7 +252,7 @@ class OpenVzConnection(VzSaving, VzSnapshots, VzStats, VzMigration, VzGuest, VzC
 
     @verb
     async def reboot(self, uuid: str) -> None:
-        """As L{IConnection} says, but by C{vzctl restart}, which waits; and kills a guest that doesn't go down in time."""
+        """See L{IConnection}. This uses C{vzctl restart}, which waits, and kills a guest that doesn't shut down in time."""
         await self._alone(uuid, lambda: self._reboot(uuid))
 
     async def _reboot(self, uuid: str) -> None:
@@ -259,7 +261,7 @@ class OpenVzConnection(VzSaving, VzSnapshots, VzStats, VzMigration, VzGuest, VzC
             raise WrongState(f"Container {there.info.name} is {there.state}: it can be rebooted only while it is running.")
         await self._do(f"reboot of container {there.info.name}", "restart", there.ctid)
 
-    # Amounts.
+    # Memory and CPUs.
 
     @verb
     async def set_memory(self, uuid: str, memory: int) -> None:
@@ -317,7 +319,7 @@ class OpenVzConnection(VzSaving, VzSnapshots, VzStats, VzMigration, VzGuest, VzC
 
 
 def yes(value: bool) -> str:
-    """As vzctl wants it."""
+    """A boolean as vzctl's argument."""
     return "yes" if value else "no"
 
 

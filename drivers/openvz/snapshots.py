@@ -14,19 +14,19 @@ from fluidvm.drivers.openvz.identity import check_text
 from fluidvm.drivers.openvz.node import LONG, Container, VzNode, verb
 
 FIELDS = "uuid,parent_uuid,current,date,name"
-"""The one that holds free text comes last."""
+"""The field with free text comes last."""
 STEADY = (DomainState.RUNNING, DomainState.STOPPED, DomainState.CRASHED)
-"""States in which a container is kept, or goes back."""
+"""States in which snapshots can be created and reverted to."""
 
 
 def id_of(uuid: str, name: str) -> str:
-    """A snapshot's id, made of its domain's and its name: a repetition finds what the first attempt made."""
+    """A snapshot's id, derived from its domain's and its name: a repetition finds the snapshot of the first attempt."""
     return str(uuids.uuid5(uuids.UUID(uuid), name))
 
 
 @implementer(ISnapshots)
 class VzSnapshots(VzNode):
-    """By C{vzctl snapshot} and its siblings. A configuration stays as it is when a container is reverted."""
+    """Uses C{vzctl snapshot} and related commands. The configuration stays as it is when a container is reverted."""
 
     @verb
     async def list_snapshots(self, uuid: str) -> Sequence[Snapshot]:
@@ -55,7 +55,7 @@ class VzSnapshots(VzNode):
         return parse_snapshots(outcome.stdout)
 
     async def _snapshot(self, there: Container, name: str) -> str | None:
-        """A snapshot's id; C{None} where there is none of this name."""
+        """A snapshot's id; C{None} if there is none with this name."""
         for one in await self._told(there, LONG):
             if name in (one.name, one.uuid):
                 return one.uuid
@@ -79,7 +79,7 @@ class VzSnapshots(VzNode):
         subject = f"snapshot of container {there.info.name}"
         words = ["snapshot", there.ctid, "--id", id_of(uuid, name), "--name", name]
         outcome = await self._vz(subject, *words, timeout=LONG)
-        # An earlier attempt may have made it meanwhile.
+        # An earlier attempt may have created it meanwhile.
         if outcome.code != 0 and await self._snapshot(there, name) is None:
             raise self._explain(subject, outcome)
 

@@ -1,7 +1,7 @@
 """
 Running commands on an OpenVZ node over SSH: one connection, on which each command has a channel.
 
-The remote shell is handed one string, made by C{shlex.join}: it has to be a Bourne shell, as root's is on every OpenVZ node.
+The remote shell gets one string, made by C{shlex.join}: it must be a Bourne shell, like root's on every OpenVZ node.
 Exit codes, streams and end of a channel: RFC 4254, section 6.
 """
 
@@ -37,21 +37,21 @@ from fluidvm.drivers.openvz.places import Places
 from fluidvm.drivers.openvz.runner import Collected, Outcome, environment
 
 CHANNELS = 5
-"""Commands at the same time: sshd allows 10 sessions on a connection if it isn't told otherwise, and forgets them late."""
+"""Maximum number of parallel commands: by default sshd allows 10 sessions per connection, and it releases them late."""
 LEEWAY = 5
 """
-Seconds that a command has on the node beyond its time here, until the node's own C{timeout} kills it: sshd kills none for
-root. Without that, commands that never end would hold the connection's places for ever.
+Seconds after a command's time-out until the node's own C{timeout} kills it: sshd kills no commands of root. Without that,
+commands that never end would use the connection's slots forever.
 """
 RETRIES, RETRY = 20, 0.25
-"""How often a command that sshd has no session for is tried again, and after how many seconds."""
+"""How often a command is retried if sshd has no session for it, and after how many seconds."""
 PING, UNANSWERED = 5.0, 4
-"""Seconds between two questions whether the node is alive, and how many may stay unanswered before it counts as gone."""
+"""Seconds between keep-alive requests, and how many can stay unanswered before the connection is considered lost."""
 _WARNINGS = Logger(
     "fluidvm.drivers.openvz.ssh",
     observer=FilteringLogObserver(globalLogPublisher, [LogLevelFilterPredicate(defaultLogLevel=LogLevel.warn)]),
 )
-"""In place of conch's own, which tell of each command six times."""
+"""Used instead of conch's own log, which has six lines for each command."""
 _SIGNALS = {
     b"ABRT": 6,
     b"ALRM": 14,
@@ -71,7 +71,7 @@ _SIGNALS = {
 
 @dataclass(frozen=True)
 class SshAddress:
-    """Where a node's sshd is, and whom to log in as."""
+    """The address of a node's sshd, and the user to log in as."""
 
     user: str
     host: str
@@ -86,7 +86,7 @@ def parse_address(address: str) -> SshAddress | None:
     Read a node's address.
 
     @return: C{None} for the server's own machine.
-    @raise ValueError: in words that say what an address looks like.
+    @raise ValueError: its text says what an address looks like.
     """
     if not address:
         return None
@@ -109,9 +109,9 @@ def parse_address(address: str) -> SshAddress | None:
 
 class HostKeys(KnownHostsFile):  # type: ignore[misc]
     """
-    Which host key is the node's. Nobody is asked and nothing is learnt: what isn't known is refused.
+    Checks a node's host key. Unknown keys are refused: nobody is asked, and nothing is stored.
 
-    @param pinned: the only key that is right; C{None}: those of C{known}.
+    @param pinned: the only valid key; C{None}: those of C{known}.
     """
 
     def __init__(self, address: SshAddress, pinned: Key | None, known: KnownHostsFile | None) -> None:
@@ -130,14 +130,14 @@ class HostKeys(KnownHostsFile):  # type: ignore[misc]
 
     def _look(self, key: Key) -> bool:
         assert self._known is not None
-        if not any(self._known.hasHostKey(name, key) for name in self._names):  # raises HostKeyChanged for another
+        if not any(self._known.hasHostKey(name, key) for name in self._names):  # raises HostKeyChanged for a different key
             raise UserRejectedKey
         return True
 
 
 @dataclass(frozen=True)
 class Credentials:
-    """What a connection is opened with: one key file, or the agent at a socket; and which host key is right."""
+    """The login of a connection: one key file, or the agent at a socket; and the valid host keys."""
 
     keys: list[Key]
     agent: str
@@ -152,7 +152,7 @@ def read_credentials(key_file: str, agent: str, host_key: str, known_hosts: str)
     @param key_file: a private key without passphrase; empty: the agent is used.
     @param agent: the agent's socket; empty: none.
     @param host_key: a public key as in C{ssh_host_*_key.pub}; empty: known_hosts is used.
-    @raise DriverError: a file isn't there, or isn't what it should be.
+    @raise DriverError: a file doesn't exist or isn't valid.
     """
     try:
         keys = [Key.fromString(Path(key_file).read_bytes())] if key_file else []
@@ -231,7 +231,7 @@ class _Exec(SSHChannel):
 
     def request_exit_status(self, data: bytes) -> None:
         self.collected.exited(struct.unpack(">L", data)[0])
-        # What the command left behind may hold the channel open.
+        # Processes that the command left behind may keep the channel open.
         self.collected.outcome.addBoth(self._let_go)
 
     def request_exit_signal(self, data: bytes) -> None:
@@ -242,7 +242,7 @@ class _Exec(SSHChannel):
         return result
 
     def kill(self) -> None:
-        """Ask sshd to kill the command, which not every sshd does, and wait for it no longer."""
+        """Ask sshd to kill the command, which not every sshd does, and stop waiting for it."""
         if self._opened:
             self.conn.sendRequest(self, b"signal", NS(b"KILL"))
             self.loseConnection()
@@ -258,7 +258,7 @@ class _Exec(SSHChannel):
 
 class _Keeper(Protocol):
     """
-    Keeps the connection open, for conch closes it with the first command's end: C{cat}, which echoes signs of life.
+    Runs C{cat}, which echoes keep-alive requests. It keeps the connection open: conch closes it with the first command.
 
     @param lost: called when it ends.
     """
@@ -294,7 +294,7 @@ class _Keeper(Protocol):
 
 class SshRunner:
     """
-    A node over SSH. Call L{open} first.
+    Runs commands on a node over SSH. Call L{open} first.
 
     @param bin_dir: where commands are looked for first; empty: nowhere else than usual.
     """
@@ -316,7 +316,7 @@ class SshRunner:
         """
         Connect and log in.
 
-        @raise Unreachable: the node doesn't answer, isn't who it should be, or doesn't let us in.
+        @raise Unreachable: the node doesn't answer, has the wrong host key, or refuses the login.
         """
         reactor = self._host.reactor
         address = self._address
@@ -348,11 +348,11 @@ class SshRunner:
         self._connection = keeper.transport.conn
         self._connection._log = _WARNINGS
         self._tell_channels_of_the_end(self._connection.transport)
-        # Small messages wait for no acknowledgement of the ones before, which the node may delay for 40 ms at each command.
+        # Send small messages without waiting for acknowledgements, which the node may delay for 40 ms at each command.
         self._connection.transport.transport.setTcpNoDelay(True)
 
     def _tell_channels_of_the_end(self, transport: Any) -> None:
-        # The transport of conch's endpoints doesn't do that, so that channels would wait for ever (Twisted 26.10).
+        # The transport of conch's endpoints doesn't do that, so channels would wait forever (Twisted 26.10).
         conchs_own = transport.connectionLost
 
         def connection_lost(reason: Any = None) -> None:
@@ -373,7 +373,7 @@ class SshRunner:
         return Deferred.fromCoroutine(run())
 
     async def _try(self, argv: Sequence[str], timeout: float, stdin: bytes, keep: int) -> Outcome | None:
-        """Run a command; C{None} where sshd had no session for it."""
+        """Run a command; C{None} if sshd had no session for it."""
         subject = f"{argv[0]} on {self.where}"
         await self._places.take(subject, keep, timeout)
         channel: _Exec | None = None
@@ -389,7 +389,7 @@ class SshRunner:
                 return None
             raise
         finally:
-            # The place is free when the channel is: after a time-out or a cancellation the command may go on.
+            # The slot is released with the channel: after a time-out or a cancellation the command may still run.
             if channel is None:
                 self._places.give_back(keep)
             else:
@@ -411,7 +411,7 @@ class SshRunner:
         return closed
 
     def _disconnect(self) -> None:
-        with suppress(AttributeError):  # conch's transport has none any more once it is disconnected
+        with suppress(AttributeError):  # conch's transport no longer has one once it is disconnected
             self._connection.transport.transport.abortConnection()
 
     def on_lost(self, callback: Callable[[str], None]) -> None:
