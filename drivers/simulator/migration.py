@@ -1,4 +1,4 @@
-"""The simulator's domains moved to another simulated host."""
+"""Moving the simulator's domains to another simulated host."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ def _find(host: SimulatedHost, uuid: str) -> DomainInfo | None:
 
 
 def move(here: SimulatedHost, there: SimulatedHost, spec: DomainSpec, live: bool, copy_storage: bool) -> None:
-    """Move a domain; the other host has it before this one loses it."""
+    """Move a domain; it is stored on the other host before it is removed here."""
     domain = _find(here, spec.uuid)
     moved = _find(there, spec.uuid) is not None
     if domain is None:
@@ -51,7 +51,7 @@ def _check_copies(here: SimulatedHost, there: SimulatedHost, domain: DomainInfo,
 
 @implementer(IMigration)
 class SimulatedMigration:
-    """The verbs."""
+    """The verbs of this ability."""
 
     migrates_live = True
     simulated: SimulatedHost

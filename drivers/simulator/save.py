@@ -1,4 +1,4 @@
-"""The simulator's domains saved, restored and reset."""
+"""Saving, restoring and resetting the simulator's domains."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from fluidvm.drivers.simulator.host import SimulatedHost
 
 @implementer(ISave, IReset)
 class SimulatedSave:
-    """The verbs."""
+    """The verbs of this ability."""
 
     simulated: SimulatedHost
     _do: Callable[..., Deferred[Any]]
@@ -33,7 +33,7 @@ class SimulatedSave:
         return self._do("save", effect, progress, uuid)
 
     def restore(self, uuid: str, progress: Progress) -> Deferred[None]:
-        """Have a saved domain go on."""
+        """Resume a saved domain."""
 
         def effect() -> None:
             domain = self.simulated.domain(uuid)

@@ -1,4 +1,4 @@
-"""The simulator's domains kept under a name, and gone back to."""
+"""Snapshots of the simulator's domains."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ AMOUNTS = ("vcpus", "max_vcpus", "memory", "max_memory")
 
 @dataclass(frozen=True)
 class SnapshotRecord:
-    """A snapshot, and what its domain had then. C{amounts}: as L{AMOUNTS} names them."""
+    """A snapshot, and the state of its domain at that time. C{amounts}: in the order of L{AMOUNTS}."""
 
     snapshot: Snapshot
     disks: tuple[DomainDisk, ...]
@@ -37,12 +37,12 @@ class SnapshotRecord:
 
     @classmethod
     def of(cls, domain: DomainInfo, snapshot: Snapshot) -> SnapshotRecord:
-        """What is kept of a domain now."""
+        """Record the current state of a domain."""
         return cls(snapshot, domain.disks, domain.interfaces, tuple(getattr(domain, name) for name in AMOUNTS))
 
     @classmethod
     def read(cls, value: dict[str, Any]) -> SnapshotRecord:
-        """As the journal has it."""
+        """Read a record from the journal."""
         return cls(
             Snapshot(**value["snapshot"]),
             tuple(DomainDisk(**disk) for disk in value["disks"]),
@@ -51,7 +51,7 @@ class SnapshotRecord:
         )
 
     def check(self, domain: DomainInfo) -> None:
-        """@raise WrongState: the domain has something else now that matters."""
+        """Check that a domain can be reverted. @raise WrongState: something that matters has changed."""
         now = SnapshotRecord.of(domain, self.snapshot)
         name = self.snapshot.name
         if set(now.disks) != set(self.disks):
@@ -72,19 +72,19 @@ class Snapshots:
         self._host = host
 
     def of(self, uuid: str) -> list[SnapshotRecord]:
-        """A domain's, oldest first."""
+        """A domain's snapshots, oldest first."""
         return [SnapshotRecord.read(value) for value in self._host.kept(self._host.domain(uuid).uuid)]
 
     def put(self, uuid: str, kept: list[SnapshotRecord]) -> None:
-        """A domain has these."""
+        """Store a domain's snapshots."""
         self._host.keep(uuid, [asdict(one) for one in kept])
 
     def find(self, uuid: str, name: str) -> SnapshotRecord | None:
-        """A domain's snapshot of a name."""
+        """A domain's snapshot with a name."""
         return next((one for one in self.of(uuid) if one.snapshot.name == name), None)
 
     def create(self, uuid: str, name: str) -> None:
-        """Keep a domain."""
+        """Create a snapshot of a domain."""
         domain = self._host.domain(uuid)
         if self.find(uuid, name) is not None:
             return
@@ -101,7 +101,7 @@ class Snapshots:
         self.put(uuid, [*self.of(uuid), SnapshotRecord.of(domain, Snapshot(name, time.time(), running))])
 
     def revert(self, uuid: str, name: str) -> None:
-        """Make a domain what it was."""
+        """Revert a domain to a snapshot."""
         domain = self._host.domain(uuid)
         kept = self.find(uuid, name)
         if kept is None:
@@ -114,30 +114,30 @@ class Snapshots:
         self._host.put_state(uuid, DomainState.RUNNING if kept.snapshot.running else DomainState.STOPPED)
 
     def delete(self, uuid: str, name: str) -> None:
-        """Forget a snapshot."""
+        """Delete a snapshot."""
         if self.find(uuid, name) is not None:
             self.put(uuid, [one for one in self.of(uuid) if one.snapshot.name != name])
 
 
 @implementer(ISnapshots)
 class SimulatedSnapshots:
-    """The verbs."""
+    """The verbs of this ability."""
 
     simulated: SimulatedHost
     _do: Callable[..., Deferred[Any]]
 
     def list_snapshots(self, uuid: str) -> Deferred[Sequence[Snapshot]]:
-        """Tell a domain's snapshots."""
+        """List a domain's snapshots."""
         return self._do("list_snapshots", lambda: [one.snapshot for one in Snapshots(self.simulated).of(uuid)])
 
     def create_snapshot(self, uuid: str, name: str) -> Deferred[None]:
-        """Keep a domain."""
+        """Create a snapshot of a domain."""
         return self._do("create_snapshot", lambda: Snapshots(self.simulated).create(uuid, name), subject=uuid)
 
     def revert_snapshot(self, uuid: str, name: str) -> Deferred[None]:
-        """Make a domain what it was."""
+        """Revert a domain to a snapshot."""
         return self._do("revert_snapshot", lambda: Snapshots(self.simulated).revert(uuid, name), subject=uuid)
 
     def delete_snapshot(self, uuid: str, name: str) -> Deferred[None]:
-        """Forget a snapshot."""
+        """Delete a snapshot."""
         return self._do("delete_snapshot", lambda: Snapshots(self.simulated).delete(uuid, name), subject=uuid)

@@ -1,4 +1,4 @@
-"""The simulator's volumes, made larger and copied."""
+"""Resizing and copying the simulator's volumes."""
 
 from __future__ import annotations
 
@@ -14,17 +14,17 @@ from fluidvm.driver import DomainDisk, IDiskResize, IVolumes, NoSuchThing, Pool,
 from fluidvm.drivers.simulator.host import OFF, POOL, SimulatedHost, key_of
 
 LARGE = 2**31 - 1
-"""MiB of room in a pool without a bound."""
+"""The reported size of an unlimited pool in MiB."""
 
 
 def pools(host: SimulatedHost) -> list[Pool]:
-    """The host's storage pools."""
+    """List the host's storage pools."""
     capacity = host.options.get("pool_size", LARGE)
     return [Pool(POOL, capacity, max(0, capacity - sum(volume.size for volume in host.volumes(POOL))))]
 
 
 def volume(host: SimulatedHost, pool: str, name: str, format: str) -> Volume:
-    """One volume. @raise WrongState: it was made with another format."""
+    """Return one volume. @raise WrongState: it has another format."""
     for found in host.volumes(pool):
         if found.name == name:
             check_format(found, format)
@@ -33,7 +33,7 @@ def volume(host: SimulatedHost, pool: str, name: str, format: str) -> Volume:
 
 
 def check_format(there: Volume, format: str) -> None:
-    """@raise WrongState: a volume was made with another format."""
+    """Check a volume's format. @raise WrongState: it has another one."""
     if there.format != format:
         raise WrongState(f"Volume {there.name} has format {there.format}, not {format}.")
 
@@ -86,13 +86,13 @@ def clone(host: SimulatedHost, pool: str, name: str, format: str, new: str) -> V
 
 @implementer(IVolumes, IDiskResize)
 class SimulatedVolumes:
-    """The verbs."""
+    """The verbs of this ability."""
 
     simulated: SimulatedHost
     _do: Callable[..., Deferred[Any]]
 
     def list_pools(self) -> Deferred[Sequence[Pool]]:
-        """Tell the storage pools."""
+        """List the storage pools."""
         return self._do("list_pools", lambda: pools(self.simulated))
 
     def resize_volume(self, pool: str, name: str, format: str, size: int) -> Deferred[Volume]:
