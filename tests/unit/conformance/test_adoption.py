@@ -14,7 +14,7 @@ from tests.unit.conformance.test_conformance import broken_promises
 
 
 class Changes(SimulatedConnection):
-    """Tells some fields otherwise."""
+    """Reports some fields incorrectly."""
 
     fields: dict[str, Any] = {}
 

@@ -71,7 +71,7 @@ class TellsNothing(SimulatedConnection):
 
 
 class TellsItsOwnOnly(SimulatedConnection):
-    """What the driver didn't do itself isn't told."""
+    """Changes that the driver didn't make itself aren't reported."""
 
     def _do(self, verb: str, effect: Callable[[], Any], progress: Any = None, subject: str = "") -> Deferred[Any]:
         def mine() -> Any:
@@ -116,7 +116,7 @@ class ReplacesVolumes(SimulatedConnection):
 
 
 class SpoilsTheOther(SimulatedConnection):
-    """Raises what it should, but not before it has done harm."""
+    """Raises the right error, but after it has made a change."""
 
     def create_volume(self, pool: str, name: str, size: int, format: str, progress: Any) -> Deferred[Volume]:
         there = self.simulated._volumes.get(name)
@@ -132,7 +132,7 @@ class DetachesNothing(SimulatedConnection):
 
 
 class ResizesForNow(SimulatedConnection):
-    """What a running domain was given is gone when it is stopped."""
+    """What was attached to a running domain is lost when it is stopped."""
 
     def stop(self, uuid: str) -> Deferred[None]:
         def back(_: None) -> None:
@@ -188,7 +188,7 @@ class AnswersAtOnce(SimulatedConnection):
 
 
 class KeepsToItself(SimulatedConnection):
-    """What it defines is in no journal."""
+    """Its definitions aren't written to the journal."""
 
     def define_domain(self, spec: DomainSpec) -> Deferred[None]:
         journal = self.simulated._journal
@@ -207,7 +207,7 @@ class TellsTwice(SimulatedConnection):
 
 
 class ReachesTheOthers(SimulatedConnection):
-    """What is done to a running domain is done to the others that run, too."""
+    """Changes of a running domain also affect other running domains."""
 
     def _all(self, verb: str, uuid: str) -> Deferred[None]:
         def rest(_: None) -> None:
@@ -422,7 +422,7 @@ FAULTY: tuple[tuple[type[SimulatedConnection], str], ...] = (
 
 
 class Strict(SimulatorFactory):
-    """Says how each stop finds the host."""
+    """Records the state of the host at each stop."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -444,12 +444,12 @@ class WithDisksOnly(SimulatedConnection):
 
 
 def broken_promises(connection: type[SimulatedConnection]) -> tuple[int, list[str]]:
-    """Hold a driver to the contract. Gives how many tests ran, and what each failure says."""
+    """Run the contract for a driver. Returns the number of tests, and the message of each failure."""
     return run_contract(SimulatorFactory(connection))
 
 
 def run_contract(factory: SimulatorFactory) -> tuple[int, list[str]]:
-    """As L{broken_promises}, with a factory."""
+    """Like L{broken_promises}, with a factory."""
     suite = unittest.TestSuite()
     for contract in driver_contract(factory).values():
         suite.addTests(contract(name) for name in unittest.defaultTestLoader.getTestCaseNames(contract))
@@ -470,7 +470,7 @@ class ConformanceTests(SynchronousTestCase):
         self.assertGreater(ran, 25)
 
     def test_the_host_is_left_before_it_stops(self) -> None:
-        """No connection is open then, and no domain runs: a factory may really take its host down."""
+        """No connection is open then, and no domain runs, so a factory can really stop its host."""
         factory = Strict()
         self.assertEqual(run_contract(factory)[1], [])
         self.assertEqual(factory.found, {(0, 0)})

@@ -67,7 +67,7 @@ class OneFileForAll(SimulatedConnection):
 
 
 class BelievesWhatIsWritten(SimulatedConnection):
-    """As one whose tools find out for themselves what a volume is."""
+    """Like a driver whose tools detect the format of a volume."""
 
     def list_volumes(self, pool: str, formats: Mapping[str, str] = {}) -> Deferred[Sequence[Volume]]:
         def probed(told: Sequence[Volume]) -> list[Volume]:
@@ -82,7 +82,7 @@ class BelievesWhatIsWritten(SimulatedConnection):
 
 
 class FollowsTheHead(SimulatedConnection):
-    """As one whose tools copy what a head says that a volume is, and not its bytes."""
+    """Like a driver whose tools copy a volume according to its header, and not its bytes."""
 
     def clone_volume(self, pool: str, name: str, format: str, new: str, progress: Any) -> Deferred[Volume]:
         def follow(copy: Volume) -> Volume:

@@ -14,7 +14,7 @@ from tests.unit.conformance.test_conformance import broken_promises
 
 
 class Migrates(SimulatedConnection):
-    """Does something of its own when it has moved a domain."""
+    """Makes an additional change after it has moved a domain."""
 
     def migrate(self, spec: DomainSpec, to: Any, live: bool, copy_storage: bool, progress: Any) -> Deferred[None]:
         self.there = getattr(to, "simulated", None)

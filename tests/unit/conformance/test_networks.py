@@ -63,7 +63,7 @@ class DetachesOnce(SimulatedConnection):
 
 
 class AttachesForNow(SimulatedConnection):
-    """What a running domain was given is gone when it is stopped."""
+    """What was attached to a running domain is lost when it is stopped."""
 
     def stop(self, uuid: str) -> Deferred[None]:
         def forget(_: Any) -> None:
@@ -98,7 +98,7 @@ class MovesTheInterface(SimulatedConnection):
 
 
 class GivesAll(SimulatedConnection):
-    """What one domain is given, every domain is given."""
+    """What is attached to one domain is attached to all."""
 
     def attach_interface(self, uuid: str, interface: DomainInterface) -> Deferred[None]:
         def rest(_: None) -> None:

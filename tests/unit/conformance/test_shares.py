@@ -35,7 +35,7 @@ class SharesForNow(SimulatedConnection):
 
 
 class SharesAtTheNextStart(SimulatedConnection):
-    """Says that it has done it, and does it when the domain is stopped."""
+    """Reports success, but applies the change only when the domain is stopped."""
 
     async def _later(self, uuid: str, shares: Shares) -> None:
         if (await self.get_domain(uuid)).state.value != "running":

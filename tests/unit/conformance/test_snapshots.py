@@ -33,7 +33,7 @@ class RefusesTheSecond(SimulatedConnection):
 
 
 class MakesItAnew(SimulatedConnection):
-    """A repetition replaces what was kept."""
+    """A repetition replaces the snapshot."""
 
     def create_snapshot(self, uuid: str, name: str) -> Deferred[None]:
         again = self.delete_snapshot(uuid, name)
@@ -137,7 +137,7 @@ class NewestVolumesFirst(SimulatedConnection):
 
 
 class KeepsInOtherVolumes(SimulatedConnection):
-    """As one that makes a volume of each snapshot."""
+    """Like a driver that creates a volume for each snapshot."""
 
     def create_volume_snapshot(self, pool: str, name: str, format: str, snapshot: str) -> Deferred[None]:
         done = super().create_volume_snapshot(pool, name, format, snapshot)
@@ -174,7 +174,7 @@ class RemembersRemovedVolumes(SimulatedConnection):
 
 
 class MixesThemUp(SimulatedConnection):
-    """As one whose two kinds of snapshots lie in one file under one name."""
+    """Like a driver whose two kinds of snapshots are in one file, under the same name."""
 
     def delete_volume_snapshot(self, pool: str, name: str, format: str, snapshot: str) -> Deferred[None]:
         def both(_: None) -> None:

@@ -1,4 +1,4 @@
-"""What of others' definitions is read, and what is refused because it would be lost."""
+"""Definitions of other tools: what is read, and what is refused because it would be lost."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ PLUG = (
 def theirs(
     devices: str = DISK + PLUG, rest: str = "", boot: str = "<boot dev='hd'/>", machine: str = "pc-i440fx-7.2"
 ) -> str:
-    """A definition as other tools write it."""
+    """A definition that another tool wrote."""
     return (
         f"<domain type='kvm' xmlns:qemu='http://libvirt.org/schemas/domain/qemu/1.0'><name>web</name><uuid>{UUID}</uuid>"
         f"<memory unit='KiB'>524288</memory><currentMemory unit='KiB'>262144</currentMemory><vcpu current='1'>2</vcpu>{rest}"
@@ -32,7 +32,7 @@ def theirs(
 
 
 class ForeignTests(SynchronousTestCase):
-    def test_ours_is_read_as_it_was_written(self) -> None:
+    def test_our_definition_is_read_as_it_was_written(self) -> None:
         for boot in (Boot(), Boot(order=("network", "disk")), Boot("/k", "/i", "quiet")):
             spec = DomainSpec(
                 uuid=UUID,
@@ -49,7 +49,7 @@ class ForeignTests(SynchronousTestCase):
             for machine in ("pc", "q35"):
                 self.assertEqual(read_spec(domain_xml(spec, Platform("kvm", machine)), machine, True), spec)
 
-    def test_theirs(self) -> None:
+    def test_a_foreign_definition(self) -> None:
         read = read_spec(theirs(), "pc", False)
         self.assertEqual(
             read,
