@@ -31,7 +31,7 @@ class Mark:
 
     @ivar ctid: the container for which it was written, to detect a configuration that somebody has copied.
     @ivar paused: when the container that was then frozen had started, in seconds since the epoch; C{None}: not frozen.
-        Dialect 4 can't tell frozen containers from running ones; once it has been started anew, this counts no more.
+        Dialect 4 can't distinguish frozen containers from running ones; after a restart this value is ignored.
     @ivar rest: the description for users.
     @ivar new: it was created, but hasn't been configured as specified yet.
     """

@@ -177,8 +177,8 @@ class VzNode:
         Run vzctl, and retry while another command holds the container's lock.
 
         @param subject: the beginning of an error's sentence.
-        @param patience: seconds; if none are given, as long as another command like it may take, perhaps an earlier attempt
-            that the server's end has cut off, but not less than L{TIMEOUT}.
+        @param patience: seconds; by default as long as a similar command may take, perhaps an earlier attempt
+            from before a restart of the server, but not less than L{TIMEOUT}.
         @return: any outcome but "locked".
         @raise WrongState: the lock couldn't be obtained.
         """

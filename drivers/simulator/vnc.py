@@ -11,8 +11,8 @@ from fluidvm.drivers.simulator.screen import HEIGHT, WIDTH, rows
 VERSION = b"RFB 003.008\n"
 PIXELS = struct.pack(">BBBBHHHBBB3x", 32, 24, 0, 1, 255, 255, 255, 16, 8, 0)
 """Four bytes per pixel, blue first (section 7.4)."""
-# What clients send once they have the screen (section 7.5): the length, or that of its head, which ends with how many more
-# elements follow, and these elements' length.
+# Messages of clients after the handshake (section 7.5): the length, or that of the header, which ends with the number of
+# following elements, and the length of each element.
 MESSAGES: dict[int, tuple[int, str, int]] = {
     0: (20, "", 0),
     2: (4, ">2xH", 4),
