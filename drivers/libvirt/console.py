@@ -179,7 +179,7 @@ class LibvirtVnc(LibvirtConsoles):
         domain, description = self._do_look(uuid)
         kinds = [graphics.get("type") for graphics in description.iterfind("devices/graphics")]
         if "vnc" not in kinds:
-            raise Unsupported(f"Domain {domain.name()} has no VNC screen; only newly created ones have it.")
+            raise Unsupported(f"Domain {domain.name()} has no VNC screen; it gets one if it is created again.")
         if not self._local:
             raise Unsupported("A VNC screen can be opened only through a libvirtd on the server's own machine.")
         # The server has already checked the viewer's permission.
