@@ -1,4 +1,4 @@
-"""What a console's transport has in common with every other, whatever carries its bytes."""
+"""The base class of consoles' transports, whatever carries the bytes."""
 
 from __future__ import annotations
 
@@ -10,30 +10,30 @@ from zope.interface import implementer
 
 @implementer(IAddress)
 class ConsoleAddress:
-    """The end of a console has none."""
+    """Placeholder: the ends of a console have no address."""
 
 
 @implementer(ITransport, IConsumer, IPushProducer)
 class ConsoleTransport:
-    """A viewer's way to a console; what carries it is for subclasses."""
+    """A viewer's connection to a console. Subclasses carry the bytes."""
 
     _paused = False
     _producer: IPushProducer | None = None
 
     def write(self, data: bytes) -> None:
-        """Type."""
+        """Send input to the console."""
         raise NotImplementedError
 
     def writeSequence(self, data: Any) -> None:
-        """Type."""
+        """Send input to the console."""
         self.write(b"".join(data))
 
     def loseConnection(self) -> None:
-        """End the connection."""
+        """Close the connection."""
         raise NotImplementedError
 
     def abortConnection(self) -> None:
-        """End the connection at once: what was typed and isn't sent yet is dropped."""
+        """Close the connection at once: input that hasn't been sent yet is dropped."""
         raise NotImplementedError
 
     def getPeer(self) -> ConsoleAddress:
@@ -45,11 +45,11 @@ class ConsoleTransport:
         return ConsoleAddress()
 
     def pauseProducing(self) -> None:
-        """Deliver nothing."""
+        """Stop delivering output."""
         self._paused = True
 
     def resumeProducing(self) -> None:
-        """Deliver again."""
+        """Continue to deliver output."""
         self._paused = False
         self._deliver()
 
@@ -57,19 +57,19 @@ class ConsoleTransport:
         raise NotImplementedError
 
     def stopProducing(self) -> None:
-        """Deliver nothing any more."""
+        """Stop delivering output for good."""
         self.loseConnection()
 
     def registerProducer(self, producer: Any, streaming: bool) -> None:
         """
-        Have what is typed come no faster than it goes.
+        Register a producer of input, which is paused while the console accepts nothing.
 
-        @raise ValueError: it isn't a streaming one.
+        @raise ValueError: it isn't a streaming producer.
         """
         if not streaming or not IPushProducer.providedBy(producer):
-            raise ValueError("only streaming producers")
+            raise ValueError("the producer must be a streaming producer")
         self._producer = producer
 
     def unregisterProducer(self) -> None:
-        """Nothing more comes from it."""
+        """The producer sends nothing more."""
         self._producer = None

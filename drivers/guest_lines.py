@@ -1,4 +1,4 @@
-"""What goes into guests as a line of text."""
+"""Text that is passed to guests as one line."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from fluidvm.driver import DriverError
 
 
 def one_line(what: str, text: str) -> str:
-    """@raise DriverError: it is more than a line, or nothing. Doesn't repeat it: it may be a secret."""
+    """Check a line. @raise DriverError: it isn't exactly one line; the message doesn't repeat it, as it may be a secret."""
     if not text or not text.isprintable():
-        raise DriverError(f"{what}: it has to be one line without control characters.")
+        raise DriverError(f"{what} must be one line without control characters.")
     return text

@@ -1,4 +1,4 @@
-"""QEMU/KVM through libvirt: what is KVM's own."""
+"""QEMU/KVM through libvirt: what is specific to KVM."""
 
 from __future__ import annotations
 
@@ -35,12 +35,12 @@ MIGRATION_URI = r"tcp://([A-Za-z0-9.-]+|\[[0-9A-Fa-f:.]+\])(:[0-9]{1,5})?|unix:/
 PROBE_POLL = 0.05
 FIRMWARE_LIMIT = 2.0
 """
-Seconds that KVM has for the firmware's run, if emulation isn't slower still.
+Seconds in which KVM must run the firmware, unless emulation is even slower.
 
-Real KVM takes a fraction of a second, as emulation does; a KVM that is itself emulated took 3.5 s, and ran no Linux.
+Real KVM takes a fraction of a second, like emulation; a KVM that was itself emulated took 3.5 s, and didn't run Linux.
 """
 KERNEL_LIMIT = 10.0
-"""Seconds that KVM has for a kernel's run to its panic. Emulation takes 1.5 s."""
+"""Seconds in which KVM must run a kernel to its panic. Emulation takes 1.5 s."""
 
 
 def _path(words: str) -> Text:
@@ -87,7 +87,7 @@ class KvmConnection(
         return f"{await super().version()} ({words})"
 
     def _do_unlink(self, volume: Any) -> None:
-        # As a stopped domain's firmware's memory it goes with the domain: libvirt removes that without looking at it.
+        # Declared as the firmware memory of a stopped domain, the file is removed with it: libvirt doesn't read it then.
         domain = self._connection.defineXML(unlink_xml(f"{PROBE_PREFIX}{uuids.uuid4()}", volume.path()))
         domain.undefineFlags(libvirt.VIR_DOMAIN_UNDEFINE_NVRAM)
 
@@ -97,9 +97,9 @@ class KvmConnection(
 
     async def accelerator(self) -> tuple[str, str]:
         """
-        What domains run on here; found out once for each connection.
+        How domains run on this host; determined once for each connection.
 
-        @return: libvirt's domain type, and words for people about why.
+        @return: libvirt's domain type, and the reason as a text for users.
         """
         wanted = self._options.get("accelerator", "auto")
         if wanted == "kvm":
@@ -120,21 +120,21 @@ class KvmConnection(
             return "qemu", "emulation: the host has no KVM"
         kernel = self._options.get("probe_kernel", "")
         what, least = ("a kernel", KERNEL_LIMIT) if kernel else ("the firmware", FIRMWARE_LIMIT)
-        # How long emulation takes tells how busy the host is.
+        # The time that emulation takes shows how busy the host is.
         emulated = await self._probe("qemu", 6 * least)
         if emulated is None:
-            raise DriverError(f"{self._uri}: QEMU didn't run {what} within {6 * least:g} s, emulated; nothing runs there.")
+            raise DriverError(f"{self._uri}: QEMU didn't run {what} within {6 * least:g} s, even with emulation.")
         limit = max(least, 4 * emulated)
         if await self._probe("kvm", limit) is None:
             return "qemu", f"emulation: KVM didn't run {what} within {limit:.0f} s"
-        return "kvm", f"KVM, which ran {what}"
+        return "kvm", f"KVM, tested with {what}"
 
     async def _probe(self, kind: str, limit: float) -> float | None:
         """
-        Run a domain that ends by itself if its CPU works.
+        Run a test domain, which ends by itself if its CPU works.
 
         @param limit: in seconds.
-        @return: the seconds that it ran; C{None} when it failed or didn't end.
+        @return: how long it ran, in seconds; C{None} if it failed or didn't end.
         """
         name = f"{PROBE_PREFIX}{uuids.uuid4()}"
         options = self._options
@@ -151,13 +151,13 @@ class KvmConnection(
                     raise
                 return None
 
-        domain = await self._call(f"proof of {kind}", begin)
+        domain = await self._call(f"test of {kind}", begin)
         if domain is None:
             return None
         began = self._seconds()
         try:
             while True:
-                going = await self._call(f"proof of {kind}", _do_goes_on, domain)
+                going = await self._call(f"test of {kind}", _do_goes_on, domain)
                 took = self._seconds() - began
                 if going is not True:
                     return took if going is None else None
@@ -165,14 +165,14 @@ class KvmConnection(
                     return None
                 await self._wait(PROBE_POLL)
         finally:
-            # Also when the waiting is cancelled; not awaited then, for a cancelled coroutine should end.
-            removing = Deferred.fromCoroutine(self._call("end of the proof", _do_remove, domain))
+            # Also when the test is cancelled, but then without waiting, because a cancelled coroutine should end.
+            removing = Deferred.fromCoroutine(self._call("end of the test", _do_remove, domain))
             removing.addErrback(lambda failure: failure.trap(DriverError, CancelledError))
             await removing
 
 
 def _do_goes_on(domain: Any) -> bool | None:
-    """Whether a probe runs: C{None} when it has ended by itself, false when it got stuck."""
+    """Whether a test domain runs. C{None}: it has ended by itself; false: it got stuck."""
     try:
         state, _ = domain.state()
     except libvirt.libvirtError as error:
@@ -206,35 +206,35 @@ class KvmDriver:
     summary = "QEMU/KVM hosts through libvirt"
     connection = KvmConnection
     options = Struct(
-        "how a KVM host is used",
+        "settings of a KVM host",
         {
             "accelerator": Choice(
-                "what runs the guests; auto takes KVM if it is proven to run one, else emulation",
+                "what runs the guests; auto uses KVM if a test guest runs on it, else emulation; default: auto",
                 choices=("auto", "kvm", "emulate"),
             ),
             "machine": Text(
-                "QEMU's machine type, pc if not given", longest=64, pattern=r"[a-z][a-z0-9.-]{0,63}", rule="e.g. pc or q35"
+                "QEMU's machine type; default: pc", longest=64, pattern=r"[a-z][a-z0-9.-]{0,63}", rule="e.g. pc or q35"
             ),
             "pool": Text(
-                "the storage pool that pool_path makes, default if not given",
+                'name of the storage pool at pool_path; if not given, it is "default"',
                 longest=63,
                 pattern=NAME_PATTERN,
                 rule="letters, digits, dots, dashes and underscores",
             ),
-            "pool_path": _path("a directory to be a storage pool, made if it isn't there"),
+            "pool_path": _path("a directory to use as a storage pool; it is created if it doesn't exist"),
             "raw_disks": Bool(
-                "whether new disks may be raw, true if not given; what a guest writes onto one can make libvirt open files "
-                "of the host's"
+                "whether new disks can be raw; default: true; what a guest writes to a raw disk can make libvirt open files "
+                "of the host"
             ),
-            "console_log_dir": _path("a directory that gets what each guest's serial console says, in UUID.log"),
+            "console_log_dir": _path("a directory for the output of each guest's serial console, in UUID.log"),
             "migration_uri": Text(
-                "where other hosts send the guests that come here live; its host's own name if not given",
+                "where other hosts send running guests that move here; default: the host's own name",
                 longest=1024,
                 pattern=MIGRATION_URI,
                 rule="tcp://HOST, tcp://HOST:PORT or, for hosts on one machine, unix:///DIRECTORY",
             ),
-            "probe_kernel": _path("a Linux kernel, for auto to prove KVM by: stronger than the firmware alone"),
-            "probe_initrd": _path("an initrd for probe_kernel, if that needs one to panic"),
+            "probe_kernel": _path("a Linux kernel with which auto tests KVM; a stronger test than the firmware alone"),
+            "probe_initrd": _path("an initrd for probe_kernel, if that needs one to run to its panic"),
         },
     )
 

@@ -1,4 +1,4 @@
-"""Domains that somebody else made, as FluidVM would define them, and the volumes of their disks."""
+"""Descriptions of domains that somebody else created, as FluidVM would define them, and the volumes of their disks."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _NONE = (libvirt.VIR_ERR_NO_STORAGE_POOL, libvirt.VIR_ERR_NO_STORAGE_VOL)
 
 @implementer(IAdoption)
 class LibvirtAdoption(LibvirtDisks):
-    """A host whose domains can be taken over."""
+    """A host whose domains can be adopted."""
 
     @verb
     async def get_spec(self, uuid: str) -> DomainSpec:
@@ -28,7 +28,9 @@ class LibvirtAdoption(LibvirtDisks):
     def _do_get_spec(self, uuid: str, machine: str) -> DomainSpec:
         domain = self._do_find(uuid)
         if not domain.isPersistent():
-            raise Unsupported(f"Domain {domain.name()} can't be taken over: the host forgets it when it stops.")
+            raise Unsupported(
+                f"Domain {domain.name()} can't be taken over: it is transient, so the host removes it when it stops."
+            )
         return read_spec(domain.XMLDesc(libvirt.VIR_DOMAIN_XML_INACTIVE), machine, bool(domain.autostart()))
 
     @verb
@@ -42,8 +44,8 @@ class LibvirtAdoption(LibvirtDisks):
             volume = self._connection.storageVolLookupByPath(path)
             return checked(self._connection, pool.name(), volume, format)
         except WrongState as error:
-            raise Unsupported(f"{path} hasn't the format {format} that the domain has it with.") from error
+            raise Unsupported(f"{path} doesn't have format {format}, which the domain's definition gives it.") from error
         except libvirt.libvirtError as error:
             if code_of(error) in _NONE:
-                raise NoSuchThing(f"{path} is a volume of no storage pool of the host's.") from error
+                raise NoSuchThing(f"{path} isn't in a storage pool of the host.") from error
             raise

@@ -1,9 +1,9 @@
 """
-Volumes' files as bytes, through libvirt's streams.
+Reading and writing the files of volumes as bytes, through libvirt's streams.
 
-libvirt looks at the heads of a pool's files and believes them: what a guest has written onto a raw volume decides which
-format, size and backing file libvirt thinks that it has. What is here goes by the file's bytes alone; libvirt's streams open
-the file as it is, and run no C{qemu-img}.
+libvirt reads the headers of a pool's files and trusts them: what a guest has written to a raw volume determines which
+format, size and backing file libvirt believes it has. This module uses the file's bytes alone; libvirt's streams open the
+file as it is, and don't run C{qemu-img}.
 """
 
 from __future__ import annotations
@@ -17,19 +17,19 @@ import libvirt
 from fluidvm.driver import DriverError, WrongState
 
 CHUNK = 256 * 1024
-"""Bytes that go through the server in one piece: what libvirt puts into one message."""
+"""Bytes that pass through the server in one piece: the size of libvirt's messages."""
 HOLE = -3
-"""What C{recvFlags} answers where the volume has a hole."""
+"""The result of C{recvFlags} at a hole in the volume."""
 LONGEST = 2**63 - 1
-"""The most bytes that a file can have."""
+"""Maximum size of a file in bytes."""
 
 
 class Copying:
     """
-    How far the copying of volumes is: written by the thread that copies, read by the reactor.
+    The progress of copying volumes: written by the thread that copies, read by the reactor's thread.
 
-    @ivar total: bytes that are to be copied; holes aren't.
-    @ivar stop: set: the thread leaves off.
+    @ivar total: bytes to copy, without holes.
+    @ivar stop: set to stop the thread.
     """
 
     def __init__(self) -> None:
@@ -39,7 +39,7 @@ class Copying:
 
     @property
     def percentage(self) -> int:
-        """0 to 99."""
+        """Percentage, 0 to 99."""
         return min(99, 100 * self.done // self.total) if self.total else 0
 
 
@@ -52,7 +52,7 @@ def file_size(connection: Any, volume: Any) -> int:
     try:
         return int(volume.infoFlags(libvirt.VIR_STORAGE_VOL_GET_PHYSICAL)[2])
     except libvirt.libvirtError:
-        # What is in it makes libvirt fail (a QED head with a backing file does): look for the end by bytes that are there.
+        # libvirt fails because of its contents (such as a QED header with a backing file): find the end by reading bytes.
         if not _has_byte(connection, volume, 0):
             return 0
     low, high = 1, 2
@@ -68,7 +68,7 @@ def file_size(connection: Any, volume: Any) -> int:
 
 
 def allocated(volume: Any) -> int:
-    """Tell how many bytes of its file aren't holes; 0 where libvirt can't; blocks."""
+    """Count the bytes of a file that aren't holes; 0 if libvirt can't; blocks."""
     try:
         return int(volume.info()[2])
     except libvirt.libvirtError:
@@ -80,7 +80,7 @@ def _has_byte(connection: Any, volume: Any, offset: int) -> bool:
 
 
 def read(connection: Any, volume: Any, offset: int, length: int) -> bytes:
-    """Read a piece of a volume's file, which may end before; blocks."""
+    """Read a piece of a volume's file, shorter if the file ends; blocks."""
     stream = connection.newStream()
     found = bytearray()
     try:
@@ -96,7 +96,7 @@ def read(connection: Any, volume: Any, offset: int, length: int) -> bytes:
 
 
 def write(connection: Any, volume: Any, offset: int, data: bytes) -> None:
-    """Write a piece of a volume's file, which grows with it; blocks."""
+    """Write a piece of a volume's file, which grows if needed; blocks."""
     stream = connection.newStream()
     try:
         volume.upload(stream, offset, len(data))
@@ -112,13 +112,13 @@ def write(connection: Any, volume: Any, offset: int, data: bytes) -> None:
 
 def grow(connection: Any, volume: Any, size: int) -> None:
     """
-    Make a raw volume's file longer by a hole; blocks.
+    Extend a raw volume's file by a hole; blocks.
 
-    By its last byte, because resizing goes by the format that libvirt thinks that the volume has: C{qemu-img} would then
-    open whatever files a head names that a guest has written.
+    This writes the last byte. libvirt's own resizing uses the format that libvirt believes the volume has: C{qemu-img} would
+    then open any file that is named in a header which a guest has written.
 
-    @param size: bytes, more than it has.
-    @raise DriverError: it isn't as long afterwards.
+    @param size: the new size in bytes, more than the old one.
+    @raise DriverError: the file doesn't have this size afterwards.
     """
     write(connection, volume, size - 1, b"\0")
     there = file_size(connection, volume)
@@ -128,7 +128,7 @@ def grow(connection: Any, volume: Any, size: int) -> None:
 
 def copy(down: Any, source: Any, up: Any, target: Any, copying: Copying) -> None:
     """
-    Copy a volume's file, with its holes, onto a new one; blocks.
+    Copy a volume's file, with its holes, to a new volume; blocks.
 
     @param down: a new stream of the source's connection; C{up}: of the target's.
     @see: U{https://libvirt.org/html/libvirt-libvirt-stream.html}
@@ -159,9 +159,9 @@ def copy(down: Any, source: Any, up: Any, target: Any, copying: Copying) -> None
 
 def mistaken(volume: Any) -> bool:
     """
-    Tell whether libvirt takes a file for something that it isn't: a directory of Virtuozzo's (ploop); blocks.
+    Tell whether libvirt mistakes a file for a Virtuozzo image (ploop), which is a directory; blocks.
 
-    It does so by the file's first bytes, and then looks for other files below it. There is no way around.
+    libvirt decides that by the file's first bytes, and then looks for other files below it. There is no way to avoid this.
     """
     try:
         return bool(volume.info()[0] == libvirt.VIR_STORAGE_VOL_PLOOP)
@@ -172,15 +172,15 @@ def mistaken(volume: Any) -> bool:
 def _refuse_mistaken(volume: Any) -> None:
     if mistaken(volume):
         raise WrongState(
-            f"Volume {volume.name()} begins as Virtuozzo's images do, and libvirt takes it for one; start a domain that has "
-            "it, and have its guest write something else there."
+            f"Volume {volume.name()} begins like a Virtuozzo image, and libvirt treats it as one; start a domain that "
+            "uses it, and overwrite the beginning of the disk in its guest."
         )
 
 
 def abort(streams: Sequence[Any]) -> None:
-    """End streams in the middle."""
+    """Abort streams."""
     for stream in streams:
         try:
             stream.abort()
         except libvirt.libvirtError:
-            continue  # one that failed or hadn't begun has nothing to abort
+            continue  # a stream that failed or hasn't begun can't be aborted

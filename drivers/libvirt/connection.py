@@ -30,13 +30,13 @@ T = TypeVar("T")
 C = TypeVar("C")
 
 LogIn = Callable[[], tuple[str, str]]
-"""Gives a user's name and password for a host that asks for them (SASL); it may block."""
+"""Returns a user name and a password for a host that requires them (SASL); it may block."""
 
 KEEPALIVE = (5, 3)
-"""Seconds between keep-alive messages, and how many may stay unanswered: a dead host is found within 20 s."""
+"""Seconds between keep-alive messages, and how many can stay unanswered: a dead host is detected within 20 s."""
 
 POLL = 0.25
-"""Seconds between looks at something that a guest does by and by."""
+"""Polling interval in seconds for operations that a guest carries out gradually."""
 
 _STATES = {
     libvirt.VIR_DOMAIN_NOSTATE: DomainState.RUNNING,
@@ -48,7 +48,7 @@ _STATES = {
     libvirt.VIR_DOMAIN_SHUTOFF: DomainState.STOPPED,
     libvirt.VIR_DOMAIN_CRASHED: DomainState.CRASHED,
 }
-# An event that isn't here doesn't tell the state.
+# Other events don't determine the state.
 _EVENTS = {
     libvirt.VIR_DOMAIN_EVENT_STARTED: DomainState.RUNNING,
     libvirt.VIR_DOMAIN_EVENT_SUSPENDED: DomainState.PAUSED,
@@ -58,7 +58,7 @@ _EVENTS = {
     libvirt.VIR_DOMAIN_EVENT_CRASHED: DomainState.CRASHED,
 }
 _LOSSES = {
-    libvirt.VIR_CONNECT_CLOSE_REASON_ERROR: "the connection broke",
+    libvirt.VIR_CONNECT_CLOSE_REASON_ERROR: "the connection failed",
     libvirt.VIR_CONNECT_CLOSE_REASON_EOF: "the host closed the connection",
     libvirt.VIR_CONNECT_CLOSE_REASON_KEEPALIVE: "the host stopped answering",
     libvirt.VIR_CONNECT_CLOSE_REASON_CLIENT: "the connection was closed",
@@ -68,7 +68,7 @@ _LOSSES = {
 def verb(
     method: Callable[Concatenate[C, P], Coroutine[Any, Any, T]],
 ) -> Callable[Concatenate[C, P], Deferred[T]]:
-    """Make an C{async} method give a Deferred, as the interfaces promise: it begins at once, awaited or not."""
+    """Decorator: an C{async} method returns a Deferred, as the interfaces require, and begins at once, awaited or not."""
 
     @functools.wraps(method)
     def wrapper(self: C, /, *args: P.args, **kwargs: P.kwargs) -> Deferred[T]:
@@ -81,10 +81,10 @@ def check_uri(address: str, default: str, drivers: Sequence[str]) -> str:
     """
     Check a libvirt URI without opening it.
 
-    @param default: what an empty address means.
-    @param drivers: the schemes that may stand before the transport: C{qemu}.
+    @param default: the URI for an empty address.
+    @param drivers: the allowed schemes, without the transport: C{qemu}.
     @return: the URI to open.
-    @raise ValueError: in words that say what a URI looks like.
+    @raise ValueError: its text says what a URI looks like.
     @see: U{https://libvirt.org/uri.html}
     """
     if not address:
@@ -95,28 +95,28 @@ def check_uri(address: str, default: str, drivers: Sequence[str]) -> str:
         parts = urlsplit(address)
         _ = parts.port
     except ValueError as error:
-        raise ValueError(f"no libvirt URI ({error}): {example}") from None
+        raise ValueError(f"not a valid libvirt URI ({error}): {example}") from None
     if parts.scheme not in schemes:
-        raise ValueError(f"a libvirt URI begins with one of {', '.join(schemes)}: {example}")
+        raise ValueError(f"a libvirt URI must begin with one of {', '.join(schemes)}: {example}")
     if parts.path not in ("/system", "/session"):
-        raise ValueError(f"a libvirt URI's path is /system or /session: {example}")
+        raise ValueError(f"a libvirt URI's path must be /system or /session: {example}")
     if parts.scheme.endswith(("+tcp", "+tls", "+ssh")) and not parts.hostname:
-        raise ValueError(f"this transport wants a host's name: {example}")
+        raise ValueError(f"this transport requires a host name: {example}")
     if (parts.hostname is not None and parts.hostname.startswith("-")) or any(c.isspace() for c in address):
-        raise ValueError(f"no host has such a name: {example}")
+        raise ValueError(f"the host name is not valid: {example}")
     if parts.scheme.endswith("+ssh") and "no_tty=" not in parts.query:
-        # A server has nobody to ask for a password: a host that wants one is refused at once.
+        # A server can't ask for a password: a host that requires one is refused at once.
         return address + ("&" if parts.query else "?") + "no_tty=1"
     return address
 
 
 def do_open(uri: str, log_in: LogIn | None, keepalive: tuple[int, int] = KEEPALIVE) -> Any:
     """
-    Open a libvirt connection, kept alive; blocks.
+    Open a libvirt connection with keep-alive messages; blocks.
 
     @param keepalive: as L{KEEPALIVE}.
     @return: C{libvirt.virConnect}.
-    @raise libvirt.libvirtError: it can't be had.
+    @raise libvirt.libvirtError: it can't be opened.
     @raise DriverError: C{log_in} fails.
     """
     ensure_loop()
@@ -131,11 +131,11 @@ def do_open(uri: str, log_in: LogIn | None, keepalive: tuple[int, int] = KEEPALI
 
 async def open_connection(uri: str, host: DriverHost, log_in: LogIn | None = None) -> Any:
     """
-    Open a libvirt connection, kept alive.
+    Open a libvirt connection with keep-alive messages.
 
-    @return: C{libvirt.virConnect}. When the waiting is cancelled the connection is closed as soon as it is there.
+    @return: C{libvirt.virConnect}. If this is cancelled, the connection is closed as soon as it is open.
     @raise Unreachable: the host doesn't answer.
-    @raise DriverError: it refuses.
+    @raise DriverError: the host refuses the connection.
     """
     abandoned = threading.Event()
 
@@ -156,12 +156,12 @@ async def open_connection(uri: str, host: DriverHost, log_in: LogIn | None = Non
 
 
 def _authentication(user: str, password: str) -> list[Any]:
-    """What C{libvirt.openAuth} asks when a host wants to know who comes."""
+    """Create the credentials argument of C{libvirt.openAuth} for a host that requires a login."""
     names = (libvirt.VIR_CRED_AUTHNAME, libvirt.VIR_CRED_USERNAME)
 
     def answer(questions: list[list[Any]], _opaque: Any) -> int:
         for question in questions:
-            # Type, prompt, challenge, default, and room for the answer.
+            # Type, prompt, challenge, default, and a place for the answer.
             question[4] = user if question[0] in names else password
         return 0
 
@@ -171,10 +171,10 @@ def _authentication(user: str, password: str) -> list[Any]:
 @implementer(IEvents)
 class LibvirtConnection:
     """
-    A host: the way to it, and what it tells.
+    A host: its connection and its events.
 
     @param connection: from L{open_connection}.
-    @param uri: what it was opened with.
+    @param uri: the URI with which it was opened.
     @param options: the node's.
     @param log_in: how further connections are opened, as this one was.
     """
@@ -202,7 +202,7 @@ class LibvirtConnection:
 
     @verb
     async def prepare(self) -> None:
-        """Follow the host's events and its end. Call it once, before anything else."""
+        """Register for the host's events and for the end of the connection. Call it once, before anything else."""
         await self._call("events", self._do_prepare)
 
     def _do_prepare(self) -> None:
@@ -227,7 +227,7 @@ class LibvirtConnection:
             try:
                 undo()
             except libvirt.libvirtError:
-                # A dead connection refuses each of these; what they undo is dead with it.
+                # A dead connection refuses each of these calls, but they aren't needed then.
                 continue
 
     def on_lost(self, callback: Callable[[str], None]) -> None:
@@ -236,7 +236,7 @@ class LibvirtConnection:
             callback(self._lost_reason)
 
     def _closed_behind_us(self, _connection: Any, reason: int, _opaque: Any) -> None:
-        self._host.call_in_reactor(self._lose, f"{self._uri}: {_LOSSES.get(reason, 'the connection is gone')}.")
+        self._host.call_in_reactor(self._lose, f"{self._uri}: {_LOSSES.get(reason, 'the connection was lost')}.")
 
     def _lose(self, reason: str) -> None:
         if self._closed or self._lost_reason is not None:
@@ -247,14 +247,14 @@ class LibvirtConnection:
 
     async def _call(self, subject: str, function: Callable[..., T], *args: Any) -> T:
         """
-        Call a blocking function, with libvirt's errors made the driver's.
+        Call a blocking function, and convert libvirt's errors to the driver's.
 
-        @param subject: what an error's sentence begins with.
+        @param subject: the beginning of an error's sentence.
         """
         return await self._call_in(self._host.run, subject, function, *args)
 
     async def _call_in(self, run: Callable[..., Deferred[T]], subject: str, function: Callable[..., T], *args: Any) -> T:
-        """As L{_call}, in the node's own thread or another: C{run} or C{run_long} of the L{DriverHost}."""
+        """Like L{_call}, with C{run} or C{run_long} of the L{DriverHost}."""
         if self._closed:
             raise Unreachable(f"{self._uri}: the connection is closed.")
         if self._lost_reason is not None:
@@ -283,10 +283,10 @@ class LibvirtConnection:
     def _seconds(self) -> float:
         return self._host.clock.seconds()
 
-    # Looking.
+    # Queries.
 
     def _hidden(self, domain: Any) -> bool:
-        """Whether a domain is none of anybody's: asks the host nothing."""
+        """Whether a domain is internal and never reported; doesn't query the host."""
         return bool(domain.name().startswith((PROBE_PREFIX, KEEPER_PREFIX)))
 
     def _do_find(self, uuid: str) -> Any:
@@ -294,7 +294,7 @@ class LibvirtConnection:
             return self._connection.lookupByUUIDString(uuid)
         except libvirt.libvirtError as error:
             if code_of(error) in (libvirt.VIR_ERR_INVALID_ARG, libvirt.VIR_ERR_NO_DOMAIN):
-                raise NoSuchThing(f"The host knows no domain {uuid}.") from error
+                raise NoSuchThing(f"The host has no domain {uuid}.") from error
             raise
 
     def _do_state(self, domain: Any) -> DomainState:
@@ -316,7 +316,7 @@ class LibvirtConnection:
         self._subscribers.append(callback)
 
     def _lifecycle(self, _connection: Any, domain: Any, event: int, detail: int, _opaque: Any) -> None:
-        # In the event loop's thread: only what needs no call to the host, which would wait for this very thread.
+        # This runs in the event loop's thread: it must not call the host, because the call would wait for this thread.
         if not self._hidden(domain):
             self._host.call_in_reactor(self._happened, domain.UUIDString(), event, detail)
 
@@ -326,7 +326,7 @@ class LibvirtConnection:
         seen = self._events_seen[uuid] = self._events_seen.get(uuid, 0) + 1
         state = _EVENTS.get(event)
         if event == libvirt.VIR_DOMAIN_EVENT_STOPPED:
-            # Of a domain that was only running, nothing is left; of the others this is known at once.
+            # A domain that was only running no longer exists; for the others the state is known at once.
             state = DomainState.SAVED if detail == libvirt.VIR_DOMAIN_EVENT_STOPPED_SAVED else DomainState.STOPPED
             if detail == libvirt.VIR_DOMAIN_EVENT_STOPPED_CRASHED:
                 state = DomainState.CRASHED
@@ -334,7 +334,9 @@ class LibvirtConnection:
             self._tell(uuid, state)
         if state is None or event == libvirt.VIR_DOMAIN_EVENT_STOPPED:
             looking = Deferred.fromCoroutine(self._look(uuid, seen))
-            looking.addErrback(lambda failure: self._log.failure("Looking at domain {uuid} failed", failure, uuid=uuid))
+            looking.addErrback(
+                lambda failure: self._log.failure("Reading the state of domain {uuid} failed", failure, uuid=uuid)
+            )
 
     async def _look(self, uuid: str, seen: int) -> None:
         try:
@@ -345,7 +347,7 @@ class LibvirtConnection:
             state = None
         except DriverError:
             return
-        # What has happened since then is newer than this look.
+        # Events since then are newer than this result.
         if self._events_seen.get(uuid) == seen and (uuid not in self._told or self._told[uuid] is not state):
             self._tell(uuid, state)
 
@@ -362,5 +364,5 @@ class LibvirtConnection:
 
 
 def dotted(number: int) -> str:
-    """A version as libvirt writes it: 1,000,000 * major + 1,000 * minor + release."""
+    """Format a version number of libvirt: 1,000,000 * major + 1,000 * minor + release."""
     return f"{number // 1_000_000}.{number // 1000 % 1000}.{number % 1000}"

@@ -1,7 +1,7 @@
 """
-Domains' consoles, through libvirt: serial ones by streams, VNC by a socket that libvirtd hands over.
+Consoles of domains, through libvirt: serial consoles by streams, VNC by a socket that libvirtd hands over.
 
-A stream whose bytes the guest doesn't take holds up all that goes over its connection, so that each has one of its own.
+A stream whose bytes the guest doesn't read blocks everything else on its connection, so each stream has its own.
 """
 
 from __future__ import annotations
@@ -28,22 +28,22 @@ from fluidvm.drivers.libvirt.stream import StreamTransport
 
 MOST_SERIAL = 100
 """
-Serial consoles of one node at a time. Each has a connection to its libvirtd (which takes 5,000 by default, C{max_clients})
-and a thread here; over SSH, a process on either side.
+Maximum number of open serial consoles of one node. Each has a connection to its libvirtd (which accepts 5,000 by default,
+C{max_clients}) and a thread here; over SSH, also a process on either side.
 """
 OPEN_SECONDS = 30.0
-"""Seconds that a console's connection may take to be there: a libvirtd that has too many keeps the next ones waiting."""
+"""Time-out in seconds for opening a console's connection: a libvirtd with too many connections lets new ones wait."""
 KEEPALIVE = (30, 5)
 """
-As L{fluidvm.drivers.libvirt.connection.KEEPALIVE}, of a console's connection. libvirtd answers nothing there while its guest
-takes nothing: the server ends such a console after 120 s, and the connection ends after 180 s. That the host is gone is
-noticed by the node's own connection.
+Like L{fluidvm.drivers.libvirt.connection.KEEPALIVE}, for a console's connection. libvirtd doesn't answer on it while the
+guest reads nothing: the server ends such a console after 120 s, and the connection ends after 180 s. The node's own
+connection detects that a host is lost.
 """
 LOST = "The console's connection to its host has ended."
 
 
 class LibvirtConsoles(LibvirtDomains):
-    """What all consoles share: they end with the connection to their host."""
+    """Base class for consoles, which end with the connection to their host."""
 
     def __init__(self, *args: Any) -> None:
         super().__init__(*args)
@@ -52,7 +52,7 @@ class LibvirtConsoles(LibvirtDomains):
 
     def _end_consoles(self) -> None:
         for transport in list(self._consoles):
-            # What a guest doesn't take mustn't keep them.
+            # They must end even if a guest doesn't read its input.
             transport.abortConnection()
 
     @verb
@@ -62,19 +62,19 @@ class LibvirtConsoles(LibvirtDomains):
 
     def _do_look(self, uuid: str) -> tuple[Any, ElementTree.Element]:
         """
-        Give a domain that runs, and its definition; blocks.
+        Get a running domain and its definition; blocks.
 
-        @raise WrongState: it doesn't run.
+        @raise WrongState: it isn't running.
         """
         domain = self._do_find(uuid)
         state = self._do_state(domain)
         if state not in (DomainState.RUNNING, DomainState.PAUSED) or not domain.isActive():
-            raise WrongState(f"Domain {domain.name()} is {state}; it has a console when it runs.")
+            raise WrongState(f"Domain {domain.name()} is {state}; it has a console only while it is running or paused.")
         # libvirtd is trusted: it is root on that host.
         return domain, ElementTree.fromstring(domain.XMLDesc(0))  # noqa: S314
 
     def _check_open(self) -> None:
-        """@raise Unreachable: the connection has ended meanwhile, and nobody would end a console that is opened now."""
+        """@raise Unreachable: the connection has been closed meanwhile, so that nothing would close a console opened now."""
         if self._closed or self._lost_reason is not None:
             raise Unreachable(self._lost_reason or f"{self._uri}: the connection is closed.")
 
@@ -99,7 +99,7 @@ class LibvirtSerial(LibvirtConsoles):
         except TimeoutError:
             side.end()
             raise DriverError(
-                f"Compute node {self._host.node} gave no connection for the {subject} within {OPEN_SECONDS:g} s: "
+                f"Compute node {self._host.node} accepted no connection for the {subject} within {OPEN_SECONDS:g} s: "
                 "close other consoles, or raise max_clients in its libvirtd.conf."
             ) from None
         except (DriverError, CancelledError):
@@ -117,16 +117,16 @@ class LibvirtSerial(LibvirtConsoles):
         """@raise DriverError: there are too many."""
         if len(self._sides) >= MOST_SERIAL:
             raise DriverError(
-                f"Compute node {self._host.node} has {MOST_SERIAL} serial consoles open already: close one of them."
+                f"Compute node {self._host.node} already has {MOST_SERIAL} open serial consoles: close one of them."
             )
         side = SideConnection(self._uri, self._log_in, self._host, "a serial console", keepalive=KEEPALIVE)
         self._sides.add(side)
-        # Until then it may hold a thread and a connection, though nobody looks at the console any more.
+        # Until then it may use a thread and a connection, though the console has no viewer anymore.
         side.over.addCallback(lambda _: self._sides.discard(side))
         return side
 
     def _do_open_serial(self, side: SideConnection, subject: str, uuid: str) -> StreamTransport:
-        """In the connection's own thread, where what is left is undone by L{SideConnection.end}."""
+        """Runs in the connection's own thread. L{SideConnection.end} cleans up what is left."""
         connection = side.do_connection()
         try:
             domain = connection.lookupByUUIDString(uuid)
@@ -134,18 +134,18 @@ class LibvirtSerial(LibvirtConsoles):
             transport = StreamTransport(stream, side, self._host)
             connection.registerCloseCallback(lambda *_: self._host.call_in_reactor(transport.end, LOST), None)
             side.before_close.append(connection.unregisterCloseCallback)
-            # Who comes later takes it, as by "virsh console --force": the former may be a window that nobody looks at.
+            # The latest viewer takes over, as with "virsh console --force": the previous one may be an abandoned window.
             domain.openConsole(None, stream, libvirt.VIR_DOMAIN_CONSOLE_FORCE)
             transport.follow()
         except libvirt.libvirtError as error:
             told = translate(error, subject, True)
-            # The node's own connection is another one: this one's loss says nothing about it.
+            # The loss of this connection says nothing about the node's own connection.
             raise DriverError(str(told)) if isinstance(told, Unreachable) else told from None
         return transport
 
 
 class _Descriptor:
-    """A screen's socket, before a viewer has it."""
+    """A VNC socket that isn't connected to a viewer yet."""
 
     def __init__(self, number: int) -> None:
         self.number = number
@@ -156,7 +156,7 @@ class _Descriptor:
 
 @implementer(IVncConsole)
 class LibvirtVnc(LibvirtConsoles):
-    """A host whose domains have screens for VNC, where libvirtd is on this machine: a socket is handed over by no other."""
+    """A host whose domains have VNC screens. Only a libvirtd on the server's own machine can hand over their sockets."""
 
     @verb
     async def open_vnc(self, uuid: str, viewer: Any) -> None:
@@ -169,7 +169,7 @@ class LibvirtVnc(LibvirtConsoles):
         try:
             self._check_open()
             factory = Factory.forProtocol(lambda: viewer)
-            # It takes a copy of the descriptor.
+            # The reactor uses a copy of the descriptor.
             self._host.reactor.adoptStreamConnection(descriptor.number, socket.AF_UNIX, factory)
         finally:
             descriptor.close()
@@ -179,10 +179,10 @@ class LibvirtVnc(LibvirtConsoles):
         domain, description = self._do_look(uuid)
         kinds = [graphics.get("type") for graphics in description.iterfind("devices/graphics")]
         if "vnc" not in kinds:
-            raise Unsupported(f"Domain {domain.name()} has no screen for VNC; made anew, it has.")
+            raise Unsupported(f"Domain {domain.name()} has no VNC screen; it gets one if it is created again.")
         if not self._local:
-            raise Unsupported("A screen's connection can be had from a libvirtd on the server's own machine alone.")
-        # Whoever comes here has been let in by the server.
+            raise Unsupported("A VNC screen can be opened only through a libvirtd on the server's own machine.")
+        # The server has already checked the viewer's permission.
         flags = libvirt.VIR_DOMAIN_OPEN_GRAPHICS_SKIPAUTH
         descriptor = _Descriptor(domain.openGraphicsFD(kinds.index("vnc"), flags))
         if abandoned.is_set():

@@ -1,4 +1,4 @@
-"""Volumes in libvirt's storage pools, and domains that get and lose them as disks."""
+"""Volumes in libvirt's storage pools, and attaching them to domains as disks."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ from fluidvm.drivers.libvirt.errors import code_of
 
 MIB = 2**20
 LET_GO = 15.0
-"""Seconds that a guest has to let go of a disk."""
+"""Seconds in which a guest must release a disk."""
 
 _LIVE = libvirt.VIR_DOMAIN_AFFECT_LIVE
 _CONFIG = libvirt.VIR_DOMAIN_AFFECT_CONFIG
@@ -52,15 +52,15 @@ class LibvirtDisks(LibvirtDomains):
     formats: tuple[str, ...] = ("qcow2", "raw")
 
     def _disk_xml(self, disk: DomainDisk) -> str:
-        """A disk's definition, for here."""
+        """A disk's definition for this hypervisor."""
         return disk_xml(disk)
 
     async def ensure_pool(self, name: str, path: str) -> None:
         """
-        Make a directory a storage pool, unless it is one, and start it.
+        Create a storage pool for a directory, unless it exists, and start it.
 
         @param path: absolute path on the host.
-        @raise DriverError: a pool of that name is elsewhere.
+        @raise DriverError: a pool of that name has another directory.
         """
         await self._call(f"storage pool {name}", self._do_ensure_pool, name, path)
 
@@ -88,11 +88,11 @@ class LibvirtDisks(LibvirtDomains):
             raise
         if not pool.isActive():
             pool.create()
-        # libvirt lists what it saw last; others write to pools as well.
+        # libvirt lists what it found last, but others write to pools as well.
         try:
             pool.refresh()
         except libvirt.libvirtError as error:
-            # While a volume is being copied libvirt looks at nothing anew, and says so by no code of its own.
+            # While a volume is being copied libvirt doesn't refresh the pool, and has no specific error code for that.
             if code_of(error) != libvirt.VIR_ERR_INTERNAL_ERROR or not pool.isActive():
                 raise
         return pool
@@ -124,13 +124,13 @@ class LibvirtDisks(LibvirtDomains):
     @verb
     async def create_volume(self, pool: str, name: str, size: int, format: str, progress: Progress) -> Volume:
         if format not in self.formats:
-            raise Unsupported(f"Volume {name}: the format is one of {', '.join(self.formats)}, not {format}.")
+            raise Unsupported(f"Volume {name}: the format must be one of {', '.join(self.formats)}, not {format}.")
         subject = f"volume {name} in storage pool {pool}"
         there = await self._call(subject, self._do_has, pool, name)
         try:
             made = await self._call(subject, self._do_create, pool, name, size, format)
         except CancelledError:
-            # The host's thread makes it all the same; this comes after, in the same thread.
+            # The host's thread still creates it; this runs afterwards, in the same thread.
             if not there:
                 await self._call(subject, self._do_delete, pool, name)
             raise
@@ -145,7 +145,7 @@ class LibvirtDisks(LibvirtDomains):
         made = describe(self._connection, pool_name, volume, format)
         if (made.size, made.format) != (size, format):
             raise AlreadyThere(
-                f"Storage pool {pool_name} has a volume {name} already, of {made.size} MiB in format {made.format}."
+                f"Storage pool {pool_name} already has a volume {name}, of {made.size} MiB in format {made.format}."
             )
         return made
 
@@ -168,9 +168,9 @@ class LibvirtDisks(LibvirtDomains):
             self._do_unlink(volume)
 
     def _do_unlink(self, volume: Any) -> None:
-        """Remove the file of a volume that libvirt takes for a directory."""
+        """Remove the file of a volume that libvirt mistakes for a directory."""
         raise DriverError(
-            f"Volume {volume.name()} begins as Virtuozzo's images do, and libvirt takes it for one: remove {volume.path()} "
+            f"Volume {volume.name()} begins like a Virtuozzo image, and libvirt treats it as one: remove {volume.path()} "
             "on the host by hand."
         )
 
@@ -197,20 +197,24 @@ class LibvirtDisks(LibvirtDomains):
             if there is None:
                 flags |= flag
             elif there != disk:
-                raise AlreadyThere(f"Domain {described.name} has {there.path} as its disk {disk.target}.")
+                raise AlreadyThere(f"Domain {described.name} already has {there.path} as its disk {disk.target}.")
         if not flags:
             return
         if self._do_exists(disk.path) is False:
-            raise NoSuchThing(f"{disk.path} isn't on the host.")
+            raise NoSuchThing(f"{disk.path} doesn't exist on the host.")
         domain.attachDeviceFlags(self._disk_xml(disk), flags)
 
     def _do_changeable(self, uuid: str) -> Any:
         domain = self._do_find(uuid)
         state = self._do_state(domain)
         if state not in (DomainState.STOPPED, DomainState.RUNNING, DomainState.PAUSED) and domain.isActive():
-            raise WrongState(f"Domain {domain.name()} is {state}; its disks can be changed when it runs or is stopped.")
+            raise WrongState(
+                f"Domain {domain.name()} is {state}; its disks can be changed only while it is running or stopped."
+            )
         if state is DomainState.SAVED:
-            raise WrongState(f"Domain {domain.name()} is saved; its disks can be changed when it runs or is stopped.")
+            raise WrongState(
+                f"Domain {domain.name()} is saved; its disks can be changed only while it is running or stopped."
+            )
         return domain
 
     @verb
@@ -221,7 +225,7 @@ class LibvirtDisks(LibvirtDomains):
             while await self._call(subject, self._do_attached, uuid, target):
                 if self._seconds() >= deadline:
                     raise WrongState(
-                        f"The guest of domain {uuid} didn't let go of disk {target} within {LET_GO:g} s; stop it first."
+                        f"The guest of domain {uuid} didn't release disk {target} within {LET_GO:g} s; stop it first."
                     )
                 await self._wait()
         await self._call(subject, self._do_end_detach, uuid, target)
@@ -230,17 +234,17 @@ class LibvirtDisks(LibvirtDomains):
         return _find_disk(self._do_find(uuid).XMLDesc(0), target) is not None
 
     def _do_begin_detach(self, uuid: str, target: str) -> bool:
-        """Ask the guest to let go. Gives whether there is something to wait for."""
+        """Ask the guest to release the disk. Returns whether there is something to wait for."""
         domain = self._do_changeable(uuid)
         disk = _find_disk(domain.XMLDesc(0), target)
         if not domain.isActive() or disk is None:
             return False
         if self._do_state(domain) is not DomainState.RUNNING:
-            raise WrongState(f"Domain {domain.name()} is paused; its guest can let go of a disk when it runs.")
+            raise WrongState(f"Domain {domain.name()} is paused; its guest can release a disk only while it runs.")
         try:
             domain.detachDeviceFlags(self._disk_xml(disk), _LIVE)
         except libvirt.libvirtError as error:
-            # Asked before, and still being done: wait for that.
+            # An earlier request is still in progress: wait for it.
             if not self._alive() or not domain.isActive() or code_of(error) == libvirt.VIR_ERR_OPERATION_INVALID:
                 raise
             self._log.info("Domain {uuid}, disk {target}: {error}", uuid=uuid, target=target, error=error)
@@ -262,7 +266,7 @@ class LibvirtDisks(LibvirtDomains):
 
 
 def places(domain: Any) -> list[tuple[int, int]]:
-    """Where a domain's devices stand: the flag that changes them there, and the one that shows them."""
+    """The definitions of a domain that contain its devices: the flag to change each one, and the flag to read it."""
     places = []
     if domain.isActive():
         places.append((_LIVE, 0))
@@ -277,10 +281,10 @@ def _find_disk(definition: str, target: str) -> DomainDisk | None:
 
 def describe(connection: Any, pool: str, volume: Any, format: str) -> Volume:
     """
-    Tell a volume, of the format that it was made with; blocks.
+    Describe a volume by the format with which it was created; blocks.
 
-    Only where that isn't raw, and no guest can write its head, libvirt is asked what is in it. A volume that libvirt finds
-    to have another format is told as raw.
+    libvirt's view of its contents is used only if the format isn't raw, as guests can't write the header then. A volume in
+    which libvirt finds another format is reported as raw.
     """
     if format != "raw":
         try:
@@ -294,14 +298,14 @@ def describe(connection: Any, pool: str, volume: Any, format: str) -> Volume:
 
 def checked(connection: Any, pool: str, volume: Any, format: str) -> Volume:
     """
-    As L{describe}, of a volume that tools are to work on by its format; blocks.
+    Like L{describe}, for a volume that tools will process by its format; blocks.
 
-    @raise WrongState: it hasn't the format.
-    @raise Unsupported: it leads to another file.
+    @raise WrongState: it doesn't have this format.
+    @raise Unsupported: it refers to another file.
     """
     told = describe(connection, pool, volume, format)
     if told.format != format:
-        raise WrongState(f"Volume {told.name} was made with format {format}, and isn't {format} any more.")
+        raise WrongState(f"Volume {told.name} was created with format {format}, and no longer has it.")
     if format != "raw" and has_backing(volume.XMLDesc()):
-        raise Unsupported(f"Volume {told.name} leads to another file (a backing file); it has to stand alone.")
+        raise Unsupported(f"Volume {told.name} refers to another file (a backing file), which isn't allowed.")
     return told

@@ -16,16 +16,16 @@ from xml.etree.ElementTree import Element, SubElement
 from fluidvm.driver import DomainDisk, DomainInterface, DomainSpec, DriverError, Shares
 
 NAMESPACE = "https://fluidvm.org/xmlns/domain/1"
-"""Of the metadata element that marks FluidVM's own domains."""
+"""XML namespace of the metadata element that marks FluidVM's own domains."""
 
 PROBE_PREFIX = "fluidvm:probe:"
-"""What the names of the short-lived domains begin with that prove an accelerator: no VM's name holds a colon."""
+"""Prefix of the names of short-lived test domains: no VM's name contains a colon."""
 
 KEEPER_PREFIX = "fluidvm:volume:"
-"""What the names of the domains begin with that keep volumes' snapshots, and are never started; no VM's name has a colon."""
+"""Prefix of the names of domains that hold snapshots of volumes and are never started: no VM's name contains a colon."""
 
 _BOOT_DEVICES = {"disk": "hd", "network": "network", "cdrom": "cdrom"}
-# What XML 1.0 can't carry, in any spelling (https://www.w3.org/TR/xml/#charsets).
+# Characters that XML 1.0 can't represent, not even escaped (https://www.w3.org/TR/xml/#charsets).
 _NOT_XML = re.compile("[^\t\n\r\u0020-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
 _UNITS = {
     "b": 1,
@@ -50,11 +50,11 @@ ElementTree.register_namespace("fluidvm", NAMESPACE)
 @dataclass(frozen=True)
 class Platform:
     """
-    What a domain runs on; a hypervisor's own part of a definition.
+    The part of a definition that depends on the hypervisor.
 
     @ivar kind: libvirt's domain type: C{kvm}, C{qemu}.
     @ivar machine: QEMU's machine type.
-    @ivar console_log: absolute path of the file that gets what the serial console says; empty: none.
+    @ivar console_log: absolute path of the file for the output of the serial console; empty: none.
     """
 
     kind: str
@@ -64,7 +64,7 @@ class Platform:
 
 @dataclass(frozen=True)
 class Description:
-    """What a definition says. Memory in MiB."""
+    """The contents of a definition. Memory is in MiB."""
 
     uuid: str
     name: str
@@ -80,7 +80,7 @@ class Description:
 
 def _text(parent: Element, tag: str, text: str, **attributes: str) -> Element:
     if _NOT_XML.search(text):
-        raise DriverError(f"A domain's {tag} holds a character that its definition can't: {text!r}.")
+        raise DriverError(f"A domain's {tag} contains a character that isn't allowed in its definition: {text!r}.")
     element = SubElement(parent, tag, attributes)
     element.text = text
     return element
@@ -89,7 +89,9 @@ def _text(parent: Element, tag: str, text: str, **attributes: str) -> Element:
 def _attributes(parent: Element, tag: str, **attributes: str) -> Element:
     for name, text in attributes.items():
         if _NOT_XML.search(text):
-            raise DriverError(f"A domain's {tag} {name} holds a character that its definition can't: {text!r}.")
+            raise DriverError(
+                f"A domain's {tag} {name} contains a character that isn't allowed in its definition: {text!r}."
+            )
     return SubElement(parent, tag, attributes)
 
 
@@ -97,7 +99,7 @@ def _disk(parent: Element | None, disk: DomainDisk, shares: Shares | None = None
     element = Element("disk", type="file", device="disk")
     _attributes(element, "driver", name="qemu", type=disk.format)
     _attributes(element, "source", file=disk.path)
-    # The end of the chain: nobody looks into the file for what it may lead to.
+    # The end of the backing chain: the file isn't searched for a backing file.
     SubElement(element, "backingStore")
     _attributes(element, "target", dev=disk.target, bus="virtio")
     if shares is not None and (shares.disk_iops or shares.disk_mbps):
@@ -113,9 +115,9 @@ def _disk(parent: Element | None, disk: DomainDisk, shares: Shares | None = None
 
 def disk_xml(disk: DomainDisk) -> str:
     """
-    Write one disk, as attaching wants it.
+    Write one disk, in the form for attaching.
 
-    @raise DriverError: a value can't stand in XML.
+    @raise DriverError: a value can't be represented in XML.
     """
     return ElementTree.tostring(_disk(None, disk), encoding="unicode")
 
@@ -130,24 +132,24 @@ def _interface(interface: DomainInterface) -> Element:
 
 def interface_xml(interface: DomainInterface) -> str:
     """
-    Write one interface, as attaching wants it.
+    Write one interface, in the form for attaching.
 
-    @raise DriverError: a value can't stand in XML.
+    @raise DriverError: a value can't be represented in XML.
     """
     return ElementTree.tostring(_interface(interface), encoding="unicode")
 
 
 def begin_domain(spec: DomainSpec, kind: str) -> Element:
     """
-    Begin a definition: what is the same on every hypervisor.
+    Begin a definition with the parts that are the same on every hypervisor.
 
     @param kind: libvirt's domain type.
-    @raise DriverError: a value can't stand in XML, or the UUID is none.
+    @raise DriverError: a value can't be represented in XML, or the UUID isn't valid.
     """
     try:
         uuid = str(uuids.UUID(spec.uuid))
     except ValueError:
-        raise DriverError(f"{spec.uuid!r} is no UUID.") from None
+        raise DriverError(f"{spec.uuid!r} is not a valid UUID.") from None
     domain = Element("domain", type=kind)
     _text(domain, "name", spec.name)
     _text(domain, "uuid", uuid)
@@ -159,14 +161,14 @@ def begin_domain(spec: DomainSpec, kind: str) -> Element:
 
 
 def add_ends(domain: Element) -> None:
-    """Say what becomes of a domain when its guest ends."""
+    """Add what happens to a domain when its guest shuts down, reboots or crashes."""
     _text(domain, "on_poweroff", "destroy")
     _text(domain, "on_reboot", "restart")
     _text(domain, "on_crash", "destroy")
 
 
 def add_kernel(boot: Element, spec: DomainSpec) -> None:
-    """Say which kernel a domain boots, with what."""
+    """Add the kernel that a domain boots, its initrd and its command line."""
     _text(boot, "kernel", spec.boot.kernel)
     if spec.boot.initrd:
         _text(boot, "initrd", spec.boot.initrd)
@@ -178,7 +180,7 @@ def domain_xml(spec: DomainSpec, platform: Platform) -> str:
     """
     Write a definition.
 
-    @raise DriverError: a value can't stand in XML, or the UUID is none.
+    @raise DriverError: a value can't be represented in XML, or the UUID isn't valid.
     """
     domain = begin_domain(spec, platform.kind)
     if spec.shares.cpu_shares != Shares.cpu_shares:
@@ -191,7 +193,7 @@ def domain_xml(spec: DomainSpec, platform: Platform) -> str:
     devices = SubElement(domain, "devices")
     SubElement(devices, "controller", type="usb", model="none")
     if "q35" in platform.machine:
-        # Nothing can be plugged into PCI Express's root itself; each hot-plugged device wants a port that is there.
+        # Nothing can be plugged into the PCI Express root itself: each hot-plugged device needs an existing port.
         SubElement(devices, "controller", type="pci", model="pcie-root")
         for _ in range(len(spec.disks) + len(spec.interfaces) + 17):
             SubElement(devices, "controller", type="pci", model="pcie-root-port")
@@ -203,10 +205,10 @@ def domain_xml(spec: DomainSpec, platform: Platform) -> str:
     if platform.console_log:
         _attributes(serial, "log", file=platform.console_log, append="on")
     SubElement(serial, "target", port="0")
-    # QEMU's guest agent is spoken with over it; libvirt chooses the socket's path.
+    # The channel of QEMU's guest agent; libvirt chooses the socket's path.
     channel = SubElement(devices, "channel", type="unix")
     SubElement(channel, "target", type="virtio", name="org.qemu.guest_agent.0")
-    # A screen for pictures and for VNC, whose viewers libvirtd hands over: nothing listens for them.
+    # A screen for screenshots and for VNC. libvirtd hands over viewers: nothing listens on a port.
     SubElement(SubElement(devices, "graphics", type="vnc"), "listen", type="none")
     SubElement(SubElement(devices, "video"), "model", type="vga", vram="8192")
     SubElement(devices, "memballoon", model="virtio")
@@ -227,8 +229,8 @@ def _boot(domain: Element, spec: DomainSpec, platform: Platform) -> None:
 
 def probe_xml(name: str, platform: Platform, kernel: str, initrd: str) -> str:
     """
-    Write a domain that ends by itself if its CPU runs: without a kernel its firmware finds nothing to boot and reboots; a
-    kernel without a root panics and reboots. Rebooting ends it.
+    Write a test domain that ends by itself if its CPU runs: without a kernel its firmware finds nothing to boot and reboots;
+    a kernel without a root file system panics and reboots. Rebooting ends it.
 
     @param name: begins with L{PROBE_PREFIX}.
     @param kernel: absolute path on the host; empty: the firmware alone.
@@ -262,7 +264,7 @@ def probe_xml(name: str, platform: Platform, kernel: str, initrd: str) -> str:
 
 def unlink_xml(name: str, path: str) -> str:
     """
-    Write a domain that is never started: a file is the memory of its firmware.
+    Write a domain that is never started, with a file as the memory of its firmware.
 
     @param name: begins with L{PROBE_PREFIX}.
     """
@@ -278,7 +280,7 @@ def unlink_xml(name: str, path: str) -> str:
 
 
 def _amount(element: Element | None) -> int:
-    """A sized element's bytes; libvirt writes KiB where no unit is."""
+    """Read an element's size in bytes; without a unit, libvirt means KiB."""
     if element is None or not element.text:
         return 0
     return int(element.text) * _UNITS[element.get("unit", "KiB").lower()]
@@ -290,10 +292,10 @@ def _mib(size: int) -> int:
 
 def parse_domain(text: str) -> Description:
     """
-    Read a definition as libvirt gives it, of anyone's domain.
+    Read any domain's definition from libvirt.
 
-    Disks without a source (empty CD drives) and those that are no disks are left out, as are interfaces in no network of
-    libvirt's.
+    Disks without a source (empty CD drives), devices that aren't disks, and interfaces that aren't in a libvirt network are
+    left out.
     """
     domain = ElementTree.fromstring(text)  # noqa: S314 - libvirtd is trusted: it is root on that host
     maximum = _amount(domain.find("memory"))
@@ -310,7 +312,7 @@ def parse_domain(text: str) -> Description:
         name = re.sub("^xvd", "vd", target.get("dev", ""))
         disks.append(DomainDisk(path, "raw" if driver is None else driver.get("type", "raw"), name))
     interfaces = []
-    # A running domain's may be of another type, which tells how libvirt made the network's connection.
+    # In a running domain it may have another type, which shows how libvirt connected it to the network.
     for element in domain.iterfind("devices/interface"):
         mac, source, model = element.find("mac"), element.find("source"), element.find("model")
         if mac is not None and source is not None and source.get("network"):
@@ -370,24 +372,24 @@ def parse_volume(text: str) -> tuple[str, str, str, int]:
 
 
 def has_backing(text: str) -> bool:
-    """Read whether a volume leads to another file."""
+    """Read whether a volume refers to another file."""
     return ElementTree.fromstring(text).find("backingStore") is not None  # noqa: S314 - as above
 
 
 def _amount_in_bytes(element: Element | None) -> int:
-    """As L{_amount}, but where no unit is, it is bytes."""
+    """Like L{_amount}, but without a unit it means bytes."""
     if element is None or not element.text:
         return 0
     return int(element.text) * _UNITS[element.get("unit", "bytes").lower()]
 
 
 def parse_pool_path(text: str) -> str:
-    """Read the path that a pool's volumes are in."""
+    """Read the path of a pool's volumes."""
     return ElementTree.fromstring(text).findtext("target/path", "")  # noqa: S314 - as above
 
 
 def parse_domain_kinds(text: str) -> set[str]:
-    """Read from a host's capabilities which domain types it says it has for its own architecture."""
+    """Read from a host's capabilities the domain types for its own architecture."""
     capabilities = ElementTree.fromstring(text)  # noqa: S314 - as above
     own = capabilities.findtext("host/cpu/arch", "")
     return {

@@ -1,4 +1,4 @@
-"""The core of every driver, through libvirt: domains, what they are and what can be done with them."""
+"""The core of every driver, through libvirt: describing, defining and controlling domains."""
 
 from __future__ import annotations
 
@@ -39,30 +39,30 @@ class LibvirtDomains(LibvirtConnection):
         | libvirt.VIR_DOMAIN_UNDEFINE_NVRAM
     )
 
-    # What a hypervisor adds, or does otherwise.
+    # Methods that each hypervisor implements or overrides.
 
     async def definition(self, spec: DomainSpec) -> str:
-        """A domain's definition, for here."""
+        """A domain's definition for this hypervisor."""
         return domain_xml(spec, await self.platform(spec.uuid))
 
     async def platform(self, uuid: str) -> Platform:
-        """What a domain is to run on here."""
+        """The hypervisor's part of a domain's definition."""
         raise NotImplementedError
 
     async def version(self) -> str:
-        """The hypervisor's name and version, and what else is to be known about it."""
+        """The hypervisor's name and version, with remarks if there are any."""
         number = await self._call("the host's version", self._connection.getVersion)
         return f"{self.hypervisor} {dotted(number)}"
 
     def _do_memory(self) -> int:
-        """The host's MiB."""
-        # getInfo's memory lacks what was plugged in after the host's boot.
+        """The host's memory in MiB."""
+        # getInfo doesn't count memory that was plugged in after the host booted.
         return int(self._connection.getMemoryStats(libvirt.VIR_NODE_MEMORY_STATS_ALL_CELLS)["total"]) // 1024
 
     def _do_rename(self, uuid: str, name: str) -> None:
         self._do_find(uuid).rename(name, 0)
 
-    # Asking.
+    # Queries.
 
     @verb
     async def host_info(self) -> HostInfo:
@@ -86,7 +86,7 @@ class LibvirtDomains(LibvirtConnection):
             try:
                 found.append(self._do_describe(domain))
             except libvirt.libvirtError as error:
-                # It went between the listing and this look.
+                # It was removed after the listing.
                 if code_of(error) != libvirt.VIR_ERR_NO_DOMAIN:
                     raise
         return found
@@ -100,7 +100,7 @@ class LibvirtDomains(LibvirtConnection):
         persistent = bool(domain.isPersistent())
         memory = described.memory
         if persistent and domain.isActive():
-            # A running one's own shows where the guest's balloon is, which at boot isn't yet where it was told to be.
+            # A running domain's own value is the current size of the balloon, which at boot isn't yet the requested one.
             memory = min(parse_domain(domain.XMLDesc(_INACTIVE)).memory, described.max_memory)
         return DomainInfo(
             uuid=described.uuid,
@@ -115,7 +115,7 @@ class LibvirtDomains(LibvirtConnection):
             interfaces=described.interfaces,
         )
 
-    # Defining.
+    # Definitions.
 
     @verb
     async def define_domain(self, spec: DomainSpec) -> None:
@@ -127,13 +127,15 @@ class LibvirtDomains(LibvirtConnection):
         for domain in self._connection.listAllDomains(0):
             same = domain.UUIDString() == spec.uuid.lower()
             if same and (domain.isActive() or domain.hasManagedSaveImage(0)):
-                raise WrongState(f"Domain {spec.name} is {self._do_state(domain)}; it can be defined anew when stopped.")
+                raise WrongState(
+                    f"Domain {spec.name} is {self._do_state(domain)}; its definition can be changed only when stopped."
+                )
             if same:
                 before = domain.XMLDesc(libvirt.VIR_DOMAIN_XML_INACTIVE | libvirt.VIR_DOMAIN_XML_SECURE)
             elif domain.name() == spec.name:
-                raise AlreadyThere(f"Another domain, {domain.UUIDString()}, has the name {spec.name}.")
+                raise AlreadyThere(f"Another domain, {domain.UUIDString()}, already has the name {spec.name}.")
         if before is not None and parse_domain(before).name != spec.name:
-            # libvirt takes another name for another domain; renaming is a step of its own.
+            # For libvirt another name means another domain; renaming is a separate step.
             self._do_rename(spec.uuid, spec.name)
         defined = None
         try:
@@ -158,7 +160,9 @@ class LibvirtDomains(LibvirtConnection):
         except NoSuchThing:
             return
         if domain.isActive():
-            raise WrongState(f"Domain {domain.name()} is {self._do_state(domain)}; it can be removed when stopped.")
+            raise WrongState(
+                f"Domain {domain.name()} is {self._do_state(domain)}; it can be removed only while it is stopped."
+            )
         domain.undefineFlags(self.undefine_flags)
 
     # Power.
@@ -176,7 +180,7 @@ class LibvirtDomains(LibvirtConnection):
             if state is DomainState.RUNNING:
                 return
             if domain.isActive() or state is DomainState.SAVED:
-                raise WrongState(f"Domain {domain.name()} is {state}; only a stopped one can be started.")
+                raise WrongState(f"Domain {domain.name()} is {state}; it can be started only while it is stopped.")
             try:
                 domain.create()
             except libvirt.libvirtError as error:
@@ -186,14 +190,14 @@ class LibvirtDomains(LibvirtConnection):
         await self._power("start", uuid, act)
 
     def _do_name_missing(self, domain: Any, error: libvirt.libvirtError) -> None:
-        """Say so where a start failed for want of a file: QEMU's own failures all have one code."""
+        """Report a missing file as the reason of a failed start: all of QEMU's own failures have the same code."""
         described = parse_domain(domain.XMLDesc(0))
         for path in (described.kernel, described.initrd, *(disk.path for disk in described.disks)):
             if path and self._do_exists(path) is False:
-                raise NoSuchThing(f"Domain {described.name} needs {path}, which isn't there.") from error
+                raise NoSuchThing(f"Domain {described.name} needs {path}, which doesn't exist.") from error
 
     def _do_exists(self, path: str) -> bool | None:
-        """Whether a file is on the host; C{None} where that can't be told: no storage pool holds its directory."""
+        """Whether a file exists on the host; C{None}: unknown, as no storage pool contains its directory."""
         if self._local:
             return Path(path).exists()
         return None
@@ -204,7 +208,9 @@ class LibvirtDomains(LibvirtConnection):
             if not domain.isActive() or state is DomainState.STOPPING:
                 return
             if state is not DomainState.RUNNING:
-                raise WrongState(f"Domain {domain.name()} is {state}; only a running one can be asked to shut down.")
+                raise WrongState(
+                    f"Domain {domain.name()} is {state}; it can be asked to shut down only while it is running."
+                )
             domain.shutdown()
 
         await self._power("shutdown", uuid, act)
@@ -219,7 +225,7 @@ class LibvirtDomains(LibvirtConnection):
             try:
                 domain.destroy()
             except libvirt.libvirtError as error:
-                # It ended by itself in between, which is what was asked.
+                # It ended by itself in between, as requested.
                 if code_of(error) != libvirt.VIR_ERR_OPERATION_INVALID or domain.isActive():
                     raise
 
@@ -229,7 +235,7 @@ class LibvirtDomains(LibvirtConnection):
     async def reboot(self, uuid: str) -> None:
         def act(domain: Any, state: DomainState) -> None:
             if state is not DomainState.RUNNING or not domain.isActive():
-                raise WrongState(f"Domain {domain.name()} is {state}; only a running one can be asked to reboot.")
+                raise WrongState(f"Domain {domain.name()} is {state}; it can be asked to reboot only while it is running.")
             domain.reboot(0)
 
         await self._power("reboot", uuid, act)
@@ -240,7 +246,7 @@ class LibvirtDomains(LibvirtConnection):
             if state is DomainState.PAUSED:
                 return
             if state is not DomainState.RUNNING:
-                raise WrongState(f"Domain {domain.name()} is {state}; only a running one can be paused.")
+                raise WrongState(f"Domain {domain.name()} is {state}; it can be paused only while it is running.")
             domain.suspend()
 
         await self._power("pause", uuid, act)
@@ -251,7 +257,7 @@ class LibvirtDomains(LibvirtConnection):
             if state is DomainState.RUNNING:
                 return
             if state is not DomainState.PAUSED:
-                raise WrongState(f"Domain {domain.name()} is {state}; only a paused one can be resumed.")
+                raise WrongState(f"Domain {domain.name()} is {state}; it can be resumed only while it is paused.")
             if domain.state()[0] == libvirt.VIR_DOMAIN_PMSUSPENDED:
                 domain.pMWakeup(0)
             else:
@@ -259,7 +265,7 @@ class LibvirtDomains(LibvirtConnection):
 
         await self._power("resume", uuid, act)
 
-    # The definition's amounts.
+    # Memory and CPUs in the definition.
 
     @verb
     async def set_memory(self, uuid: str, memory: int) -> None:
@@ -296,5 +302,5 @@ class LibvirtDomains(LibvirtConnection):
         domain = self._do_find(uuid)
         state = self._do_state(domain)
         if domain.isActive() or state is DomainState.SAVED:
-            raise WrongState(f"Domain {domain.name()} is {state}; its definition can be changed when it is stopped.")
+            raise WrongState(f"Domain {domain.name()} is {state}; its definition can be changed only when stopped.")
         return domain

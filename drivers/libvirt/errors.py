@@ -1,5 +1,5 @@
 """
-libvirt's errors as the driver's, told by code and never by text.
+Converts libvirt's errors to the driver's, by code and never by text.
 
 The codes: virErrorNumber in U{https://libvirt.org/html/libvirt-virterror.html}.
 """
@@ -14,8 +14,8 @@ from fluidvm.driver import AlreadyThere, DriverError, NoSuchThing, Unreachable, 
 
 AGENT_SILENT = frozenset({libvirt.VIR_ERR_AGENT_UNRESPONSIVE, 112})
 """
-What libvirt says when a guest agent doesn't answer. 112 is C{VIR_ERR_AGENT_COMMAND_TIMEOUT}, which newer hosts say of
-commands, and which this program's own libvirt may have no name for.
+The error codes of libvirt when a guest agent doesn't answer. 112 is C{VIR_ERR_AGENT_COMMAND_TIMEOUT}, which newer hosts
+return for commands, and for which the local libvirt may have no name.
 """
 
 _MEANINGS: dict[int, type[DriverError]] = {
@@ -45,28 +45,28 @@ _REFUSED = {libvirt.VIR_ERR_AUTH_FAILED, libvirt.VIR_ERR_AUTH_CANCELLED, libvirt
 
 
 def code_of(error: libvirt.libvirtError) -> int:
-    """An error's code; 0 where it has none."""
+    """An error's code; 0 if it has none."""
     return int(error.get_error_code() or 0)
 
 
 def translate(error: libvirt.libvirtError, subject: str, alive: bool) -> DriverError:
     """
-    Make the driver's error of libvirt's.
+    Convert an error of libvirt.
 
-    @param subject: what was asked for, to begin the sentence with: C{start of domain web1}.
-    @param alive: whether the connection still is; a dead one's codes say nothing more.
+    @param subject: the operation, as the beginning of the sentence: C{start of domain web1}.
+    @param alive: whether the connection is still alive; if not, the code means nothing.
     """
     words = f"{subject}: {error.get_error_message() or error}".rstrip(". ") + "."
     if not alive:
         return Unreachable(words)
     code = code_of(error)
-    # A system call of the daemon's that failed; int1 is its errno (virReportSystemError).
+    # A system call of the daemon failed; int1 is its errno (virReportSystemError).
     if code == libvirt.VIR_ERR_SYSTEM_ERROR and error.get_int1() == errno.ENOENT:
         return NoSuchThing(words)
     return _MEANINGS.get(code, DriverError)(words)
 
 
 def translate_open(error: libvirt.libvirtError, uri: str) -> DriverError:
-    """Make the driver's error of a connection that couldn't be opened: whatever isn't a refusal is no answer."""
+    """Convert the error of a connection that couldn't be opened: all but refusals mean that the host didn't answer."""
     words = f"{uri}: {error.get_error_message() or error}".rstrip(". ") + "."
     return DriverError(words) if code_of(error) in _REFUSED else Unreachable(words)

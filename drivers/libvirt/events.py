@@ -1,7 +1,7 @@
 """
 libvirt's process-wide event loop: without it there are no events and no keep-alive.
 
-It is one thread, started at the first connection and never in C{makeService}, for threads don't outlive the daemon's fork.
+It is one thread, started at the first connection and never in C{makeService}, as threads don't survive the daemon's fork.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from typing import Any
 import libvirt
 
 TICK = 250
-"""Milliseconds between wake-ups of the loop, which has no other way to notice that it shall stop."""
+"""Milliseconds between wake-ups of the loop, which has no other way to notice that it must stop."""
 
 _lock = threading.Lock()
 _thread: threading.Thread | None = None
@@ -25,7 +25,7 @@ def ensure_loop() -> None:
         if _thread is not None:
             return
         libvirt.virEventRegisterDefaultImpl()
-        # Errors come as exceptions; by default libvirt prints each to stderr as well.
+        # Errors are raised as exceptions; by default libvirt also prints each one to stderr.
         libvirt.registerErrorHandler(_silent, None)
         libvirt.virEventAddTimeout(TICK, _tick, None)
         _thread = threading.Thread(target=_run, name="libvirt events", daemon=True)
@@ -42,6 +42,6 @@ def _tick(_timer: int, _opaque: Any) -> None:
 
 def _run() -> None:
     main = threading.main_thread()
-    # A daemon thread inside C code while the interpreter ends can crash it: this one ends by itself, within a tick.
+    # A daemon thread in C code can crash the interpreter while it exits: this one ends by itself, within one wake-up.
     while main.is_alive():
         libvirt.virEventRunDefaultImpl()

@@ -1,8 +1,8 @@
 """
-Definitions that somebody else wrote, read as FluidVM would write them.
+Reads definitions that somebody else wrote, as FluidVM would write them.
 
-What FluidVM has no word for is refused where the guest would miss it: its data, its networks, devices of the host's. The
-rest (graphics, sound, consoles, the CPU's model, clocks) is left out, and is gone once FluidVM defines the domain anew.
+What FluidVM can't represent is refused if the guest needs it: its data, its networks, devices of the host. The rest
+(graphics, sound, consoles, the CPU's model, clocks) is ignored, and is lost once FluidVM redefines the domain.
 """
 
 from __future__ import annotations
@@ -48,9 +48,9 @@ def read_spec(text: str, machine: str, autostart: bool) -> DomainSpec:
     """
     Read a definition.
 
-    @param text: of the domain's next start, as libvirt gives it.
-    @param machine: QEMU's machine type that domains are defined with here.
-    @raise Unsupported: it has something that would be lost; says what.
+    @param text: the definition for the domain's next start, from libvirt.
+    @param machine: QEMU's machine type for definitions on this host.
+    @raise Unsupported: it has something that would be lost; the text says what.
     """
     domain = ElementTree.fromstring(text)  # noqa: S314 - libvirtd is trusted: it is root on that host
     described = parse_domain(text)
@@ -72,15 +72,15 @@ def read_spec(text: str, machine: str, autostart: bool) -> DomainSpec:
 
 
 def _lost(domain: Element, machine: str) -> str:
-    """What a new definition would lack, in words; empty: nothing that matters."""
+    """A text that says what a new definition would lack; empty: nothing important."""
     kind = domain.find("os/type")
     theirs = "" if kind is None else kind.get("machine", "")
     if kind is None or kind.text != "hvm" or not (theirs.startswith("pc") or theirs == "q35"):
-        return f"its machine is {theirs or 'none that is known'}, no PC"
+        return f"its machine is {theirs or 'unknown'}, not a PC"
     if ("q35" in theirs) != ("q35" in machine):
-        return f"its machine is {theirs}, and the compute node's option machine says {machine}"
+        return f"its machine is {theirs}, but the compute node's option machine is {machine}"
     if domain.find("os").get("firmware") or domain.find("os/loader") is not None:  # type: ignore[union-attr]
-        return "its firmware is another one than the hypervisor's own"
+        return "its firmware isn't the hypervisor's default"
     for tag in _NEEDED:
         if domain.find(tag) is not None:
             return f"its definition has {tag}"
@@ -105,16 +105,16 @@ def _lost_disk(disk: Element) -> str:
     if disk.get("device", "disk") != "disk":
         return f"its drive {name} is a {disk.get('device')} with a medium"
     if disk.get("type") != "file" or source is None:
-        return f"its disk {name} is no file"
+        return f"its disk {name} isn't a file"
     if target is None or target.get("bus") != "virtio":
-        return f"its disk {name} is on no virtio bus"
+        return f"its disk {name} isn't on a virtio bus"
     driver, backing = disk.find("driver"), disk.find("backingStore")
-    # Where none is named it is raw: to libvirt, too.
+    # Without a format it is raw, also for libvirt.
     format = "raw" if driver is None else driver.get("type", "raw")
     if format not in _FORMATS:
-        return f"its disk {name} has format {format}; known are {' and '.join(_FORMATS)}"
+        return f"its disk {name} has format {format}; supported are {' and '.join(_FORMATS)}"
     if backing is not None and len(backing):
-        return f"its disk {name} leads to another file (a backing file)"
+        return f"its disk {name} refers to another file (a backing file)"
     for tag in ("readonly", "shareable", "transient", "encryption", "slices", "dataStore"):
         if disk.find(tag) is not None or source.find(tag) is not None:
             return f"its disk {name} is {tag}" if tag not in ("slices", "dataStore") else f"its disk {name} has {tag}"
@@ -125,7 +125,7 @@ def _lost_interface(interface: Element) -> str:
     mac, source = interface.find("mac"), interface.find("source")
     name = "" if mac is None else mac.get("address", "")
     if source is None or not source.get("network"):
-        return f"its interface {name} is in none of libvirt's networks"
+        return f"its interface {name} isn't in a libvirt network"
     for tag in ("vlan", "filterref", "virtualport"):
         if interface.find(tag) is not None:
             return f"its interface {name} has a {tag}"

@@ -1,8 +1,8 @@
 """
-What QEMU's guest agent does in guests, through libvirt.
+Commands in guests through QEMU's guest agent and libvirt.
 
-The agent's commands: U{https://www.qemu.org/docs/master/interop/qemu-ga-ref.html}. Whatever answers is the guest's own
-program: an answer that is late, too long or nonsense fails the verb, and says nothing about the host.
+The agent's commands: U{https://www.qemu.org/docs/master/interop/qemu-ga-ref.html}. The agent is a program of the
+guest, and not trusted: a late, too long or invalid answer fails the verb, but says nothing about the host.
 """
 
 from __future__ import annotations
@@ -27,33 +27,33 @@ from fluidvm.drivers.libvirt.side_connection import SideConnection
 T = TypeVar("T")
 
 AGENT_SECONDS = 10
-"""Seconds that an agent has for an answer, and as many before that to show that it listens."""
+"""Time-out in seconds for an agent's answer, and also for its reaction before that."""
 
 AT_ONCE = 2
 """
-Calls to agents at one time. Those that hang hold as many of the five requests that a libvirtd serves a client at a time
-(C{max_client_requests} in its libvirtd.conf).
+Maximum number of calls to agents at a time. Each call that hangs uses one of the five requests that libvirtd serves per
+client (C{max_client_requests} in its libvirtd.conf).
 """
 
 QUEUE_SECONDS = 10.0
-"""Seconds that a call waits for its turn: agents that hang mustn't add up to what the server takes for a host that hangs."""
+"""Seconds that a call waits for its turn: the delays of hanging agents must stay below the time-out for a hanging host."""
 
 MOST_OUTPUT = 256 * 1024
 """
-Bytes that are kept of a command's output, and of its errors.
+Maximum size in bytes of a command's output, and of its errors; the rest is dropped.
 
-libvirt 9 hands on answers of 4 MiB; one of more than 10 MiB ends its connection to the agent until the guest is started
-anew. The agent by itself sends up to 16 MiB of each, in base64.
+libvirt 9 accepts answers of 4 MiB; after one of more than 10 MiB it closes its connection to the agent until the guest is
+restarted. The agent itself sends up to 16 MiB of each, in base64.
 """
 
 MOST_INPUT = 64 * 1024
-"""Bytes that a command may be given to read: an agent in an emulated guest took more than ten seconds for a megabyte."""
+"""Maximum standard input of a command in bytes: an agent in an emulated guest took more than ten seconds for a megabyte."""
 
 MOST_WORDS = 500
-"""Characters that are kept of what an agent says of its failure; libvirt hands on 4 MiB."""
+"""Maximum length of an agent's error message in characters; libvirt accepts 4 MiB."""
 
 LOOKS = (0.05, 0.5)
-"""Seconds between two looks at a command, at first and at last."""
+"""Polling interval in seconds for a command's end: the first one and the longest one."""
 
 _SCRIPT = """\
 most=$1; shift
@@ -63,8 +63,8 @@ code=$({ { { (exec "$@" 2>&6 3>&- 4>&- 5>&- 6>&-); echo $? >&5; } | keep >&3 5>&
 exit "${code:-125}"
 """
 """
-Runs the words behind its first as a command, with its output and errors cut in the guest. C{exec}, so that no builtin of the
-shell's takes the command's place.
+Runs all arguments but the first as a command, and cuts its output and errors in the guest. It uses C{exec}, so that the
+shell runs the program and not its own builtin of that name.
 """
 
 _KILL = 'kill -KILL -- "-$1"'
@@ -86,7 +86,7 @@ class LibvirtGuest(LibvirtDomains):
     def __init__(self, *args: Any) -> None:
         super().__init__(*args)
         self._agents = DeferredSemaphore(AT_ONCE)
-        # With libvirt 9 other calls on one connection can wait for an agent's answer, too.
+        # With libvirt 9, other calls on the same connection can also be blocked by an agent's answer.
         self._to_agents = SideConnection(self._uri, self._log_in, self._host, "guest agents", AT_ONCE)
 
     @verb
@@ -100,16 +100,16 @@ class LibvirtGuest(LibvirtDomains):
         subject = f"command in domain {uuid}"
         if len(stdin) > MOST_INPUT:
             raise DriverError(
-                f"A command can be given {MOST_INPUT // 1024} KiB to read through QEMU's guest agent, no more."
+                f"QEMU's guest agent accepts at most {MOST_INPUT // 1024} KiB of standard input for a command."
             )
-        # A session of its own is a process group, which can be killed as one.
+        # A new session is a process group, which can be killed as a whole.
         words = ["setsid", "sh", "-c", _SCRIPT, "sh", str(MOST_OUTPUT), *argv]
         began = self._seconds()
         number = await self._execute(subject, uuid, words, stdin)
         try:
             return await self._ended(subject, uuid, number, began + timeout)
         except CancelledError:
-            # Not awaited: a cancelled coroutine should end.
+            # Not awaited, because a cancelled coroutine should end.
             killing = Deferred.fromCoroutine(self._kill(subject, uuid, number))
             killing.addErrback(lambda failure: failure.trap(DriverError))
             raise
@@ -118,8 +118,8 @@ class LibvirtGuest(LibvirtDomains):
             try:
                 await self._kill(subject, uuid, number)
             except DriverError:
-                what = "may go on"
-            raise DriverError(f"{subject}: it didn't end within {timeout:g} s, and {what}.") from None
+                what = "may still be running"
+            raise DriverError(f"{subject}: the command didn't end within {timeout:g} s, and {what}.") from None
 
     async def _execute(self, subject: str, uuid: str, words: Sequence[str], stdin: bytes = b"") -> int:
         arguments = {"path": words[0], "arg": list(words[1:]), "capture-output": True}
@@ -153,7 +153,7 @@ class LibvirtGuest(LibvirtDomains):
             except libvirt.libvirtError as error:
                 if code_of(error) in _FAULTS or domain.connect().isAlive() != 1:
                     raise
-                # What the guest said isn't quoted: it may repeat the secret.
+                # The guest's message isn't quoted: it may contain the secret.
                 raise DriverError(f"Domain {domain.name()}: the guest refused the password.") from None
 
         await self._agent(f"password in domain {uuid}", uuid, put)
@@ -168,10 +168,10 @@ class LibvirtGuest(LibvirtDomains):
 
     async def _agent(self, subject: str, uuid: str, ask: Callable[[Any], T]) -> T:
         """
-        Have a domain's agent do something, in a thread that may wait.
+        Call a domain's agent, in a thread that can block.
 
-        @param ask: is given the domain.
-        @raise DriverError: the agent can't, isn't there, or doesn't answer in time.
+        @param ask: is called with the domain.
+        @raise DriverError: the agent fails, isn't running, or doesn't answer in time.
         """
         return await self._call_in(self._in_turn, subject, self._do_agent, subject, uuid, ask)
 
@@ -180,13 +180,13 @@ class LibvirtGuest(LibvirtDomains):
         try:
             await self._agents.acquire().addTimeout(QUEUE_SECONDS, self._host.clock)
         except TimeoutError:
-            raise DriverError("Too many guest agents of this host are being waited for.") from None
+            raise DriverError("Too many calls to this host's guest agents are pending; try again later.") from None
 
         def call() -> T:
             try:
                 return function(*args)
             finally:
-                # The turn ends with the call, which goes on where nobody waits for it any more.
+                # The turn ends with the call, which continues even if nobody waits for it anymore.
                 self._host.call_in_reactor(self._agents.release)
 
         return await self._to_agents.run(call)
@@ -195,22 +195,22 @@ class LibvirtGuest(LibvirtDomains):
         domain = self._do_find(uuid)
         state = self._do_state(domain)
         if state is not DomainState.RUNNING or not domain.isActive():
-            raise WrongState(f"Domain {domain.name()} is {state}; its guest can be told something when it runs.")
+            raise WrongState(f"Domain {domain.name()} is {state}; its guest can be reached only while it runs.")
         connection = self._to_agents.do_connection()
         try:
             domain = connection.lookupByUUIDString(uuid)
-            # libvirt would wait for ever for answers to its own calls.
+            # By default libvirt waits forever for answers to its own calls.
             domain.agentSetResponseTimeout(AGENT_SECONDS, 0)
             return ask(domain)
         except libvirt.libvirtError as error:
-            # The guest's agent may have made them up.
+            # The text may come from the guest's agent, which isn't trusted.
             said = " ".join(str(error.get_error_message() or error)[:MOST_WORDS].split())
             words = f"{subject}: {said}".rstrip(". ") + "."
             if not self._alive():
                 raise Unreachable(words) from None
             if code_of(error) in AGENT_SILENT:
-                words += " QEMU's guest agent has to run in it."
-            # The codes of what a guest made up (an answer that is too long is VIR_ERR_RPC) aren't the host's.
+                words = f"{words.rstrip('.')}; QEMU's guest agent must be running in it."
+            # Error codes that a guest can cause (VIR_ERR_RPC for a too long answer) say nothing about the host.
             raise _FAULTS.get(code_of(error), DriverError)(words) from None
 
 
@@ -222,17 +222,17 @@ def _do_ask(domain: Any, command: str, arguments: dict[str, Any]) -> dict[str, A
     said = libvirt_qemu.qemuAgentCommand(domain, json.dumps({"execute": command, "arguments": arguments}), AGENT_SECONDS, 0)
     try:
         answer = json.loads(said)["return"]
-    except (ValueError, TypeError, KeyError, RecursionError):  # the last: of arrays in arrays
+    except (ValueError, TypeError, KeyError, RecursionError):  # RecursionError: deeply nested arrays
         answer = None
     if not isinstance(answer, dict):
-        raise DriverError(f"Domain {domain.name()}: its guest agent's answer to {command} isn't understood.")
+        raise DriverError(f"Domain {domain.name()}: its guest agent returned an invalid answer to {command}.")
     return answer
 
 
 def _whole(answer: dict[str, Any], name: str) -> int:
     number = answer.get(name)
     if type(number) is not int or not -(2**31) < number < 2**31:
-        raise DriverError(f"A guest agent's answer tells no {name}.")
+        raise DriverError(f"A guest agent's answer has no valid {name}.")
     return number
 
 
@@ -240,11 +240,11 @@ def _text(answer: dict[str, Any], name: str) -> str:
     try:
         return base64.b64decode(answer.get(name, ""))[:MOST_OUTPUT].decode(errors="replace")
     except (ValueError, TypeError):
-        raise DriverError(f"A guest agent's answer has a {name} that isn't understood.") from None
+        raise DriverError(f"A guest agent's answer has an invalid {name}.") from None
 
 
 def _output(answer: dict[str, Any]) -> GuestOutput:
-    """How a command ended; a shell tells a signal as an exit code above 128."""
+    """Read how a command ended; a shell reports a signal as an exit code above 128."""
     code = -_whole(answer, "signal") if "signal" in answer else _whole(answer, "exitcode")
     if code in _SIGNALS:
         code = 128 - code

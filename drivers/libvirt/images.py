@@ -1,4 +1,4 @@
-"""Volumes' bytes, through libvirt's streams."""
+"""Reading and writing the contents of volumes, through libvirt's streams."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from fluidvm.drivers.libvirt.volumes import LibvirtVolumes
 
 @implementer(IImages)
 class LibvirtImages(LibvirtVolumes):
-    """A host whose volumes' bytes can be read and written."""
+    """A host on which the contents of volumes can be read and written."""
 
     @verb
     async def measure_volume(self, pool: str, name: str, format: str) -> int:
@@ -32,7 +32,7 @@ class LibvirtImages(LibvirtVolumes):
             return b""
         found = read(self._connection, volume, offset, length)
         if len(found) != length:
-            raise DriverError(f"Volume {name} gave {len(found)} bytes of {length}.")
+            raise DriverError(f"Only {len(found)} of {length} bytes could be read from volume {name}.")
         return found
 
     @verb

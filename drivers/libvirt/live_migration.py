@@ -1,4 +1,4 @@
-"""QEMU's running domains moved from one libvirt host to another: memory and disks go from host to host, not through us."""
+"""Moving QEMU's running domains to another libvirt host: memory and disks go from host to host, not through the server."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ from fluidvm.drivers.libvirt.errors import code_of
 from fluidvm.drivers.libvirt.migration import LOOK, LibvirtMigration
 
 GIVE_UP = 20.0
-"""Seconds that a host has to give up a move that nobody waits for any more."""
+"""Seconds in which a host must abort a move that nobody waits for anymore."""
 FLAGS = (
     libvirt.VIR_MIGRATE_LIVE
     | libvirt.VIR_MIGRATE_PERSIST_DEST
     | libvirt.VIR_MIGRATE_UNDEFINE_SOURCE
-    # A guest that writes faster than the network carries is slowed down until it is over.
+    # A guest that writes faster than the network can transfer is slowed down during the move.
     | libvirt.VIR_MIGRATE_AUTO_CONVERGE
     | libvirt.VIR_MIGRATE_ABORT_ON_ERROR
 )
@@ -31,7 +31,7 @@ FLAGS = (
 
 @dataclass
 class Moving:
-    """How far a domain is: C{told} per cent; C{bytes} that have gone over."""
+    """The progress of a move: C{told} is the percentage last reported, C{bytes} are the bytes transferred."""
 
     told: int = 0
     bytes: int = 0
@@ -40,16 +40,16 @@ class Moving:
 
 class LibvirtLiveMigration(LibvirtMigration):
     """
-    A host whose running domains can be moved, too.
+    A host whose running domains can also be moved.
 
-    The server's two connections carry it out ("managed direct", U{https://libvirt.org/migration.html}), so the hosts'
-    daemons needn't know each other; only QEMU on the one connects to QEMU on the other.
+    The server controls the move through its two connections ("managed direct", U{https://libvirt.org/migration.html}), so
+    the hosts' daemons need no connection to each other; only QEMU on one host connects to QEMU on the other.
     """
 
     migrates_live = True
 
     def arrival(self, uuid: str) -> Mapping[str, str]:
-        """What the other host has to be told of where a domain goes that comes here."""
+        """The migration parameters for a domain that moves to this host."""
         uri = str(self._options.get("migration_uri", ""))
         if uri.startswith("unix:"):
             return {
@@ -64,8 +64,8 @@ class LibvirtLiveMigration(LibvirtMigration):
         here, there = await self.platform(spec.uuid), await to.platform(spec.uuid)
         if (here.kind, here.machine) != (there.kind, there.machine):
             raise Unsupported(
-                f"Domain {spec.name} runs as {here.kind} on a machine {here.machine} here; the other host would run it as "
-                f"{there.kind} on {there.machine}. Stop it to move it."
+                f"Domain {spec.name} runs as {here.kind} on a machine {here.machine} here, but would run as "
+                f"{there.kind} on a machine {there.machine} on the other host; stop it to move it."
             )
         parameters = {**to.arrival(spec.uuid), libvirt.VIR_MIGRATE_PARAM_PERSIST_XML: await to.definition(spec)}
         flags = FLAGS | (libvirt.VIR_MIGRATE_NON_SHARED_DISK if pairs else 0)
@@ -79,20 +79,20 @@ class LibvirtLiveMigration(LibvirtMigration):
             try:
                 await self._wait(LOOK)
                 if cancelled or not to.libvirt.isAlive():
-                    # Without its daemon there, QEMU here would go on to send.
+                    # If the daemon there is lost, QEMU here would keep sending.
                     await self._call(subject, self._do_abort, spec.uuid)
                 elif await self._goes_on(spec.uuid, moving):
                     progress(moving.told)
             except CancelledError:
                 cancelled = True
             except DriverError as error:
-                # It has gone while it was looked at, or its host has; the one that moves it will tell.
-                self._log.debug("Looking at the move of {uuid}: {error}", uuid=spec.uuid, error=error)
+                # The domain or its host was lost during the query; the moving call reports that.
+                self._log.debug("Reading the progress of moving {uuid} failed: {error}", uuid=spec.uuid, error=error)
         if isinstance(moving.ended[0], Failure):
             if cancelled:
                 raise CancelledError
             if not to.libvirt.isAlive():
-                raise Unreachable(f"Domain {spec.name} was being moved when the other host was lost; it is here still.")
+                raise Unreachable(f"Domain {spec.name} is still here: the other host was lost during the move.")
             moving.ended[0].raiseException()
         progress(100)
 
@@ -107,25 +107,25 @@ class LibvirtLiveMigration(LibvirtMigration):
 
     def _do_give_up(self, domain: Any) -> None:
         """
-        End the move that a server was killed in: a host whose disks were being copied doesn't by itself (libvirt 9.0).
+        End a move during which the server was killed: a host that was copying disks doesn't end it by itself (libvirt 9.0).
 
-        @raise WrongState: something else is being done to it, or the move doesn't end.
+        @raise WrongState: another operation is in progress, or the move doesn't end.
         """
         deadline = self._seconds() + GIVE_UP
         while (job := domain.jobStats())["type"] != libvirt.VIR_DOMAIN_JOB_NONE:
             if job.get("operation") != libvirt.VIR_DOMAIN_JOB_OPERATION_MIGRATION_OUT or self._seconds() > deadline:
-                raise WrongState(f"Domain {domain.name()} is busy otherwise; it can be moved when that has ended.")
-            with suppress(libvirt.libvirtError):  # it has ended in between, or is ending
+                raise WrongState(f"Domain {domain.name()} is busy with another operation; try again when that has ended.")
+            with suppress(libvirt.libvirtError):  # the job has ended in between, or is ending
                 domain.abortJob()
             time.sleep(LOOK)
 
     async def _goes_on(self, uuid: str, moving: Moving) -> bool:
-        """Note how far it is. Gives whether anything has gone over since the last look."""
+        """Update the progress. Returns whether anything was transferred since the last call."""
         stats = await self._call(f"move of domain {uuid}", lambda: self._do_find(uuid).jobStats())
         before, moving.bytes = moving.bytes, int(stats.get("data_processed", 0))
         total, left = int(stats.get("data_total", 0)), int(stats.get("data_remaining", 0))
         if total:
-            # What the guest writes meanwhile has to go over again, so that more may be left than before.
+            # What the guest writes meanwhile must be sent again, so more can be left than before.
             moving.told = max(moving.told, min(99, 100 * (total - left) // total))
         return moving.bytes > before
 
@@ -133,24 +133,24 @@ class LibvirtLiveMigration(LibvirtMigration):
         try:
             self._do_find(uuid).abortJob()
         except libvirt.libvirtError as error:
-            # Nothing has begun yet, or it is too late; asked again until it has ended.
+            # The move hasn't begun, or it is too late; this is repeated until it has ended.
             if code_of(error) != libvirt.VIR_ERR_OPERATION_INVALID:
                 raise
 
 
 def moved_xml(text: str, paths: Mapping[str, str], log: str) -> str:
     """
-    A running domain's definition as the host has it that it goes to.
+    A running domain's definition for the host to which it moves.
 
-    @param paths: of its disks' files, each as it is called there.
-    @param log: the file for its serial console's words there; empty: none.
+    @param paths: the paths of its disks there, by those here.
+    @param log: the file for its serial console's output there; empty: none.
     """
     domain = ElementTree.fromstring(text)  # noqa: S314 - libvirtd is trusted: it is root on that host
     for disk in domain.iterfind("devices/disk"):
         source, backing = disk.find("source"), disk.find("backingStore")
         if source is not None and source.get("file") in paths:
             source.set("file", paths[source.get("file", "")])
-            # The copy stands alone; without an end of the chain the other host would look into it for one.
+            # The copy has no backing file; if the definition didn't say so, the other host would search the file for one.
             if backing is None:
                 backing = ElementTree.SubElement(disk, "backingStore")
             backing.clear()

@@ -1,4 +1,4 @@
-"""Domains moved from one libvirt host to another: stopped ones, with their volumes' bytes."""
+"""Moving stopped domains to another libvirt host, with the contents of their volumes."""
 
 from __future__ import annotations
 
@@ -18,18 +18,18 @@ from fluidvm.drivers.libvirt.domain_xml import parse_domain
 from fluidvm.drivers.libvirt.errors import code_of
 
 LOOK = 0.25
-"""Seconds between two looks at how far a copy is."""
+"""Polling interval in seconds for the progress of a copy."""
 
 
 @implementer(IMigration)
 class LibvirtMigration(LibvirtDisks):
-    """A host whose stopped domains can be moved; their volumes' bytes go through the server, from stream to stream."""
+    """A host whose stopped domains can be moved; the contents of their volumes pass through the server, as streams."""
 
     migrates_live = False
 
     @property
     def libvirt(self) -> Any:
-        """For the host that a domain comes from: it has this host's connection in the server's own wrapping."""
+        """For the host from which a domain comes, which only has the server's wrapper of this connection."""
         return self._connection
 
     @verb
@@ -39,7 +39,7 @@ class LibvirtMigration(LibvirtDisks):
         others = {domain.uuid: domain for domain in await to.list_domains()}
         if disks is None:
             if spec.uuid not in others:
-                raise NoSuchThing(f"The host knows no domain {spec.uuid}.")
+                raise NoSuchThing(f"The host has no domain {spec.uuid}.")
             return
         if spec.uuid not in others:
             running = await self._call(subject, self._do_check_movable, spec.uuid, live)
@@ -50,7 +50,7 @@ class LibvirtMigration(LibvirtDisks):
                 return
             if copy_storage:
                 await self._copy(subject, to, spec, _pairs(spec, disks), progress)
-        # What is defined there has whole disks: from here on it is only carried to its end.
+        # Once the domain is defined there, its disks are complete: from here on the move is only finished.
         await self._to_the_end(self._hand_over(spec, to, spec.uuid in others))
         progress(100)
 
@@ -62,15 +62,15 @@ class LibvirtMigration(LibvirtDisks):
         return parse_domain(domain.XMLDesc(libvirt.VIR_DOMAIN_XML_INACTIVE)).disks
 
     def _do_check_movable(self, uuid: str, live: bool) -> bool:
-        """Tell whether it is moved while it runs. @raise WrongState: it isn't moved as it is now."""
+        """Whether the domain is moved while it runs. @raise WrongState: it can't be moved in its current state."""
         domain = self._do_find(uuid)
         state = self._do_state(domain)
         if state is DomainState.RUNNING and self.migrates_live:
             if not live:
-                raise WrongState(f"Domain {domain.name()} runs: stop it, or have it moved live.")
+                raise WrongState(f"Domain {domain.name()} is running: stop it, or move it live.")
             return True
         if domain.isActive() or state not in (DomainState.STOPPED, DomainState.CRASHED):
-            raise WrongState(f"Domain {domain.name()} is {state}; it can be moved when it is stopped.")
+            raise WrongState(f"Domain {domain.name()} is {state}; it can be moved only while it is stopped.")
         return False
 
     async def _move_running(
@@ -79,7 +79,7 @@ class LibvirtMigration(LibvirtDisks):
         """
         Move a domain while it runs.
 
-        @param pairs: the paths here and there of what has to be copied.
+        @param pairs: the paths, here and there, of the disks to copy.
         """
         raise NotImplementedError
 
@@ -97,13 +97,13 @@ class LibvirtMigration(LibvirtDisks):
             raise
 
     def _do_end_paused(self, uuid: str) -> None:
-        """End the paused rest of a domain that runs on the other host: whoever moved it was killed."""
+        """Remove the paused remains of a domain that runs on the other host: the server was killed while it moved it."""
         domain = self._do_find(uuid)
         if domain.isActive() and self._do_state(domain) is DomainState.PAUSED:
             domain.destroy()
 
     async def _to_the_end(self, work: Coroutine[Any, Any, None]) -> None:
-        """Wait for what can't be left half done; being cancelled changes nothing."""
+        """Wait for an operation that must be completed, even if this is cancelled."""
         ended: list[Any] = []
         Deferred.fromCoroutine(work).addBoth(ended.append)
         while not ended:
@@ -127,7 +127,7 @@ class LibvirtMigration(LibvirtDisks):
             try:
                 await self._wait(LOOK)
                 if copying.done > told:
-                    told = copying.done  # a copy that doesn't go on is silent, so that the server notices
+                    told = copying.done  # a copy that makes no progress reports none, so that the server notices
                     progress(copying.percentage)
             except CancelledError:
                 cancelled = True
@@ -144,7 +144,7 @@ class LibvirtMigration(LibvirtDisks):
             volumes.append((source, target))
             size = checked(self._connection, "", source, formats[there]).size
             if size != checked(to.libvirt, "", target, formats[there]).size:
-                raise AlreadyThere(f"Volume {target.name()} isn't as large as {source.name()}.")
+                raise AlreadyThere(f"Volume {target.name()} differs in size from {source.name()}.")
             copying.total += allocated(source)
         for source, target in volumes:
             copy(self._connection.newStream(), source, to.libvirt.newStream(), target, copying)
@@ -153,13 +153,13 @@ class LibvirtMigration(LibvirtDisks):
 
 
 def _pairs(spec: DomainSpec, disks: Sequence[DomainDisk]) -> list[tuple[str, str]]:
-    """The path here, and the path there, of each disk."""
+    """The paths of each disk, here and there."""
     new = {disk.target: disk for disk in spec.disks}
     for disk in disks:
         if disk.target not in new:
             raise NoSuchThing(f"Disk {disk.target} of domain {spec.name} has no volume to be copied to.")
         if new[disk.target].format != disk.format:
-            raise AlreadyThere(f"{new[disk.target].path} has another format than {disk.path}.")
+            raise AlreadyThere(f"{new[disk.target].path} has a different format than {disk.path}.")
     return [(disk.path, new[disk.target].path) for disk in disks]
 
 
@@ -168,5 +168,5 @@ def _do_volume_at(connection: Any, path: str) -> Any:
         return connection.storageVolLookupByPath(path)
     except libvirt.libvirtError as error:
         if code_of(error) == libvirt.VIR_ERR_NO_STORAGE_VOL:
-            raise NoSuchThing(f"{path} is no volume on its host.") from error
+            raise NoSuchThing(f"{path} isn't a volume on its host.") from error
         raise

@@ -1,4 +1,4 @@
-"""libvirt's networks, and interfaces in them that domains are given."""
+"""libvirt's networks, and attaching interfaces to domains."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ class LibvirtNetworks(LibvirtDomains):
     """A host with networks."""
 
     def _interface_xml(self, interface: DomainInterface) -> str:
-        """An interface's definition, for here."""
+        """An interface's definition for this hypervisor."""
         return interface_xml(interface)
 
     @verb
@@ -48,7 +48,7 @@ class LibvirtNetworks(LibvirtDomains):
             try:
                 found.append(Network(network.name(), bool(network.isActive()), self._do_bridge(network)))
             except libvirt.libvirtError as error:
-                # It went between the listing and this look.
+                # It was removed after the listing.
                 if code_of(error) != libvirt.VIR_ERR_NO_NETWORK:
                     raise
         return found
@@ -57,7 +57,7 @@ class LibvirtNetworks(LibvirtDomains):
         try:
             return str(network.bridgeName())
         except libvirt.libvirtError as error:
-            # Networks of other kinds have none, and this is how libvirt says so.
+            # Networks of other kinds have no bridge, which libvirt reports with this code.
             if code_of(error) != libvirt.VIR_ERR_INTERNAL_ERROR or not self._alive():
                 raise
             return ""
@@ -87,7 +87,9 @@ class LibvirtNetworks(LibvirtDomains):
             if there is None:
                 flags |= flag
             elif there.network != interface.network:
-                raise AlreadyThere(f"Domain {domain.name()} has interface {interface.mac} in network {there.network}.")
+                raise AlreadyThere(
+                    f"Domain {domain.name()} already has interface {interface.mac} in network {there.network}."
+                )
         if flags:
             self._do_check_network(interface.network)
             domain.attachDeviceFlags(self._interface_xml(interface), flags)
@@ -96,7 +98,9 @@ class LibvirtNetworks(LibvirtDomains):
         domain = self._do_find(uuid)
         state = self._do_state(domain)
         if state not in _CHANGEABLE:
-            raise WrongState(f"Domain {domain.name()} is {state}; its interfaces can be changed when it runs or is stopped.")
+            raise WrongState(
+                f"Domain {domain.name()} is {state}; its interfaces can be changed only while it is running or stopped."
+            )
         return domain
 
     @verb
@@ -107,7 +111,7 @@ class LibvirtNetworks(LibvirtDomains):
             while await self._call(subject, self._do_has_interface, uuid, mac):
                 if self._seconds() >= deadline:
                     raise WrongState(
-                        f"The guest of domain {uuid} didn't let go of interface {mac} within {LET_GO:g} s; stop it first."
+                        f"The guest of domain {uuid} didn't release interface {mac} within {LET_GO:g} s; stop it first."
                     )
                 await self._wait()
         await self._call(subject, self._do_end_detach_interface, uuid, mac)
@@ -116,17 +120,17 @@ class LibvirtNetworks(LibvirtDomains):
         return _find(self._do_find(uuid).XMLDesc(0), mac) is not None
 
     def _do_begin_detach_interface(self, uuid: str, mac: str) -> bool:
-        """Ask the guest to let go. Gives whether there is something to wait for."""
+        """Ask the guest to release the interface. Returns whether there is something to wait for."""
         domain = self._do_with_interfaces(uuid)
         there = _find(domain.XMLDesc(0), mac)
         if not domain.isActive() or there is None:
             return False
         if self._do_state(domain) is not DomainState.RUNNING:
-            raise WrongState(f"Domain {domain.name()} is paused; its guest can let go of an interface when it runs.")
+            raise WrongState(f"Domain {domain.name()} is paused; its guest can release an interface only while it runs.")
         try:
             domain.detachDeviceFlags(self._interface_xml(there), _LIVE)
         except libvirt.libvirtError as error:
-            # Asked before, and still being done: wait for that.
+            # An earlier request is still in progress: wait for it.
             if not self._alive() or not domain.isActive() or code_of(error) == libvirt.VIR_ERR_OPERATION_INVALID:
                 raise
             self._log.info("Domain {uuid}, interface {mac}: {error}", uuid=uuid, mac=mac, error=error)

@@ -14,7 +14,7 @@ from fluidvm.drivers.libvirt.domain_xml import parse_domain
 from fluidvm.drivers.libvirt.domains import LibvirtDomains
 
 FOLLOW = 20.0
-"""Seconds that a guest has to follow its balloon; one that is booting begins late."""
+"""Seconds in which a guest must adjust its balloon; a booting guest begins late."""
 
 _LIVE = libvirt.VIR_DOMAIN_AFFECT_LIVE
 _CONFIG = libvirt.VIR_DOMAIN_AFFECT_CONFIG
@@ -40,9 +40,10 @@ class LibvirtResize(LibvirtDomains):
             before = parse_domain(domain.XMLDesc(0))
             if memory > before.max_memory:
                 raise WrongState(
-                    f"Domain {before.name} can have {before.max_memory} MiB at most while it runs; {memory} MiB need a stop."
+                    f"Domain {before.name} can have at most {before.max_memory} MiB while it runs; "
+                    f"stop it to give it {memory} MiB."
                 )
-            # Where its balloon was told to be; where it is may be on the way there.
+            # The requested size of the balloon; its current size may still be changing.
             told = parse_domain(domain.XMLDesc(libvirt.VIR_DOMAIN_XML_INACTIVE)) if domain.isPersistent() else before
             domain.setMemoryFlags(target, _LIVE)
             return before.name, min(told.memory, before.max_memory)
@@ -57,7 +58,7 @@ class LibvirtResize(LibvirtDomains):
             raise
 
     async def _follow(self, uuid: str, name: str, target: int) -> None:
-        """Wait until the balloon is where it shall be; only the guest's own driver moves it."""
+        """Wait until the balloon has the requested size; only the guest's own driver changes it."""
         deadline = self._seconds() + FOLLOW
         while True:
             actual = await self._call(f"memory of domain {name}", lambda: self._do_running(uuid).memoryStats()["actual"])
@@ -65,17 +66,17 @@ class LibvirtResize(LibvirtDomains):
                 return
             if self._seconds() >= deadline:
                 raise WrongState(
-                    f"The guest of domain {name} didn't follow to {target // 1024} MiB within {FOLLOW:g} s; "
-                    "to change its memory it needs a stop."
+                    f"The guest of domain {name} didn't change its memory to {target // 1024} MiB within {FOLLOW:g} s; "
+                    "stop it to change its memory."
                 )
             await self._wait()
 
     async def _put_back(self, uuid: str, memory: int) -> None:
         try:
-            await self._call("putting memory back", lambda: self._do_find(uuid).setMemoryFlags(memory, _LIVE))
+            await self._call("restoring the amount of memory", lambda: self._do_find(uuid).setMemoryFlags(memory, _LIVE))
         except DriverError as error:
-            # It stopped meanwhile: its definition was never touched.
-            self._log.info("Memory of domain {uuid} not put back: {error}", uuid=uuid, error=error)
+            # The domain has stopped meanwhile: its definition wasn't changed.
+            self._log.info("The memory of domain {uuid} wasn't set back: {error}", uuid=uuid, error=error)
 
     @verb
     async def resize_vcpus(self, uuid: str, vcpus: int) -> None:
@@ -86,7 +87,7 @@ class LibvirtResize(LibvirtDomains):
         before = parse_domain(domain.XMLDesc(0))
         if vcpus > before.max_vcpus:
             raise WrongState(
-                f"Domain {before.name} can have {before.max_vcpus} virtual CPUs at most while it runs; {vcpus} need a stop."
+                f"Domain {before.name} can have at most {before.max_vcpus} CPUs while it runs; stop it to give it {vcpus}."
             )
         try:
             if vcpus != before.vcpus:
@@ -104,7 +105,7 @@ class LibvirtResize(LibvirtDomains):
             raise
 
     def _refusal(self, name: str) -> WrongState:
-        return WrongState(f"The guest of domain {name} doesn't let virtual CPUs go; to have fewer it needs a stop.")
+        return WrongState(f"The guest of domain {name} doesn't release virtual CPUs; stop it to give it fewer.")
 
     def _do_put_vcpus_back(self, domain: Any, vcpus: int) -> None:
         if parse_domain(domain.XMLDesc(0)).vcpus != vcpus:

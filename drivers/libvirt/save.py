@@ -1,4 +1,4 @@
-"""Domains whose memory is saved to the host's disk, through libvirt's managed saves; and reset."""
+"""Saving domains to the host's disk, through libvirt's managed saves; and resetting them."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ from fluidvm.drivers.libvirt.connection import verb
 from fluidvm.drivers.libvirt.domains import LibvirtDomains
 
 LOOK = 0.5
-"""Seconds between two looks at how far a job is."""
+"""Polling interval in seconds for the progress of a job."""
 
 
 @implementer(ISave)
 class LibvirtSave(LibvirtDomains):
-    """A host that keeps what it saves where it likes: libvirt knows of it as long as it knows the domain."""
+    """A host that can save domains. libvirt chooses the file, and has a record of it as long as the domain exists."""
 
-    # It is to run when it is restored, also if it is paused now.
+    # The domain must run after it is restored, even if it is paused now.
     save_flags = libvirt.VIR_DOMAIN_SAVE_RUNNING
 
     @verb
@@ -33,7 +33,7 @@ class LibvirtSave(LibvirtDomains):
             if state is DomainState.SAVED:
                 return None
             if state not in (DomainState.RUNNING, DomainState.PAUSED):
-                raise WrongState(f"Domain {domain.name()} is {state}; only a running or paused one can be saved.")
+                raise WrongState(f"Domain {domain.name()} is {state}; it can be saved only while it is running or paused.")
             return domain
 
         domain = await self._call(f"saving domain {uuid}", begin)
@@ -49,7 +49,7 @@ class LibvirtSave(LibvirtDomains):
             if state is DomainState.RUNNING:
                 return None
             if state is not DomainState.SAVED:
-                raise WrongState(f"Domain {domain.name()} is {state}, and nothing is saved of it.")
+                raise WrongState(f"Domain {domain.name()} is {state}, and has no saved state.")
             return domain
 
         domain = await self._call(f"restoring domain {uuid}", begin)
@@ -58,7 +58,7 @@ class LibvirtSave(LibvirtDomains):
         progress(100)
 
     async def _long(self, subject: str, domain: Any, function: Callable[[], Any], progress: Progress) -> None:
-        """Do what takes long beside other calls, and tell how far it is; cancelled, libvirt is asked to leave it."""
+        """Run a long operation in parallel with other calls, and report its progress. Cancelling makes libvirt abort it."""
         working = self._host.run_long(self._guarded, subject, function)
         ended: list[Any] = []
         working.addBoth(ended.append)
@@ -82,7 +82,7 @@ class LibvirtSave(LibvirtDomains):
 
 
 def _do_measure(domain: Any) -> int:
-    """How many percent of the memory have been written or read."""
+    """The percentage of the memory that has been written or read."""
     told = domain.jobStats()
     total = told.get(libvirt.VIR_DOMAIN_JOB_DATA_TOTAL, 0)
     return min(99, 100 * told.get(libvirt.VIR_DOMAIN_JOB_DATA_PROCESSED, 0) // total) if total else 0
@@ -90,13 +90,13 @@ def _do_measure(domain: Any) -> int:
 
 @implementer(IReset)
 class LibvirtReset(LibvirtDomains):
-    """A host whose domains have a button for it."""
+    """A host whose domains can be reset."""
 
     @verb
     async def reset(self, uuid: str) -> None:
         def act(domain: Any, state: DomainState) -> None:
             if state is not DomainState.RUNNING or not domain.isActive():
-                raise WrongState(f"Domain {domain.name()} is {state}; only a running one can be reset.")
+                raise WrongState(f"Domain {domain.name()} is {state}; it can be reset only while it is running.")
             domain.reset(0)
 
         await self._power("reset", uuid, act)

@@ -1,4 +1,4 @@
-"""Weights and rates of QEMU's domains, through libvirt: CPUs by control group, disks by QEMU's own throttling."""
+"""Shares and rate limits of QEMU's domains, through libvirt: CPUs by control groups, disks by QEMU's throttling."""
 
 from __future__ import annotations
 
@@ -20,15 +20,15 @@ from fluidvm.drivers.libvirt.errors import code_of
 MIB = 2**20
 USUAL = Shares().cpu_shares
 MOST_V2 = 10000
-"""The greatest weight in a control group of version 2 (Linux's Documentation/admin-guide/cgroup-v2, C{cpu.weight})."""
+"""The maximum weight in a control group of version 2 (Linux's Documentation/admin-guide/cgroup-v2, C{cpu.weight})."""
 
 
 def to_host(shares: int, usual: int) -> int:
     """
-    A weight as the host counts it.
+    Convert CPU shares to a weight of the host.
 
-    @param usual: what the host gives who asks for nothing: 1024 in control groups of version 1, 100 in version 2, where
-        libvirt hands the number on as it is (U{https://libvirt.org/formatdomain.html#cpu-tuning}).
+    @param usual: the host's default weight: 1024 in control groups of version 1, 100 in version 2, where libvirt passes
+        the number on unchanged (U{https://libvirt.org/formatdomain.html#cpu-tuning}).
     """
     if usual == USUAL:
         return shares
@@ -36,17 +36,17 @@ def to_host(shares: int, usual: int) -> int:
 
 
 def from_host(weight: int, usual: int) -> int:
-    """The weight that L{to_host} was given, as far as the host's scale tells it."""
+    """Convert a weight of the host back to CPU shares, as exactly as the host's scale allows."""
     return weight if usual == USUAL else max(2, round(weight * USUAL / usual))
 
 
 @implementer(IShares)
 class LibvirtShares(LibvirtDisks):
     """
-    A host whose domains can be held to weights and rates.
+    A host whose domains can have CPU shares and rate limits for disks.
 
-    Interfaces' rates aren't among them: libvirt sets those up by C{tc}, and where the kernel lacks a part of that, a domain
-    which has one doesn't start.
+    Rate limits for interfaces aren't supported: libvirt sets them up with C{tc}, and if the kernel lacks a part of that, a
+    domain with such a limit doesn't start.
     """
 
     _usual: int | None = None
@@ -60,16 +60,16 @@ class LibvirtShares(LibvirtDisks):
         return await super().definition(replace(spec, shares=shares))
 
     async def _usual_weight(self) -> int | None:
-        """What weight the host's domains have by themselves; C{None} where they have none. Tried out once."""
+        """The default weight of the host's domains; C{None} if they have none. Tested once."""
         if not self._proven:
             name = f"{PROBE_PREFIX}{uuids.uuid4()}"
             text = probe_xml(name, await self.platform(""), "", "")
-            self._usual = await self._call("what weighs CPUs", self._do_try_weight, text)
+            self._usual = await self._call("support of CPU shares", self._do_try_weight, text)
             self._proven = True
         return self._usual
 
     def _do_try_weight(self, text: str) -> int | None:
-        """libvirt tells whether there is a control group for CPUs only of a domain that has begun."""
+        """Find the default weight: libvirt reports only for a domain that has started whether it has a CPU control group."""
         domain = self._connection.createXML(text, libvirt.VIR_DOMAIN_START_PAUSED | libvirt.VIR_DOMAIN_START_AUTODESTROY)
         try:
             return int(domain.schedulerParametersFlags(libvirt.VIR_DOMAIN_AFFECT_LIVE)["cpu_shares"])
@@ -89,10 +89,10 @@ class LibvirtShares(LibvirtDisks):
     @verb
     async def set_shares(self, uuid: str, shares: Shares) -> None:
         if shares.network_mbps is not None:
-            raise Unsupported(f"Domain {uuid}: the host holds interfaces to no rate.")
+            raise Unsupported(f"Domain {uuid}: the host can't limit the rate of interfaces.")
         usual = await self._usual_weight()
         if usual is None and shares.cpu_shares != USUAL:
-            raise Unsupported(f"Domain {uuid}: the host weighs no CPUs, it has no control group for them.")
+            raise Unsupported(f"Domain {uuid}: the host doesn't support CPU shares, as it has no control group for CPUs.")
         await self._call(f"shares of domain {uuid}", self._do_set_shares, uuid, shares, usual)
 
     def _do_set_shares(self, uuid: str, shares: Shares, usual: int | None) -> None:
@@ -106,7 +106,7 @@ class LibvirtShares(LibvirtDisks):
                 try:
                     _do_put(domain, flag, held, usual)
                 except libvirt.libvirtError as again:
-                    self._log.info("Shares of domain {uuid} not put back: {error}", uuid=uuid, error=again)
+                    self._log.info("The shares of domain {uuid} weren't set back: {error}", uuid=uuid, error=again)
             if code_of(error) == libvirt.VIR_ERR_CONFIG_UNSUPPORTED:
                 raise DriverError(f"Shares of domain {domain.name()}: {error.get_error_message()}") from error
             raise
@@ -121,7 +121,7 @@ def _do_put(domain: Any, flag: int, shares: Shares, usual: int | None) -> None:
     look = 0 if flag == libvirt.VIR_DOMAIN_AFFECT_LIVE else libvirt.VIR_DOMAIN_XML_INACTIVE
     text = domain.XMLDesc(look)
     if usual is not None and _read(text, usual).cpu_shares != shares.cpu_shares:
-        # Both places at once are refused.
+        # libvirt refuses to change both definitions at once.
         domain.setSchedulerParametersFlags({"cpu_shares": to_host(shares.cpu_shares, usual)}, flag)
     rates = {"total_iops_sec": shares.disk_iops or 0, "total_bytes_sec": (shares.disk_mbps or 0) * MIB}
     for disk in parse_domain(text).disks:

@@ -1,4 +1,4 @@
-"""Connections to a host beside the node's own, for calls that can hold up a whole connection."""
+"""Additional connections to a host, for calls that can block a whole connection."""
 
 from __future__ import annotations
 
@@ -23,16 +23,16 @@ T = TypeVar("T")
 
 class SideConnection:
     """
-    One more connection to a node's host, with threads of its own.
+    An additional connection to a node's host, with its own threads.
 
     libvirtd serves five requests of a client at a time (C{max_client_requests} in its libvirtd.conf), and reads nothing
-    more from it meanwhile. What waits for a guest goes over a connection of its own, so that nothing else waits with it.
+    more from it meanwhile. Calls that wait for a guest use a separate connection, so that they don't block others.
 
-    The connection is opened by the first call that wants it, and anew when it has died.
+    The connection is opened by the first call that needs it, and again after it was lost.
 
-    @param log_in: as the node's own connection was opened.
-    @param purpose: what it is for, in words: C{guest agents}.
-    @param threads: how many calls are made at a time.
+    @param log_in: as for the node's own connection.
+    @param purpose: its purpose, for messages: C{guest agents}.
+    @param threads: the number of parallel calls.
     @param keepalive: as L{KEEPALIVE}.
     """
 
@@ -55,13 +55,13 @@ class SideConnection:
         self._connection: Any = None
         self._opening = threading.Lock()
         self._pool = ThreadPool(0, threads, f"{purpose} of node {host.node}")
-        # A call that hangs must not keep the server from ending.
+        # A hanging call must not prevent the server from exiting.
         self._pool.threadFactory = partial(threading.Thread, daemon=True)  # type: ignore[assignment]
         self._ended = False
         self.over: Deferred[None] = Deferred()
-        """Fires when the connection is closed, and its threads have nothing more to do. It never fails."""
+        """Fires when the connection is closed and its threads have ended. It never fails."""
         self.before_close: list[Callable[[], Any]] = []
-        """What has to be undone before the connection is closed: called in a thread, the last first."""
+        """Clean-up functions that are called in a thread before the connection is closed, in reverse order."""
 
     def run(self, function: Callable[..., T], *args: Any) -> Deferred[T]:
         """
@@ -80,10 +80,10 @@ class SideConnection:
 
     def do_connection(self) -> Any:
         """
-        Give the connection; blocks.
+        Return the connection, and open it if necessary; blocks.
 
         @return: C{libvirt.virConnect}.
-        @raise DriverError: there is none to be had. Never L{Unreachable}: the node's own connection notices a lost host.
+        @raise DriverError: it can't be opened. Never L{Unreachable}: the node's own connection detects a lost host.
         """
         with self._opening:
             if not self._ended and (self._connection is None or self._connection.isAlive() != 1):
@@ -94,12 +94,12 @@ class SideConnection:
                     raise DriverError(f"{self._uri}: no connection for {self._purpose}: {words}.") from None
                 except Unreachable as error:
                     raise DriverError(str(error)) from None
-            if self._ended:  # perhaps meanwhile; what was opened is closed after this call
+            if self._ended:  # perhaps ended meanwhile; then the new connection is closed after this call
                 raise self._closed_error()
             return self._connection
 
     def end(self) -> None:
-        """Close the connection and end the threads, after the calls that are under way. A repetition does nothing."""
+        """Close the connection and end the threads, after the calls in progress. A repetition does nothing."""
         if self._ended:
             return
         self._ended = True
@@ -118,7 +118,7 @@ class SideConnection:
 
     def _do_close(self) -> None:
         while self.before_close:
-            with suppress(libvirt.libvirtError):  # it is gone already, or its connection is
+            with suppress(libvirt.libvirtError):  # it no longer exists, or its connection is lost
                 self.before_close.pop()()
         with self._opening, suppress(libvirt.libvirtError):
             connection, self._connection = self._connection, None

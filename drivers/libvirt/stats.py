@@ -1,4 +1,4 @@
-"""What libvirt tells of a host's work, and its domains'."""
+"""Statistics of hosts and domains, from libvirt."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _WANTED = (
 
 @implementer(IStats)
 class LibvirtStats(LibvirtDomains):
-    """A host that tells what it is doing. Fields are those of C{virConnectGetAllDomainStats}."""
+    """A host that reports statistics. The fields are those of C{virConnectGetAllDomainStats}."""
 
     _cpu_before: tuple[int, int] = (0, 0)
 
@@ -60,5 +60,5 @@ class LibvirtStats(LibvirtDomains):
 
 
 def _sum(told: dict[str, Any], kind: str, field: str) -> int:
-    """What all of a domain's disks or interfaces have together."""
+    """The sum over all of a domain's disks or interfaces."""
     return sum(told.get(f"{kind}.{number}.{field}", 0) for number in range(told.get(f"{kind}.count", 0)))

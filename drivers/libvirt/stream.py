@@ -1,4 +1,4 @@
-"""libvirt's streams as Twisted's connections: what goes both ways, without blocking."""
+"""libvirt's streams as connections of Twisted: bidirectional and non-blocking."""
 
 from __future__ import annotations
 
@@ -18,22 +18,22 @@ from fluidvm.drivers.console_transport import ConsoleTransport
 from fluidvm.drivers.libvirt.side_connection import SideConnection
 
 PIECE = 64 * 1024
-"""Bytes that are read or written at once."""
+"""Maximum number of bytes read or written at once."""
 MOST_HELD = 1024 * 1024
-"""Bytes that are held for a viewer that doesn't take them; libvirt itself would hold any number."""
+"""Maximum number of bytes buffered for a slow viewer; libvirt itself would buffer any number."""
 AGAIN = 0.05
-"""Seconds until a host is tried again that takes nothing more just now."""
+"""Seconds until the next attempt, if the host currently accepts nothing more."""
 WOULD_BLOCK = -2
 
 
 class StreamTransport(ConsoleTransport):
     """
-    An open stream that doesn't block (C{VIR_STREAM_NONBLOCK}), as a protocol's transport.
+    An open non-blocking stream (C{VIR_STREAM_NONBLOCK}), as a protocol's transport.
 
-    libvirt tells in its event loop's thread that there is something to read, where reading only empties what has come in.
-    Writing and ending may wait for the guest, so that they run in the thread of the connection that the stream goes over.
+    libvirt's event loop reports that there is something to read. Reading in that thread only takes what has been received.
+    Writing and closing can wait for the guest, so they run in the thread of the stream's connection.
 
-    @param side: that connection, which is the stream's alone: it ends with it.
+    @param side: the stream's own connection, which ends with it.
     """
 
     _log = Logger()
@@ -49,11 +49,11 @@ class StreamTransport(ConsoleTransport):
         self._closing = False
         self._gone = False
         self._ended: Failure | None = None
-        # Without HANGUP: at the end there is still something to read, of no bytes.
+        # HANGUP isn't needed: at the end of the stream a read returns no bytes.
         self._events = libvirt.VIR_STREAM_EVENT_READABLE | libvirt.VIR_STREAM_EVENT_ERROR
 
     def follow(self) -> None:
-        """Have what comes in told. Called in the connection's thread, as it takes libvirt's locks."""
+        """Register for incoming data. Called in the connection's thread, as it takes libvirt's locks."""
         self._side.before_close += [self._do_abort, self._stream.eventRemoveCallback]
         self._stream.eventAddCallback(self._events, _tell, weakref.ref(self))
 
@@ -65,15 +65,15 @@ class StreamTransport(ConsoleTransport):
             _free(stream)
 
     def connect(self, viewer: IProtocol) -> None:
-        """Give the stream its protocol."""
+        """Connect the protocol to the stream."""
         self._viewer = viewer
         viewer.makeConnection(self)
         self._deliver()
 
-    # In libvirt's thread.
+    # The following methods run in libvirt's thread.
 
     def happened(self, stream: Any) -> None:
-        """Read what has come in."""
+        """Read the data that has come in."""
         words = None
         try:
             data = stream.recv(PIECE)
@@ -82,12 +82,12 @@ class StreamTransport(ConsoleTransport):
         if data == WOULD_BLOCK:
             return
         if not data:
-            # One that stayed would be called again at once, for ever; perhaps it is being let go of just now.
+            # If the callback stayed, it would be called again and again; it may be being removed right now.
             with contextlib.suppress(libvirt.libvirtError):
                 stream.eventRemoveCallback()
         self._host.call_in_reactor(self._received, data, words)
 
-    # In the reactor's.
+    # The following methods run in the reactor's thread.
 
     def _received(self, data: bytes, words: str | None) -> None:
         if self._ended is not None:
@@ -95,7 +95,7 @@ class StreamTransport(ConsoleTransport):
         if data:
             self._coming += data
             if len(self._coming) > MOST_HELD:
-                self.end("The viewer doesn't keep up with the console.")
+                self.end("The viewer reads too slowly for the console.")
                 return
         else:
             self._ended = Failure(ConnectionDone() if words is None else ConnectionLost(words))
@@ -116,16 +116,16 @@ class StreamTransport(ConsoleTransport):
             viewer.connectionLost(self._ended)
 
     def end(self, words: str) -> None:
-        """Break the connection, now."""
+        """Abort the connection, now."""
         self._closing = True
         if self._ended is None:
             self._ended = Failure(ConnectionLost(words))
         self._deliver()
 
-    # What a protocol may ask of its transport.
+    # The methods of a transport.
 
     def write(self, data: bytes) -> None:
-        """Send soon."""
+        """Send as soon as possible."""
         if self._ended is None and not self._closing:
             self._going += data
             if len(self._going) > PIECE and self._producer is not None:
@@ -163,25 +163,25 @@ class StreamTransport(ConsoleTransport):
                     self._producer.resumeProducing()
 
     def loseConnection(self) -> None:
-        """End the connection, when all is sent."""
+        """Close the connection after everything was sent."""
         self._closing = True
         if not self._going and not self._writing:
             self._finish()
 
     def abortConnection(self) -> None:
-        """End the connection at once. A guest that takes nothing would keep what was typed, and be tried again, for ever."""
-        self.end("The viewer has gone.")
+        """Close the connection at once. With a guest that reads nothing, sending would be retried forever."""
+        self.end("The viewer disconnected.")
 
     def _finish(self) -> None:
         if self._ended is None:
             self._ended = Failure(ConnectionDone())
-        # One that has ended by itself may hold what the viewer hasn't taken, and doesn't want any more.
-        # Not while the viewer is still in the call that asked for it.
+        # A stream that has ended by itself may have a buffer that the viewer hasn't read, and no longer wants.
+        # Not during the viewer's own call.
         self._host.clock.callLater(0, self._deliver)
 
 
 def _tell(stream: Any, events: int, reference: weakref.ref[StreamTransport]) -> None:
-    """Called in libvirt's thread: there is something to read, or the end."""
+    """Called in libvirt's thread: there is something to read, or the stream has ended."""
     transport = reference()
     if transport is not None:
         transport.happened(stream)
@@ -189,10 +189,10 @@ def _tell(stream: Any, events: int, reference: weakref.ref[StreamTransport]) -> 
 
 def _free(stream: Any) -> None:
     """
-    Let go of libvirt's stream, which holds its connection open as long as anybody holds the Python object.
+    Release libvirt's stream, which keeps its connection open as long as the Python object exists.
 
-    libvirt 9.0 for one never gives back what it was handed with the callback for its events, which holds that object (and,
-    were it not weak, the transport).
+    libvirt 9.0, for example, never releases the argument of the event callback, which references that object (and would
+    reference the transport, if the reference weren't weak).
     """
     handle, stream._o, stream._conn = stream._o, None, None
     stream.__dict__.pop("cb", None)

@@ -1,10 +1,10 @@
 """
-Volumes kept under a name and gone back to, by libvirt.
+Snapshots of volumes, through libvirt.
 
-Its storage pools have no call for it: what lies in a disk's file is kept for a domain that has the disk. So each volume with
-snapshots has a domain of its own, its keeper, which is never started, and is told to nobody. libvirt remembers with it which
-snapshots there are, and has C{qemu-img} work on the file. In the file their names begin with L{MARK}: those of the domains
-that have the volume as a disk, in the same file, can't.
+libvirt has snapshots of domains, but not of the volumes in its storage pools. So each volume with snapshots has its own
+domain, its keeper, which is never started and never listed. With it libvirt records the snapshots, and runs C{qemu-img} on
+the file. In the file their names begin with L{MARK}. The snapshots of domains that have the volume as a disk are in the
+same file, but their names can't begin with it.
 """
 
 from __future__ import annotations
@@ -27,12 +27,12 @@ from fluidvm.drivers.libvirt.errors import code_of
 from fluidvm.drivers.libvirt.snapshots import LibvirtSnapshots
 
 MARK = "disk:"
-"""No name of a domain's snapshot has a colon (L{fluidvm.driver.NAME_PATTERN})."""
+"""The names of domains' snapshots contain no colon (L{fluidvm.driver.NAME_PATTERN})."""
 WORDS = "FluidVM keeps snapshots of the volume {name} of storage pool {pool} by this domain. Don't start it."
 
 
 def keeper_xml(pool: str, name: str, uuid: str, kind: str, disk: DomainDisk) -> str:
-    """Write a keeper."""
+    """Write a keeper's definition."""
     domain = Element("domain", type=kind)
     SubElement(domain, "name").text = f"{KEEPER_PREFIX}{uuid}"
     SubElement(domain, "uuid").text = uuid
@@ -41,7 +41,7 @@ def keeper_xml(pool: str, name: str, uuid: str, kind: str, disk: DomainDisk) -> 
     SubElement(domain, "vcpu").text = "1"
     boot = SubElement(domain, "os")
     SubElement(boot, "type").text = "hvm"
-    # Whoever starts it all the same boots nothing from the disk.
+    # If somebody starts it nevertheless, it doesn't boot from the disk.
     SubElement(boot, "boot", dev="network")
     devices = SubElement(domain, "devices")
     devices.append(ElementTree.fromstring(disk_xml(disk)))  # noqa: S314 - made here
@@ -50,7 +50,7 @@ def keeper_xml(pool: str, name: str, uuid: str, kind: str, disk: DomainDisk) -> 
 
 @implementer(IVolumeSnapshots)
 class LibvirtVolumeSnapshots(LibvirtSnapshots, LibvirtDisks):
-    """A host whose volumes can be kept."""
+    """A host whose volumes can have snapshots."""
 
     patience = LibvirtSnapshots.patience | dict.fromkeys(
         ("create_volume_snapshot", "revert_volume", "delete_volume_snapshot"), max(LibvirtSnapshots.patience.values())
@@ -60,14 +60,14 @@ class LibvirtVolumeSnapshots(LibvirtSnapshots, LibvirtDisks):
         await self._call_in(self._host.run_long, f"{what} of volume {name}", function, pool, name, *args)
 
     def _do_kept_volume(self, pool: str, name: str, format: str) -> Volume:
-        """@raise WrongState: a volume hasn't the format: C{qemu-img}, which works on it, finds out for itself what it is."""
+        """@raise WrongState: a volume doesn't have this format, which C{qemu-img} would detect by itself."""
         volume = self._do_volume(self._do_pool(pool), name)
         if volume is None:
             raise NoSuchThing(f"Storage pool {pool} has no volume {name}.")
         return checked(self._connection, pool, volume, format)
 
     def _do_knows(self, pool: str, name: str) -> bool:
-        """Whether the host saw a volume when it looked last."""
+        """Whether the host's last listing contains a volume."""
         try:
             return self._do_volume(self._connection.storagePoolLookupByName(pool), name) is not None
         except libvirt.libvirtError as error:
@@ -102,7 +102,7 @@ class LibvirtVolumeSnapshots(LibvirtSnapshots, LibvirtDisks):
     def _do_list_volume_snapshots(self, pool: str, name: str) -> Sequence[Snapshot]:
         keeper = self._do_keeper(pool, name)
         if keeper is None and not self._do_knows(pool, name):
-            # Looking at a pool anew looks at all of its volumes: not for each of them, when there are thousands.
+            # Refreshing a pool reads all of its volumes: with thousands of them, this must not be done for each one.
             self._do_kept_volume(pool, name, "raw")
         if keeper is None:
             return []
@@ -111,7 +111,7 @@ class LibvirtVolumeSnapshots(LibvirtSnapshots, LibvirtDisks):
 
     @verb
     async def create_volume_snapshot(self, pool: str, name: str, format: str, snapshot: str) -> None:
-        # What it is to run on, though it never does: asked in the reactor.
+        # The keeper's platform, though it never runs: it must be requested in the reactor's thread.
         kind = (await self.platform("")).kind
         await self._volume_verb(f"snapshot {snapshot}", pool, name, self._do_keep_volume, format, snapshot, kind)
 
@@ -121,7 +121,7 @@ class LibvirtVolumeSnapshots(LibvirtSnapshots, LibvirtDisks):
         if keeper is not None and self._do_snapshot(keeper, MARK + snapshot) is not None:
             return
         if volume.format != "qcow2":
-            raise Unsupported(f"Volume {name} has format {volume.format}; only qcow2 can be kept.")
+            raise Unsupported(f"Volume {name} has format {volume.format}; only qcow2 supports snapshots.")
         self._do_check_idle(volume)
         if keeper is None:
             disk = DomainDisk(volume.path, volume.format, "vda")
@@ -135,7 +135,7 @@ class LibvirtVolumeSnapshots(LibvirtSnapshots, LibvirtDisks):
 
     @verb
     async def revert_volume(self, pool: str, name: str, format: str, snapshot: str) -> None:
-        await self._volume_verb(f"going back to snapshot {snapshot}", pool, name, self._do_revert_volume, format, snapshot)
+        await self._volume_verb(f"revert to snapshot {snapshot}", pool, name, self._do_revert_volume, format, snapshot)
 
     def _do_revert_volume(self, pool: str, name: str, format: str, snapshot: str) -> None:
         volume = self._do_kept_volume(pool, name, format)
@@ -171,11 +171,11 @@ class LibvirtVolumeSnapshots(LibvirtSnapshots, LibvirtDisks):
 
 
 def _do_let_go(keeper: Any) -> None:
-    """A keeper that keeps nothing isn't needed."""
+    """Remove a keeper without snapshots."""
     if not keeper.snapshotNum(0):
         keeper.undefineFlags(libvirt.VIR_DOMAIN_UNDEFINE_SNAPSHOTS_METADATA)
 
 
 def _keeper_uuid(pool: str, name: str) -> str:
-    """Of the volume's place, so that it is found again."""
+    """The keeper's UUID, derived from pool and volume, so that it is found again."""
     return str(uuids.uuid5(uuids.NAMESPACE_URL, f"fluidvm:{pool}/{name}"))

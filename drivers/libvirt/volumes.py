@@ -1,4 +1,4 @@
-"""Volumes made larger and copied, and how much room libvirt's storage pools have."""
+"""Resizing and copying volumes, and the free space of libvirt's storage pools."""
 
 from __future__ import annotations
 
@@ -28,12 +28,12 @@ from fluidvm.drivers.libvirt.disks import MIB, LibvirtDisks, checked, describe
 from fluidvm.drivers.libvirt.domain_xml import parse_domain, volume_xml
 
 LOOK = 0.5
-"""Seconds between two looks at how far a copy is."""
+"""Polling interval in seconds for the progress of a copy."""
 
 
 @implementer(IVolumes)
 class LibvirtVolumes(LibvirtDisks):
-    """A host whose volumes can be more than made and removed."""
+    """A host whose volumes can be resized and copied."""
 
     @verb
     async def list_pools(self) -> Sequence[Pool]:
@@ -56,7 +56,7 @@ class LibvirtVolumes(LibvirtDisks):
         path = volume.path()
         for domain in self._connection.listAllDomains(libvirt.VIR_CONNECT_LIST_DOMAINS_ACTIVE):
             if any(disk.path == path for disk in parse_domain(domain.XMLDesc(0)).disks):
-                raise WrongState(f"Volume {volume.name()} is in use by domain {domain.name()}, which runs.")
+                raise WrongState(f"Volume {volume.name()} is in use by domain {domain.name()}, which is running.")
 
     @verb
     async def resize_volume(self, pool: str, name: str, format: str, size: int) -> Volume:
@@ -93,10 +93,10 @@ class LibvirtVolumes(LibvirtDisks):
                 if format != "raw":
                     progress(await self._call(subject, self._do_measure, pool, source.name, new))
                 elif copying.done > told:
-                    told = copying.done  # a copy that doesn't go on is silent, so that the server notices
+                    told = copying.done  # a copy that makes no progress reports none, so that the server notices
                     progress(copying.percentage)
             except CancelledError:
-                # libvirt itself can't leave a copy half done: it is removed when it is whole.
+                # libvirt can't abort a copy: the copy is removed after it is complete.
                 cancelled = True
                 copying.stop.set()
             except DriverError:
@@ -118,13 +118,13 @@ class LibvirtVolumes(LibvirtDisks):
         if other is not None:
             there = describe(self._connection, pool, other, format)
             if (there.size, there.format) != (source.size, source.format):
-                raise AlreadyThere(f"Storage pool {pool} has another volume {new} already.")
+                raise AlreadyThere(f"Storage pool {pool} already has another volume {new}.")
             return source, there
         self._do_check_unused(volume)
         return source, None
 
     def _do_clone(self, pool_name: str, source: Volume, new: str, _copying: Copying) -> Volume:
-        """By C{qemu-img}, which goes by the volume's head: not for what a guest can have written that to."""
+        """Copy with C{qemu-img}, which trusts the volume's header: never use it if a guest could have written that."""
         pool = self._connection.storagePoolLookupByName(pool_name)
         text = volume_xml(new, source.size, source.format)
         made = pool.createXMLFrom(text, pool.storageVolLookupByName(source.name))
@@ -139,7 +139,7 @@ class LibvirtVolumes(LibvirtDisks):
         return describe(self._connection, pool_name, made, "raw")
 
     def _do_measure(self, pool_name: str, name: str, new: str) -> int:
-        """How many percent of a volume's bytes its copy has."""
+        """The percentage of a volume's bytes that have been copied."""
         pool = self._connection.storagePoolLookupByName(pool_name)
         _, _, whole = pool.storageVolLookupByName(name).info()
         _, _, part = pool.storageVolLookupByName(new).info()
@@ -148,14 +148,14 @@ class LibvirtVolumes(LibvirtDisks):
 
 @implementer(IDiskResize)
 class LibvirtDiskResize(LibvirtVolumes):
-    """A host whose running domains' disks can be made larger, too."""
+    """A host on which disks of running domains can also be made larger."""
 
     @verb
     async def resize_disk(self, uuid: str, disk: DomainDisk, size: int) -> None:
         def act() -> None:
             domain = self._do_find(uuid)
             if not domain.isActive():
-                raise WrongState(f"Domain {domain.name()} isn't running: its volume can be made larger by itself.")
+                raise WrongState(f"Domain {domain.name()} isn't running: resize the volume instead.")
             if disk not in parse_domain(domain.XMLDesc(0)).disks:
                 raise NoSuchThing(f"Domain {domain.name()} has no disk {disk.path} as {disk.target}.")
             capacity, _, _ = domain.blockInfo(disk.target)

@@ -1,5 +1,5 @@
 """
-What vzctl and vzlist say, in both dialects, as values: pure functions from text.
+Parsers of the output of vzctl and vzlist, in both dialects, as pure functions.
 
 Dialect 4 is vzctl 4.x (and 3.x), dialect 7 that of OpenVZ 7, whose versions are 7 to 9. Exit codes: vzctl(8), and vzerror.h
 of each.
@@ -18,7 +18,7 @@ from fluidvm.driver import AlreadyThere, DomainState, DriverError, NoSuchThing, 
 PAGE = 4096
 MIB = 1024 * 1024
 UNLIMITED_PAGES = 2**40
-"""From here on an amount of pages means that there is no limit: C{LONG_MAX} and its quotients are how vzctl says so."""
+"""An amount of pages from here on means "unlimited": vzctl uses C{LONG_MAX} and its quotients for that."""
 LOCKED = 9
 NO_CONFIG = 14
 BAD_VALUE = 21
@@ -42,16 +42,16 @@ LIST_FIELDS = (
     "ostemplate",
     "private",
 )
-"""What is asked of vzlist: no free text, which it doesn't escape, so that one quote spoils the whole answer."""
+"""The fields requested from vzlist. No free text: vzlist doesn't escape it, so one quote would make the output invalid."""
 
 
 @dataclass(frozen=True)
 class Dialect:
     """
-    How the two families of tools differ.
+    The differences between the two families of tools.
 
     @ivar number: 4 or 7.
-    @ivar version: as C{vzctl --version} tells it.
+    @ivar version: as reported by C{vzctl --version}.
     @ivar uuids: whether containers' ids are UUIDs, which the caller chooses.
     """
 
@@ -64,22 +64,22 @@ def parse_version(stdout: str) -> Dialect:
     """
     Read C{vzctl --version}.
 
-    @raise Unsupported: it is none, or one before 3.
+    @raise Unsupported: it isn't vzctl's, or the version is too old.
     """
     found = re.search(r"^vzctl version (\d+)\.(\S*)", stdout, re.MULTILINE)
     if found is None:
-        raise Unsupported("This isn't OpenVZ's vzctl: it tells no version.")
+        raise Unsupported("This isn't OpenVZ's vzctl: it reports no version.")
     major, version = int(found[1]), f"{found[1]}.{found[2]}"
     if major >= 7:
         return Dialect(7, version, True)
     if major >= 4:
         return Dialect(4, version, False)
-    raise Unsupported(f"vzctl {version} is too old: 4.0 is the first whose vzlist writes JSON.")
+    raise Unsupported(f"vzctl {version} is too old: FluidVM needs 4.0 or later, whose vzlist writes JSON.")
 
 
 @dataclass(frozen=True)
 class Status:
-    """What C{vzctl status} says. C{state} is one of C{running}, C{paused}, C{suspended} and C{down}."""
+    """The output of C{vzctl status}. C{state} is one of C{running}, C{paused}, C{suspended} and C{down}."""
 
     exists: bool
     mounted: bool
@@ -90,7 +90,7 @@ def parse_status(stdout: str) -> Status:
     """
     Read C{vzctl status}, in any dialect.
 
-    @raise DriverError: there is no such line.
+    @raise DriverError: the status line is missing.
     """
     for line in stdout.splitlines():
         words = line.split()
@@ -99,7 +99,7 @@ def parse_status(stdout: str) -> Status:
             if state == "down" and "suspended" in words[5:]:
                 state = "suspended"
             return Status(words[2] == "exist", words[3] == "mounted", state)
-    raise DriverError(f"vzctl status said what isn't understood: {first_line(stdout)!r}.")
+    raise DriverError(f"vzctl status gave unexpected output: {first_line(stdout)!r}.")
 
 
 STATES = {
@@ -111,25 +111,25 @@ STATES = {
     "mounted": DomainState.STOPPED,
     "unknown": DomainState.CRASHED,
 }
-"""The words of C{vzctl status} and of vzlist's C{status}."""
+"""The states in C{vzctl status} and in vzlist's C{status}."""
 
 
 @dataclass(frozen=True)
 class Listed:
     """
-    A container as vzlist tells it.
+    A container as vzlist reports it.
 
     @ivar ctid: its id, a number or a UUID.
     @ivar state: vzlist's own word.
     @ivar memory: MiB; C{None}: unlimited.
-    @ivar bound: MiB of memory's barrier, which is what counts off OpenVZ's kernels; C{None}: none, nothing bounds it there.
+    @ivar bound: the memory barrier in MiB, which is the limit on kernels other than OpenVZ's; C{None}: unlimited there.
     @ivar swap: MiB; C{None}: unlimited.
-    @ivar used_memory: MiB; C{None}: not known, for where there are no beancounters vzlist tells 0.
+    @ivar used_memory: MiB; C{None}: unknown, as vzlist reports 0 if there are no beancounters.
     @ivar cpus: 0: all of the host's.
-    @ivar cpulimit: per cent of one CPU; 0: unlimited.
-    @ivar disk: MiB of its file system's soft limit; 0: not told.
+    @ivar cpulimit: percent of one CPU; 0: unlimited.
+    @ivar disk: MiB of its file system's soft limit; 0: not reported.
     @ivar used_disk: MiB.
-    @ivar addresses: as the kernel or the configuration has them.
+    @ivar addresses: as in the kernel or the configuration.
     @ivar uptime: seconds.
     """
 
@@ -158,13 +158,13 @@ def parse_list(stdout: str) -> list[Listed]:
     """
     Read C{vzlist -j} with L{LIST_FIELDS}: an array, which has three shapes when it is empty.
 
-    @raise DriverError: it isn't.
+    @raise DriverError: it isn't valid.
     """
     try:
         told = json.loads(stdout or "[]")
         return [_listed(one) for one in told]
     except (ValueError, TypeError, KeyError, AttributeError):
-        raise DriverError(f"vzlist said what isn't understood: {first_line(stdout)!r}.") from None
+        raise DriverError(f"vzlist gave unexpected output: {first_line(stdout)!r}.") from None
 
 
 def _listed(one: Mapping[str, Any]) -> Listed:
@@ -201,7 +201,7 @@ def _mib(pages: int) -> int | None:
 
 
 def parse_conf(text: str) -> dict[str, str]:
-    """Read a configuration file, C{KEY="value"}: a later line wins, and nothing is unescaped."""
+    """Read a configuration file, C{KEY="value"}: the last line for a key counts, and nothing is unescaped."""
     values = {}
     for line in text.splitlines():
         found = re.fullmatch(r"\s*([A-Z_][A-Z0-9_]*)=(.*?)\s*", line)
@@ -212,7 +212,7 @@ def parse_conf(text: str) -> dict[str, str]:
 
 
 GREP_KEYS = "^(NAME|DESCRIPTION|VE_PRIVATE|OSTEMPLATE|ORIGIN_SAMPLE|PHYSPAGES|CPUUNITS|IOLIMIT|IOPSLIMIT)="
-"""What is read of configurations; each has one of these at least."""
+"""The keys read from configurations; each configuration has at least one of them."""
 SURVEY = """\
 grep -RsHE '--include=*.conf' "$1" "$2"
 echo "-- $?"
@@ -223,23 +223,23 @@ shift 4
 exec vzlist -j -o "$fields" "$@"
 """
 """
-A shell's line that greps and lists: most verbs want both, and over SSH each command takes its time.
+A shell script that runs both grep and vzlist: most verbs need both, and over SSH each command takes time.
 
-It is given a pattern, the directory of configurations, that of names, fields, and the rest of vzlist's words.
+Its arguments are a pattern, the directory of configurations, that of names, the fields, and further arguments of vzlist.
 """
 
 
 def split_survey(stdout: str) -> tuple[str, set[str], str]:
     """
-    Take what L{SURVEY} said apart. Each line of grep's begins with a path.
+    Parse the output of L{SURVEY}. Each line of grep begins with a path.
 
-    @return: what grep found, the ids that names lead to, and what vzlist told.
-    @raise DriverError: grep didn't get to its end.
+    @return: the output of grep, the ids to which names are linked, and the output of vzlist.
+    @raise DriverError: grep failed.
     """
     end = re.search(r"^-- (\d+)\n((?:.*\n)*?)--\n", stdout, re.MULTILINE)
-    # 1: nothing is there; 2: among others, what was removed meanwhile.
+    # 1: nothing was found; 2: for example, a file was removed meanwhile.
     if end is None or int(end[1]) > 2:
-        raise DriverError("The node doesn't tell its containers: grep failed.")
+        raise DriverError("The node's containers can't be listed: grep failed.")
     links = {line.rpartition("/")[2].removesuffix(".conf") for line in end[2].splitlines()}
     return stdout[: end.start()], links, stdout[end.end() :]
 
@@ -248,7 +248,7 @@ def parse_grep(stdout: str) -> dict[str, dict[str, str]]:
     """
     Read C{grep -H} over a directory of configuration files.
 
-    @return: of each container's file, by its id, what was found; samples and the host's own file are left out.
+    @return: what was found in each container's file, by its id; samples and the host's own file are left out.
     """
     found: dict[str, list[str]] = {}
     for line in stdout.splitlines():
@@ -260,13 +260,13 @@ def parse_grep(stdout: str) -> dict[str, dict[str, str]]:
 
 
 def is_ctid(text: str) -> bool:
-    """Whether this is a container's id: a number other than the host's 0, or a UUID."""
+    """Whether this is the id of a container: a number other than 0 (the host), or a UUID."""
     return bool(re.fullmatch(r"[1-9][0-9]{0,9}|[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}", text))
 
 
 @dataclass(frozen=True)
 class Snapshot:
-    """A snapshot as C{vzctl snapshot-list} tells it. C{parent} is empty at the root; C{created} is the host's local time."""
+    """A snapshot from C{vzctl snapshot-list}. C{parent} is empty at the root; C{created} is the host's local time."""
 
     uuid: str
     parent: str
@@ -301,46 +301,46 @@ def parse_host(told: str) -> tuple[int, int]:
     Read C{/proc/stat} and C{/proc/meminfo}.
 
     @return: the number of CPUs that are online, and the RAM in MiB.
-    @raise DriverError: one of them isn't told.
+    @raise DriverError: one of them is missing.
     """
     cpus = len(re.findall(r"^cpu\d+ ", told, re.MULTILINE))
     memory = re.search(r"^MemTotal:\s+(\d+) kB", told, re.MULTILINE)
     if not cpus or memory is None:
-        raise DriverError("The node doesn't tell its CPUs and its memory.")
+        raise DriverError("The node doesn't report its CPUs and its memory.")
     return cpus, int(memory[1]) // 1024
 
 
 def is_openvz(dialect: Dialect, told: str) -> bool:
     """
-    Whether a node's kernel is OpenVZ's: dialect 7 runs on no other, dialect 4 takes any.
+    Whether a node's kernel is OpenVZ's: dialect 7 runs on no other kernel, dialect 4 runs on any.
 
-    @param told: what C{ls -d /proc/vz} said, among other things. It is what vzctl looks at.
+    @param told: output that includes that of C{ls -d /proc/vz}, which is what vzctl checks.
     """
     return dialect.number == 7 or re.search("^/proc/vz$", told, re.MULTILINE) is not None
 
 
 @dataclass(frozen=True)
 class Moment:
-    """A moment on the node: which boot it is of, and how many seconds after it."""
+    """A point in time on the node: the boot, and the seconds since."""
 
     boot: int
     uptime: float
 
 
 def parse_moment(stdout: str) -> Moment:
-    """Read C{/proc/sys/kernel/random/boot_id} and C{/proc/uptime}. @raise DriverError: they aren't told."""
+    """Read C{/proc/sys/kernel/random/boot_id} and C{/proc/uptime}. @raise DriverError: they aren't there."""
     found = re.fullmatch(r"([0-9a-f]{8})-\S+\s+([0-9.]+)\s.*", stdout.strip(), re.DOTALL)
     if found is None:
-        raise DriverError("The node doesn't tell how long it has been up.")
+        raise DriverError("The node doesn't report its uptime.")
     return Moment(int(found[1], 16), float(found[2]))
 
 
 def first_line(text: str) -> str:
-    """Something to quote."""
+    """The first line that isn't empty, for messages."""
     return next((line.strip() for line in text.splitlines() if line.strip()), "")[:200]
 
 
-# Codes that mean the same in both; what isn't here is a plain DriverError.
+# Codes that mean the same in both dialects; all others become a plain DriverError.
 _MEANINGS: dict[int, type[DriverError]] = {
     5: Unsupported,  # no OpenVZ kernel
     LOCKED: WrongState,
@@ -355,20 +355,20 @@ _MEANINGS: dict[int, type[DriverError]] = {
     78: AlreadyThere,  # an address is in use
     91: NoSuchThing,  # an OS template
     105: WrongState,  # starting is disabled
-    127: Unreachable,  # env: no vzctl any more
+    127: Unreachable,  # env: vzctl no longer exists
 }
 _MEANINGS_OF: dict[int, dict[int, type[DriverError]]] = {
     4: {99: Unsupported, 131: AlreadyThere},
     7: {131: Unsupported, 137: AlreadyThere, 141: WrongState, 221: NoSuchThing, 233: Unsupported},
 }
-_WORDS = {LOCKED: "another command holds the container's lock", 5: "the node runs no OpenVZ kernel"}
+_WORDS = {LOCKED: "another command holds the container's lock", 5: "the node doesn't run an OpenVZ kernel"}
 
 
 def explain(dialect: Dialect, subject: str, code: int, stdout: str, stderr: str) -> DriverError:
     """
-    Make an error of a vzctl that failed: its class by the code alone, its sentence with what vzctl said.
+    Convert a failure of vzctl: the class depends on the exit code alone, the sentence contains vzctl's message.
 
-    @param subject: what was asked for, to begin the sentence with.
+    @param subject: the operation, as the beginning of the sentence.
     """
     kind = _MEANINGS_OF[dialect.number].get(code) or _MEANINGS.get(code, DriverError)
     said = [line.strip() for line in (*stderr.splitlines(), *stdout.splitlines()) if line.strip()]

@@ -1,8 +1,8 @@
 """
 OpenVZ containers, through vzctl and vzlist: on the server's own machine or over SSH, dialects 4 and 7.
 
-A domain here is a container: it has no disks but its own file system, no kernel, and no firmware. Its maxima of memory and
-CPUs bound what FluidVM gives it while it runs; OpenVZ itself has none.
+A domain of this driver is a container: it has no disks but its own file system, no kernel, and no firmware. Its maximum
+memory and CPUs limit what FluidVM gives it while it runs; OpenVZ itself has no such maximum.
 """
 
 from __future__ import annotations
@@ -52,20 +52,20 @@ from fluidvm.drivers.openvz.stats import VzStats
 
 RUNNING, PAUSED, STOPPED, SAVED = DomainState.RUNNING, DomainState.PAUSED, DomainState.STOPPED, DomainState.SAVED
 HALT = "halt || init 0 || exit 93"
-"""Has a guest go down. Exit code 3 is vzctl's, for a command that died by a signal; a guest that refuses has another."""
+"""Shuts a guest down. Exit code 3 is vzctl's, for a command that a signal ended; a guest that refuses returns another."""
 LOOKS = 4
-"""How often a guest that didn't take C{halt} is looked at, half a second apart: whether it is down."""
+"""How often, half a second apart, the state of a guest is checked after a failed C{halt}: it may be down."""
 PROBE = "vzctl --version || exit; cat /proc/stat /proc/meminfo; ls -d /proc/vz"
-"""A shell's line that tells all that has to be known of a node at first."""
+"""A shell script that collects what must be known about a node at first."""
 NAME = r"[A-Za-z0-9][A-Za-z0-9._-]{0,254}"
-"""What a new container may be called: vzctl makes a file of the name."""
+"""The pattern of new containers' names: vzctl creates a file with the name."""
 STOP_TIMEOUT = 60
-"""Seconds that a guest has to go down when it is rebooted, before it is killed. vzctl's own 120 are more than a verb has."""
+"""Seconds in which a rebooting guest must go down before it is killed. vzctl's default of 120 exceeds a verb's time-out."""
 
 
 @implementer(IConnection, ILiveResize, IPatience)
 class OpenVzConnection(VzSaving, VzSnapshots, VzStats, VzMigration, VzGuest, VzCreation, VzShares):
-    """An OpenVZ node. Each command has its own time; what copies a file system or a memory has as much as it takes."""
+    """An OpenVZ node. Each command has its own time-out; commands that copy a file system or memory have a very long one."""
 
     patience = dict.fromkeys(
         (
@@ -79,9 +79,11 @@ class OpenVzConnection(VzSaving, VzSnapshots, VzStats, VzMigration, VzGuest, VzC
             "migrate",
         ),
         LONG + TIMEOUT,
-    ) | dict.fromkeys(("run_in_guest", "set_password", "add_ssh_key"), 4 * READ)  # to look, for a place, and in the guest
+    ) | dict.fromkeys(
+        ("run_in_guest", "set_password", "add_ssh_key"), 4 * READ
+    )  # for reading, for a free slot, and in the guest
 
-    # Reading.
+    # Queries.
 
     @verb
     async def host_info(self) -> HostInfo:
@@ -102,23 +104,23 @@ class OpenVzConnection(VzSaving, VzSnapshots, VzStats, VzMigration, VzGuest, VzC
     @verb
     async def define_domain(self, spec: DomainSpec) -> None:
         if spec.disks:
-            raise Unsupported(f"Container {spec.name}: a container has no disks but its own file system.")
+            raise Unsupported(f"Container {spec.name}: a container can't have disks, only its own file system.")
         if spec.boot.kernel or spec.boot.initrd:
-            raise Unsupported(f"Container {spec.name}: a container boots no kernel of its own.")
+            raise Unsupported(f"Container {spec.name}: a container can't boot a kernel of its own.")
         await self._alone(spec.uuid, lambda: self._define(spec))
 
     async def _define(self, spec: DomainSpec) -> None:
         there, identities = await self._search(spec.uuid)
         for other in identities.values():
             if other.name == spec.name and other.uuid != spec.uuid:
-                raise AlreadyThere(f"There is another container {spec.name} on the node.")
-        # One that is taken over may be called otherwise, and keeps its name.
+                raise AlreadyThere(f"There is already another container {spec.name} on the node.")
+        # An adopted container may have another kind of name, and keeps it.
         if (there is None or there.info.name != spec.name) and not re.fullmatch(NAME, spec.name):
-            raise DriverError(f"Container {spec.name!r}: this can't be a container's name.")
+            raise DriverError(f"Container {spec.name!r}: this isn't a valid container name.")
         if there is not None and there.state not in (STOPPED, DomainState.CRASHED):
             raise WrongState(f"Container {spec.name} is {there.state}: stop it first.")
         if there is None or (there.identity.mark and there.identity.mark.new):
-            # New ones are those of which it was the last that was done.
+            # A new container has been created, but its configuration wasn't finished.
             there = there or await self._create(spec, identities)
             try:
                 await self._redefine(spec, there, fresh=True)
@@ -131,7 +133,7 @@ class OpenVzConnection(VzSaving, VzSnapshots, VzStats, VzMigration, VzGuest, VzC
             await self._put_shares(there, spec.shares)
 
     async def _redefine(self, spec: DomainSpec, there: Container, *, fresh: bool) -> None:
-        """Give a stopped container what the spec says, and check that it has it."""
+        """Configure a stopped container as specified, and check the result."""
         old = there.identity.mark
         mark = there.identity.marked(spec.max_vcpus, spec.max_memory)
         wanted = DomainInfo(
@@ -152,7 +154,7 @@ class OpenVzConnection(VzSaving, VzSnapshots, VzStats, VzMigration, VzGuest, VzC
             str(STOP_TIMEOUT),
         ]
         if fresh:
-            # Later it is what set_limits says.
+            # Later it is what set_limits has set.
             words += self._swap_words(self._options.get("swap", 0))
         if "disk_size" in self._options and fresh:
             words += ["--diskspace", f"{self._options['disk_size']}M"]
@@ -174,7 +176,7 @@ class OpenVzConnection(VzSaving, VzSnapshots, VzStats, VzMigration, VzGuest, VzC
 
     @verb
     async def undefine_domain(self, uuid: str) -> None:
-        """As L{IConnection} says; a container's file system is a part of it, and goes with it."""
+        """See L{IConnection}; a container's file system is a part of it, and is removed with it."""
         await self._alone(uuid, lambda: self._remove(uuid))
 
     # Power.
@@ -202,7 +204,7 @@ class OpenVzConnection(VzSaving, VzSnapshots, VzStats, VzMigration, VzGuest, VzC
 
     @verb
     async def shutdown(self, uuid: str) -> None:
-        """As L{IConnection} says: by C{halt} in the guest, for C{vzctl stop} kills a guest that doesn't obey."""
+        """See L{IConnection}. This runs C{halt} in the guest, because C{vzctl stop} kills a guest that doesn't react."""
         await self._alone(uuid, lambda: self._shutdown(uuid))
 
     async def _shutdown(self, uuid: str) -> None:
@@ -212,15 +214,15 @@ class OpenVzConnection(VzSaving, VzSnapshots, VzStats, VzMigration, VzGuest, VzC
         if there.state is not RUNNING:
             return
         outcome = await self._inside(there, HALT, READ, b"")
-        # A guest that goes down takes the command with it.
+        # A guest that shuts down also ends the command.
         if outcome.code in (0, SYSTEM_ERROR) or not 0 < outcome.code < 128:
             return
-        # One that was going down already can't be entered any more, and is told as running for a moment longer.
+        # A guest that was already shutting down can no longer be entered, but is reported as running for a moment.
         for _ in range(LOOKS):
             if (await self._container(uuid)).state is not RUNNING:
                 return
             await self._wait(FIRST_RETRY)
-        raise NotReady(f"Container {there.info.name}: the guest doesn't take halt (exit code {outcome.code}).")
+        raise NotReady(f"Container {there.info.name}: the guest refused halt (exit code {outcome.code}).")
 
     @verb
     async def stop(self, uuid: str) -> None:
@@ -229,7 +231,7 @@ class OpenVzConnection(VzSaving, VzSnapshots, VzStats, VzMigration, VzGuest, VzC
     async def _stop(self, uuid: str) -> None:
         there = await self._container(uuid)
         if there.state is SAVED:
-            # vzctl has no word for throwing away what was saved.
+            # vzctl has no command to discard a saved state.
             await self._restore(uuid)
             there = await self._container(uuid)
         if there.state not in ON:
@@ -250,16 +252,16 @@ class OpenVzConnection(VzSaving, VzSnapshots, VzStats, VzMigration, VzGuest, VzC
 
     @verb
     async def reboot(self, uuid: str) -> None:
-        """As L{IConnection} says, but by C{vzctl restart}, which waits; and kills a guest that doesn't go down in time."""
+        """See L{IConnection}. This uses C{vzctl restart}, which waits, and kills a guest that doesn't shut down in time."""
         await self._alone(uuid, lambda: self._reboot(uuid))
 
     async def _reboot(self, uuid: str) -> None:
         there = await self._container(uuid)
         if there.state is not RUNNING:
-            raise WrongState(f"Container {there.info.name} is {there.state}: only a running one reboots.")
+            raise WrongState(f"Container {there.info.name} is {there.state}: it can be rebooted only while it is running.")
         await self._do(f"reboot of container {there.info.name}", "restart", there.ctid)
 
-    # Amounts.
+    # Memory and CPUs.
 
     @verb
     async def set_memory(self, uuid: str, memory: int) -> None:
@@ -281,7 +283,7 @@ class OpenVzConnection(VzSaving, VzSnapshots, VzStats, VzMigration, VzGuest, VzC
         there = await self._container(uuid)
         info = there.info
         if stopped and info.state not in (STOPPED, DomainState.CRASHED):
-            raise WrongState(f"Container {info.name} is {info.state}: this needs a stop.")
+            raise WrongState(f"Container {info.name} is {info.state}: stop it first.")
         if not stopped and info.state is not RUNNING:
             raise WrongState(f"Container {info.name} is {info.state}, not running.")
         wanted = replace(
@@ -294,7 +296,7 @@ class OpenVzConnection(VzSaving, VzSnapshots, VzStats, VzMigration, VzGuest, VzC
         if not stopped and (wanted.max_memory, wanted.max_vcpus) != (info.max_memory, info.max_vcpus):
             raise WrongState(
                 f"Container {info.name} has at most {info.max_memory} MiB and {info.max_vcpus} CPUs while it runs: "
-                "more needs a stop."
+                "stop it to give it more."
             )
         if wanted == info:
             return
@@ -311,13 +313,13 @@ class OpenVzConnection(VzSaving, VzSnapshots, VzStats, VzMigration, VzGuest, VzC
         await self._set(subject, there.ctid, new, old)
         if memory and not stopped and not await self._check_memory(there, memory):
             await self._set(subject, there.ctid, old, [])
-            raise DriverError(f"{subject}: the kernel doesn't hold it to {memory} MiB; more may be in use.")
+            raise DriverError(f"{subject}: the kernel didn't limit it to {memory} MiB; more may be in use.")
         is_now = (await self._container(uuid)).info
         changed(subject, (wanted.memory, wanted.vcpus), (is_now.memory, is_now.vcpus))
 
 
 def yes(value: bool) -> str:
-    """As vzctl wants it."""
+    """A boolean as vzctl's argument."""
     return "yes" if value else "no"
 
 
@@ -337,17 +339,17 @@ class OpenVzDriver:
     summary = "OpenVZ containers through vzctl, 4.x and OpenVZ 7, on this machine or over SSH"
     connection = OpenVzConnection
     options = Struct(
-        "how an OpenVZ node is used",
+        "settings of an OpenVZ node",
         {
-            "template": _word("the OS template of containers whose specs name none"),
-            "layout": Choice("of new containers' file systems; default: the node's", choices=("simfs", "ploop")),
+            "template": _word("the OS template of containers whose specifications name none"),
+            "layout": Choice("layout of new containers' file systems; default: the node's", choices=("simfs", "ploop")),
             "sample": _word("the sample configuration of new containers; default: the node's"),
-            "swap": Int("of each container; default: 0", unit="MiB", low=0),
-            "disk_size": Int("of new containers' file systems; default: the sample's", unit="MiB", low=1),
-            "key_file": _path("the private key to log in with, on the server; default: the agent's"),
+            "swap": Int("swap space of each container; default: 0", unit="MiB", low=0),
+            "disk_size": Int("size of new containers' file systems; default: the sample's", unit="MiB", low=1),
+            "key_file": _path("the private key for SSH, a file on the server; default: the agent's keys"),
             "agent": _path("the SSH agent's socket; default: that of the server's environment"),
             "host_key": Text(
-                "the node's public host key, as in its ssh_host_*_key.pub; default: known_hosts is looked at",
+                "the node's public host key, as in its ssh_host_*_key.pub; default: the key in known_hosts",
                 longest=4096,
                 pattern=r"[a-z0-9@.-]+ [A-Za-z0-9+/=]+( .*)?",
                 rule="type, key, and a comment if any",
@@ -359,15 +361,19 @@ class OpenVzDriver:
                 rule="a path",
             ),
             "peer_name": Text(
-                "what other nodes call this one, for vzmigrate; default: the address's host",
+                "the host name under which other nodes reach this one, for vzmigrate; default: the host in the address",
                 longest=253,
                 pattern=r"[A-Za-z0-9][A-Za-z0-9.:-]*",
-                rule="a host's name or address",
+                rule="a host name or address",
             ),
-            "bin_dir": _path("where vzctl is, if commands' usual directories don't have it"),
-            "conf_dir": _path("where containers' configurations are; default: /etc/vz/conf"),
-            "freezer_dir": _path("off OpenVZ's kernels, where freezers are; default: /sys/fs/cgroup/freezer"),
-            "memory_dir": _path("off OpenVZ's kernels, where bounds of memory are; default: /sys/fs/cgroup/memory"),
+            "bin_dir": _path("the directory of vzctl, if it isn't in a usual directory for commands"),
+            "conf_dir": _path("the directory of containers' configurations; default: /etc/vz/conf"),
+            "freezer_dir": _path(
+                "the directory of freezer control groups, for kernels other than OpenVZ's; default: /sys/fs/cgroup/freezer"
+            ),
+            "memory_dir": _path(
+                "the directory of memory control groups, for kernels other than OpenVZ's; default: /sys/fs/cgroup/memory"
+            ),
         },
     )
 
@@ -380,7 +386,7 @@ class OpenVzDriver:
         try:
             told = await runner.run(["sh", "-c", PROBE], 20.0)
             if told.code == 127:
-                raise Unsupported(f"{runner.where}: there is no vzctl.")
+                raise Unsupported(f"{runner.where}: vzctl isn't installed.")
             dialect = parse_version(told.stdout)
             cpus, memory = parse_host(told.stdout)
             openvz = is_openvz(dialect, told.stdout)

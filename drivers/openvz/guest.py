@@ -1,4 +1,4 @@
-"""What is done inside a running container: commands, passwords, keys."""
+"""Commands, passwords and SSH keys in running containers."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from fluidvm.drivers.guest_lines import one_line
 from fluidvm.drivers.openvz.node import LASTING, READ, Container, VzNode, verb
 from fluidvm.drivers.openvz.runner import Late, Outcome
 
-# Where sshd looks: vzctl's HOME is / whatever root's home is.
+# Where sshd looks. vzctl's HOME is always /, whatever root's home is.
 KEY_SCRIPT = """\
 set -e
 umask 077
@@ -33,23 +33,25 @@ printf '%s\\n' {key} >>authorized_keys
 
 @implementer(IGuest)
 class VzGuest(VzNode):
-    """By C{vzctl exec2}: no lock is taken. Secrets go by standard input, never by a command line."""
+    """Uses C{vzctl exec2}, which takes no lock. Secrets are passed on standard input, never on a command line."""
 
     async def _awake(self, uuid: str) -> Container:
         there = await self._container(uuid)
         if there.state is not DomainState.RUNNING:
-            raise WrongState(f"Container {there.info.name} is {there.state}: only in a running one can commands be run.")
+            raise WrongState(
+                f"Container {there.info.name} is {there.state}: commands can be run in it only while it is running."
+            )
         return there
 
     async def _inside(self, there: Container, line: str, timeout: float, stdin: bytes) -> Outcome:
         """
-        Run a line in a guest. How long that takes is the guest's matter: late, it says nothing about the node.
+        Run a script in a guest. A time-out there says nothing about the node.
 
-        @raise DriverError: it didn't end in time. It may go on in the guest.
+        @raise DriverError: it didn't end in time. It may still be running in the guest.
         """
         self._check_open()
         try:
-            # Quiet, or vzctl says something among the command's lines. A failure is the guest's, and explained by the guest.
+            # Quiet, or vzctl's messages would be mixed with the command's output. A failure is the guest's own.
             return await self._runner.run(["vzctl", "--quiet", "exec2", there.ctid, line], timeout, stdin, LASTING)
         except Late:
             raise DriverError(f"Container {there.info.name}: the command didn't end within {timeout:g} s.") from None
@@ -60,7 +62,7 @@ class VzGuest(VzNode):
     @verb
     async def run_in_guest(self, uuid: str, argv: Sequence[str], stdin: bytes, timeout: float) -> GuestOutput:
         there = await self._awake(uuid)
-        # vzctl joins words by blanks, and the guest's shell reads the line.
+        # vzctl joins the arguments with spaces, and the guest's shell parses the result.
         outcome = await self._inside(there, shlex.join(argv), timeout, stdin)
         return GuestOutput(outcome.code, outcome.stdout, outcome.stderr)
 
@@ -68,7 +70,7 @@ class VzGuest(VzNode):
     async def set_password(self, uuid: str, user: str, password: str) -> None:
         there = await self._awake(uuid)
         if ":" in one_line("A user's name", user):
-            raise DriverError("A user's name holds no colon.")
+            raise DriverError("A user's name must not contain a colon.")
         mark = f"END-{secrets.token_hex(8)}"
         script = f"chpasswd <<'{mark}'\n{user}:{one_line('A password', password)}\n{mark}\n"
         await self._script(there, "password", script)
@@ -81,5 +83,5 @@ class VzGuest(VzNode):
     async def _script(self, there: Container, what: str, script: str) -> None:
         outcome = await self._inside(there, "-", READ, script.encode())
         if outcome.code != 0:
-            # What the guest said isn't quoted: it may repeat the secret.
+            # The guest's message isn't quoted: it may contain the secret.
             raise DriverError(f"Container {there.info.name}: the guest refused the {what} (exit code {outcome.code}).")

@@ -1,8 +1,8 @@
 """
-Which container is which domain: a line in the container's own description, and ids for new containers.
+Maps containers to domains by a line in the container's description, and chooses ids for new containers.
 
-vzctl 4.x names containers by numbers, which say nothing about who made them and are used again. So a container's description
-begins with what FluidVM has to find again after a crash, on the node itself: nothing to lose, and migration takes it along.
+vzctl 4.x identifies containers by numbers, which don't show who created them and are reused. So a container's description
+begins with what FluidVM must find again after a crash. As it is stored on the node, it can't get lost, and it migrates too.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from dataclasses import dataclass, replace
 from fluidvm.driver import DriverError
 
 FIRST_ID, LAST_ID = 1_000_000, 9_999_999
-"""Ids of new containers in dialect 4: seven digits, for C{veth1000000.0} has to fit the 15 characters of an interface."""
+"""Ids of new containers in dialect 4: seven digits, because C{veth1000000.0} must fit into 15 characters."""
 _NAMESPACE = uuids.UUID("6f2c3f0e-6d0b-5a51-9c8e-2f1d6d2c9b57")
 _MARK = re.compile(
     r"fluidvm:(?P<uuid>[0-9a-f-]{36}):(?P<ctid>[0-9a-f-]+):(?P<vcpus>\d+):(?P<memory>\d+)(?P<new>:new)?"
@@ -27,13 +27,13 @@ _UNSAFE = re.compile(r'[\x00-\x1f\x7f"\\`$]')
 @dataclass(frozen=True)
 class Mark:
     """
-    What a container's description says to FluidVM.
+    FluidVM's data in a container's description.
 
-    @ivar ctid: the container it was written for: a configuration that somebody copied shows by it.
+    @ivar ctid: the container for which it was written, to detect a configuration that somebody has copied.
     @ivar paused: when the container that was then frozen had started, in seconds since the epoch; C{None}: not frozen.
-        Dialect 4 can't tell frozen containers from running ones; once it has been started anew, this counts no more.
-    @ivar rest: the description that people see.
-    @ivar new: it was made, and hasn't been given what its spec says yet.
+        Dialect 4 can't distinguish frozen containers from running ones; after a restart this value is ignored.
+    @ivar rest: the description for users.
+    @ivar new: it was created, but hasn't been configured as specified yet.
     """
 
     uuid: str
@@ -52,12 +52,12 @@ class Mark:
 @dataclass(frozen=True)
 class Identity:
     """
-    Which container a domain is.
+    The container of a domain.
 
-    @ivar name: empty where it has none.
-    @ivar description: the whole, mark and all.
-    @ivar conf: what else was read of its configuration, by keys: its weight and its rates, where it has any.
-    @ivar unfinished: C{vzctl create} has begun to make it and goes on, or was killed: it is no container yet.
+    @ivar name: empty if it has none.
+    @ivar description: the whole description, including the mark.
+    @ivar conf: what else was read from its configuration, by keys: its weight and its rate limits, if it has any.
+    @ivar unfinished: C{vzctl create} is still creating it, or was killed: it isn't a container yet.
     """
 
     uuid: str
@@ -70,16 +70,16 @@ class Identity:
 
     def marked(self, max_vcpus: int, max_memory: int) -> Mark:
         """
-        The mark that it is to have; what people wrote into its description stays.
+        Return its new mark; text from users in its description stays.
 
-        @raise DriverError: that can't be kept safely.
+        @raise DriverError: that text can't be stored safely.
         """
         rest = self.mark.rest if self.mark else check_text(f"Description of container {self.ctid}", self.description)
         return Mark(self.uuid, self.ctid, max_vcpus, max_memory, rest=rest)
 
 
 def parse_mark(description: str) -> Mark | None:
-    """Read a description; C{None} where it isn't marked."""
+    """Read a description; C{None} if it isn't marked."""
     found = _MARK.fullmatch(description.strip())
     if found is None:
         return None
@@ -97,21 +97,21 @@ def parse_mark(description: str) -> Mark | None:
 
 def check_text(what: str, text: str) -> str:
     """
-    Refuse text that mustn't get into a configuration file: shell scripts on the host read that as a part of themselves.
+    Refuse text that must not get into a configuration file, because shell scripts on the host execute that file.
 
-    @raise DriverError: it holds a control character or one of C{" \\ ` $}.
+    @raise DriverError: it contains a control character or one of C{" \\ ` $}.
     """
     if _UNSAFE.search(text):
-        raise DriverError(f'{what}: no control character, and none of " \\ ` $, can be in it on an OpenVZ node.')
+        raise DriverError(f'{what} must not contain control characters or any of " \\ ` $ on an OpenVZ node.')
     return text
 
 
 def identify(node: str, descriptions: Mapping[str, str]) -> dict[str, tuple[str, Mark | None]]:
     """
-    Say which domain each container is.
+    Map containers to domains.
 
-    One that isn't marked has a UUID by its id and its node. When a mark is found twice, somebody has copied a container: it
-    counts where it was written for, and the copy is one of others.
+    A container without a mark gets a UUID derived from its id and its node. If a mark is found twice, somebody has copied a
+    container: the mark is valid for the container for which it was written, and the copy is treated as unmarked.
 
     @param descriptions: by the containers' ids.
     @return: by UUID, the id and the mark.
@@ -132,34 +132,34 @@ def identify(node: str, descriptions: Mapping[str, str]) -> dict[str, tuple[str,
 
 
 def foreign_uuid(node: str, ctid: str) -> str:
-    """The UUID of a container that isn't marked: its own in dialect 7, else one made of its id and its node's name."""
+    """The UUID of an unmarked container: its own in dialect 7, else one derived from its id and its node's name."""
     return str(uuids.uuid5(_NAMESPACE, f"{node}/{ctid}")) if ctid.isdigit() else ctid
 
 
 WRITTEN_LAST = ("NAME", "DESCRIPTION", "OSTEMPLATE", "ORIGIN_SAMPLE", "VE_PRIVATE")
-"""What C{vzctl create} of dialect 4 adds to a copy of the sample configuration when all else is done."""
+"""What C{vzctl create} of dialect 4 adds to a copy of the sample configuration as its last step."""
 
 
 def is_unfinished(ctid: str, conf: Mapping[str, str], named: Collection[str]) -> bool:
     """
-    Say whether a container of dialect 4 is still being made, or was when vzctl was killed: the link of its name comes first.
+    Whether a container of dialect 4 is still being created, or was when vzctl was killed: the link of its name comes first.
 
-    @param named: the ids that names lead to.
+    @param named: the ids to which names are linked.
     """
     return ctid in named and not any(key in conf for key in WRITTEN_LAST)
 
 
 def own_id(uuid: str) -> str:
-    """The first number that a container of this UUID is given."""
+    """The first choice of an id for a container with this UUID."""
     return next(iter(new_ids(uuid, ())))
 
 
 def new_ids(uuid: str, taken: Iterable[str]) -> Iterable[str]:
     """
-    Give numbers for a new container, the best first.
+    Yield ids for a new container, the best first.
 
-    The first is made of the UUID: a creation that is repeated while its first attempt goes on unseen meets that attempt's
-    lock, instead of making a second container. Two nodes' containers seldom have the same, so they can be migrated.
+    The first is derived from the UUID: a repetition while an unnoticed first attempt is still running finds the lock of that
+    attempt, instead of creating a second container. Ids on different nodes seldom collide, so containers can be migrated.
     """
     used = set(taken)
     size = LAST_ID - FIRST_ID + 1
@@ -168,5 +168,5 @@ def new_ids(uuid: str, taken: Iterable[str]) -> Iterable[str]:
 
 
 def unpaused(mark: Mark) -> Mark:
-    """The same, of a container that isn't frozen."""
+    """The same mark for a container that isn't frozen."""
     return replace(mark, paused=None)

@@ -1,9 +1,9 @@
 """
-What a node's kernel can hold containers to.
+Differences between kernels: the limits that a node's kernel can enforce on containers.
 
-OpenVZ's own takes all that vzctl has words for. On another kernel vzctl makes do with control groups: memory is bounded only
-by the barrier of C{PHYSPAGES}, which C{--ram} leaves at 0, and a file system is held to no rate at all. vzctl tells the two
-kinds apart by C{/proc/vz}, and so does the driver.
+An OpenVZ kernel supports all settings of vzctl. On other kernels vzctl uses control groups: memory is limited only by the
+barrier of C{PHYSPAGES}, which C{--ram} leaves at 0, and there are no rate limits for file systems. vzctl distinguishes the
+two kinds by C{/proc/vz}, and so does the driver.
 """
 
 from __future__ import annotations
@@ -14,26 +14,26 @@ from fluidvm.drivers.openvz.node import Container, VzNode
 
 MEMORY_DIR = "/sys/fs/cgroup/memory"
 RATES = ("IOLIMIT", "IOPSLIMIT")
-"""What a configuration can't have where the kernel isn't OpenVZ's, not even as 0: every start fails then."""
+"""Settings that make every start fail if the kernel isn't OpenVZ's, even with the value 0."""
 
 
 class VzKernel(VzNode):
-    """What has to be done otherwise where the kernel isn't OpenVZ's."""
+    """What must be done differently if the kernel isn't OpenVZ's."""
 
     def _memory_words(self, memory: int) -> list[str]:
         """
-        What C{vzctl set} is told to bound a container's memory.
+        The arguments of C{vzctl set} that limit a container's memory.
 
         @param memory: in MiB.
         """
         return ["--ram", f"{memory}M"] if self._openvz else ["--physpages", f"{memory}M:{memory}M"]
 
     def _swap_words(self, swap: int) -> list[str]:
-        """The same of its swap. @param swap: in MiB."""
+        """The same for its swap. @param swap: in MiB."""
         return ["--swap", f"{swap}M"] if self._openvz else ["--swappages", f"{swap}M:{swap}M"]
 
     def _old_memory_words(self, there: Container) -> list[str]:
-        """What C{vzctl set} is told to have a container's memory bounded as it is now."""
+        """The arguments of C{vzctl set} that keep a container's current memory limit."""
         if self._openvz:
             return ["--ram", "unlimited" if there.listed.memory is None else f"{there.listed.memory}M"]
         pages = there.identity.conf.get("PHYSPAGES")
@@ -41,7 +41,7 @@ class VzKernel(VzNode):
 
     async def _check_memory(self, there: Container, memory: int) -> bool:
         """
-        Whether the kernel holds a running container to an amount of memory: vzctl succeeds also where the kernel refused it.
+        Whether the kernel enforces a memory limit of a running container: vzctl succeeds even if the kernel refused it.
 
         @param memory: in MiB.
         """
@@ -55,8 +55,8 @@ class VzKernel(VzNode):
 
     async def _fit(self, subject: str, there: Container) -> None:
         """
-        Prepare a stopped container for the node's kernel: it may come from a node with another, or from a FluidVM that
-        didn't tell them apart.
+        Prepare a stopped container for the node's kernel: it may come from a node with the other kind of kernel, or from a
+        version of FluidVM that didn't distinguish them.
         """
         if self._openvz:
             return
@@ -66,10 +66,10 @@ class VzKernel(VzNode):
             await self._set(subject, there.ctid, self._memory_words(memory), [])
 
     async def _drop_rates(self, subject: str, there: Container) -> None:
-        """Take out of a configuration what keeps the container from starting. vzctl has no word for that."""
+        """Remove settings from a configuration that prevent the container from starting. vzctl has no command for that."""
         if not any(key in there.identity.conf for key in RATES):
             return
         path = f"{self._conf_dir}/{there.ctid}.conf"
         outcome = await self._run(["sed", "-i", *(word for key in RATES for word in ("-e", f"/^{key}=/d")), path])
         if outcome.code != 0:
-            raise DriverError(f"{subject}: {' and '.join(RATES)} can't be taken out of {path}; delete these lines there.")
+            raise DriverError(f"{subject}: {' and '.join(RATES)} can't be removed from {path}; delete these lines there.")

@@ -1,4 +1,4 @@
-"""Containers moved to another node by vzmigrate, and told to a server that takes them over."""
+"""Moving containers to another node with vzmigrate, and describing containers for adoption."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from fluidvm.driver import (
 from fluidvm.drivers.openvz.dialect import LOCKED, first_line
 from fluidvm.drivers.openvz.node import FIRST_RETRY, LONG, Container, VzNode, verb
 
-# vzmigrate(8) of each dialect; what isn't here is a plain DriverError.
+# From vzmigrate(8) of each dialect; all other codes become a plain DriverError.
 CODES: dict[int, dict[int, type[DriverError]]] = {
     4: {
         2: WrongState,
@@ -49,13 +49,13 @@ CODES: dict[int, dict[int, type[DriverError]]] = {
 
 
 LOCKED_CODES = {4: 20, 7: 3}
-"""How vzmigrate ends when another command has the container's lock: at once."""
+"""The exit codes of vzmigrate if another command has the container's lock: it doesn't wait."""
 
 
 @implementer(IMigration, IAdoption)
 class VzMigration(VzNode):
     """
-    vzmigrate runs on the source and logs in as root on the destination by SSH, with a key of the source's own.
+    vzmigrate runs on the source and logs in to the destination as root by SSH, with a key of the source.
 
     It always copies a container's file system, unless both nodes see the same one.
     """
@@ -64,7 +64,7 @@ class VzMigration(VzNode):
 
     @property
     def peer(self) -> str:
-        """What other nodes call this one; empty where that isn't known."""
+        """The host name under which other nodes reach this one; empty if it isn't known."""
         return str(self._options.get("peer_name") or getattr(self._runner, "peer", ""))
 
     @verb
@@ -78,10 +78,10 @@ class VzMigration(VzNode):
 
     async def _try_to_migrate(self, spec: DomainSpec, to: Any, live: bool, progress: Progress, again: bool) -> bool:
         """
-        Move a container. Gives false where another command had its lock, perhaps a move that the server's end had cut off:
-        that has been waited for, and all has to be looked at anew.
+        Move a container. Returns false if another command had its lock, perhaps a move from before a restart of the server:
+        this has waited for that command, and everything must be checked again.
 
-        @param again: whether it may give false.
+        @param again: whether it can return false.
         """
         here = await self._find(spec.uuid)
         try:
@@ -90,7 +90,7 @@ class VzMigration(VzNode):
             there = None
         if here is None:
             if there is None:
-                raise NoSuchThing(f"The node knows no container {spec.uuid}.")
+                raise NoSuchThing(f"The node has no container {spec.uuid}.")
             return True
         name = here.info.name
         if there is not None:
@@ -100,20 +100,20 @@ class VzMigration(VzNode):
         if here.state is DomainState.PAUSED:
             raise WrongState(f"Container {name} is paused: resume it first.")
         if any(domain.name == name for domain in await to.list_domains()):
-            raise AlreadyThere(f"The other node has another container {name}.")
+            raise AlreadyThere(f"The other node already has another container {name}.")
         if not to.peer:
-            raise Unsupported("It isn't known what other nodes call that node: its option peer_name says so.")
+            raise Unsupported("The host name of the other node is unknown: set its option peer_name.")
         words = ["vzmigrate"]
         if live and here.state is DomainState.RUNNING:
             words.append("--online" if self._dialect.number == 7 else "--live")
         progress(1)
         if here.identity.mark is None and not self._dialect.uuids:
-            # Without one the other node would make another UUID of its own name.
+            # Without a mark the other node would derive another UUID from its own name.
             mark = here.identity.marked(here.info.max_vcpus, here.info.max_memory)
-            await self._set(f"mark of container {name}", here.ctid, ["--description", str(mark)], [])
+            await self._set(f"marking of container {name}", here.ctid, ["--description", str(mark)], [])
         outcome = await self._run([*words, to.peer, here.ctid], LONG)
         if outcome.code == LOCKED_CODES[self._dialect.number] and again:
-            # vzmigrate doesn't see that who had the lock was killed; vzctl does, and removes it.
+            # vzmigrate doesn't notice that the lock's owner was killed; vzctl does, and removes the lock.
             await self._unlocked(f"migration of container {name}", here.ctid)
             await self._wait(FIRST_RETRY)
             return False
@@ -123,12 +123,12 @@ class VzMigration(VzNode):
             raise kind(f"migration of container {name}: {said} (vzmigrate's exit code {outcome.code}).")
         await to.get_domain(spec.uuid)
         if await self._find(spec.uuid) is not None:
-            raise DriverError(f"Container {name} is still here, though vzmigrate says that it has moved it.")
+            raise DriverError(f"Container {name} is still here, though vzmigrate reported success.")
         progress(100)
         return True
 
     async def _was_locked(self, here: Container) -> bool:
-        """Whether another command has a container's lock; if so, wait for its end."""
+        """Whether another command has a container's lock; if so, this waits for its end."""
         if (await self._run(["vzctl", "umount", here.ctid])).code != LOCKED:
             return False
         await self._unlocked(f"migration of container {here.info.name}", here.ctid)
@@ -141,7 +141,8 @@ class VzMigration(VzNode):
         try:
             there.identity.marked(info.max_vcpus, info.max_memory)
         except DriverError as error:
-            raise Unsupported(f"Container {info.name} can't be taken over. {error} Give it another one by vzctl.") from None
+            words = f"Container {info.name} can't be taken over: {str(error).rstrip('.')}; change it with vzctl."
+            raise Unsupported(words) from None
         return DomainSpec(
             info.uuid, info.name, info.vcpus, info.max_vcpus, info.memory, info.max_memory, autostart=info.autostart
         )

@@ -1,8 +1,8 @@
 """
-An OpenVZ node as its commands show it: asking, changing with the container's lock in mind, and who is who.
+An OpenVZ node: running its commands, waiting for containers' locks, and identifying containers.
 
-vzctl fails at once when another command holds a container's lock, so every change is tried again for a while. Success is
-told by exit codes, and what came of it is read anew; nothing is told by text.
+vzctl fails at once if another command holds a container's lock, so every change is retried for a while. Exit codes show
+success, and the result is then read again; messages are never parsed.
 """
 
 from __future__ import annotations
@@ -42,13 +42,13 @@ P = ParamSpec("P")
 T = TypeVar("T")
 C = TypeVar("C")
 READ, CHANGE, LONG = 60.0, 600.0, 3600.0
-"""Seconds that a command may take: one that reads, one that starts or stops, one that copies a file system."""
+"""Time-outs in seconds of commands that read, that start or stop, and that copy a file system."""
 FIRST_RETRY, LONGEST_RETRY, TIMEOUT = 0.5, 5.0, 90.0
-"""Seconds between tries for a container's lock, the longest, and all together."""
+"""Waiting for a container's lock, in seconds: the first and the longest interval, and the total."""
 CHANGING, LASTING = 1, 2
 """
-Places that a command leaves free for others: one that changes something leaves one for those that read, and one that may
-last, for it copies or runs in a guest, also one for those that change something.
+Slots that a command leaves free for others: a command that changes something leaves one for those that read, and a long
+command, which copies or runs in a guest, leaves another one for those that change something.
 """
 CONF_DIR = "/etc/vz/conf"
 FREEZER_DIR = "/sys/fs/cgroup/freezer"
@@ -59,7 +59,7 @@ ON = (DomainState.RUNNING, DomainState.PAUSED)
 def verb(
     method: Callable[Concatenate[C, P], Coroutine[Any, Any, T]],
 ) -> Callable[Concatenate[C, P], Deferred[T]]:
-    """Make an C{async} method give a Deferred, as the interfaces promise: it begins at once, awaited or not."""
+    """Decorator: an C{async} method returns a Deferred, as the interfaces require, and begins at once, awaited or not."""
 
     @functools.wraps(method)
     def wrapper(self: C, /, *args: P.args, **kwargs: P.kwargs) -> Deferred[T]:
@@ -70,7 +70,7 @@ def verb(
 
 @dataclass(frozen=True)
 class Container:
-    """A domain's container now."""
+    """The current container of a domain."""
 
     identity: Identity
     listed: Listed
@@ -84,15 +84,15 @@ class Container:
 
     @property
     def state(self) -> DomainState:
-        """What it does."""
+        """Its state."""
         return self.info.state
 
 
 class VzNode:
     """
-    What all verbs share.
+    Base class for the abilities.
 
-    @param runner: the way to the node.
+    @param runner: runs commands on the node.
     @param dialect: of its tools.
     @param options: the node's.
     @param cpus: the node's CPUs.
@@ -142,7 +142,7 @@ class VzNode:
         if self._closed or self._lost_reason is not None:
             return
         self._lost_reason = reason
-        # What still runs on the node isn't waited for.
+        # This doesn't wait for commands that still run on the node.
         closing = self._runner.close()
         closing.addErrback(lambda failure: failure.trap(DriverError))
         for callback in list(self._on_lost):
@@ -156,7 +156,7 @@ class VzNode:
             raise Unreachable(self._lost_reason)
 
     async def _run(self, argv: Sequence[str], timeout: float = READ, stdin: bytes = b"") -> Outcome:
-        """Run a command. @raise Unreachable: and then the connection is lost."""
+        """Run a command. @raise Unreachable: the connection is lost then."""
         self._check_open()
         try:
             keep = LASTING if timeout > CHANGE else CHANGING if timeout > READ else 0
@@ -168,19 +168,19 @@ class VzNode:
     async def _wait(self, seconds: float) -> None:
         await deferLater(self._host.clock, seconds, lambda: None)
 
-    # Asking.
+    # Commands.
 
     async def _vz(
         self, subject: str, *words: str, timeout: float = CHANGE, stdin: bytes = b"", patience: float = 0.0
     ) -> Outcome:
         """
-        Run vzctl, again and again while another command holds the container's lock.
+        Run vzctl, and retry while another command holds the container's lock.
 
-        @param subject: what an error's sentence begins with.
-        @param patience: seconds; if none are given, as long as another command like it may take, perhaps an earlier attempt
-            that the server's end has cut off, but not less than L{TIMEOUT}.
+        @param subject: the beginning of an error's sentence.
+        @param patience: seconds; by default as long as a similar command may take, perhaps an earlier attempt
+            from before a restart of the server, but not less than L{TIMEOUT}.
         @return: any outcome but "locked".
-        @raise WrongState: the lock isn't to be had.
+        @raise WrongState: the lock couldn't be obtained.
         """
         delay, waited = FIRST_RETRY, 0.0
         patience = patience or (LONG if timeout > CHANGE else TIMEOUT)
@@ -198,13 +198,14 @@ class VzNode:
 
     async def _unlocked(self, subject: str, ctid: str) -> None:
         """
-        Wait until no command holds a container's lock, for as long as one that copies a file system may take; and have vzctl
-        remove the lock of one that was killed. Unmounting does that, and nothing else: a stopped one is mounted for nobody.
+        Wait until no command holds a container's lock, up to the time-out of a command that copies a file system. This also
+        makes vzctl remove the lock of a killed command: unmounting does that, and has no other effect on a stopped
+        container.
         """
         await self._vz(subject, "umount", ctid, patience=LONG)
 
     def _vanished(self) -> Unreachable:
-        error = Unreachable(f"{self._runner.where}: vzctl isn't there any more.")
+        error = Unreachable(f"{self._runner.where}: vzctl is no longer installed.")
         self._lose(str(error))
         return error
 
@@ -212,7 +213,7 @@ class VzNode:
         return explain(self._dialect, subject, outcome.code, outcome.stdout, outcome.stderr)
 
     async def _do(self, subject: str, *words: str, timeout: float = CHANGE) -> Outcome:
-        """Run vzctl and have it succeed. @raise DriverError: as its exit code says."""
+        """Run vzctl, which must succeed. @raise DriverError: according to its exit code."""
         outcome = await self._vz(subject, *words, timeout=timeout)
         if outcome.code != 0:
             raise self._explain(subject, outcome)
@@ -220,10 +221,10 @@ class VzNode:
 
     async def _set(self, subject: str, ctid: str, new: Sequence[str], old: Sequence[str]) -> None:
         """
-        Change a container's parameters, now if it runs and in its configuration; all or none.
+        Change a container's parameters, at once if it runs and in its configuration; all or none.
 
-        @param ctid: of a container that is known to be there: C{set} would make a configuration for any other.
-        @param old: what is to be again if that fails: dialect 7 saves what it couldn't apply.
+        @param ctid: the id of an existing container: C{set} would create a configuration for any other.
+        @param old: the values to restore if that fails: dialect 7 saves what it couldn't apply.
         """
         outcome = await self._vz(subject, "set", ctid, *new, "--save")
         if outcome.code != 0:
@@ -243,7 +244,7 @@ class VzNode:
         return self._listed(await self._run(["vzlist", "-j", "-o", ",".join(LIST_FIELDS), *words]), *words)
 
     def _listed(self, outcome: Outcome, *words: str) -> list[Listed]:
-        """Read what vzlist said to these words. @raise DriverError: it failed, or there is no vzlist."""
+        """Run vzlist, and parse its output. @raise DriverError: it failed, or doesn't exist."""
         if outcome.code == 127:
             raise self._vanished()
         missing = outcome.code == 1 and is_ctid(words[-1]) and outcome.stdout.strip() in ("", "[]")
@@ -252,17 +253,17 @@ class VzNode:
         return parse_list(outcome.stdout)
 
     async def _moment(self) -> Moment:
-        """Which boot of the node this is, and how long ago that was."""
+        """The current boot of the node, and its uptime."""
         return parse_moment((await self._run(["cat", "/proc/sys/kernel/random/boot_id", "/proc/uptime"])).stdout)
 
-    # Who is who.
+    # Identities.
 
     async def _survey(self, *words: str) -> tuple[dict[str, Identity], Outcome]:
         """
-        Read who every container is, by UUID, of those that have a configuration; and list some of them, by one command.
+        Read the identities of all containers that have a configuration, by UUID, and list some of them, with one command.
 
-        @param words: what vzlist is told.
-        @return: with what vzlist said.
+        @param words: the arguments of vzlist.
+        @return: the identities, and the output of vzlist.
         """
         argv = ["sh", "-c", SURVEY, "sh", GREP_KEYS, self._conf_dir, self._names_dir, ",".join(LIST_FIELDS), *words]
         outcome = await self._run(argv)
@@ -281,16 +282,16 @@ class VzNode:
         """@raise NoSuchThing: there is none."""
         container = await self._find(uuid)
         if container is None:
-            raise NoSuchThing(f"The node knows no container {uuid}.")
+            raise NoSuchThing(f"The node has no container {uuid}.")
         return container
 
     async def _find(self, uuid: str) -> Container | None:
-        """Read a domain's container; C{None} where there is none."""
+        """Read a domain's container; C{None} if there is none."""
         return (await self._search(uuid))[0]
 
     async def _search(self, uuid: str) -> tuple[Container | None, dict[str, Identity]]:
-        """Read a domain's container, and who every container is."""
-        # Most probably it has the id that it would be given now.
+        """Read a domain's container, and the identities of all containers."""
+        # Most probably it has the id that it would get if it were created now.
         guess = uuid if self._dialect.uuids else own_id(uuid)
         identities, outcome = await self._survey(guess)
         if outcome.code == 127:
@@ -300,7 +301,7 @@ class VzNode:
         return await self._look(identity, guess, outcome) if identity and known else None, identities
 
     async def _look(self, identity: Identity, guess: str, outcome: Outcome) -> Container | None:
-        """@param outcome: what vzlist said of the container that is C{guess}."""
+        """@param outcome: the output of vzlist for the container C{guess}."""
         paused = identity.mark is not None and identity.mark.paused is not None
         before = await self._moment() if paused else None
         if paused or identity.ctid != guess:
@@ -323,7 +324,7 @@ class VzNode:
         paused = any(identity.mark and identity.mark.paused is not None for identity in identities.values())
         before = await self._moment() if paused else None
         listed = await self._list("-a") if paused else self._listed(outcome, "-a")
-        # Without /proc/vz (vzctl on a kernel that isn't OpenVZ's) vzlist sees none.
+        # Without /proc/vz (vzctl on a kernel that isn't OpenVZ's) vzlist lists none.
         blind = not listed and bool(identities)
         if blind:
             listed = await self._list("-S")
@@ -332,7 +333,7 @@ class VzNode:
         for one in listed:
             identity = identities.get(one.ctid)
             if identity is None or identity.unfinished:
-                continue  # it was made since the configurations were read, or isn't made yet
+                continue  # it was created after the configurations were read, or its creation isn't finished
             status = await self._status(one.ctid) if blind or unsure(one) else as_listed(one)
             if status.exists:
                 made.append(await self._as_frozen(self._put_together(identity, one, status, before, after)))
@@ -365,9 +366,9 @@ class VzNode:
 
     async def _freezer(self, ctid: str, write: str = "") -> str:
         """
-        Read the state of a container's freezer, off OpenVZ's kernels; C{""} where it has none.
+        Read the state of a container's freezer, on kernels other than OpenVZ's; C{""} if it has none.
 
-        @param write: what it is to be.
+        @param write: the new state, if it is to be changed.
         @see: the kernel's Documentation/admin-guide/cgroup-v1/freezer-subsystem.rst
         """
         if self._dialect.number != 4:
@@ -379,14 +380,14 @@ class VzNode:
         return outcome.stdout.strip() if outcome.code == 0 else ""
 
     async def _as_frozen(self, container: Container) -> Container:
-        # vzlist takes what runs for mounted where containers have freezers.
+        # vzlist reports running containers as mounted if they have freezers.
         if container.state is not DomainState.RUNNING or container.listed.state == "running":
             return container
         frozen = await self._freezer(container.ctid) in ("FROZEN", "FREEZING")
         return replace(container, info=replace(container.info, state=DomainState.PAUSED)) if frozen else container
 
     async def _alone(self, uuid: str, work: Callable[[], Coroutine[Any, Any, T]]) -> T:
-        """Do something to a domain when nothing else is being done to it here."""
+        """Run an operation on a domain when no other one of this connection is in progress."""
         lock = self._locks.setdefault(uuid, DeferredLock())
         await lock.acquire()
         try:
@@ -398,25 +399,25 @@ class VzNode:
 
 
 def unsure(listed: Listed) -> bool:
-    """Whether vzlist's state isn't to be trusted: on a kernel that isn't OpenVZ's it takes what runs for mounted."""
+    """Whether vzlist's state may be wrong: on a kernel that isn't OpenVZ's it reports running containers as mounted."""
     return listed.state not in ("running", "paused", "suspended", "stopped")
 
 
 def as_listed(listed: Listed) -> Status:
-    """What C{vzctl status} would say, by what vzlist said."""
+    """The output that C{vzctl status} would have, derived from that of vzlist."""
     return Status(True, listed.state in ("running", "paused"), listed.state)
 
 
 def started(moment: Moment, uptime: float) -> int:
     """
-    When a container started, told as no other start on this node is: by the boot and the seconds after it.
+    A number that identifies the start of a container on this node: the boot, and the seconds since.
 
-    @param uptime: how long it has run at that moment, in seconds.
+    @param uptime: how long it had been running at that moment, in seconds.
     """
     return moment.boot * 10**10 + round(moment.uptime - uptime)
 
 
 def changed(subject: str, wanted: object, is_now: object) -> None:
-    """@raise DriverError: what was asked for isn't what is so now."""
+    """Check the result of a change. @raise DriverError: it isn't what was requested."""
     if wanted != is_now:
-        raise DriverError(f"{subject}: {wanted} was asked for, and vzctl said that it did it, but it is {is_now}.")
+        raise DriverError(f"{subject}: {wanted} was requested and vzctl reported success, but it is {is_now}.")

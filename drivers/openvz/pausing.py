@@ -1,8 +1,8 @@
 """
-Containers frozen in memory.
+Pausing containers.
 
-Dialect 7 tells them itself. In dialect 4 a mark in the container's description does, or on kernels that aren't OpenVZ's the
-container's control group.
+Dialect 7 reports paused containers itself. In dialect 4 they are recognized by a mark in the container's description or,
+on kernels that aren't OpenVZ's, by the container's control group.
 """
 
 from __future__ import annotations
@@ -14,12 +14,12 @@ from fluidvm.drivers.openvz.identity import Mark, unpaused
 from fluidvm.drivers.openvz.node import Container, VzNode, started, verb
 
 PROBE = 10.0
-"""Seconds that a guest has to run C{true}, to show that it isn't frozen."""
+"""Seconds in which a guest must run C{true} to show that it isn't frozen."""
 RUNNING, PAUSED = DomainState.RUNNING, DomainState.PAUSED
 
 
 class VzPausing(VzNode):
-    """By C{vzctl chkpnt --suspend} and C{--resume}, or C{vzctl pause} and C{resume}."""
+    """Uses C{vzctl chkpnt --suspend} and C{--resume}, or C{vzctl pause} and C{resume}."""
 
     @verb
     async def pause(self, uuid: str) -> None:
@@ -30,16 +30,16 @@ class VzPausing(VzNode):
         if there.state is PAUSED:
             return
         if there.state is not RUNNING:
-            raise WrongState(f"Container {there.info.name} is {there.state}: only a running one is paused.")
+            raise WrongState(f"Container {there.info.name} is {there.state}: it can be paused only while it is running.")
         subject = f"pause of container {there.info.name}"
         if self._dialect.number == 7:
             await self._do(subject, "pause", there.ctid)
             return
         if await self._freezer(there.ctid):
             if await self._freezer(there.ctid, "FROZEN") not in ("FROZEN", "FREEZING"):
-                raise DriverError(f"{subject}: its control group doesn't freeze.")
+                raise DriverError(f"{subject}: its control group couldn't be frozen.")
             return
-        # Noted before it is so: one that is noted and runs can be resumed, one that is frozen unnoted couldn't be told.
+        # The mark is written first: a marked container that runs can be resumed, an unmarked frozen one would go unnoticed.
         before = await self._moment()
         there = await self._container(uuid)
         mark = there.identity.mark or there.identity.marked(there.info.max_vcpus, there.info.max_memory)
@@ -58,14 +58,14 @@ class VzPausing(VzNode):
         if there.state is RUNNING:
             return
         if there.state is not PAUSED:
-            raise WrongState(f"Container {there.info.name} is {there.state}: only a paused one is resumed.")
+            raise WrongState(f"Container {there.info.name} is {there.state}: it can be resumed only while it is paused.")
         subject = f"resumption of container {there.info.name}"
         if self._dialect.number == 7:
             await self._do(subject, "resume", there.ctid)
             return
         if await self._freezer(there.ctid):
             if await self._freezer(there.ctid, "THAWED") != "THAWED":
-                raise DriverError(f"{subject}: its control group doesn't thaw.")
+                raise DriverError(f"{subject}: its control group couldn't be thawed.")
             return
         outcome = await self._vz(subject, "chkpnt", there.ctid, "--resume")
         if outcome.code != 0 and not await self._answers(there.ctid):
@@ -74,7 +74,7 @@ class VzPausing(VzNode):
         await self._write_mark(subject, there, unpaused(there.identity.mark))
 
     async def _answers(self, ctid: str) -> bool:
-        """Whether a container isn't frozen: somebody may have resumed it without us, or pausing it was interrupted."""
+        """Whether a marked container isn't frozen: somebody else has resumed it, or pausing it was interrupted."""
         argv = ["timeout", f"{PROBE:g}", "vzctl", "exec2", ctid, "true"]
         return (await self._run(argv)).code == 0
 

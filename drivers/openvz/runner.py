@@ -1,8 +1,8 @@
 """
 Running commands on an OpenVZ node: argument vectors in, exit code and output out.
 
-Here is what every way to a node has, and the shortest way, to the server's own machine; L{fluidvm.drivers.openvz.ssh} has
-the other.
+This module contains what all runners share, and the runner for the server's own machine; L{fluidvm.drivers.openvz.ssh}
+contains the one for SSH.
 """
 
 from __future__ import annotations
@@ -23,19 +23,19 @@ from twisted.python.failure import Failure
 from fluidvm.driver import DriverError, DriverHost, Unreachable
 
 SYSTEM_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
-"""Where commands are: sshd's own PATH for commands leaves out sbin on some distributions, and vzctl lies there."""
+"""Where commands are: on some distributions, sshd's PATH for commands lacks sbin, where vzctl is."""
 STDOUT_LIMIT = 16 * 1024 * 1024
 STDERR_LIMIT = 256 * 1024
 GRACE = 1.0
 """
-Seconds that output may still come after a command has ended.
+Seconds during which output can still come after a command has ended.
 
-C{vzctl destroy} and C{vzctl start} leave processes behind, which may hold the pipe open for as long as they live.
+C{vzctl destroy} and C{vzctl start} leave processes behind, which can keep the pipe open as long as they live.
 """
 
 
 ENTER = 'cd / && exec setsid "$@"'
-"""How each command on this machine begins: in a session of its own, and with no directory of the server's in use."""
+"""The prefix of each command on this machine: a new session, and a working directory that isn't the server's."""
 
 
 @dataclass(frozen=True)
@@ -43,7 +43,7 @@ class Outcome:
     """
     How a command ended.
 
-    @ivar code: its exit code; when a signal ended it, the signal's number, negative.
+    @ivar code: its exit code; if a signal ended it, the negated number of the signal.
     """
 
     code: int
@@ -52,38 +52,38 @@ class Outcome:
 
 
 class Late(Unreachable):
-    """A command didn't end in time, and was killed. The way to the node is as it was."""
+    """A command didn't end in time, and was killed. The connection to the node still works."""
 
 
 class Runner(Protocol):
-    """A way to a node. Commands may run at the same time."""
+    """Runs commands on a node, also in parallel."""
 
     where: str
-    """The node, for errors' sentences."""
+    """The node's name in error messages."""
 
     def run(self, argv: Sequence[str], timeout: float, stdin: bytes = b"", keep: int = 0) -> Deferred[Outcome]:
         """
         Run a command.
 
-        Cancelling stops the waiting; the command goes on.
+        Cancelling stops the waiting; the command keeps running.
 
-        @param argv: the command and its arguments; no NUL in them.
-        @param timeout: seconds until it is killed.
-        @param keep: how many of the places for commands it leaves to others, where there are few.
-        @raise Unreachable: the way is closed or broken, or the command didn't end in time: its effect isn't known.
-        @raise DriverError: it said more than there is room for, and was killed; or it found no place within the time-out.
+        @param argv: the command and its arguments, without NUL characters.
+        @param timeout: seconds after which it is killed.
+        @param keep: how many slots for commands it leaves to others, if slots are limited.
+        @raise Unreachable: the connection is closed or lost, or the command didn't end in time: its effect isn't known.
+        @raise DriverError: it wrote too much output and was killed; or there was no free slot within the time-out.
         """
 
     def close(self) -> Deferred[None]:
-        """Let go of the node. Commands under way fail with L{Unreachable}."""
+        """Close the connection. Commands in progress fail with L{Unreachable}."""
 
     def on_lost(self, callback: Callable[[str], None]) -> None:
-        """Call C{callback} with the reason once the way is broken, not when it was closed."""
+        """Call C{callback} with the reason if the connection is lost, but not when it is closed."""
 
 
 class Collected:
     """
-    What a running command says, until it is over: shared by all ways to a node.
+    The state and output of a running command, for all runners.
 
     @ivar outcome: fires when it is over.
     """
@@ -101,11 +101,11 @@ class Collected:
         self._limit = host.clock.callLater(timeout, self._late, timeout)
 
     def out(self, data: bytes) -> None:
-        """Take standard output."""
+        """Receive standard output."""
         self._take(self._out, data, STDOUT_LIMIT)
 
     def err(self, data: bytes) -> None:
-        """Take standard error."""
+        """Receive standard error."""
         self._take(self._err, data, STDERR_LIMIT)
 
     def _take(self, sink: bytearray, data: bytes, limit: int) -> None:
@@ -113,7 +113,7 @@ class Collected:
             return
         sink += data
         if len(sink) > limit:
-            self.fail(DriverError(f"{self._subject} said more than {limit // 1024} KiB; it was killed."))
+            self.fail(DriverError(f"{self._subject} wrote more than {limit // 1024} KiB of output and was killed."))
             self._kill()
         elif self._grace is not None:
             self._grace.reset(GRACE)
@@ -125,22 +125,22 @@ class Collected:
             self._grace = self._host.clock.callLater(GRACE, self.ended)
 
     def ended(self) -> None:
-        """No more output comes. Without an exit code the way has broken."""
+        """No more output comes. Without an exit code the connection was lost."""
         if self._over:
             return
         if self._code is None:
-            self.fail(Unreachable(f"{self._subject}: the connection broke before it ended."))
+            self.fail(Unreachable(f"{self._subject}: the connection failed before it ended."))
             return
         outcome = Outcome(self._code, self._out.decode(errors="replace"), self._err.decode(errors="replace"))
         self._settle(outcome)
 
     def fail(self, error: DriverError) -> None:
-        """It is over, badly."""
+        """The command has failed."""
         if not self._over:
             self._settle(Failure(error))
 
     def _late(self, timeout: float) -> None:
-        self.fail(Late(f"{self._subject} didn't end within {timeout:g} s; it was killed."))
+        self.fail(Late(f"{self._subject} didn't end within {timeout:g} s and was killed."))
         self._kill()
 
     def _settle(self, result: Outcome | Failure | None) -> None:
@@ -156,7 +156,7 @@ class Collected:
 
 def environment(bin_dir: str) -> list[str]:
     """
-    The beginning of every command: C{env}, with one language and all directories of commands.
+    The prefix of every command: C{env}, which sets the locale and PATH.
 
     @param bin_dir: searched first; empty: none.
     """
@@ -190,7 +190,7 @@ class _Local(ProcessProtocol):
         self.collected.outcome.addBoth(self._let_go)
 
     def _let_go(self, result: Any) -> Any:
-        # What it left behind may hold the pipes.
+        # Processes that it left behind may keep the pipes open.
         if self.transport is not None:
             self.transport.loseConnection()
         return result
@@ -201,16 +201,16 @@ class _Local(ProcessProtocol):
 
     def kill(self) -> None:
         if self._pid is not None:
-            # vzctl takes no notice of SIGTERM while it holds its lock; its scripts are of the same group.
+            # vzctl ignores SIGTERM while it holds its lock; its scripts are in the same process group.
             with suppress(ProcessLookupError, ProcessExitedAlready, PermissionError):
                 os.killpg(self._pid, signal.SIGKILL)
 
 
 class LocalRunner:
     """
-    Commands on the server's own machine, each in a session of its own.
+    Runs commands on the server's own machine, each in its own session.
 
-    @param bin_dir: where commands are looked for first; empty: nowhere else than usual.
+    @param bin_dir: the directory to search for commands first; empty: none.
     """
 
     where = "this machine"
@@ -228,8 +228,8 @@ class LocalRunner:
                 raise Unreachable("The connection to this machine's OpenVZ is closed.")
             protocol = _Local(self._host, f"{argv[0]} on this machine", timeout, stdin, self._running.discard)
             self._running.add(protocol)
-            # No directory is named: Twisted would fork() then, in place of posix_spawn(). That copies the server's memory
-            # map, which holds up the reactor for milliseconds at each command, and longer in a large server.
+            # No working directory is given: Twisted would then use fork() instead of posix_spawn(). That copies the server's
+            # memory map, which blocks the reactor for milliseconds at each command, and longer in a large server.
             command = [word.encode() for word in ("/bin/sh", "-c", ENTER, "sh", *argv)]
             self._host.reactor.spawnProcess(protocol, b"/bin/sh", command, env=self._environment)
             return await protocol.collected.outcome

@@ -1,4 +1,4 @@
-"""Containers saved to the node's disk, restored, and reset."""
+"""Saving containers to the node's disk, restoring and resetting them."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from fluidvm.drivers.openvz.pausing import VzPausing
 from fluidvm.drivers.openvz.runner import Outcome
 
 LOOK = 0.1
-"""Seconds between two looks at whether a container is suspended."""
+"""Polling interval in seconds for the suspension of a container."""
 
 
 @implementer(ISave, IReset)
 class VzSaving(VzPausing):
-    """By C{vzctl suspend} and C{resume}, which OpenVZ's kernels can, and others only where CRIU works."""
+    """Uses C{vzctl suspend} and C{resume}, which work on OpenVZ kernels, and on others only if CRIU works."""
 
     @verb
     async def save(self, uuid: str, progress: Progress) -> None:
@@ -31,7 +31,7 @@ class VzSaving(VzPausing):
         if there.state is DomainState.SAVED:
             return
         if there.state not in (DomainState.RUNNING, DomainState.PAUSED):
-            raise WrongState(f"Container {there.info.name} is {there.state}: only a running one is saved.")
+            raise WrongState(f"Container {there.info.name} is {there.state}: it can be saved only while it is running.")
         subject = f"saving of container {there.info.name}"
         paused = there.state is DomainState.PAUSED
         if paused:
@@ -48,7 +48,7 @@ class VzSaving(VzPausing):
             raise self._explain(subject, outcome)
 
     async def _suspend(self, subject: str, ctid: str) -> tuple[Outcome, bool]:
-        """Have vzctl suspend a container, to its end: it can't be stopped half-way. Tells whether that was cancelled."""
+        """Suspend a container with vzctl, which can't be stopped half-way. Returns whether this was cancelled meanwhile."""
         ended: list[Any] = []
         Deferred.fromCoroutine(self._vz(subject, "suspend", ctid, timeout=LONG)).addBoth(ended.append)
         cancelled = False
@@ -71,7 +71,7 @@ class VzSaving(VzPausing):
         if there.state is DomainState.RUNNING:
             return
         if there.state is not DomainState.SAVED:
-            raise WrongState(f"Container {there.info.name} is {there.state}: nothing is saved of it.")
+            raise WrongState(f"Container {there.info.name} is {there.state}: it has no saved state.")
         subject = f"restoring of container {there.info.name}"
         outcome = await self._vz(subject, "resume", there.ctid, timeout=LONG)
         if (await self._container(uuid)).state is not DomainState.RUNNING:
@@ -84,7 +84,7 @@ class VzSaving(VzPausing):
     async def _reset(self, uuid: str) -> None:
         there = await self._container(uuid)
         if there.state is not DomainState.RUNNING:
-            raise WrongState(f"Container {there.info.name} is {there.state}: only a running one is reset.")
+            raise WrongState(f"Container {there.info.name} is {there.state}: it can be reset only while it is running.")
         subject = f"reset of container {there.info.name}"
         await self._do(subject, "stop", there.ctid, "--fast")
         await self._do(subject, "start", there.ctid)

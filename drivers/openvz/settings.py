@@ -1,4 +1,4 @@
-"""What else a container is given, at once if it runs: addresses, names, room, weight; and which templates there are."""
+"""Settings of containers: addresses, host name, name servers and limits; and the list of templates."""
 
 from __future__ import annotations
 
@@ -15,26 +15,26 @@ from fluidvm.drivers.openvz.node import changed, verb
 
 
 def address(text: str) -> str:
-    """@raise DriverError: this is no address, with or without a mask."""
+    """Check an address. @raise DriverError: it isn't one, with or without a mask."""
     try:
         ip_interface(text)
     except ValueError:
-        raise DriverError(f"{text!r} is no IP address.") from None
+        raise DriverError(f"{text!r} is not a valid IP address.") from None
     return text
 
 
 def host_name(text: str) -> str:
-    """@raise DriverError: this is no host's or domain's name. vzctl takes anything, and scripts read it later."""
+    """Check a host or domain name: vzctl accepts anything, and scripts read it later. @raise DriverError: it isn't valid."""
     if len(text) > 253 or not re.fullmatch(
         r"[A-Za-z0-9]([A-Za-z0-9-]*[A-Za-z0-9])?(\.[A-Za-z0-9]([A-Za-z0-9-]*[A-Za-z0-9])?)*", text
     ):
-        raise DriverError(f"{text!r} is no host's name.")
+        raise DriverError(f"{text!r} is not a valid host name.")
     return text
 
 
 @implementer(IGuestNetwork, ILimits, ITemplates)
 class VzSettings(VzKernel):
-    """By C{vzctl set}."""
+    """Uses C{vzctl set}."""
 
     async def _conf(self, ctid: str) -> dict[str, str]:
         return parse_conf((await self._run(["cat", f"{self._conf_dir}/{ctid}.conf"])).stdout)
@@ -82,7 +82,7 @@ class VzSettings(VzKernel):
         words = [word for server in servers for word in ("--nameserver", str(ip_interface(address(server)).ip))]
         words += [word for domain in domains for word in ("--searchdomain", host_name(domain))]
         if not servers:
-            raise DriverError(f"Container {uuid}: one name server at least has to be named.")
+            raise DriverError(f"Container {uuid}: at least one name server is required.")
         await self._give(uuid, "name servers", *words)
 
     @verb
@@ -92,7 +92,7 @@ class VzSettings(VzKernel):
 
     @verb
     async def set_limits(self, uuid: str, limits: Limits) -> None:
-        """As L{ILimits} says. Where the file system is an image, it takes another number of inodes and keeps its own."""
+        """See L{ILimits}. If the file system is an image, vzctl accepts another number of inodes but keeps the old one."""
 
         async def give() -> None:
             there = await self._container(uuid)
@@ -109,7 +109,7 @@ class VzSettings(VzKernel):
             await self._alone(uuid, give)
 
     def _words(self, values: Limits, asked: Limits | None = None) -> list[str]:
-        """What C{vzctl set} is told. @param asked: only what is asked for there."""
+        """The arguments of C{vzctl set}. @param asked: only fields that are set here are included."""
         words = []
         for name, told in (
             ("swap", self._swap_words),

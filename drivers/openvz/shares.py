@@ -1,4 +1,4 @@
-"""Containers' weights and rates."""
+"""CPU shares and rate limits of containers."""
 
 from __future__ import annotations
 
@@ -12,24 +12,24 @@ from fluidvm.drivers.openvz.settings import VzSettings
 
 USUAL = Shares().cpu_shares
 UNITS = 1000
-"""What a container's C{cpuunits} are where nobody says otherwise (vzctl's man page)."""
+"""The default of a container's C{cpuunits} (vzctl's man page)."""
 LEAST, MOST = 8, 500000
 MIB = 2**20
 
 
 def to_units(cpu_shares: int) -> int:
-    """A weight as vzctl counts it."""
+    """Convert CPU shares to vzctl's units."""
     return min(MOST, max(LEAST, round(cpu_shares * UNITS / USUAL)))
 
 
 def from_units(units: int) -> int:
-    """The weight that L{to_units} was given, as far as vzctl's scale tells it."""
+    """Convert vzctl's units back to CPU shares, as exactly as its scale allows."""
     return round(units * USUAL / UNITS)
 
 
 @implementer(IShares)
 class VzShares(VzSettings):
-    """By C{vzctl set}. A container's rates are its file system's: it has no other disk. Its interfaces have none."""
+    """Uses C{vzctl set}. Disk rates apply to a container's file system, its only disk. Interfaces have no rate limits."""
 
     @verb
     async def shareable(self) -> Sequence[str]:
@@ -43,9 +43,9 @@ class VzShares(VzSettings):
     @verb
     async def set_shares(self, uuid: str, shares: Shares) -> None:
         if shares.network_mbps is not None:
-            raise Unsupported(f"Container {uuid}: vzctl holds interfaces to no rate.")
+            raise Unsupported(f"Container {uuid}: vzctl can't limit the rate of interfaces.")
         if not self._openvz and (shares.disk_iops, shares.disk_mbps) != (None, None):
-            raise Unsupported(f"Container {uuid}: the node's kernel isn't OpenVZ's, and holds file systems to no rate.")
+            raise Unsupported(f"Container {uuid}: only an OpenVZ kernel can limit the rate of file systems.")
 
         async def put() -> None:
             await self._put_shares(await self._container(uuid), shares)
@@ -53,7 +53,7 @@ class VzShares(VzSettings):
         await self._alone(uuid, put)
 
     async def _put_shares(self, there: Container, shares: Shares) -> None:
-        """Give a container shares, as far as there is something to change. What it can't have is left out."""
+        """Change a container's shares where they differ. What it doesn't support is left out."""
         rates = {name: getattr(shares, name) for name in self._rates()}
         wanted = Shares(from_units(to_units(shares.cpu_shares)), **rates)
         before = self._shares(there)
@@ -66,7 +66,7 @@ class VzShares(VzSettings):
         changed(subject, wanted, self._shares(await self._container(there.identity.uuid)))
 
     def _rates(self) -> tuple[str, ...]:
-        """The rates that the node's kernel can hold a file system to."""
+        """The rate limits for file systems that the node's kernel supports."""
         return ("disk_iops", "disk_mbps") if self._openvz else ()
 
     def _shares(self, there: Container) -> Shares:

@@ -14,19 +14,19 @@ from fluidvm.drivers.openvz.identity import check_text
 from fluidvm.drivers.openvz.node import LONG, Container, VzNode, verb
 
 FIELDS = "uuid,parent_uuid,current,date,name"
-"""The one that holds free text comes last."""
+"""The field with free text comes last."""
 STEADY = (DomainState.RUNNING, DomainState.STOPPED, DomainState.CRASHED)
-"""States in which a container is kept, or goes back."""
+"""States in which snapshots can be created and reverted to."""
 
 
 def id_of(uuid: str, name: str) -> str:
-    """A snapshot's id, made of its domain's and its name: a repetition finds what the first attempt made."""
+    """A snapshot's id, derived from its domain's and its name: a repetition finds the snapshot of the first attempt."""
     return str(uuids.uuid5(uuids.UUID(uuid), name))
 
 
 @implementer(ISnapshots)
 class VzSnapshots(VzNode):
-    """By C{vzctl snapshot} and its siblings. A configuration stays as it is when a container is reverted."""
+    """Uses C{vzctl snapshot} and related commands. The configuration stays as it is when a container is reverted."""
 
     @verb
     async def list_snapshots(self, uuid: str) -> Sequence[Snapshot]:
@@ -38,7 +38,7 @@ class VzSnapshots(VzNode):
         dates = "".join(f"{one.created}\n" for one in told).encode()
         seconds = (await self._run(["date", "-f", "-", "+%s"], stdin=dates)).stdout.split() if told else []
         if len(seconds) != len(told):
-            raise DriverError(f"Container {there.info.name}: its snapshots' dates aren't understood.")
+            raise DriverError(f"Container {there.info.name}: the dates of its snapshots aren't valid.")
         dumps = (await self._run(["ls", f"{there.listed.private}/dump"])).stdout.split()
         found = [
             Snapshot(one.name or one.uuid, float(when), any(dump.strip("{}") == one.uuid for dump in dumps))
@@ -55,7 +55,7 @@ class VzSnapshots(VzNode):
         return parse_snapshots(outcome.stdout)
 
     async def _snapshot(self, there: Container, name: str) -> str | None:
-        """A snapshot's id; C{None} where there is none of this name."""
+        """A snapshot's id; C{None} if there is none with this name."""
         for one in await self._told(there, LONG):
             if name in (one.name, one.uuid):
                 return one.uuid
@@ -69,17 +69,17 @@ class VzSnapshots(VzNode):
         there = await self._container(uuid)
         check_text("A snapshot's name", name)
         if there.listed.layout != "ploop":
-            raise Unsupported(
-                f"Container {there.info.name}: only a ploop image can be kept, not layout {there.listed.layout}."
-            )
+            raise Unsupported(f"Container {there.info.name}: snapshots need layout ploop, not {there.listed.layout}.")
         if await self._snapshot(there, name) is not None:
             return
         if there.state not in STEADY:
-            raise WrongState(f"Container {there.info.name} is {there.state}: only a running or stopped one is kept.")
+            raise WrongState(
+                f"Container {there.info.name} is {there.state}: create snapshots only while it is running or stopped."
+            )
         subject = f"snapshot of container {there.info.name}"
         words = ["snapshot", there.ctid, "--id", id_of(uuid, name), "--name", name]
         outcome = await self._vz(subject, *words, timeout=LONG)
-        # An earlier attempt may have made it meanwhile.
+        # An earlier attempt may have created it meanwhile.
         if outcome.code != 0 and await self._snapshot(there, name) is None:
             raise self._explain(subject, outcome)
 
@@ -93,8 +93,10 @@ class VzSnapshots(VzNode):
         if id is None:
             raise NoSuchThing(f"Container {there.info.name} has no snapshot {name}.")
         if there.state not in STEADY:
-            raise WrongState(f"Container {there.info.name} is {there.state}: only a running or stopped one goes back.")
-        subject = f"going back of container {there.info.name}"
+            raise WrongState(
+                f"Container {there.info.name} is {there.state}: it can be reverted only while it is running or stopped."
+            )
+        subject = f"reverting of container {there.info.name}"
         await self._do(subject, "snapshot-switch", there.ctid, "--id", id, "--skip-config", timeout=LONG)
 
     @verb

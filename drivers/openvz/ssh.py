@@ -1,7 +1,7 @@
 """
 Running commands on an OpenVZ node over SSH: one connection, on which each command has a channel.
 
-The remote shell is handed one string, made by C{shlex.join}: it has to be a Bourne shell, as root's is on every OpenVZ node.
+The remote shell gets one string, made by C{shlex.join}: it must be a Bourne shell, like root's on every OpenVZ node.
 Exit codes, streams and end of a channel: RFC 4254, section 6.
 """
 
@@ -35,16 +35,16 @@ from fluidvm.drivers.openvz.places import Places
 from fluidvm.drivers.openvz.runner import Collected, Outcome, environment
 
 CHANNELS = 5
-"""Commands at the same time: sshd allows 10 sessions on a connection if it isn't told otherwise, and forgets them late."""
+"""Maximum number of parallel commands: by default sshd allows 10 sessions per connection, and it releases them late."""
 LEEWAY = 5
 """
-Seconds that a command has on the node beyond its time here, until the node's own C{timeout} kills it: sshd kills none for
-root. Without that, commands that never end would hold the connection's places for ever.
+Seconds after a command's time-out until the node's own C{timeout} kills it: sshd kills no commands of root. Without that,
+commands that never end would use the connection's slots forever.
 """
 RETRIES, RETRY = 20, 0.25
-"""How often a command that sshd has no session for is tried again, and after how many seconds."""
+"""How often a command is retried if sshd has no session for it, and after how many seconds."""
 PING, UNANSWERED = 5.0, 4
-"""Seconds between two questions whether the node is alive, and how many may stay unanswered before it counts as gone."""
+"""Seconds between keep-alive requests, and how many can stay unanswered before the connection is considered lost."""
 _SIGNALS = {
     b"ABRT": 6,
     b"ALRM": 14,
@@ -64,7 +64,7 @@ _SIGNALS = {
 
 @dataclass(frozen=True)
 class SshAddress:
-    """Where a node's sshd is, and whom to log in as."""
+    """The address of a node's sshd, and the user to log in as."""
 
     user: str
     host: str
@@ -79,7 +79,7 @@ def parse_address(address: str) -> SshAddress | None:
     Read a node's address.
 
     @return: C{None} for the server's own machine.
-    @raise ValueError: in words that say what an address looks like.
+    @raise ValueError: its text says what an address looks like.
     """
     if not address:
         return None
@@ -88,23 +88,23 @@ def parse_address(address: str) -> SshAddress | None:
         parts = urlsplit(address)
         port = parts.port or 22
     except ValueError as error:
-        raise ValueError(f"no address of an OpenVZ node ({error}): {example}") from None
+        raise ValueError(f"not a valid address of an OpenVZ node ({error}): {example}") from None
     if parts.scheme != "ssh" or not parts.hostname or parts.path not in ("", "/") or parts.query or parts.fragment:
-        raise ValueError(f"no address of an OpenVZ node: {example}")
+        raise ValueError(f"not a valid address of an OpenVZ node: {example}")
     if parts.password is not None:
-        raise ValueError(f"an address holds no password, a key or an agent is used: {example}")
+        raise ValueError(f"an address must not contain a password, use a key or an agent: {example}")
     user = parts.username or "root"
     for word in (parts.hostname, user):
         if word.startswith("-") or not word.isascii() or not word.isprintable() or " " in word:
-            raise ValueError(f"{word!r} can't be in an address: {example}")
+            raise ValueError(f"{word!r} is not allowed in an address: {example}")
     return SshAddress(user, parts.hostname, port)
 
 
 class HostKeys(KnownHostsFile):  # type: ignore[misc]
     """
-    Which host key is the node's. Nobody is asked and nothing is learnt: what isn't known is refused.
+    Checks a node's host key. Unknown keys are refused: nobody is asked, and nothing is stored.
 
-    @param pinned: the only key that is right; C{None}: those of C{known}.
+    @param pinned: the only valid key; C{None}: those of C{known}.
     """
 
     def __init__(self, address: SshAddress, pinned: Key | None, known: KnownHostsFile | None) -> None:
@@ -123,14 +123,14 @@ class HostKeys(KnownHostsFile):  # type: ignore[misc]
 
     def _look(self, key: Key) -> bool:
         assert self._known is not None
-        if not any(self._known.hasHostKey(name, key) for name in self._names):  # raises HostKeyChanged for another
+        if not any(self._known.hasHostKey(name, key) for name in self._names):  # raises HostKeyChanged for a different key
             raise UserRejectedKey
         return True
 
 
 @dataclass(frozen=True)
 class Credentials:
-    """What a connection is opened with: one key file, or the agent at a socket; and which host key is right."""
+    """The login of a connection: one key file, or the agent at a socket; and the valid host keys."""
 
     keys: list[Key]
     agent: str
@@ -145,7 +145,7 @@ def read_credentials(key_file: str, agent: str, host_key: str, known_hosts: str)
     @param key_file: a private key without passphrase; empty: the agent is used.
     @param agent: the agent's socket; empty: none.
     @param host_key: a public key as in C{ssh_host_*_key.pub}; empty: known_hosts is used.
-    @raise DriverError: a file isn't there, or isn't what it should be.
+    @raise DriverError: a file doesn't exist or isn't valid.
     """
     try:
         keys = [Key.fromString(Path(key_file).read_bytes())] if key_file else []
@@ -154,13 +154,13 @@ def read_credentials(key_file: str, agent: str, host_key: str, known_hosts: str)
     except EncryptedKeyError:
         raise DriverError(f"The SSH key {key_file} has a passphrase: give it to an agent.") from None
     except BadKeyError:
-        raise DriverError(f"The file {key_file} holds no SSH key.") from None
+        raise DriverError(f"The file {key_file} contains no SSH key.") from None
     if not keys and not agent:
-        raise DriverError("There is neither a key_file among the node's options nor an SSH agent.")
+        raise DriverError("There is no SSH key: set the node's option key_file or agent.")
     try:
         pinned = Key.fromString(host_key.encode()) if host_key else None
     except (BadKeyError, ValueError, struct.error):
-        raise DriverError("The option host_key holds no public key.") from None
+        raise DriverError("The option host_key is not a valid public key.") from None
     known = None
     if pinned is None:
         path = Path(known_hosts).expanduser()
@@ -222,7 +222,7 @@ class _Exec(Channel):
 
     def request_exit_status(self, data: bytes) -> None:
         self.collected.exited(struct.unpack(">L", data)[0])
-        # What the command left behind may hold the channel open.
+        # Processes that the command left behind may keep the channel open.
         self.collected.outcome.addBoth(self._let_go)
 
     def request_exit_signal(self, data: bytes) -> None:
@@ -233,7 +233,7 @@ class _Exec(Channel):
         return result
 
     def kill(self) -> None:
-        """Ask sshd to kill the command, which not every sshd does, and wait for it no longer."""
+        """Ask sshd to kill the command, which not every sshd does, and stop waiting for it."""
         if self._opened:
             self.conn.sendRequest(self, b"signal", NS(b"KILL"))
             self.loseConnection()
@@ -249,7 +249,7 @@ class _Exec(Channel):
 
 class _Keeper(Protocol):
     """
-    Keeps the connection open, for conch closes it with the first command's end: C{cat}, which echoes signs of life.
+    Runs C{cat}, which echoes keep-alive requests. It keeps the connection open: conch closes it with the first command.
 
     @param lost: called when it ends.
     """
@@ -266,7 +266,7 @@ class _Keeper(Protocol):
 
     def _ping(self) -> None:
         if self.unanswered >= UNANSWERED:
-            self._lost(f"gave no sign of life for {PING * UNANSWERED:g} s")
+            self._lost(f"didn't respond for {PING * UNANSWERED:g} s")
             return
         self.unanswered += 1
         assert self.transport is not None
@@ -285,7 +285,7 @@ class _Keeper(Protocol):
 
 class SshRunner:
     """
-    A node over SSH. Call L{open} first.
+    Runs commands on a node over SSH. Call L{open} first.
 
     @param bin_dir: where commands are looked for first; empty: nowhere else than usual.
     """
@@ -307,7 +307,7 @@ class SshRunner:
         """
         Connect and log in.
 
-        @raise Unreachable: the node doesn't answer, isn't who it should be, or doesn't let us in.
+        @raise Unreachable: the node doesn't answer, has the wrong host key, or refuses the login.
         """
         reactor = self._host.reactor
         address = self._address
@@ -328,9 +328,9 @@ class SshRunner:
         try:
             keeper: Any = await endpoint.connect(Factory.forProtocol(lambda: _Keeper(self._host, self._lose)))  # type: ignore[arg-type]
         except (UserRejectedKey, HostKeyChanged):
-            raise Unreachable(f"{self.where}: the host key isn't the one that is known for it.") from None
+            raise Unreachable(f"{self.where}: the host key differs from the one that is known for it.") from None
         except AuthenticationFailed:
-            raise Unreachable(f"{self.where}: the node refuses the login by this key.") from None
+            raise Unreachable(f"{self.where}: the node refused the login with this key.") from None
         except CancelledError:
             raise
         except (ConnectError, ConnectionClosed, ConchError, OSError) as error:
@@ -350,7 +350,7 @@ class SshRunner:
         return Deferred.fromCoroutine(run())
 
     async def _try(self, argv: Sequence[str], timeout: float, stdin: bytes, keep: int) -> Outcome | None:
-        """Run a command; C{None} where sshd had no session for it."""
+        """Run a command; C{None} if sshd had no session for it."""
         subject = f"{argv[0]} on {self.where}"
         await self._places.take(subject, keep, timeout)
         channel: _Exec | None = None
@@ -366,7 +366,7 @@ class SshRunner:
                 return None
             raise
         finally:
-            # The place is free when the channel is: after a time-out or a cancellation the command may go on.
+            # The slot is released with the channel: after a time-out or a cancellation the command may still run.
             if channel is None:
                 self._places.give_back(keep)
             else:

@@ -1,4 +1,4 @@
-"""What containers and their node are using."""
+"""Statistics of containers and their node."""
 
 from __future__ import annotations
 
@@ -13,16 +13,16 @@ from fluidvm.drivers.openvz.node import verb
 
 
 def parse_cpu(stat: str) -> tuple[int, int]:
-    """Read C{/proc/stat}: ticks that all CPUs were busy, and all ticks."""
+    """Read C{/proc/stat}: the busy ticks and all ticks, of all CPUs."""
     found = re.search(r"^cpu +(\d+(?: \d+)*)", stat, re.MULTILINE)
     if found is None:
-        raise DriverError("The node doesn't tell how busy it is.")
-    ticks = [int(word) for word in found[1].split()][:8]  # guests' are in user's
+        raise DriverError("The node doesn't report its CPU usage.")
+    ticks = [int(word) for word in found[1].split()][:8]  # ticks of guests are included in those of users
     return sum(ticks) - ticks[3] - (ticks[4] if len(ticks) > 4 else 0), sum(ticks)
 
 
 def parse_available(meminfo: str) -> int:
-    """Read C{/proc/meminfo}: MiB that can still be had; old kernels tell parts of it only."""
+    """Read C{/proc/meminfo}: the available memory in MiB; old kernels report only parts of it."""
     told = {name: int(value) for name, value in re.findall(r"^(\w+):\s+(\d+) kB", meminfo, re.MULTILINE)}
     parts = sum(told.get(name, 0) for name in ("MemFree", "Buffers", "Cached"))
     return told.get("MemAvailable", parts) // 1024
@@ -30,7 +30,7 @@ def parse_available(meminfo: str) -> int:
 
 @implementer(IStats)
 class VzStats(VzKernel):
-    """By vzlist, which tells of memory alone and of nothing off OpenVZ's kernels; by control groups there; and C{/proc}."""
+    """Uses vzlist, which reports only memory, and nothing on other kernels; control groups there; and C{/proc}."""
 
     _cpu_before = (0, 0)
 

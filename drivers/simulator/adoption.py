@@ -1,4 +1,4 @@
-"""The simulator's domains as they would be defined anew."""
+"""Adoption: the definitions of the simulator's domains."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def spec_of(host: SimulatedHost, uuid: str) -> DomainSpec:
 
 
 def volume_of(host: SimulatedHost, path: str, format: str) -> Volume:
-    """The volume with a path. @raise Unsupported: it was made with another format."""
+    """Find the volume at a path. @raise Unsupported: it has another format."""
     for volume in host.all_volumes():
         if volume.path == path:
             if volume.format != format:
@@ -42,15 +42,15 @@ def volume_of(host: SimulatedHost, path: str, format: str) -> Volume:
 
 @implementer(IAdoption)
 class SimulatedAdoption:
-    """The verbs."""
+    """The verbs of this ability."""
 
     simulated: SimulatedHost
     _do: Callable[..., Deferred[Any]]
 
     def get_spec(self, uuid: str) -> Deferred[DomainSpec]:
-        """Tell a domain's definition."""
+        """Return a domain's definition."""
         return self._do("get_spec", lambda: spec_of(self.simulated, uuid))
 
     def volume_of(self, path: str, format: str) -> Deferred[Volume]:
-        """Tell which volume has a path."""
+        """Find the volume at a path."""
         return self._do("volume_of", lambda: volume_of(self.simulated, path, format))

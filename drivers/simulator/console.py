@@ -17,15 +17,15 @@ from fluidvm.drivers.simulator.host import ON, SimulatedHost
 from fluidvm.drivers.simulator.vnc import Screen
 
 MOST_HELD = 2**20
-"""Bytes that are held for a viewer that doesn't take them; a picture of the screen has 12 KB."""
+"""Maximum number of bytes buffered for a slow viewer; an image of the screen has 12 KB."""
 LONGEST_LINE = 2**16
 
 
 class SimulatedTransport(ConsoleTransport):
     """
-    A viewer's way to a simulated console.
+    A viewer's connection to a simulated console.
 
-    @ivar typed: called with what the viewer has written.
+    @ivar typed: called with the viewer's input.
     """
 
     def __init__(self, clock: IReactorTime, viewer: IProtocol, forget: Callable[[SimulatedTransport], None]) -> None:
@@ -37,7 +37,7 @@ class SimulatedTransport(ConsoleTransport):
         self._ended = self._gone = False
 
     def show(self, data: bytes) -> None:
-        """Let the viewer have something, soon."""
+        """Send data to the viewer, soon."""
         if not self._coming:
             self._clock.callLater(0, self._deliver)
         self._coming += data
@@ -56,30 +56,30 @@ class SimulatedTransport(ConsoleTransport):
             self._viewer.connectionLost(Failure(ConnectionDone()))
 
     def write(self, data: bytes) -> None:
-        """Type."""
+        """Send input to the console."""
         if not self._ended:
             self.typed(data)
 
     def loseConnection(self) -> None:
-        """End, soon."""
+        """Close the connection, soon."""
         if not self._ended:
             self._ended = True
             self._forget(self)
             self._clock.callLater(0, self._deliver)
 
     def abortConnection(self) -> None:
-        """End, soon: nothing is ever unsent."""
+        """Close the connection, soon: no data is ever left unsent."""
         self.loseConnection()
 
     def resumeProducing(self) -> None:
-        """Deliver again, soon."""
+        """Continue to deliver, soon."""
         self._paused = False
         self._clock.callLater(0, self._deliver)
 
 
 @implementer(ISerialConsole, IVncConsole)
 class SimulatedConsoles:
-    """The verbs. Consoles end with their domain's run and with the connection."""
+    """The verbs of these abilities. Consoles end when their domain stops or the connection is closed."""
 
     simulated: SimulatedHost
     clock: IReactorTime
@@ -88,7 +88,7 @@ class SimulatedConsoles:
     _screens: dict[SimulatedTransport, str]
 
     def open_serial(self, uuid: str, viewer: IProtocol) -> Deferred[None]:
-        """Connect a viewer to a console on which the guest echoes and says what it has heard."""
+        """Connect a viewer to a console on which the guest echoes each line and answers it."""
 
         def connect() -> None:
             name = self._on(uuid)
@@ -100,7 +100,7 @@ class SimulatedConsoles:
             line = bytearray()
 
             def typed(data: bytes) -> None:
-                # Each line is echoed and answered; what isn't one yet is echoed alone.
+                # Each line is echoed and answered; an incomplete line is only echoed.
                 *lines, rest = data.replace(b"\r", b"\n").split(b"\n")
                 for part in lines:
                     heard = bytes(line) + part
@@ -115,7 +115,7 @@ class SimulatedConsoles:
         return self._do("open_serial", connect)
 
     def open_vnc(self, uuid: str, viewer: IProtocol) -> Deferred[None]:
-        """Connect a viewer to a screen that shows what C{screenshot} does."""
+        """Connect a viewer to a screen that shows the same as C{screenshot}."""
 
         def connect() -> None:
             name = self._on(uuid)
@@ -130,7 +130,7 @@ class SimulatedConsoles:
     def _on(self, uuid: str) -> str:
         domain = self.simulated.domain(uuid)
         if domain.state not in ON:
-            raise WrongState(f"Domain {domain.name} is {domain.state}: it has a console when it runs.")
+            raise WrongState(f"Domain {domain.name} is {domain.state}: it has a console only while it is running or paused.")
         return domain.name
 
     def _forget_serial(self, transport: SimulatedTransport) -> None:
@@ -140,7 +140,7 @@ class SimulatedConsoles:
         self._screens.pop(transport, None)
 
     def end_consoles(self, uuid: str | None = None) -> None:
-        """End a domain's consoles; without one, all of them."""
+        """Close a domain's consoles; without a domain, all consoles."""
         serial = [transport for domain, transport in self._serial.items() if uuid in (None, domain)]
         screens = [transport for transport, domain in self._screens.items() if uuid in (None, domain)]
         for transport in serial + screens:

@@ -55,7 +55,7 @@ from fluidvm.drivers.simulator.volumes import SimulatedVolumes
 
 T = TypeVar("T")
 STEPS = 10
-"""How often a verb that tells its progress does so during its delay."""
+"""How often a verb with progress reports it during its delay."""
 VERBS = (
     "connect",
     "host_info",
@@ -127,7 +127,7 @@ _VERB = Choice("a verb of the driver interface", choices=VERBS)
 
 class Faults:
     """
-    What is to go wrong, and how long things take.
+    The configured faults and delays.
 
     A verb has its effect at the end of its delay: one that is cancelled before, fails or hangs has none.
     """
@@ -141,9 +141,9 @@ class Faults:
 
     async def meet(self, verb: str, progress: Progress | None = None) -> None:
         """
-        Go through what a verb has to.
+        Apply the delay and the faults of a verb.
 
-        @raise DriverError: it is to fail.
+        @raise DriverError: the verb is configured to fail.
         """
         if verb in self._hang:
             await Deferred()
@@ -155,7 +155,7 @@ class Faults:
                     progress(100 * (step + 1) // steps)
         if verb in self._fail:
             error = Unreachable if verb == "connect" else DriverError
-            raise error(f"The simulator was told to fail at {verb}.")
+            raise error(f"The simulator is configured to fail at {verb}.")
 
 
 @implementer(IConnection, ILiveResize, IDisks, IEvents)
@@ -177,7 +177,7 @@ class SimulatedConnection(
     """
     A connection to a simulated host.
 
-    @ivar simulated: the host; what is done to it there is done behind the driver's back.
+    @ivar simulated: the host; tests use it to change things behind the driver's back.
     """
 
     formats = ("qcow2", "raw")
@@ -212,21 +212,21 @@ class SimulatedConnection(
             raise Unreachable("The connection to the simulated host is closed.")
 
     def tell(self, uuid: str, state: DomainState | None) -> None:
-        """A domain has another state, or is gone; called by the host."""
+        """Report a domain's new state, or that it no longer exists; called by the host."""
         if state not in ON:
             self.end_consoles(uuid)
         for callback in self._listeners:
             self._safely(callback, uuid, state)
 
     def _safely(self, callback: Callable[..., None], *news: Any) -> None:
-        # A verb has happened, whatever those think who are told of it; and the others are to be told, too.
+        # The verb has taken effect even if a callback fails, and the other callbacks must be called, too.
         try:
             callback(*news)
         except Exception:
-            self._log.failure("A callback of the simulator's connection failed")
+            self._log.failure("A callback of the simulated connection raised an exception")
 
     def cut(self, reason: str) -> None:
-        """Lose the connection, as when a host or its network dies."""
+        """Lose the connection, as if the host or its network had failed."""
         if self._open:
             self._open = False
             self._lost_reason = reason
@@ -236,7 +236,7 @@ class SimulatedConnection(
                 self._safely(callback, reason)
 
     def close(self) -> Deferred[None]:
-        """Let go of the host."""
+        """Close the connection."""
         if self._open:
             self._open = False
             self.simulated.forget(self)
@@ -245,34 +245,34 @@ class SimulatedConnection(
         return succeed(None)
 
     def on_lost(self, callback: Callable[[str], None]) -> None:
-        """Call C{callback} when the connection is cut; at once if it was."""
+        """Call C{callback} when the connection is lost; at once if it already is."""
         self._lost.append(callback)
         if self._lost_reason:
             self._safely(callback, self._lost_reason)
 
     def subscribe(self, callback: Callable[[str, DomainState | None], None]) -> None:
-        """Call C{callback} at each change of a domain's state, as long as the connection lives."""
+        """Call C{callback} at each change of a domain's state, while the connection is open."""
 
         self._listeners.append(callback)
 
     def host_info(self) -> Deferred[HostInfo]:
-        """Tell what the host is."""
+        """Describe the host."""
         return self._do("host_info", self.simulated.info)
 
     def list_domains(self) -> Deferred[Sequence[DomainInfo]]:
-        """Tell every domain."""
+        """List all domains."""
         return self._do("list_domains", self.simulated.domains)
 
     def get_domain(self, uuid: str) -> Deferred[DomainInfo]:
-        """Tell one domain."""
+        """Describe one domain."""
         return self._do("get_domain", lambda: self.simulated.domain(uuid))
 
     def define_domain(self, spec: DomainSpec) -> Deferred[None]:
-        """Make a domain known."""
+        """Define a domain."""
         return self._do("define_domain", lambda: self.simulated.define(spec), subject=spec.uuid)
 
     def undefine_domain(self, uuid: str) -> Deferred[None]:
-        """Forget a domain."""
+        """Undefine a domain."""
         return self._do("undefine_domain", lambda: self.simulated.undefine(uuid), subject=uuid)
 
     def start(self, uuid: str) -> Deferred[None]:
@@ -280,11 +280,11 @@ class SimulatedConnection(
         return self._do("start", lambda: self.simulated.start(uuid), subject=uuid)
 
     def shutdown(self, uuid: str) -> Deferred[None]:
-        """Ask a guest to shut down: it does at once, unless the host's guests are deaf."""
+        """Ask a guest to shut down: it does so at once, unless the option C{deaf} is set."""
         return self._do("shutdown", lambda: self.simulated.shutdown(uuid), subject=uuid)
 
     def stop(self, uuid: str) -> Deferred[None]:
-        """Pull the plug."""
+        """Stop a domain."""
         return self._do("stop", lambda: self.simulated.stop(uuid), subject=uuid)
 
     def reboot(self, uuid: str) -> Deferred[None]:
@@ -292,11 +292,11 @@ class SimulatedConnection(
         return self._do("reboot", lambda: self.simulated.reboot(uuid), subject=uuid)
 
     def pause(self, uuid: str) -> Deferred[None]:
-        """Freeze a domain."""
+        """Pause a domain."""
         return self._do("pause", lambda: self.simulated.pause(uuid), subject=uuid)
 
     def resume(self, uuid: str) -> Deferred[None]:
-        """Let a domain go on."""
+        """Resume a domain."""
         return self._do("resume", lambda: self.simulated.resume(uuid), subject=uuid)
 
     def set_memory(self, uuid: str, memory: int) -> Deferred[None]:
@@ -316,23 +316,23 @@ class SimulatedConnection(
         return self._do("resize_vcpus", lambda: self.simulated.resize_live(uuid, vcpus=vcpus))
 
     def list_volumes(self, pool: str, formats: Mapping[str, str] = {}) -> Deferred[Sequence[Volume]]:
-        """Tell a pool's volumes; what formats they have it remembers itself."""
+        """List a pool's volumes; the simulator stores their formats itself."""
         return self._do("list_volumes", lambda: self.simulated.volumes(pool))
 
     def create_volume(self, pool: str, name: str, size: int, format: str, progress: Progress) -> Deferred[Volume]:
-        """Make a volume."""
+        """Create a volume."""
         return self._do("create_volume", lambda: self.simulated.create_volume(pool, name, size, format), progress, name)
 
     def delete_volume(self, pool: str, name: str) -> Deferred[None]:
-        """Remove a volume."""
+        """Delete a volume."""
         return self._do("delete_volume", lambda: self.simulated.delete_volume(pool, name), subject=name)
 
     def attach_disk(self, uuid: str, disk: DomainDisk) -> Deferred[None]:
-        """Give a domain a disk."""
+        """Attach a disk."""
         return self._do("attach_disk", lambda: self.simulated.attach(uuid, disk))
 
     def detach_disk(self, uuid: str, target: str) -> Deferred[None]:
-        """Take a disk from a domain."""
+        """Detach a disk."""
         return self._do("detach_disk", lambda: self.simulated.detach(uuid, target))
 
 
@@ -344,24 +344,24 @@ class SimulatorDriver:
     summary = "A hypervisor in memory, with delays and faults on demand; for tests and demos."
     connection = SimulatedConnection
     options = Struct(
-        "how the simulated host is",
+        "settings of the simulated host",
         fields={
-            "vcpus": Int("CPUs; default: 64", low=1, high=65536),
-            "memory": Int("RAM; default: 262144", unit="MiB", low=16),
-            "pool_size": Int("room in its storage pool, default; default: no bound", unit="MiB", low=0),
-            "delay": Double("how long each verb takes; default: 0", unit="s", high=86400.0),
+            "vcpus": Int("number of CPUs; default: 64", low=1, high=65536),
+            "memory": Int("amount of RAM; default: 262144", unit="MiB", low=16),
+            "pool_size": Int("capacity of its only storage pool; default: unlimited", unit="MiB", low=0),
+            "delay": Double("delay of each verb; default: 0", unit="s", high=86400.0),
             "fail": Array("verbs that fail", of=_VERB, longest=len(VERBS)),
             "hang": Array("verbs that never answer", of=_VERB, longest=len(VERBS)),
-            "flap": Double("after how long it loses its connection; default: never", unit="s", low=0.01, high=86400.0),
-            "deaf": Bool("whether guests ignore being asked to shut down"),
-            "log_calls": Bool("whether each verb that had its effect is told in the state directory's file calls.log"),
+            "flap": Double("time after which it loses its connection; default: never", unit="s", low=0.01, high=86400.0),
+            "deaf": Bool("whether guests ignore requests to shut down"),
+            "log_calls": Bool("whether each verb that took effect is logged to calls.log in the state directory"),
         },
     )
 
     def check_address(self, address: str) -> None:
-        """There is none to give."""
+        """Refuse all addresses."""
         if address:
-            raise ValueError("a simulated host has no address: leave it empty")
+            raise ValueError("a simulated host has no address; leave it empty")
 
     def connect(self, address: str, options: Mapping[str, Any], host: DriverHost) -> Deferred[SimulatedConnection]:
         """Connect to the host whose journal lies in the node's state directory."""
@@ -376,7 +376,7 @@ class SimulatorDriver:
             simulated.seconds = host.clock.seconds
             connection = SimulatedConnection(simulated, faults)
             if "flap" in options:
-                host.clock.callLater(options["flap"], connection.cut, "The simulator was told to lose its connection.")
+                host.clock.callLater(options["flap"], connection.cut, "The simulator is configured to lose its connection.")
             return connection
 
         return Deferred.fromCoroutine(connect())

@@ -1,4 +1,4 @@
-"""What the simulator's guests do when they are told, and what its host tells them."""
+"""Commands in the simulator's guests, and their network settings and limits."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ USERS = ("root", "nobody")
 def _awake(host: SimulatedHost, uuid: str) -> None:
     domain = host.domain(uuid)
     if domain.state is not DomainState.RUNNING:
-        raise WrongState(f"Domain {domain.name} is {domain.state}: only in a running one can commands be run.")
+        raise WrongState(f"Domain {domain.name} is {domain.state}: commands can be run in it only while it is running.")
 
 
 def run(host: SimulatedHost, uuid: str, argv: Sequence[str], stdin: bytes) -> GuestOutput:
@@ -48,16 +48,16 @@ def run(host: SimulatedHost, uuid: str, argv: Sequence[str], stdin: bytes) -> Gu
 
 
 def set_password(host: SimulatedHost, uuid: str, user: str, password: str) -> None:
-    """A user of a guest has another password, of which a hash is kept."""
+    """Set the password of a guest's user; a hash is stored."""
     _awake(host, uuid)
     if user not in USERS or not password.isprintable() or not password:
-        raise DriverError(f"The guest has no user {user}, or the password is no line.")
+        raise DriverError(f"The guest has no user {user}, or the password isn't a single line.")
     kept = hashlib.sha256(f"{uuid} {user} {password}".encode()).hexdigest()
     host.note(uuid, passwords={**host.notes(uuid).get("passwords", {}), user: kept})
 
 
 def add_key(host: SimulatedHost, uuid: str, key: str) -> None:
-    """A key may log in."""
+    """Add an SSH key."""
     _awake(host, uuid)
     keys = host.notes(uuid).get("keys", [])
     if key not in keys:
@@ -65,7 +65,7 @@ def add_key(host: SimulatedHost, uuid: str, key: str) -> None:
 
 
 def network(host: SimulatedHost, uuid: str) -> GuestNetwork:
-    """What a guest is told."""
+    """A guest's network settings."""
     host.domain(uuid)
     told: dict[str, Any] = host.notes(uuid).get("network", {})
     values: dict[str, Any] = {name: tuple(value) if isinstance(value, list) else value for name, value in told.items()}
@@ -79,7 +79,7 @@ def _tell(host: SimulatedHost, uuid: str, told: GuestNetwork) -> None:
 
 
 def change_address(host: SimulatedHost, uuid: str, address: str, wanted: bool) -> None:
-    """A domain has an address, or hasn't."""
+    """Add or remove a domain's address."""
     told, ip = network(host, uuid), ip_interface(address).ip
     others = {
         ip_interface(one).ip
@@ -97,14 +97,14 @@ def change_address(host: SimulatedHost, uuid: str, address: str, wanted: bool) -
 
 
 def limits(host: SimulatedHost, uuid: str) -> Limits:
-    """What bounds a domain."""
+    """A domain's limits."""
     host.domain(uuid)
     return Limits(**{**asdict(Limits(0, 2048, 200000, 0)), **host.notes(uuid).get("limits", {})})
 
 
 @implementer(IGuest, ITemplates, IGuestNetwork, ILimits)
 class SimulatedGuest:
-    """The verbs."""
+    """The verbs of this ability."""
 
     simulated: SimulatedHost
     _do: Callable[..., Deferred[Any]]
@@ -114,31 +114,31 @@ class SimulatedGuest:
         return self._do("run_in_guest", lambda: run(self.simulated, uuid, argv, stdin), subject=uuid)
 
     def set_password(self, uuid: str, user: str, password: str) -> Deferred[None]:
-        """Give a user another password."""
+        """Set a user's password."""
         return self._do("set_password", lambda: set_password(self.simulated, uuid, user, password), subject=uuid)
 
     def add_ssh_key(self, uuid: str, key: str) -> Deferred[None]:
-        """Let a key log in."""
+        """Add an SSH key."""
         return self._do("add_ssh_key", lambda: add_key(self.simulated, uuid, key), subject=uuid)
 
     def list_templates(self) -> Deferred[Sequence[str]]:
-        """Tell the templates."""
+        """List the templates."""
         return self._do("list_templates", lambda: TEMPLATES)
 
     def guest_network(self, uuid: str) -> Deferred[GuestNetwork]:
-        """Tell what a guest is told."""
+        """Return a guest's network settings."""
         return self._do("guest_network", lambda: network(self.simulated, uuid))
 
     def add_address(self, uuid: str, address: str) -> Deferred[None]:
-        """Give a domain an address."""
+        """Add an address."""
         return self._do("add_address", lambda: change_address(self.simulated, uuid, address, True), subject=uuid)
 
     def remove_address(self, uuid: str, address: str) -> Deferred[None]:
-        """Take an address from a domain."""
+        """Remove an address."""
         return self._do("remove_address", lambda: change_address(self.simulated, uuid, address, False), subject=uuid)
 
     def set_hostname(self, uuid: str, name: str) -> Deferred[None]:
-        """Give a domain a host's name."""
+        """Set a domain's host name."""
 
         def put() -> None:
             _tell(self.simulated, uuid, replace(network(self.simulated, uuid), hostname=name))
@@ -146,7 +146,7 @@ class SimulatedGuest:
         return self._do("set_hostname", put, subject=uuid)
 
     def set_nameservers(self, uuid: str, servers: Sequence[str], domains: Sequence[str]) -> Deferred[None]:
-        """Give a domain name servers and, if any are named, search domains."""
+        """Set a domain's name servers and, if any are given, search domains."""
 
         def put() -> None:
             told = network(self.simulated, uuid)
@@ -156,11 +156,11 @@ class SimulatedGuest:
         return self._do("set_nameservers", put, subject=uuid)
 
     def get_limits(self, uuid: str) -> Deferred[Limits]:
-        """Tell what bounds a domain."""
+        """Return a domain's limits."""
         return self._do("get_limits", lambda: limits(self.simulated, uuid))
 
     def set_limits(self, uuid: str, values: Limits) -> Deferred[None]:
-        """Bound a domain otherwise."""
+        """Change a domain's limits."""
 
         def put() -> None:
             given = {name: value for name, value in asdict(values).items() if value is not None}

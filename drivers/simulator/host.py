@@ -1,4 +1,4 @@
-"""The simulator's host: domains and volumes in memory, remembered in a journal."""
+"""The simulator's host: domains and volumes in memory, stored in a journal."""
 
 from __future__ import annotations
 
@@ -40,8 +40,8 @@ class SimulatedHost:
     """
     One simulated host; there is one per state directory and process, however many connections it has.
 
-    @ivar connections: those that are open; told of each change of a state.
-    @ivar seconds: the time, as whoever is connected has it.
+    @ivar connections: the open ones, which are notified of each state change.
+    @ivar seconds: returns the time, by the clock of the last connection.
     """
 
     _hosts: ClassVar[WeakValueDictionary[Path, SimulatedHost]] = WeakValueDictionary()
@@ -49,7 +49,7 @@ class SimulatedHost:
     @classmethod
     def at(cls, directory: Path, options: Mapping[str, Any]) -> SimulatedHost:
         """
-        Give the host of a directory.
+        Return the host of a directory.
 
         @param options: the driver's: C{vcpus}, C{memory}, C{pool_size}, C{deaf}, C{log_calls}.
         """
@@ -60,7 +60,7 @@ class SimulatedHost:
         return host
 
     def __init__(self, directory: Path | None) -> None:
-        """@param directory: where the journal is; C{None}: a host that nothing remembers, with pools of any name."""
+        """@param directory: where the journal is; C{None}: a host that isn't stored, with pools of any name."""
         self.options: Mapping[str, Any] = {}
         self.connections: list[Any] = []
         self.seconds: Callable[[], float] = time.time
@@ -100,7 +100,7 @@ class SimulatedHost:
             self._journal.close()
 
     def log_call(self, verb: str, subject: str) -> None:
-        """Tell that a verb had its effect on a domain (UUID) or a volume (name), if the host's options want it told."""
+        """Log that a verb took effect on a domain (UUID) or a volume (name), if the option C{log_calls} is set."""
         if self.options.get("log_calls") and self._directory is not None:
             file = os.open(self._directory / "calls.log", os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
             os.write(file, f"{time.time():.6f} {verb} {subject}\n".encode())
@@ -111,34 +111,34 @@ class SimulatedHost:
             self._journal.write(kind, key, value)
 
     def add(self, domain: DomainInfo) -> None:
-        """Put a domain there as it is."""
+        """Store a domain as it is."""
         self._domains[domain.uuid] = domain
 
     def add_volume(self, volume: Volume) -> None:
-        """Put a volume there as it is."""
+        """Store a volume as it is."""
         self._place(key_of(volume.pool, volume.name), volume)
 
     def forget(self, connection: Any) -> None:
-        """A connection was closed."""
+        """Remove a closed connection."""
         self.connections.remove(connection)
 
     def cut(self, reason: str) -> None:
-        """Lose every connection, as when the host dies."""
+        """Lose all connections, as if the host had failed."""
         for connection in list(self.connections):
             connection.cut(reason)
 
     def info(self) -> HostInfo:
-        """What the host is."""
+        """Describe the host."""
         return HostInfo(self.options.get("vcpus", 64), self.options.get("memory", 262144), "simulated 1.0", "simulator 1.0")
 
     # domains
 
     def domains(self) -> list[DomainInfo]:
-        """Every domain."""
+        """List all domains."""
         return list(self._domains.values())
 
     def domain(self, uuid: str) -> DomainInfo:
-        """One domain."""
+        """Return one domain."""
         try:
             return self._domains[uuid]
         except KeyError:
@@ -160,7 +160,7 @@ class SimulatedHost:
             connection.tell(uuid, state)
 
     def define(self, spec: DomainSpec) -> None:
-        """Make a domain known, or give it another definition."""
+        """Define a domain, or replace its definition."""
         before = self._domains.get(spec.uuid)
         if before is not None and before.state not in OFF:
             raise WrongState(f"Domain {before.name} is {before.state}: stop it first.")
@@ -168,7 +168,7 @@ class SimulatedHost:
             raise NoSuchThing(f"There is no template {spec.template} on the simulated host.")
         for other in self._domains.values():
             if other.name == spec.name and other.uuid != spec.uuid:
-                raise AlreadyThere(f"There is another domain {spec.name}.")
+                raise AlreadyThere(f"There is already another domain {spec.name}.")
         for disk in spec.disks:
             self._check_file(disk)
         for interface in spec.interfaces:
@@ -204,7 +204,7 @@ class SimulatedHost:
         return self._boots.get(uuid, {})
 
     def undefine(self, uuid: str) -> None:
-        """Forget a domain."""
+        """Undefine a domain."""
         domain = self._domains.get(uuid)
         if domain is None:
             return
@@ -213,7 +213,7 @@ class SimulatedHost:
         self.remove(uuid)
 
     def remove(self, uuid: str) -> None:
-        """A domain isn't here any more, in whatever state it was."""
+        """Remove a domain in any state."""
         self._remember("domain", uuid, None)
         del self._domains[uuid]
         if uuid in self._boots:
@@ -234,7 +234,7 @@ class SimulatedHost:
         self._put(replace(domain, state=state))
 
     def put_state(self, uuid: str, state: DomainState) -> None:
-        """A domain is in another state."""
+        """Change a domain's state."""
         self._put(replace(self.domain(uuid), state=state))
 
     def start(self, uuid: str) -> None:
@@ -245,7 +245,7 @@ class SimulatedHost:
         self._become(uuid, DomainState.RUNNING, OFF, "resume it")
 
     def shutdown(self, uuid: str) -> None:
-        """Ask the guest, who obeys at once unless it is deaf."""
+        """Ask the guest to shut down, which it does at once unless it is deaf."""
         domain = self.domain(uuid)
         if domain.state is DomainState.PAUSED:
             raise WrongState(f"Domain {domain.name} is paused: resume it first.")
@@ -253,28 +253,28 @@ class SimulatedHost:
             self._put(replace(domain, state=DomainState.STOPPED))
 
     def stop(self, uuid: str) -> None:
-        """Pull the plug."""
+        """Stop a domain."""
         self._put(replace(self.domain(uuid), state=DomainState.STOPPED))
 
     def reboot(self, uuid: str) -> None:
-        """Ask the guest, whose state doesn't change."""
+        """Ask the guest to reboot; the domain's state doesn't change."""
         domain = self.domain(uuid)
         if domain.state is not DomainState.RUNNING:
-            raise WrongState(f"Domain {domain.name} is {domain.state}: only a running one reboots.")
+            raise WrongState(f"Domain {domain.name} is {domain.state}: it can be rebooted only while it is running.")
 
     def pause(self, uuid: str) -> None:
-        """Freeze a domain."""
-        self._become(uuid, DomainState.PAUSED, (DomainState.RUNNING,), "only a running one is paused")
+        """Pause a domain."""
+        self._become(uuid, DomainState.PAUSED, (DomainState.RUNNING,), "it can be paused only while it is running")
 
     def resume(self, uuid: str) -> None:
-        """Let a domain go on."""
-        self._become(uuid, DomainState.RUNNING, (DomainState.PAUSED,), "only a paused one is resumed")
+        """Resume a domain."""
+        self._become(uuid, DomainState.RUNNING, (DomainState.PAUSED,), "it can be resumed only while it is paused")
 
     def resize(self, uuid: str, *, memory: int = 0, vcpus: int = 0) -> None:
-        """Resize a stopped domain; a maximum that is less grows with it."""
+        """Resize a stopped domain, and raise its maximum if that is less."""
         domain = self.domain(uuid)
         if domain.state not in OFF:
-            raise WrongState(f"Domain {domain.name} is {domain.state}: this needs a stop.")
+            raise WrongState(f"Domain {domain.name} is {domain.state}: stop it first.")
         memory, vcpus = memory or domain.memory, vcpus or domain.vcpus
         self._put(
             replace(
@@ -287,18 +287,22 @@ class SimulatedHost:
         )
 
     def resize_live(self, uuid: str, *, memory: int = 0, vcpus: int = 0) -> None:
-        """Resize a running domain within its maxima."""
+        """Resize a running domain, up to its maximum."""
         domain = self.domain(uuid)
         if domain.state is not DomainState.RUNNING:
             raise WrongState(f"Domain {domain.name} is {domain.state}, not running.")
         if memory > domain.max_memory:
-            raise WrongState(f"Domain {domain.name} has at most {domain.max_memory} MiB while it runs: more needs a stop.")
+            raise WrongState(
+                f"Domain {domain.name} has at most {domain.max_memory} MiB while it runs: stop it to give it more."
+            )
         if vcpus > domain.max_vcpus:
-            raise WrongState(f"Domain {domain.name} has at most {domain.max_vcpus} CPUs while it runs: more needs a stop.")
+            raise WrongState(
+                f"Domain {domain.name} has at most {domain.max_vcpus} CPUs while it runs: stop it to give it more."
+            )
         self._put(replace(domain, memory=memory or domain.memory, vcpus=vcpus or domain.vcpus))
 
     def put_interfaces(self, uuid: str, interfaces: tuple[DomainInterface, ...]) -> None:
-        """A domain has other interfaces."""
+        """Replace a domain's interfaces."""
         self._put(replace(self.domain(uuid), interfaces=interfaces))
 
     def check_network(self, name: str) -> None:
@@ -307,7 +311,7 @@ class SimulatedHost:
             raise NoSuchThing(f"There is no network {name} on the simulated host.")
 
     def put_shares(self, uuid: str, shares: Shares) -> None:
-        """Hold a domain, with the disks and interfaces that it has now, to shares and rates."""
+        """Set a domain's shares and rates, for the disks and interfaces that it has now."""
         domain = self.domain(uuid)
         held = {
             "cpu_shares": shares.cpu_shares,
@@ -321,7 +325,7 @@ class SimulatedHost:
             self._shares[uuid] = held
 
     def shares(self, uuid: str) -> Shares:
-        """What a domain is held to."""
+        """A domain's shares and rates."""
         domain = self.domain(uuid)
         held = self._shares.get(uuid, {"cpu_shares": Shares.cpu_shares, "disks": {}, "interfaces": {}})
         disks = {tuple(held["disks"].get(disk.target, (None, None))) for disk in domain.disks}
@@ -330,11 +334,11 @@ class SimulatedHost:
         return Shares(held["cpu_shares"], iops, mbps, interfaces.pop() if len(interfaces) == 1 else None)
 
     def notes(self, uuid: str) -> dict[str, Any]:
-        """What else is known of a domain and its guest, by name."""
+        """Further data of a domain and its guest, by name."""
         return self._notes.get(uuid, {})
 
     def note(self, uuid: str, **news: Any) -> None:
-        """Something else is known of a domain."""
+        """Store further data of a domain."""
         self.domain(uuid)
         notes = {**self.notes(uuid), **news}
         if notes != self.notes(uuid):
@@ -342,11 +346,11 @@ class SimulatedHost:
             self._notes[uuid] = notes
 
     def kept(self, uuid: str) -> list[dict[str, Any]]:
-        """What is kept of a domain: its snapshots."""
+        """A domain's snapshots."""
         return self._kept.get(uuid, [])
 
     def keep(self, uuid: str, kept: list[dict[str, Any]]) -> None:
-        """A domain has these snapshots."""
+        """Store a domain's snapshots."""
         if kept != self.kept(uuid):
             self._remember("snapshots", uuid, kept or None)
             self._kept[uuid] = kept
@@ -362,38 +366,38 @@ class SimulatedHost:
             raise NoSuchThing(f"There is no volume {disk.path} on the simulated host.")
 
     def volumes(self, pool: str) -> list[Volume]:
-        """A pool's volumes."""
+        """List a pool's volumes."""
         self._check_pool(pool)
         return [volume for volume in self._volumes.values() if volume.pool == pool]
 
     def create_volume(self, pool: str, name: str, size: int, format: str) -> Volume:
-        """Make a volume."""
+        """Create a volume."""
         self._check_pool(pool)
         volume = Volume(pool, name, f"/simulated/{pool}/{name}", format, size)
         key = key_of(pool, name)
         there = self._volumes.get(key)
         if there is not None:
             if there != volume:
-                raise AlreadyThere(f"There is another volume {name}.")
+                raise AlreadyThere(f"There is already another volume {name}.")
             return there
         self.check_room(size)
         self.put_volume(volume)
         return volume
 
     def check_room(self, size: int) -> None:
-        """@raise DriverError: the pool has no room for so many MiB more."""
+        """Check the free space. @raise DriverError: the pool doesn't have so many MiB left."""
         room = self.options.get("pool_size")
         if room is not None and sum(other.size for other in self._volumes.values()) + size > room:
-            raise DriverError(f"Storage pool {POOL} has no room for {size} MiB.")
+            raise DriverError(f"Storage pool {POOL} has no space for {size} MiB.")
 
     def put_volume(self, volume: Volume) -> None:
-        """A volume is there, or is another."""
+        """Add or replace a volume."""
         key = key_of(volume.pool, volume.name)
         self._remember("volume", key, asdict(volume))
         self._place(key, volume)
 
     def _place(self, key: str, volume: Volume | None) -> None:
-        """A volume is there, is another, or isn't there any more. Paths are counted, for each start asks for them."""
+        """Add, replace or remove a volume. Paths are counted, as each start checks them."""
         before = self._volumes.get(key)
         if before is not None:
             self._paths[before.path] -= 1
@@ -404,15 +408,15 @@ class SimulatedHost:
             self._paths[volume.path] += 1
 
     def bytes_of(self, key: str) -> Path:
-        """The file of what has been written into a volume; it isn't there where nothing was."""
+        """The file with the data written to a volume; it doesn't exist before the first write."""
         return (self._directory or Path("/nonexistent")) / "volumes" / key.replace("/", ":")
 
     def all_volumes(self) -> list[Volume]:
-        """The volumes of all pools."""
+        """List the volumes of all pools."""
         return list(self._volumes.values())
 
     def delete_volume(self, pool: str, name: str) -> None:
-        """Remove a volume."""
+        """Delete a volume."""
         self._check_pool(pool)
         key = key_of(pool, name)
         if key in self._volumes:
@@ -422,17 +426,17 @@ class SimulatedHost:
             self.keep(f"volume {key}", [])
 
     def attach(self, uuid: str, disk: DomainDisk) -> None:
-        """Give a domain a disk."""
+        """Attach a disk."""
         domain = self.domain(uuid)
         self._check_file(disk)
         if disk in domain.disks:
             return
         if any(other.target == disk.target for other in domain.disks):
-            raise AlreadyThere(f"Domain {domain.name} has another disk {disk.target}.")
+            raise AlreadyThere(f"Domain {domain.name} already has another disk {disk.target}.")
         self._put(replace(domain, disks=(*domain.disks, disk)))
 
     def detach(self, uuid: str, target: str) -> None:
-        """Take a disk from a domain."""
+        """Detach a disk."""
         domain = self.domain(uuid)
         self._put(replace(domain, disks=tuple(disk for disk in domain.disks if disk.target != target)))
 

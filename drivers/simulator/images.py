@@ -1,4 +1,4 @@
-"""Bytes of the simulator's volumes: a file for each that something was written into, with holes."""
+"""The contents of the simulator's volumes: a sparse file for each volume to which something was written."""
 
 from __future__ import annotations
 
@@ -18,19 +18,19 @@ MIB = 2**20
 
 
 def place(host: SimulatedHost, there: Volume) -> Path:
-    """Where a volume's bytes are."""
+    """The file of a volume."""
     return host.bytes_of(key_of(there.pool, there.name))
 
 
 def measure(host: SimulatedHost, pool: str, name: str, format: str) -> int:
-    """Tell how many bytes a volume has."""
+    """Return the number of a volume's bytes."""
     there = volume(host, pool, name, format)
     file = place(host, there)
     return there.size * MIB if there.format == "raw" else file.stat().st_size if file.exists() else len(head(there))
 
 
 def head(there: Volume) -> bytes:
-    """What an empty volume in format qcow2 begins with (QEMU's docs/interop/qcow2.txt), version 2; it ends there, too."""
+    """The complete contents of an empty qcow2 volume, version 2 (QEMU's docs/interop/qcow2.txt)."""
     size, cluster_bits = there.size * MIB, 16
     return b"QFI\xfb" + struct.pack(">IQIIQIIQQIIQ", 2, 0, 0, cluster_bits, size, 0, 0, 0, 0, 0, 0, 0)
 
@@ -67,13 +67,13 @@ def write(host: SimulatedHost, pool: str, name: str, format: str, offset: int, d
 
 @implementer(IImages)
 class SimulatedImages:
-    """The verbs."""
+    """The verbs of this ability."""
 
     simulated: SimulatedHost
     _do: Callable[..., Deferred[Any]]
 
     def measure_volume(self, pool: str, name: str, format: str) -> Deferred[int]:
-        """Tell how many bytes a volume has."""
+        """Return the number of a volume's bytes."""
         return self._do("measure_volume", lambda: measure(self.simulated, pool, name, format))
 
     def read_volume(self, pool: str, name: str, format: str, offset: int, length: int) -> Deferred[bytes]:

@@ -1,4 +1,4 @@
-"""How the simulator's host remembers: a journal."""
+"""The journal, in which the simulator's host stores its state."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ from typing import Any
 from fluidvm.driver import DriverError
 
 SLACK = 1000
-"""How many lines the journal may have beyond what there is to tell."""
+"""Maximum number of outdated lines in the journal."""
 
 
 class Journal:
     """
-    Lines of C{[kind, key, value]}; C{null} means gone. The last line for a key counts.
+    Lines of C{[kind, key, value]}; the value C{null} means removed. The last line for a key counts.
 
-    Written with one write each, straight into the page cache: a few microseconds, so no thread is worth it.
+    Each line is written with one system call, into the page cache. This takes a few microseconds, so it needs no thread.
     """
 
     def __init__(self, path: Path) -> None:
@@ -32,7 +32,7 @@ class Journal:
         self._compact()
 
     def _read(self) -> None:
-        # What follows the last line's end was torn by a kill in the middle of a write: it was never answered.
+        # Data after the last newline was cut off when the server was killed during a write: that verb was never answered.
         lines = self._path.read_bytes().split(b"\n")[:-1]
         for number, line in enumerate(lines, 1):
             try:
@@ -49,15 +49,15 @@ class Journal:
 
     def write(self, kind: str, key: str, value: Any) -> None:
         """
-        Remember a value, or with C{None} that it is gone.
+        Store a value, or with C{None} that it was removed.
 
-        @raise DriverError: the disk is full, or the like; then nothing was written.
+        @raise DriverError: for example, the disk is full; then nothing was written.
         """
         line = json.dumps([kind, key, value]).encode() + b"\n"
         try:
             written = os.write(self._file, line)
             if written < len(line):
-                # The disk is full. Half a line would spoil the next.
+                # The disk is full. An incomplete line would corrupt the next one.
                 os.ftruncate(self._file, os.fstat(self._file).st_size - written)
                 raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
         except OSError as error:
@@ -65,7 +65,7 @@ class Journal:
         self._take(kind, key, value)
         self._lines += 1
         if self._lines > 2 * len(self.state) + SLACK:
-            # The line is written: when there is no room for another file, the old one does.
+            # The line has been written: if there is no space for a new file, the old one remains in use.
             with contextlib.suppress(OSError):
                 self._compact()
 
@@ -84,6 +84,6 @@ class Journal:
         self._lines = len(self.state)
 
     def close(self) -> None:
-        """Let go of the file."""
+        """Close the file."""
         if self._file >= 0:
             os.close(self._file)

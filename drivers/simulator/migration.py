@@ -1,4 +1,4 @@
-"""The simulator's domains moved to another simulated host."""
+"""Moving the simulator's domains to another simulated host."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ def _find(host: SimulatedHost, uuid: str) -> DomainInfo | None:
 
 
 def move(here: SimulatedHost, there: SimulatedHost, spec: DomainSpec, live: bool, copy_storage: bool) -> None:
-    """Move a domain; the other host has it before this one loses it."""
+    """Move a domain; it is stored on the other host before it is removed here."""
     domain = _find(here, spec.uuid)
     moved = _find(there, spec.uuid) is not None
     if domain is None:
@@ -28,9 +28,9 @@ def move(here: SimulatedHost, there: SimulatedHost, spec: DomainSpec, live: bool
     if not moved:
         running = domain.state is DomainState.RUNNING
         if not running and domain.state not in OFF:
-            raise WrongState(f"Domain {domain.name} is {domain.state}: it can be moved when it runs or is stopped.")
+            raise WrongState(f"Domain {domain.name} is {domain.state}: it can be moved only while it is running or stopped.")
         if running and not live:
-            raise WrongState(f"Domain {domain.name} runs: stop it, or have it moved live.")
+            raise WrongState(f"Domain {domain.name} is running: stop it, or move it live.")
         if copy_storage:
             _check_copies(here, there, domain, spec)
         there.define(spec)
@@ -46,12 +46,12 @@ def _check_copies(here: SimulatedHost, there: SimulatedHost, domain: DomainInfo,
         copy = new[disk.target]
         source, target = volume_of(here, disk.path, disk.format), volume_of(there, copy.path, copy.format)
         if (source.size, source.format) != (target.size, target.format):
-            raise AlreadyThere(f"Volume {target.name} isn't as large as {source.name}, or has another format.")
+            raise AlreadyThere(f"Volume {target.name} differs from {source.name} in size or format.")
 
 
 @implementer(IMigration)
 class SimulatedMigration:
-    """The verbs."""
+    """The verbs of this ability."""
 
     migrates_live = True
     simulated: SimulatedHost

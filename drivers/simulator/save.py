@@ -1,4 +1,4 @@
-"""The simulator's domains saved, restored and reset."""
+"""Saving, restoring and resetting the simulator's domains."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from fluidvm.drivers.simulator.host import SimulatedHost
 
 @implementer(ISave, IReset)
 class SimulatedSave:
-    """The verbs."""
+    """The verbs of this ability."""
 
     simulated: SimulatedHost
     _do: Callable[..., Deferred[Any]]
@@ -25,18 +25,20 @@ class SimulatedSave:
         def effect() -> None:
             domain = self.simulated.domain(uuid)
             if domain.state not in (DomainState.RUNNING, DomainState.PAUSED, DomainState.SAVED):
-                raise WrongState(f"Domain {domain.name} is {domain.state}: it can be saved when it runs.")
+                raise WrongState(
+                    f"Domain {domain.name} is {domain.state}: it can be saved only while it is running or paused."
+                )
             self.simulated.put_state(uuid, DomainState.SAVED)
 
         return self._do("save", effect, progress, uuid)
 
     def restore(self, uuid: str, progress: Progress) -> Deferred[None]:
-        """Have a saved domain go on."""
+        """Resume a saved domain."""
 
         def effect() -> None:
             domain = self.simulated.domain(uuid)
             if domain.state not in (DomainState.SAVED, DomainState.RUNNING):
-                raise WrongState(f"Domain {domain.name} is {domain.state}, and nothing is saved of it.")
+                raise WrongState(f"Domain {domain.name} is {domain.state}, and has no saved state.")
             self.simulated.put_state(uuid, DomainState.RUNNING)
 
         return self._do("restore", effect, progress, uuid)
@@ -47,6 +49,6 @@ class SimulatedSave:
         def effect() -> None:
             domain = self.simulated.domain(uuid)
             if domain.state is not DomainState.RUNNING:
-                raise WrongState(f"Domain {domain.name} is {domain.state}: only a running one can be reset.")
+                raise WrongState(f"Domain {domain.name} is {domain.state}: it can be reset only while it is running.")
 
         return self._do("reset", effect, subject=uuid)

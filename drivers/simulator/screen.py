@@ -1,4 +1,4 @@
-"""What the simulator's domains show."""
+"""Screenshots of the simulator's domains."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ COLOURS = {DomainState.RUNNING: (0, 96, 0), DomainState.PAUSED: (96, 96, 0)}
 
 def rows(domain: DomainInfo) -> list[list[int]]:
     """
-    A screen in the colour of its domain's state, with a point for each four bits of its UUID.
+    A screen in the colour of its domain's state, with a dot for each four bits of its UUID.
 
-    @return: lines of red, green and blue, point by point.
+    @return: rows of red, green and blue, pixel by pixel.
     """
     marks = [int(digit, 16) for digit in domain.uuid if digit != "-"]
     lines = []
@@ -38,7 +38,7 @@ def picture(host: SimulatedHost, uuid: str) -> bytes:
     """A domain's screen as a PNG file."""
     domain = host.domain(uuid)
     if domain.state not in COLOURS:
-        raise WrongState(f"Domain {domain.name} is {domain.state}: it shows something when it runs.")
+        raise WrongState(f"Domain {domain.name} is {domain.state}: it has a screen only while it is running or paused.")
     made = io.BytesIO()
     png.Writer(WIDTH, HEIGHT, greyscale=False, bitdepth=8).write(made, rows(domain))
     return made.getvalue()
@@ -46,11 +46,11 @@ def picture(host: SimulatedHost, uuid: str) -> bytes:
 
 @implementer(IScreenshot)
 class SimulatedScreen:
-    """The verb."""
+    """The verb of this ability."""
 
     simulated: SimulatedHost
     _do: Callable[..., Deferred[Any]]
 
     def screenshot(self, uuid: str) -> Deferred[bytes]:
-        """Take a picture."""
+        """Take a screenshot."""
         return self._do("screenshot", lambda: picture(self.simulated, uuid))

@@ -1,4 +1,4 @@
-"""What the simulator's domains are held to."""
+"""CPU shares and rate limits of the simulator's domains."""
 
 from __future__ import annotations
 
@@ -15,19 +15,19 @@ from fluidvm.drivers.simulator.host import SimulatedHost
 
 @implementer(IShares)
 class SimulatedShares:
-    """The verbs. Weight and rates are kept, disk by disk and interface by interface; nothing is slowed down."""
+    """The verbs of this ability. Shares and rates are stored, for each disk and interface; nothing is slowed down."""
 
     simulated: SimulatedHost
     _do: Callable[..., Deferred[Any]]
 
     def shareable(self) -> Deferred[Sequence[str]]:
-        """Tell what domains can be held to: all there is."""
+        """List the supported fields: all of them."""
         return self._do("shareable", lambda: tuple(asdict(Shares())))
 
     def set_shares(self, uuid: str, shares: Shares) -> Deferred[None]:
-        """Hold a domain to shares and rates."""
+        """Set a domain's shares and rates."""
         return self._do("set_shares", lambda: self.simulated.put_shares(uuid, shares), subject=uuid)
 
     def get_shares(self, uuid: str) -> Deferred[Shares]:
-        """Tell what a domain is held to."""
+        """Return a domain's shares and rates."""
         return self._do("get_shares", lambda: self.simulated.shares(uuid))

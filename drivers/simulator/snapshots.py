@@ -1,4 +1,4 @@
-"""The simulator's domains kept under a name, and gone back to."""
+"""Snapshots of the simulator's domains."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ AMOUNTS = ("vcpus", "max_vcpus", "memory", "max_memory")
 
 @dataclass(frozen=True)
 class SnapshotRecord:
-    """A snapshot, and what its domain had then. C{amounts}: as L{AMOUNTS} names them."""
+    """A snapshot, and the state of its domain at that time. C{amounts}: in the order of L{AMOUNTS}."""
 
     snapshot: Snapshot
     disks: tuple[DomainDisk, ...]
@@ -37,12 +37,12 @@ class SnapshotRecord:
 
     @classmethod
     def of(cls, domain: DomainInfo, snapshot: Snapshot) -> SnapshotRecord:
-        """What is kept of a domain now."""
+        """Record the current state of a domain."""
         return cls(snapshot, domain.disks, domain.interfaces, tuple(getattr(domain, name) for name in AMOUNTS))
 
     @classmethod
     def read(cls, value: dict[str, Any]) -> SnapshotRecord:
-        """As the journal has it."""
+        """Read a record from the journal."""
         return cls(
             Snapshot(**value["snapshot"]),
             tuple(DomainDisk(**disk) for disk in value["disks"]),
@@ -51,18 +51,18 @@ class SnapshotRecord:
         )
 
     def check(self, domain: DomainInfo) -> None:
-        """@raise WrongState: the domain has something else now that matters."""
+        """Check that a domain can be reverted. @raise WrongState: something that matters has changed."""
         now = SnapshotRecord.of(domain, self.snapshot)
         name = self.snapshot.name
         if set(now.disks) != set(self.disks):
-            raise WrongState(f"Domain {domain.name} had other disks when snapshot {name} was made.")
+            raise WrongState(f"Domain {domain.name} had different disks when snapshot {name} was created.")
         if not self.snapshot.running:
             return
         for what, then, amount in zip(AMOUNTS, self.amounts, now.amounts, strict=True):
             if then != amount:
-                raise WrongState(f"Domain {domain.name} had {what} {then} when snapshot {name} was made, and has {amount}.")
+                raise WrongState(f"Domain {domain.name} had {what} {then} when snapshot {name} was created, now {amount}.")
         if set(now.interfaces) != set(self.interfaces):
-            raise WrongState(f"Domain {domain.name} had other interfaces when snapshot {name} was made.")
+            raise WrongState(f"Domain {domain.name} had different interfaces when snapshot {name} was created.")
 
 
 class Snapshots:
@@ -72,68 +72,72 @@ class Snapshots:
         self._host = host
 
     def of(self, uuid: str) -> list[SnapshotRecord]:
-        """A domain's, oldest first."""
+        """A domain's snapshots, oldest first."""
         return [SnapshotRecord.read(value) for value in self._host.kept(self._host.domain(uuid).uuid)]
 
     def put(self, uuid: str, kept: list[SnapshotRecord]) -> None:
-        """A domain has these."""
+        """Store a domain's snapshots."""
         self._host.keep(uuid, [asdict(one) for one in kept])
 
     def find(self, uuid: str, name: str) -> SnapshotRecord | None:
-        """A domain's snapshot of a name."""
+        """A domain's snapshot with a name."""
         return next((one for one in self.of(uuid) if one.snapshot.name == name), None)
 
     def create(self, uuid: str, name: str) -> None:
-        """Keep a domain."""
+        """Create a snapshot of a domain."""
         domain = self._host.domain(uuid)
         if self.find(uuid, name) is not None:
             return
         running = domain.state is DomainState.RUNNING
         if not running and domain.state not in OFF:
-            raise WrongState(f"Domain {domain.name} is {domain.state}: it can be kept when it runs or is stopped.")
+            raise WrongState(
+                f"Domain {domain.name} is {domain.state}: create snapshots only while it is running or stopped."
+            )
         for disk in domain.disks:
             if disk.format != "qcow2":
                 raise Unsupported(
-                    f"Domain {domain.name}: its disk {disk.target} has format {disk.format}, which keeps none."
+                    f"Domain {domain.name}: its disk {disk.target} has format {disk.format}, which can't have snapshots."
                 )
         self.put(uuid, [*self.of(uuid), SnapshotRecord.of(domain, Snapshot(name, time.time(), running))])
 
     def revert(self, uuid: str, name: str) -> None:
-        """Make a domain what it was."""
+        """Revert a domain to a snapshot."""
         domain = self._host.domain(uuid)
         kept = self.find(uuid, name)
         if kept is None:
             raise NoSuchThing(f"Domain {domain.name} has no snapshot {name}.")
         if domain.state is not DomainState.RUNNING and domain.state not in OFF:
-            raise WrongState(f"Domain {domain.name} is {domain.state}: it can go back when it runs or is stopped.")
+            raise WrongState(
+                f"Domain {domain.name} is {domain.state}: it can be reverted only while it is running or stopped."
+            )
         kept.check(domain)
         self._host.put_state(uuid, DomainState.RUNNING if kept.snapshot.running else DomainState.STOPPED)
 
     def delete(self, uuid: str, name: str) -> None:
-        """Forget a snapshot."""
+        """Delete a snapshot."""
         if self.find(uuid, name) is not None:
             self.put(uuid, [one for one in self.of(uuid) if one.snapshot.name != name])
 
 
 @implementer(ISnapshots)
 class SimulatedSnapshots:
-    """The verbs."""
+    """The verbs of this ability."""
 
     simulated: SimulatedHost
     _do: Callable[..., Deferred[Any]]
 
     def list_snapshots(self, uuid: str) -> Deferred[Sequence[Snapshot]]:
-        """Tell a domain's snapshots."""
+        """List a domain's snapshots."""
         return self._do("list_snapshots", lambda: [one.snapshot for one in Snapshots(self.simulated).of(uuid)])
 
     def create_snapshot(self, uuid: str, name: str) -> Deferred[None]:
-        """Keep a domain."""
+        """Create a snapshot of a domain."""
         return self._do("create_snapshot", lambda: Snapshots(self.simulated).create(uuid, name), subject=uuid)
 
     def revert_snapshot(self, uuid: str, name: str) -> Deferred[None]:
-        """Make a domain what it was."""
+        """Revert a domain to a snapshot."""
         return self._do("revert_snapshot", lambda: Snapshots(self.simulated).revert(uuid, name), subject=uuid)
 
     def delete_snapshot(self, uuid: str, name: str) -> Deferred[None]:
-        """Forget a snapshot."""
+        """Delete a snapshot."""
         return self._do("delete_snapshot", lambda: Snapshots(self.simulated).delete(uuid, name), subject=uuid)

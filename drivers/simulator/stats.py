@@ -1,4 +1,4 @@
-"""What the simulator says that its host and its domains are doing."""
+"""Statistics of the simulator's host and domains."""
 
 from __future__ import annotations
 
@@ -12,19 +12,19 @@ from fluidvm.driver import DomainState, DomainStats, HostStats, IStats
 from fluidvm.drivers.simulator.host import ON, SimulatedHost
 
 SHARE = 0.1
-"""How much of a CPU each virtual one is taken to use."""
+"""The load of each virtual CPU, as a fraction of a CPU."""
 
 
 @implementer(IStats)
 class SimulatedStats:
-    """Its guests do always the same, from their start on: a tenth of each virtual CPU, all of their memory."""
+    """All guests use the same from their start on: a tenth of each virtual CPU, and all of their memory."""
 
     simulated: SimulatedHost
     seconds: Callable[[], float]
     _do: Callable[..., Deferred[Any]]
 
     def domain_stats(self, uuid: str) -> Deferred[DomainStats]:
-        """What a domain has used."""
+        """Report what a domain has used."""
 
         def tell() -> DomainStats:
             domain = self.simulated.domain(uuid)
@@ -37,7 +37,7 @@ class SimulatedStats:
         return self._do("domain_stats", tell)
 
     def host_stats(self) -> Deferred[HostStats]:
-        """What the host is doing."""
+        """Report the host's load."""
 
         def tell() -> HostStats:
             info = self.simulated.info()

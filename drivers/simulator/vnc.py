@@ -1,4 +1,4 @@
-"""A server of RFB, the protocol of VNC (RFC 6143), for the simulator's screens: pictures that don't move."""
+"""A server of RFB, the protocol of VNC (RFC 6143), for the simulator's screens, which show static images."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ from fluidvm.drivers.simulator.screen import HEIGHT, WIDTH, rows
 
 VERSION = b"RFB 003.008\n"
 PIXELS = struct.pack(">BBBBHHHBBB3x", 32, 24, 0, 1, 255, 255, 255, 16, 8, 0)
-"""Four bytes a point, blue first (section 7.4)."""
-# What clients send once they have the screen (section 7.5): the length, or that of its head, which ends with how many more
-# elements follow, and these elements' length.
+"""Four bytes per pixel, blue first (section 7.4)."""
+# Messages of clients after the handshake (section 7.5): the length, or that of the header, which ends with the number of
+# following elements, and the length of each element.
 MESSAGES: dict[int, tuple[int, str, int]] = {
     0: (20, "", 0),
     2: (4, ">2xH", 4),
@@ -28,8 +28,8 @@ class Screen:
     """
     One viewer's session.
 
-    @param look: gives the domain as it is now.
-    @param show: sends to the viewer.
+    @param look: returns the current domain.
+    @param show: sends data to the viewer.
     @param end: ends the connection.
     """
 
@@ -46,7 +46,7 @@ class Screen:
         show(VERSION)
 
     def received(self, data: bytes) -> None:
-        """Take what the viewer sends."""
+        """Process data from the viewer."""
         self._came += data
         while self._next():
             pass
@@ -106,7 +106,7 @@ class Screen:
         message = self._take(length)
         if message is None:
             return False
-        # A picture is sent when it is asked for as a whole: nothing changes between. One answers all requests that came
+        # An image is sent if a full update is requested: nothing changes between. One answers all requests that came
         # together (section 7.5.3).
         if kind == 3 and not message[1]:
             self._wanted = True

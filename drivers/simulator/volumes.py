@@ -1,4 +1,4 @@
-"""The simulator's volumes, made larger and copied."""
+"""Resizing and copying the simulator's volumes."""
 
 from __future__ import annotations
 
@@ -18,17 +18,17 @@ MIB = 2**20
 QCOW2_SIZE = 24
 """Where a qcow2 image has its size in bytes (QEMU's docs/interop/qcow2.txt)."""
 LARGE = 2**31 - 1
-"""MiB of room in a pool without a bound."""
+"""The reported size of an unlimited pool in MiB."""
 
 
 def pools(host: SimulatedHost) -> list[Pool]:
-    """The host's storage pools."""
+    """List the host's storage pools."""
     capacity = host.options.get("pool_size", LARGE)
     return [Pool(POOL, capacity, max(0, capacity - sum(volume.size for volume in host.volumes(POOL))))]
 
 
 def volume(host: SimulatedHost, pool: str, name: str, format: str) -> Volume:
-    """One volume. @raise WrongState: it was made with another format."""
+    """Return one volume. @raise WrongState: it has another format."""
     for found in host.volumes(pool):
         if found.name == name:
             check_format(found, format)
@@ -37,15 +37,15 @@ def volume(host: SimulatedHost, pool: str, name: str, format: str) -> Volume:
 
 
 def check_format(there: Volume, format: str) -> None:
-    """@raise WrongState: a volume was made with another format."""
+    """Check a volume's format. @raise WrongState: it has another one."""
     if there.format != format:
-        raise WrongState(f"Volume {there.name} was made with format {there.format}, not {format}.")
+        raise WrongState(f"Volume {there.name} has format {there.format}, not {format}.")
 
 
 def _check_unused(host: SimulatedHost, path: str) -> None:
     for domain in host.domains():
         if domain.state not in OFF and any(disk.path == path for disk in domain.disks):
-            raise WrongState(f"The volume is in use by domain {domain.name}, which runs.")
+            raise WrongState(f"The volume is in use by domain {domain.name}, which is running.")
 
 
 def _grow(host: SimulatedHost, there: Volume, size: int) -> Volume:
@@ -95,13 +95,13 @@ def clone(host: SimulatedHost, pool: str, name: str, format: str, new: str) -> V
 
 @implementer(IVolumes, IDiskResize)
 class SimulatedVolumes:
-    """The verbs."""
+    """The verbs of this ability."""
 
     simulated: SimulatedHost
     _do: Callable[..., Deferred[Any]]
 
     def list_pools(self) -> Deferred[Sequence[Pool]]:
-        """Tell the storage pools."""
+        """List the storage pools."""
         return self._do("list_pools", lambda: pools(self.simulated))
 
     def resize_volume(self, pool: str, name: str, format: str, size: int) -> Deferred[Volume]:

@@ -1,7 +1,7 @@
 """
-libvirt's definitions of Xen domains: paravirtual (PV), paravirtual with the CPU's help (PVH), and whole PCs (HVM).
+libvirt's definitions of Xen domains: paravirtual (PV), paravirtual with hardware support (PVH), and full PCs (HVM).
 
-The format: U{https://libvirt.org/formatdomain.html}; what of it Xen's driver takes: U{https://libvirt.org/drvxen.html}.
+The format: U{https://libvirt.org/formatdomain.html}; what Xen's driver supports: U{https://libvirt.org/drvxen.html}.
 """
 
 from __future__ import annotations
@@ -25,15 +25,15 @@ _HVM_DEVICES = {"disk": "hd", "network": "network", "cdrom": "cdrom"}
 
 
 def xen_target(target: str) -> str:
-    """A disk's name as Xen guests have it: C{xvda} for C{vda}."""
+    """A disk's name in Xen guests: C{xvda} for C{vda}."""
     return f"x{target}" if target.startswith("vd") else target
 
 
 def _disk(disk: DomainDisk) -> Element:
     block = disk.path.startswith("/dev/")
     element = Element("disk", type="block" if block else "file", device="disk")
-    # Without a driver's name Xen takes its own block backend, which needs no device model, so that running guests can be
-    # given raw disks; other formats only QEMU reads.
+    # Without a driver name Xen uses its own block backend, which needs no device model, so that raw disks can be attached
+    # to running guests; only QEMU reads other formats.
     if disk.format == "raw":
         SubElement(element, "driver", type="raw")
     else:
@@ -45,20 +45,22 @@ def _disk(disk: DomainDisk) -> Element:
 
 def xen_disk_xml(disk: DomainDisk) -> str:
     """
-    Write one disk, as attaching wants it.
+    Write one disk, in the form for attaching.
 
-    @raise DriverError: a value can't stand in XML.
+    @raise DriverError: a value can't be represented in XML.
     """
     return ElementTree.tostring(_disk(disk), encoding="unicode")
 
 
 def _interface(interface: DomainInterface, guest: str) -> Element:
     if guest != "hvm" and interface.model not in ("", NETFRONT):
-        raise Unsupported(f"Interface {interface.mac}: Xen's {guest.upper()} guests have model {NETFRONT} alone.")
+        raise Unsupported(
+            f"Interface {interface.mac}: Xen's {guest.upper()} guests support only interface model {NETFRONT}."
+        )
     element = Element("interface", type="network")
     _attributes(element, "mac", address=interface.mac)
     _attributes(element, "source", network=interface.network)
-    # Without a model it is Xen's own.
+    # Without a model it is Xen's own kind.
     if interface.model:
         _attributes(element, "model", type=interface.model)
     return element
@@ -66,11 +68,11 @@ def _interface(interface: DomainInterface, guest: str) -> Element:
 
 def xen_interface_xml(interface: DomainInterface, guest: str) -> str:
     """
-    Write one interface, as attaching wants it.
+    Write one interface, in the form for attaching.
 
     @param guest: a key of L{GUESTS}.
-    @raise Unsupported: this kind of guest has none of this model.
-    @raise DriverError: a value can't stand in XML.
+    @raise Unsupported: this kind of guest doesn't support this model.
+    @raise DriverError: a value can't be represented in XML.
     """
     return ElementTree.tostring(_interface(interface, guest), encoding="unicode")
 
@@ -81,8 +83,8 @@ def xen_domain_xml(spec: DomainSpec, guest: str, loader: str) -> str:
 
     @param guest: a key of L{GUESTS}.
     @param loader: what boots a PV or PVH guest from its disk: L{PYGRUB}, or the absolute path of a GRUB built for Xen.
-    @raise Unsupported: this kind of guest can't boot so.
-    @raise DriverError: a value can't stand in XML, or the UUID is none.
+    @raise Unsupported: this kind of guest can't boot in this way.
+    @raise DriverError: a value can't be represented in XML, or the UUID isn't valid.
     """
     domain = begin_domain(spec, "xen")
     kind, machine = GUESTS[guest]
@@ -96,10 +98,10 @@ def xen_domain_xml(spec: DomainSpec, guest: str, loader: str) -> str:
                 raise Unsupported(f"Domain {spec.name}: can't boot from {device!r}, only from {', '.join(_HVM_DEVICES)}.")
             SubElement(boot, "boot", dev=_HVM_DEVICES[device])
     elif "disk" not in spec.boot.order:
-        raise Unsupported(f"Domain {spec.name}: Xen's {guest.upper()} guests boot from a disk or a kernel alone.")
+        raise Unsupported(f"Domain {spec.name}: Xen's {guest.upper()} guests can boot only from a disk or a kernel.")
     elif loader == PYGRUB:
         _text(domain, "bootloader", PYGRUB)
-        # No menu: nobody sees it, and it would wait.
+        # No menu: nobody sees it, and it would delay the boot.
         _text(domain, "bootloader_args", "-q")
     else:
         _text(boot, "kernel", loader)
@@ -124,7 +126,7 @@ def xen_domain_xml(spec: DomainSpec, guest: str, loader: str) -> str:
 
 
 def with_vcpus(text: str, vcpus: int) -> str:
-    """A definition with another number of virtual CPUs, and as its maximum too where that is less."""
+    """A definition with another number of virtual CPUs, and a maximum that is at least as high."""
     domain = ElementTree.fromstring(text)  # noqa: S314 - libvirtd is trusted: it is root on that host
     for vcpu in domain.iterfind("vcpu"):
         vcpu.text = str(max(int(vcpu.text or "1"), vcpus))
@@ -141,7 +143,7 @@ def with_name(text: str, name: str) -> str:
 
 
 def has_device_model(text: str) -> bool:
-    """Whether a running domain has a QEMU in dom0, by its definition as libvirt shows it now."""
+    """Whether a running domain has a QEMU process in dom0, according to its current definition from libvirt."""
     domain = ElementTree.fromstring(text)  # noqa: S314 - as above
     return (
         domain.findtext("os/type") == "hvm"

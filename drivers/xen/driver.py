@@ -1,7 +1,7 @@
 """
-Xen through libvirt's libxl driver: what is Xen's own.
+Xen through libvirt's libxl driver: what is specific to Xen.
 
-What libvirt's driver does otherwise than QEMU's was seen on libvirt 9.0 and Xen 4.17, where comments say so.
+Where comments say that this driver of libvirt differs from that for QEMU, it was observed on libvirt 9.0 and Xen 4.17.
 """
 
 from __future__ import annotations
@@ -56,23 +56,23 @@ from fluidvm.drivers.xen.stats import XenStats
 T = TypeVar("T")
 DEFAULT_URI = "xen:///system"
 DOM0 = "00000000-0000-0000-0000-000000000000"
-"""The UUID of the domain that rules the host; libvirt lists it among the others."""
+"""The UUID of the domain that controls the host; libvirt lists it among the others."""
 SETTLE = 120.0
-"""Seconds that a domain may be between two states; rebuilding one with much memory takes some."""
+"""Maximum duration in seconds of a transition between states; rebuilding a domain with much memory takes some time."""
 BETWEEN_POLL = 0.1
-"""Seconds between looks at such a domain."""
+"""Polling interval in seconds for such a domain."""
 _DEFINITION = libvirt.VIR_DOMAIN_XML_INACTIVE | libvirt.VIR_DOMAIN_XML_SECURE
 
 
 class _Between(Exception):
-    """A domain is being started or rebooted: what it will be is known in a moment."""
+    """A domain is being started or rebooted: its state will be known in a moment."""
 
 
 class XenConnection(XenStats, LibvirtResize, LibvirtSave, LibvirtImages, LibvirtNetworks, LibvirtSerial, XenMigration):
     """A Xen host."""
 
     hypervisor = "Xen"
-    # Raw disks are given to running guests without a device model; it is what every guest can take.
+    # Raw disks can be attached to running guests without a device model, so every guest supports them.
     formats = ("raw", "qcow2")
     undefine_flags = libvirt.VIR_DOMAIN_UNDEFINE_MANAGED_SAVE
     save_flags = 0
@@ -88,11 +88,11 @@ class XenConnection(XenStats, LibvirtResize, LibvirtSave, LibvirtImages, Libvirt
     def _hidden(self, domain: Any) -> bool:
         return bool(domain.UUIDString() == DOM0) or super()._hidden(domain)
 
-    # Rebooting: the toolstack destroys the domain and builds it anew, and libvirt says that it is shut off meanwhile. What
-    # tells this from an end is that a job is under way.
+    # Rebooting: the toolstack destroys the domain and builds it again, and libvirt reports it as shut off meanwhile. A job
+    # in progress distinguishes this from a real end.
 
     def _do_between(self, domain: Any) -> bool:
-        """Whether a domain that says it is shut off is on its way up, or down."""
+        """Whether a domain that is reported as shut off is starting or stopping."""
         if domain.state()[0] != libvirt.VIR_DOMAIN_SHUTOFF:
             return False
         return bool(domain.jobInfo()[0] != libvirt.VIR_DOMAIN_JOB_NONE)
@@ -100,24 +100,24 @@ class XenConnection(XenStats, LibvirtResize, LibvirtSave, LibvirtImages, Libvirt
     def _do_find(self, uuid: str) -> Any:
         domain = super()._do_find(uuid)
         if self._hidden(domain):
-            raise NoSuchThing(f"The host knows no domain {uuid}.")
+            raise NoSuchThing(f"The host has no domain {uuid}.")
         if self._do_between(domain):
             raise _Between
         return domain
 
     async def _call_in(self, run: Callable[..., Deferred[T]], subject: str, function: Callable[..., T], *args: Any) -> T:
-        # Whatever is called looks for its domain first, so that nothing is done twice.
+        # Each function first looks up its domain, so that nothing is done twice.
         deadline = self._seconds() + SETTLE
         while True:
             try:
                 return await super()._call_in(run, subject, function, *args)
             except _Between:
                 if self._seconds() >= deadline:
-                    raise WrongState(f"{subject}: the domain is being started or stopped, for {SETTLE:g} s now.") from None
+                    raise WrongState(f"{subject}: the domain has been starting or stopping for {SETTLE:g} s.") from None
                 await self._wait(BETWEEN_POLL)
 
     def _do_state(self, domain: Any) -> DomainState:
-        # Looked at again after the job, for a reboot may end, or begin, between any two looks.
+        # The state is read again after the job, because a reboot can begin or end between any two calls.
         while (state := super()._do_state(domain)) in (DomainState.STOPPED, DomainState.CRASHED):
             if domain.jobInfo()[0] != libvirt.VIR_DOMAIN_JOB_NONE:
                 return DomainState.RUNNING
@@ -130,19 +130,19 @@ class XenConnection(XenStats, LibvirtResize, LibvirtSave, LibvirtImages, Libvirt
             domain = self._do_find(uuid)
             function(domain, self._do_state(domain))
 
-        # libxl waits a minute for a guest that doesn't say that it was asked; other domains mustn't.
+        # libxl waits a minute for a guest that doesn't acknowledge the request; this must not block other domains.
         run = self._host.run_long if what in ("shutdown", "reboot") else self._host.run
         subject = f"{what} of domain {uuid}"
         try:
             await self._call_in(run, subject, act)
         except DriverError:
-            # A guest that was asked before, and is ending, doesn't answer any more: libxl calls that a failure.
+            # A guest that is already shutting down no longer answers, which libxl reports as a failure.
             if what != "shutdown" or await self._call(subject, lambda: self._do_find(uuid).isActive()):
                 raise
 
     @verb
     async def stop(self, uuid: str) -> None:
-        # What was just then beginning to reboot looked stopped.
+        # A domain that has just begun to reboot looks stopped.
         again = True
         while again:
             await super().stop(uuid)
@@ -156,7 +156,7 @@ class XenConnection(XenStats, LibvirtResize, LibvirtSave, LibvirtImages, Libvirt
         if event == libvirt.VIR_DOMAIN_EVENT_STARTED:
             self._newest[uuid] = number
         elif event == libvirt.VIR_DOMAIN_EVENT_STOPPED and 0 <= number < self._newest.get(uuid, 0):
-            # The end of what a reboot has replaced already: it is told after the new one's start.
+            # The end of the domain that a reboot has already replaced, reported after the start of the new one.
             return
         elif event == libvirt.VIR_DOMAIN_EVENT_UNDEFINED:
             self._newest.pop(uuid, None)
@@ -177,7 +177,7 @@ class XenConnection(XenStats, LibvirtResize, LibvirtSave, LibvirtImages, Libvirt
     def _do_rename(self, uuid: str, name: str) -> None:
         domain = self._do_find(uuid)
         before, autostart = domain.XMLDesc(_DEFINITION), domain.autostart()
-        # Xen's driver has no renaming, and takes no known UUID with another name.
+        # Xen's driver can't rename, and refuses an existing UUID with another name.
         domain.undefineFlags(self.undefine_flags)
         try:
             domain = self._connection.defineXML(with_name(before, name))
@@ -188,10 +188,10 @@ class XenConnection(XenStats, LibvirtResize, LibvirtSave, LibvirtImages, Libvirt
             domain.setAutostart(autostart)
 
     def _do_set_vcpus(self, domain: Any, vcpus: int) -> None:
-        # The call for it refuses more than the host has CPUs, which a definition may well have.
+        # libvirt's call refuses more CPUs than the host has, but a definition can have more.
         self._connection.defineXML(with_vcpus(domain.XMLDesc(_DEFINITION), vcpus))
 
-    # Amounts.
+    # Memory and CPUs.
 
     def _do_memory(self) -> int:
         return int(self._connection.getInfo()[1])
@@ -201,7 +201,7 @@ class XenConnection(XenStats, LibvirtResize, LibvirtSave, LibvirtImages, Libvirt
         subject = f"virtual CPUs of domain {uuid}"
         before = await self._call(subject, lambda: parse_domain(self._do_running(uuid).XMLDesc(0)))
         await super().resize_vcpus(uuid, vcpus)
-        # libvirt has written down what it asked the guest for; letting CPUs go is for the guest to do.
+        # libvirt has recorded the number that it requested, but only the guest can release CPUs.
         deadline = self._seconds() + FOLLOW
         try:
             while await self._call(subject, lambda: self._do_running(uuid).info()[3]) > vcpus:
@@ -225,7 +225,7 @@ class XenConnection(XenStats, LibvirtResize, LibvirtSave, LibvirtImages, Libvirt
     @verb
     async def save(self, uuid: str, progress: Progress) -> None:
         subject = f"saving domain {uuid}"
-        # libxl has the guest itself suspend, which a paused one can't: it goes on for that moment.
+        # libxl asks the guest to suspend itself, which a paused guest can't: it is resumed for that moment.
         paused = await self._call(subject, self._do_go_on, uuid)
         try:
             await super().save(uuid, progress)
@@ -235,7 +235,7 @@ class XenConnection(XenStats, LibvirtResize, LibvirtSave, LibvirtImages, Libvirt
             raise
 
     def _do_go_on(self, uuid: str) -> bool:
-        """Have a paused domain go on. Gives whether it was."""
+        """Resume a paused domain. Returns whether it was paused."""
         domain = self._do_find(uuid)
         if self._do_state(domain) is not DomainState.PAUSED:
             return False
@@ -258,40 +258,39 @@ class XenConnection(XenStats, LibvirtResize, LibvirtSave, LibvirtImages, Libvirt
 
     def _do_check_plug(self, domain: Any, disk: DomainDisk) -> None:
         """
-        Refuse what libxl would fail at: its failure leaves a trace in the domain, which can't be destroyed any more.
+        Refuse what would fail in libxl: after such a failure the domain can no longer be destroyed.
 
-        @raise WrongState: it takes a stop.
+        @raise WrongState: the domain must be stopped for this.
         """
         text, name = domain.XMLDesc(0), domain.name()
         if any(there.target == disk.target for there in parse_domain(text).disks):
             return
         if disk.format != "raw" and not has_device_model(text):
             raise WrongState(
-                f"Domain {name} has run without QEMU since its start, which disks in format {disk.format} take; it can be "
-                "given this one when it is stopped."
+                f"Domain {name} was started without QEMU, which disks in format {disk.format} need; "
+                "stop it to attach this one."
             )
         if self._do_exists(disk.path) is None:
             raise WrongState(
-                f"{disk.path} is in no storage pool, where it could be looked for; domain {name} can be given it when it "
-                "is stopped."
+                f"{disk.path} isn't in a storage pool, so it can't be checked; stop domain {name} to attach it."
             )
 
 
 def _read_password(path: str) -> str:
     """
-    Read a password that its owner alone may read.
+    Read a password from a file that only its owner is allowed to read.
 
-    @raise DriverError: there is none, or others may read it.
+    @raise DriverError: there is none, or other users can read it.
     """
     try:
         with Path(path).open(encoding="utf-8") as file:
             if Path(path).stat().st_mode & 0o077:
-                raise DriverError(f"password_file: {path} can be read by others; chmod 600 it.")
+                raise DriverError(f"password_file: other users can read {path}; run chmod 600 on it.")
             return file.readline().rstrip("\r\n")
     except OSError as error:
         raise DriverError(f"password_file: {path}: {error.strerror}.") from error
     except UnicodeDecodeError:
-        raise DriverError(f"password_file: {path} is no text.") from None
+        raise DriverError(f"password_file: {path} isn't a text file.") from None
 
 
 def _path(words: str, where: str) -> Text:
@@ -306,42 +305,44 @@ class XenDriver:
     summary = "Xen hosts through libvirt (libxl)"
     connection = XenConnection
     options = Struct(
-        "how a Xen host is used",
+        "settings of a Xen host",
         {
-            "guests": Choice("what its guests are; pv if not given", choices=tuple(GUESTS)),
+            "guests": Choice("kind of its guests; default: pv", choices=tuple(GUESTS)),
             "boot_loader": Text(
-                "what boots pv and pvh guests from their disks: pygrub, if not given, or a GRUB built for Xen (pvgrub)",
+                "boot loader of pv and pvh guests with disks: pygrub or a GRUB built for Xen (pvgrub); default: pygrub",
                 longest=1024,
                 pattern=rf"{PYGRUB}|/[^\x00-\x1f\x7f<>\"']*",
                 rule=f"{PYGRUB} or an absolute path on the host",
             ),
             "pool": Text(
-                "the storage pool that pool_path makes, default if not given",
+                'name of the storage pool at pool_path; if not given, it is "default"',
                 longest=63,
                 pattern=NAME_PATTERN,
                 rule="letters, digits, dots, dashes and underscores",
             ),
-            "pool_path": _path("a directory to be a storage pool, made if it isn't there", "host"),
+            "pool_path": _path("a directory to use as a storage pool; it is created if it doesn't exist", "host"),
             "migration_uri": Text(
-                "where other hosts send the running guests that come here; not given: they can't",
+                "where other hosts send running guests that move here; default: running guests can't move here",
                 longest=1024,
                 pattern=r"tcp://([A-Za-z0-9.-]+|\[[0-9A-Fa-f:.]+\])(:[0-9]{1,5})?",
                 rule="tcp://HOST or tcp://HOST:PORT",
             ),
             "username": Text(
-                "who logs in on a host that asks for it (SASL)",
+                "user name for a host that requires a login (SASL)",
                 longest=255,
                 pattern=r"[^\x00-\x1f\x7f]+",
                 rule="no control characters",
             ),
-            "password_file": _path("a file with username's password, which its owner alone may read", "server"),
+            "password_file": _path(
+                "a file with the password of username, which only its owner is allowed to read", "server"
+            ),
         },
     )
 
     def _check(self, address: str) -> str:
         uri = check_uri(address, DEFAULT_URI, ("xen",))
         if "/session" in uri.partition("?")[0]:
-            raise ValueError(f"Xen has no sessions: e.g. {DEFAULT_URI}")
+            raise ValueError(f"Xen has no session mode: e.g. {DEFAULT_URI}")
         return uri
 
     def check_address(self, address: str) -> None:
@@ -355,7 +356,7 @@ class XenDriver:
             raise Unreachable(f"{address}: {error}.") from None
 
         if "password_file" in options and "username" not in options:
-            raise DriverError(f"{uri}: the option password_file wants username beside it.")
+            raise DriverError(f"{uri}: the option password_file requires the option username.")
 
         def log_in() -> tuple[str, str]:
             file = options.get("password_file", "")

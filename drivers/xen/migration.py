@@ -1,4 +1,4 @@
-"""Xen's domains moved from one host to another, as libxl has it."""
+"""Moving Xen's domains to another host, through libxl."""
 
 from __future__ import annotations
 
@@ -20,10 +20,10 @@ FLAGS = libvirt.VIR_MIGRATE_PERSIST_DEST | libvirt.VIR_MIGRATE_UNDEFINE_SOURCE
 @implementer(IMigration)
 class XenMigration(LibvirtMigration):
     """
-    A host whose domains can be moved: stopped ones with their disks, running ones whose disks both hosts have.
+    A host whose domains can be moved: stopped ones with their disks, running ones if both hosts can access the disks.
 
-    The server's two connections carry it out ("managed direct", U{https://libvirt.org/migration.html}); the memory goes from
-    dom0 to dom0. libxl can't be stopped on its way, and copies no disks.
+    The server controls the move through its two connections ("managed direct", U{https://libvirt.org/migration.html}); the
+    memory goes from dom0 to dom0. libxl can't be stopped during a move, and doesn't copy disks.
     """
 
     migrates_live = True
@@ -31,17 +31,19 @@ class XenMigration(LibvirtMigration):
 
     @property
     def arrival_uri(self) -> str:
-        """Where a domain's memory has to be sent that comes here."""
+        """The address to which the memory of a domain that moves here must be sent."""
         return str(self._options.get("migration_uri", ""))
 
     async def _move_running(
         self, subject: str, spec: DomainSpec, to: Any, pairs: Sequence[tuple[str, str]], progress: Progress
     ) -> None:
         if pairs:
-            raise Unsupported(f"Domain {spec.name} has disks, which Xen copies when it is stopped; stop it to move it.")
+            raise Unsupported(
+                f"Domain {spec.name} has disks, which Xen copies only while it is stopped; stop it to move it."
+            )
         if not to.arrival_uri:
-            # libvirt would take the other host's own name; where that doesn't lead there, it leaves the domain locked.
-            raise Unsupported("The other host's option migration_uri isn't set: running domains can't be sent there.")
+            # libvirt would use the other host's own name; if that doesn't resolve correctly, it leaves the domain locked.
+            raise Unsupported("Running domains can't be moved to the other host: set its option migration_uri.")
         moving = self._call_in(self._host.run_long, subject, self._do_move, spec, to.libvirt, to.arrival_uri)
         await self._to_the_end(self._watched(subject, spec, moving, progress))
         progress(100)
@@ -53,9 +55,9 @@ class XenMigration(LibvirtMigration):
             await self._wait(LOOK)
             try:
                 if await self._call(subject, self._do_is_moving, spec.uuid):
-                    progress(0)  # how far it is, libxl doesn't tell
+                    progress(0)  # libxl doesn't report the progress
             except (DriverError, CancelledError):
-                continue  # it has gone while it was looked at; the one that moves it will tell
+                continue  # the domain was moved during the query; the moving call reports the result
         if isinstance(ended[0], Failure):
             ended[0].raiseException()
 
@@ -66,7 +68,9 @@ class XenMigration(LibvirtMigration):
         domain = self._do_find(spec.uuid)
         here = {disk.target: disk.path for disk in parse_domain(domain.XMLDesc(0)).disks}
         if here != {disk.target: disk.path for disk in spec.disks}:
-            raise Unsupported(f"Domain {spec.name} runs with other disks than it is to have there; stop it to move it.")
+            raise Unsupported(
+                f"Domain {spec.name} is running with different disks than those requested there; stop it to move it."
+            )
         parameters = {libvirt.VIR_MIGRATE_PARAM_URI: uri}
         if self._stands_still or not self._do_send_live(domain, to, parameters):
             domain.migrate3(to, parameters, FLAGS)
@@ -74,12 +78,12 @@ class XenMigration(LibvirtMigration):
 
     def _do_send_live(self, domain: Any, to: Any, parameters: dict[str, str]) -> bool:
         """
-        Send a domain while it runs.
+        Send a running domain.
 
-        Which pages a paravirtual guest writes, a Xen without shadow paging can't tell (Debian's 4.17: "Failed to enable
-        logdirty"): there it has to stand still while its memory goes over.
+        A Xen without shadow paging can't track which pages a paravirtual guest writes (Debian's 4.17: "Failed to enable
+        logdirty"): there the guest is paused while its memory is transferred.
 
-        @return: whether it has gone; if not, it runs here as before.
+        @return: whether it was moved; if not, it runs here as before.
         """
         try:
             domain.migrate3(to, parameters, FLAGS | libvirt.VIR_MIGRATE_LIVE)
@@ -92,8 +96,8 @@ class XenMigration(LibvirtMigration):
         return not self._stands_still
 
     def _locked(self, name: str) -> DriverError:
-        """What libvirt 9.0 leaves behind when the other host can't make room for a domain."""
+        """The error for the state in which libvirt 9.0 leaves a domain that the other host couldn't receive."""
         return DriverError(
-            f"Domain {name} couldn't be sent: the other host can't listen at its migration_uri, or has no room. The domain "
-            "runs on, but libvirt keeps it locked here until libvirtd is restarted in dom0."
+            f"Domain {name} couldn't be sent: the other host can't listen at its migration_uri, or lacks memory; the domain "
+            "keeps running, but libvirt keeps it locked here until libvirtd is restarted in dom0."
         )

@@ -1,4 +1,4 @@
-"""What a Xen host and its domains are using: libvirt's Xen driver lacks the calls that tell all at once."""
+"""Statistics of a Xen host and its domains: libvirt's Xen driver lacks the calls that return all values at once."""
 
 from __future__ import annotations
 
@@ -14,15 +14,15 @@ from fluidvm.drivers.libvirt.connection import verb
 from fluidvm.drivers.libvirt.domains import LibvirtDomains
 
 _CANT_TELL = (libvirt.VIR_ERR_NO_SUPPORT, libvirt.VIR_ERR_OPERATION_UNSUPPORTED)
-"""What libvirt says of disks that QEMU serves."""
+"""The errors of libvirt for disks that QEMU serves."""
 
 
 @implementer(IStats)
 class XenStats(LibvirtDomains):
-    """A host that tells what it is doing, by what each of its domains, dom0 among them, has had of its CPUs."""
+    """A host that reports statistics, as the sum of the CPU time of its domains, including dom0."""
 
     _asked: tuple[float, dict[int, int]] = (0.0, {})
-    """When the host was last asked, in seconds, and the nanoseconds of CPU of each domain by then."""
+    """The time of the last query, in seconds, and the CPU time of each domain then, in nanoseconds."""
 
     @verb
     async def prepare(self) -> None:
@@ -30,7 +30,7 @@ class XenStats(LibvirtDomains):
         await self._call("the host's statistics", self._do_ask)
 
     def _do_ask(self) -> float:
-        """Gives the seconds of CPU that were used since the last time."""
+        """Return the CPU time that was used since the last call, in seconds."""
         before = self._asked[1]
         active = self._connection.listAllDomains(libvirt.VIR_CONNECT_LIST_DOMAINS_ACTIVE)
         now = {domain.ID(): domain.info()[4] for domain in active}
@@ -67,7 +67,7 @@ class XenStats(LibvirtDomains):
 def _sums(
     ask: Callable[[str], Any], targets: Iterable[ElementTree.Element], fields: tuple[int, int]
 ) -> tuple[int | None, int | None]:
-    """Two numbers of all of a domain's devices together; C{None} where the host can't tell them of one."""
+    """The sums of two numbers over all of a domain's devices; C{None} if the host can't report them for one."""
     sums = [0, 0]
     for target in targets:
         try:

@@ -1,15 +1,15 @@
 """
 The driver contract as tests: what L{fluidvm.driver} promises, checked on any driver.
 
-A driver's own test file is its factory and one line more::
+The test file of a driver needs its factory and one more line::
 
     from fluidvm.conformance import driver_contract
     from .factory import MyFactory
 
     globals().update(driver_contract(MyFactory()))
 
-It gets one C{TestCase} for each interface that the driver's connections provide. An ability that isn't provided makes no
-tests; one that is provided is tested, and nothing is skipped. Each failure's message names the verb and what it promises.
+This defines one C{TestCase} for each interface that the driver's connections provide. There are no tests for abilities that
+aren't provided, and no test is skipped. The message of each failure names the verb and the promise that it broke.
 
 Imported by drivers' own tests, and by nothing of the server.
 """
@@ -94,12 +94,12 @@ CONTRACTS: dict[type[Interface], type[ContractCase]] = {
 
 def driver_contract(factory: ContractFactory) -> dict[str, type[ContractCase]]:
     """
-    Make the tests of a driver.
+    Create the tests of a driver.
 
-    The core's tests are always made: a driver whose connections don't declare L{IConnection} fails them.
+    The tests of the core are always included: a driver whose connections don't declare L{IConnection} fails them.
 
-    @param factory: gives the driver, and a host to try it on.
-    @return: test classes by name, for a module's C{globals()}; they say that they are of the factory's module.
+    @param factory: provides the driver, and a host to test it on.
+    @return: test classes by name, for a module's C{globals()}; their C{__module__} is that of the factory.
     """
     connection = factory.driver.connection
     made = {}

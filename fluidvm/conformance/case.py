@@ -1,4 +1,4 @@
-"""What the tests of every ability share: the factory that they ask, and a test case that asks it."""
+"""What the tests of all abilities share: the interface of the factory, and the base class of the test cases."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ from fluidvm.driver import DomainInfo, DomainSpec, DomainState, DriverError, Dri
 
 STOPPED, RUNNING, PAUSED = DomainState.STOPPED, DomainState.RUNNING, DomainState.PAUSED
 FIRST_POLL, POLL = 0.001, 0.02
-"""Seconds between two looks at what is waited for: at first, when most verbs answer, and later."""
+"""Polling intervals in seconds: at first, when most verbs answer, and later."""
 
 
 class ContractFactory(Protocol):
     """
-    A driver, and a host to try it on. One object serves all tests, one after the other.
+    A driver, and a host to test it on. One object is used for all tests, one after the other.
 
-    The host may have domains and volumes of others; they are left alone, and mustn't come or go during a test.
+    The host can have other domains and volumes. The tests don't touch them, but none must appear or disappear during a test.
     """
 
     @property
@@ -30,7 +30,7 @@ class ContractFactory(Protocol):
 
     @property
     def address(self) -> str:
-        """The host's address, as C{add_compute_node} would be given it."""
+        """The host's address, as for C{add_compute_node}."""
 
     @property
     def options(self) -> Mapping[str, Any]:
@@ -38,79 +38,79 @@ class ContractFactory(Protocol):
 
     @property
     def pool(self) -> str:
-        """A storage pool on the host with room for 32 MiB. Asked only where the driver provides L{IDisks}."""
+        """A storage pool on the host with 32 MiB of free space. Used only if the driver provides L{IDisks}."""
 
     @property
     def network(self) -> str:
-        """An active network on the host. Asked only where the driver provides L{INetworks}."""
+        """An active network on the host. Used only if the driver provides L{INetworks}."""
 
     @property
     def model(self) -> str:
-        """A model of network interface that its guests can have. As above."""
+        """A model of network interface that its guests support. Used only if the driver provides L{INetworks}."""
 
     @property
     def console(self) -> tuple[bytes, bytes]:
         """
-        A line that a booted guest answers on its serial console, and what the answer holds and the line doesn't.
+        An input line for a booted guest's serial console, and bytes that the answer contains but the line doesn't.
 
-        Asked only where the driver provides L{ISerialConsole}.
+        Used only if the driver provides L{ISerialConsole}.
         """
 
     @property
     def patience(self) -> float:
-        """The seconds that a verb may take, or a guest to obey, before a test fails."""
+        """The time-out in seconds for verbs to answer, and for guests to react, before a test fails."""
 
     async def start(self) -> None:
-        """Have the host up. Called before each test, and after a L{stop}; repeatable, so that one host can serve all."""
+        """Start the host if it isn't running. Called before each test, and after a L{stop}."""
 
     async def stop(self) -> None:
         """
-        Take the host down, or leave it up where that costs too much. Called after each test, and within one to restart it.
+        Stop the host, or leave it running if stopping is too slow. Called after each test, and within tests to restart it.
 
-        What the host remembers must last until the next L{start}. No domain runs, and no connection is open.
+        What is stored on the host must last until the next L{start}. No domain runs, and no connection is open.
         """
 
     def host(self) -> DriverHost:
-        """Give what the server lends a driver. Each connection gets one; the node and its directory are always the same."""
+        """Create a L{DriverHost}. Each connection gets one; the node and its directory are always the same."""
 
     def spec(self, name: str, **changes: Any) -> DomainSpec:
         """
-        Describe a domain whose guest boots, and obeys when it is asked to shut down.
+        Describe a domain whose guest boots, and shuts down when it is asked to.
 
-        @param changes: fields of L{DomainSpec} that are to differ.
-        @return: with a UUID of its own unless that is given, with C{max_vcpus} above C{vcpus}, C{max_memory} above
+        @param changes: fields of L{DomainSpec} to set.
+        @return: a specification with a new UUID unless one is given, with C{max_vcpus} above C{vcpus}, C{max_memory} above
             C{memory}, no disk C{vdy} or C{vdz}, and no interfaces unless they are given.
         """
 
     async def booted(self, connection: Any, uuid: str) -> None:
         """
-        Wait until the guest of a domain obeys. Called at most once for a domain, after its first start.
+        Wait until the guest of a domain reacts to requests. Called at most once for a domain, after its first start.
 
-        @raise AssertionError: it doesn't come up.
+        @raise AssertionError: it doesn't boot.
         """
 
     async def pass_time(self, seconds: float) -> None:
-        """Let time pass: turn the clock that L{host} gives, or wait where that is the reactor."""
+        """Let time pass: advance the clock of L{host}, or wait if that is the reactor."""
 
     async def connect_other(self) -> Any:
         """
-        Open a connection to a second host, which domains can be moved to; the caller closes it.
+        Open a connection to a second host, to which domains can be moved; the caller closes it.
 
-        Asked only where the driver provides L{IMigration}. It is a host by itself, with the same pool, and nothing on it.
+        Used only if the driver provides L{IMigration}. It is a separate host with a pool of the same name, and empty.
         """
 
     async def power_off_behind(self, uuid: str) -> None:
         """Stop a running domain without the driver, as its guest or an administrator on the host would."""
 
     async def cut(self, connection: Any) -> None:
-        """Break a connection, as a network or a daemon that dies would. New connections can be opened afterwards."""
+        """Break a connection, like a failing network or daemon. New connections can be opened afterwards."""
 
 
 class ContractCase(TestCase):
     """
-    Tests of a driver; L{fluidvm.conformance.driver_contract} gives each the factory.
+    Base class of the tests; L{fluidvm.conformance.driver_contract} sets the factory.
 
-    Each starts with one open connection, and ends by removing what it made and comparing listings.
+    Each test starts with one open connection. At its end everything that it created is removed, and listings are compared.
     """
 
     factory: ContractFactory
@@ -130,17 +130,17 @@ class ContractCase(TestCase):
         self.addCleanup(self.remove)
 
     async def remove(self) -> None:
-        """Remove what the test made, and check that nothing else is left."""
+        """Remove what the test created, and check that nothing is left."""
         self.connection = await self.connect()
         there = {domain.uuid: domain for domain in await self.ask("list_domains")}
         for uuid in self.made:
             if uuid in there:
                 await self.ask("stop", uuid, promise="on a stopped domain it succeeds, too")
-                await self.ask("undefine_domain", uuid, promise="a stopped domain is forgotten")
+                await self.ask("undefine_domain", uuid, promise="a stopped domain is undefined")
         for name in self.volumes:
             await self.ask("delete_volume", self.factory.pool, name, promise="a repetition succeeds, too")
         left = await self.listing(self.connection)
-        self.assertEqual(left, self.before, "after removal nothing is left on the host, by listing")
+        self.assertEqual(left, self.before, "nothing is left on the host after the test")
 
     async def let_go(self) -> None:
         """Close every connection."""
@@ -148,10 +148,10 @@ class ContractCase(TestCase):
             await self.on(connection, "close")
 
     async def connect(self) -> Any:
-        """Open one more connection; it is closed at the end."""
+        """Open another connection; it is closed after the test."""
         factory = self.factory
         given = factory.address, factory.options, factory.host()
-        connection = await self.on(factory.driver, "connect", *given, promise="a host that is up is connected to")
+        connection = await self.on(factory.driver, "connect", *given, promise="a running host can be connected to")
         self.opened.append(connection)
         return connection
 
@@ -161,7 +161,7 @@ class ContractCase(TestCase):
         """
         Call a verb, and let time pass until it answers.
 
-        @raise AssertionError: it gave no Deferred, or didn't answer in time.
+        @raise AssertionError: it didn't return a Deferred, or didn't answer in time.
         @raise Exception: what the verb raised.
         """
         try:
@@ -184,10 +184,10 @@ class ContractCase(TestCase):
 
     async def on(self, provider: Any, verb: str, *args: Any, promise: str = "it succeeds") -> Any:
         """
-        Have a verb succeed.
+        Call a verb that must succeed.
 
         @param provider: a connection, or the driver.
-        @param promise: what is broken if it doesn't.
+        @param promise: the promise that is broken if it doesn't.
         """
         try:
             return await self.wait(verb, getattr(provider, verb), *args)
@@ -197,7 +197,7 @@ class ContractCase(TestCase):
             raise self.failureException(f"{verb}: {promise}; it raised {type(error).__name__}: {error}") from error
 
     async def ask(self, verb: str, *args: Any, promise: str = "it succeeds") -> Any:
-        """Have a verb of the test's connection succeed."""
+        """Call a verb of the test's connection, which must succeed."""
         return await self.on(self.connection, verb, *args, promise=promise)
 
     async def again(self, verb: str, *args: Any) -> Any:
@@ -208,19 +208,19 @@ class ContractCase(TestCase):
         return answer
 
     async def refuses(self, error: type[DriverError], when: str, verb: str, *args: Any) -> str:
-        """Check that a verb fails with this error, and changes nothing. Gives the error's words."""
+        """Check that a verb fails with this error, and changes nothing. Returns the error's text."""
         before = await self.own()
         words = await self.raises(error, when, verb, *args)
         self.assertEqual(await self.own(), before, f"{verb}: after failure ({when}) it is as before")
         return words
 
     async def raises(self, error: type[DriverError], when: str, verb: str, *args: Any) -> str:
-        """Check that a verb fails with this error, in words, and give them."""
+        """Check that a verb fails with this error, and that it has a text. Returns the text."""
         promise = f"{verb}: {error.__name__} is raised for {when}"
         try:
             answer = await self.wait(verb, getattr(self.connection, verb), *args)
         except error as raised:
-            self.assertTrue(str(raised).strip(), f"{promise}, in words that say what is wrong")
+            self.assertTrue(str(raised).strip(), f"{promise}, with a text that says what is wrong")
             return str(raised)
         except self.failureException:
             raise
@@ -232,7 +232,7 @@ class ContractCase(TestCase):
     # looking
 
     async def listing(self, connection: Any) -> tuple[list[str], list[tuple[str, str]]]:
-        """Name all domains, and all volumes of the pool."""
+        """List all domains, and all volumes of the pool."""
         domains = await self.on(connection, "list_domains")
         volumes = []
         if IDisks.providedBy(connection):  # type: ignore[attr-defined]
@@ -240,17 +240,17 @@ class ContractCase(TestCase):
         return sorted(domain.uuid for domain in domains), sorted((volume.name, volume.path) for volume in volumes)
 
     async def own(self) -> tuple[dict[str, DomainInfo], dict[str, Volume]]:
-        """Tell all that this test made and that is there."""
+        """Return all existing domains and volumes that this test created."""
         told = [domain for domain in await self.ask("list_domains") if domain.uuid in self.made]
         domains = {domain.uuid: domain for domain in told}
-        self.assertEqual(len(domains), len(told), "list_domains: it tells each domain once")
+        self.assertEqual(len(domains), len(told), "list_domains: each domain is listed once")
         if not self.volumes:
             return domains, {}
         volumes = await self.ask("list_volumes", self.factory.pool, self.formats)
         return domains, {volume.name: volume for volume in volumes if volume.name in self.volumes}
 
     async def told(self, uuid: str, promise: str) -> DomainInfo:
-        """Get a domain that has to be there."""
+        """Get a domain that must exist."""
         info: DomainInfo = await self.ask("get_domain", uuid, promise=promise)
         return info
 
@@ -269,11 +269,11 @@ class ContractCase(TestCase):
     # making
 
     def name(self) -> str:
-        """A name that nothing has."""
+        """An unused name."""
         return f"contract-{uuids.uuid4().hex[:12]}"
 
     def spec(self, **changes: Any) -> DomainSpec:
-        """Describe a domain; it is removed at the end if it was defined."""
+        """Describe a domain; it is removed after the test if it was defined."""
         spec = self.factory.spec(changes.pop("name", self.name()), **changes)
         self.made.append(spec.uuid)
         return spec
@@ -281,11 +281,11 @@ class ContractCase(TestCase):
     async def defined(self, **changes: Any) -> DomainSpec:
         """Define a domain."""
         spec = self.spec(**changes)
-        await self.ask("define_domain", spec, promise="a domain is made known")
+        await self.ask("define_domain", spec, promise="a domain is defined")
         return spec
 
     async def started(self, **changes: Any) -> DomainSpec:
-        """Define a domain and start it; its guest may not be up yet."""
+        """Define a domain and start it, without waiting for its guest."""
         spec = await self.defined(**changes)
         await self.ask("start", spec.uuid, promise="a stopped domain is booted")
         return spec

@@ -1,4 +1,4 @@
-"""Tests of the core: what every driver promises of domains, and of its connection."""
+"""Tests of the core, which every driver must pass: domains and connections."""
 
 from __future__ import annotations
 
@@ -38,14 +38,14 @@ OF_ONE_DOMAIN = (
 
 
 def expected(spec: DomainSpec, state: DomainState = STOPPED) -> DomainInfo:
-    """What C{get_domain} has to tell of a domain that was defined so."""
+    """What C{get_domain} must report for a domain with this definition."""
     return DomainInfo(
         spec.uuid, spec.name, state, spec.vcpus, spec.max_vcpus, spec.memory, spec.max_memory, spec.disks, spec.autostart
     )
 
 
 class ConnectionContract(ContractCase):
-    """The promises of L{IDriver} and L{IConnection}."""
+    """Tests of L{IDriver} and L{IConnection}."""
 
     # the driver
 
@@ -53,12 +53,12 @@ class ConnectionContract(ContractCase):
         driver = self.factory.driver
         verifyObject(IDriver, driver)
         self.assertTrue(re.fullmatch(NAME_PATTERN, driver.name), f"name: {driver.name!r} is a name")
-        self.assertEqual(len(driver.summary.splitlines()), 1, "summary: one line for people")
+        self.assertEqual(len(driver.summary.splitlines()), 1, "summary: a line of text")
         self.assertIsInstance(driver.options, Struct, "options: a Struct kind")
         self.assertEqual(
             driver.options.check(dict(self.factory.options), "options", []),
             self.factory.options,
-            "options: what a host is used with is accepted as it is",
+            "options: the host's options are accepted unchanged",
         )
 
     def test_its_connections_are_what_they_declare(self) -> None:
@@ -72,14 +72,16 @@ class ConnectionContract(ContractCase):
 
     def test_addresses(self) -> None:
         driver = self.factory.driver
-        self.assertIsNone(driver.check_address(self.factory.address), "check_address: a host's address passes")
-        with self.assertRaises(ValueError, msg="check_address: ValueError is raised for what can't be one") as caught:
+        self.assertIsNone(driver.check_address(self.factory.address), "check_address: a host's address is accepted")
+        with self.assertRaises(
+            ValueError, msg="check_address: ValueError is raised for an address that isn't valid"
+        ) as caught:
             driver.check_address("\0 no address")
-        self.assertTrue(str(caught.exception), "check_address: it says what an address looks like")
+        self.assertTrue(str(caught.exception), "check_address: the error says what an address looks like")
 
     async def test_host_info(self) -> None:
         info = await self.ask("host_info")
-        self.assertIsInstance(info, HostInfo, "host_info: tells what the host is")
+        self.assertIsInstance(info, HostInfo, "host_info: it describes the host")
         for number in ("vcpus", "memory"):
             self.assertIs(type(getattr(info, number)), int, f"host_info: {number} is a whole number")
             self.assertGreater(getattr(info, number), 0, f"host_info: {number} is positive")
@@ -91,10 +93,12 @@ class ConnectionContract(ContractCase):
 
     async def test_what_is_defined_reads_back(self) -> None:
         spec = await self.defined(autostart=True)
-        promise = "define_domain: get_domain tells what was asked"
+        promise = "define_domain: get_domain reports what was requested"
         self.assertEqual(await self.told(spec.uuid, promise), expected(spec), promise)
         listed = {domain.uuid: domain for domain in await self.ask("list_domains")}
-        self.assertEqual(listed.get(spec.uuid), expected(spec), "list_domains: it tells each domain as get_domain does")
+        self.assertEqual(
+            listed.get(spec.uuid), expected(spec), "list_domains: each domain is listed as get_domain reports it"
+        )
         await self.again("define_domain", spec)
         other = replace(
             spec,
@@ -105,7 +109,7 @@ class ConnectionContract(ContractCase):
             max_memory=spec.max_memory + 16,
             autostart=False,
         )
-        promise = "define_domain: a stopped domain that is known gets this definition"
+        promise = "define_domain: a stopped domain that exists gets this definition"
         await self.ask("define_domain", other, promise=promise)
         self.assertEqual(await self.told(spec.uuid, promise), expected(other), promise)
 
@@ -115,7 +119,7 @@ class ConnectionContract(ContractCase):
         await self.factory.stop()
         await self.factory.start()
         self.connection = await self.connect()
-        promise = "define_domain: the host remembers it over its own restart"
+        promise = "define_domain: the definition survives a restart of the host"
         self.assertEqual(await self.told(spec.uuid, promise), expected(spec), promise)
 
     async def test_names_are_taken_once(self) -> None:
@@ -123,24 +127,24 @@ class ConnectionContract(ContractCase):
         await self.refuses(AlreadyThere, "a name that another domain has", "define_domain", self.spec(name=spec.name))
         other = await self.defined()
         await self.refuses(
-            AlreadyThere, "a known domain that takes another's name", "define_domain", replace(other, name=spec.name)
+            AlreadyThere, "an existing domain that takes another's name", "define_domain", replace(other, name=spec.name)
         )
 
     async def test_undefine_forgets(self) -> None:
         spec, other = await self.defined(), await self.defined()
-        await self.ask("undefine_domain", spec.uuid, promise="a stopped domain is forgotten")
+        await self.ask("undefine_domain", spec.uuid, promise="a stopped domain is undefined")
         left = {domain.uuid for domain in await self.ask("list_domains")}
-        self.assertNotIn(spec.uuid, left, "undefine_domain: list_domains doesn't tell it")
-        self.assertIn(other.uuid, left, "undefine_domain: another domain isn't disturbed")
+        self.assertNotIn(spec.uuid, left, "undefine_domain: list_domains doesn't list it")
+        self.assertIn(other.uuid, left, "undefine_domain: another domain isn't affected")
         await self.raises(NoSuchThing, "a domain that was undefined", "get_domain", spec.uuid)
         await self.again("undefine_domain", spec.uuid)
         await self.ask("define_domain", spec, promise="after undefine_domain, UUID and name are free")
 
     async def test_a_domain_that_is_not_there(self) -> None:
         await self.defined()
-        await self.refuses(NoSuchThing, "a domain that isn't there", "get_domain", NOBODY)
+        await self.refuses(NoSuchThing, "a domain that doesn't exist", "get_domain", NOBODY)
         for verb, *rest in OF_ONE_DOMAIN:
-            await self.refuses(NoSuchThing, "a domain that isn't there", str(verb), NOBODY, *rest)
+            await self.refuses(NoSuchThing, "a domain that doesn't exist", str(verb), NOBODY, *rest)
 
     # stopped domains
 
@@ -167,18 +171,18 @@ class ConnectionContract(ContractCase):
             ),
             ("set_vcpus", spec.vcpus, replace(info, max_memory=more, max_vcpus=spec.max_vcpus + 1)),
         ):
-            promise = f"{verb}: get_domain tells what was asked, and as the maximum where that was less"
+            promise = f"{verb}: get_domain reports what was requested, and as the maximum where that was less"
             await self.ask(verb, spec.uuid, amount, promise=promise)
             self.assertEqual(await self.told(spec.uuid, promise), changed, promise)
             await self.again(verb, spec.uuid, amount)
-        promise = "set_memory, set_vcpus: another domain isn't disturbed"
+        promise = "set_memory, set_vcpus: another domain isn't affected"
         self.assertEqual(await self.told(other.uuid, promise), expected(other), promise)
         await self.ask("set_memory", spec.uuid, spec.max_memory)
         await self.ask("start", spec.uuid)
-        promise = "set_memory: it holds after a start"
+        promise = "set_memory: it is still in effect after a start"
         self.assertEqual((await self.told(spec.uuid, promise)).memory, spec.max_memory, promise)
 
-    # domains that run
+    # running domains
 
     async def test_power(self) -> None:
         spec, other = await self.defined(), await self.defined()
@@ -192,13 +196,13 @@ class ConnectionContract(ContractCase):
         await self.refuses(WrongState, "a domain that runs", "set_memory", uuid, spec.max_memory)
         await self.refuses(WrongState, "a domain that runs", "set_vcpus", uuid, spec.max_vcpus)
 
-        await self.ask("pause", uuid, promise="a running domain is frozen")
+        await self.ask("pause", uuid, promise="a running domain is paused")
         self.assertEqual(await self.told(uuid, "pause: it is paused"), expected(spec, PAUSED), "pause: it is paused")
         await self.again("pause", uuid)
         for verb in ("start", "shutdown", "reboot", "undefine_domain"):
             await self.refuses(WrongState, "a paused domain", verb, uuid)
         await self.refuses(WrongState, "a paused domain", "set_memory", uuid, spec.max_memory)
-        await self.ask("resume", uuid, promise="a paused domain goes on")
+        await self.ask("resume", uuid, promise="a paused domain is resumed")
         await self.is_in(RUNNING, uuid, "resume: it is running")
         await self.again("resume", uuid)
 
@@ -209,14 +213,14 @@ class ConnectionContract(ContractCase):
         await self.ask("pause", uuid)
         await self.ask("stop", uuid, promise="a paused domain is stopped, too")
         await self.is_in(STOPPED, uuid, "stop: a paused domain is stopped, too")
-        promise = "start, pause, resume, stop: another domain isn't disturbed"
+        promise = "start, pause, resume, stop: another domain isn't affected"
         self.assertEqual(await self.told(other.uuid, promise), expected(other), promise)
 
     async def test_two_domains_that_run(self) -> None:
         one, two = await self.started(), await self.started()
         for verb in ("pause", "resume", "stop", "undefine_domain"):
             await self.ask(verb, one.uuid)
-            promise = f"{verb}: another domain that runs isn't disturbed"
+            promise = f"{verb}: another domain that runs isn't affected"
             self.assertEqual(await self.told(two.uuid, promise), expected(two, RUNNING), promise)
 
     async def test_guests_obey(self) -> None:
@@ -225,24 +229,24 @@ class ConnectionContract(ContractCase):
             await self.factory.booted(self.connection, spec.uuid)
         await self.ask("reboot", one.uuid, promise="a guest is asked to reboot")
         await self.is_in(RUNNING, one.uuid, "reboot: the domain stays running")
-        await self.is_in(RUNNING, two.uuid, "reboot: another domain that runs isn't disturbed")
+        await self.is_in(RUNNING, two.uuid, "reboot: another domain that runs isn't affected")
         await self.ask("shutdown", two.uuid, promise="a guest is asked to shut down")
         await self.ask("shutdown", two.uuid, promise="a repetition asks again")
         await self.becomes(STOPPED, two.uuid, "shutdown: a guest that obeys shuts down")
-        await self.is_in(RUNNING, one.uuid, "shutdown: another domain isn't disturbed")
+        await self.is_in(RUNNING, one.uuid, "shutdown: another domain isn't affected")
         for promise in ("a guest is asked to reboot", "a repetition asks again"):
             await self.ask("reboot", one.uuid, promise=promise)
             for _ in range(4):
                 await self.is_in(RUNNING, one.uuid, "reboot: the domain stays running")
                 await self.factory.pass_time(0.25)
-        await self.is_in(STOPPED, two.uuid, "reboot: another domain isn't disturbed")
+        await self.is_in(STOPPED, two.uuid, "reboot: another domain isn't affected")
 
     async def test_what_others_do_is_seen(self) -> None:
         spec = await self.started()
         await self.is_in(RUNNING, spec.uuid, "start: it is running")
         await self.factory.power_off_behind(spec.uuid)
-        await self.becomes(STOPPED, spec.uuid, "get_domain: a repetition reads anew, whoever stopped the domain")
-        await self.ask("start", spec.uuid, promise="a domain that others stopped boots again")
+        await self.becomes(STOPPED, spec.uuid, "get_domain: a repetition reads again, whoever stopped the domain")
+        await self.ask("start", spec.uuid, promise="a domain that somebody else stopped boots again")
         await self.is_in(RUNNING, spec.uuid, "start: it is running")
 
     # the connection
@@ -268,7 +272,7 @@ class ConnectionContract(ContractCase):
         await self.factory.pass_time(1.0)
         self.assertEqual(lost, [], "on_lost: it isn't called after close")
         self.connection = another
-        await self.is_in(RUNNING, spec.uuid, "close: domains run on, and another connection stays open")
+        await self.is_in(RUNNING, spec.uuid, "close: domains keep running, and another connection stays open")
 
     async def test_a_lost_connection(self) -> None:
         spec = await self.defined()
@@ -277,7 +281,7 @@ class ConnectionContract(ContractCase):
         self.connection.on_lost(first.append)
         self.connection.on_lost(second.append)
         await self.factory.pass_time(0.1)
-        self.assertEqual(first + second, [], "on_lost: it isn't called as long as the host can be reached")
+        self.assertEqual(first + second, [], "on_lost: it isn't called while the host can be reached")
         await self.factory.cut(self.connection)
         await self.raises(Unreachable, "a lost connection", "get_domain", spec.uuid)
         self.assertEqual(len(first), 1, "on_lost: it is called once, at the latest when the next verb fails")

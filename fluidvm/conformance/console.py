@@ -1,4 +1,4 @@
-"""Tests of domains' consoles."""
+"""Tests of consoles."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ from fluidvm.driver import NoSuchThing, Unreachable, WrongState
 
 VERSION = b"RFB 003.008\n"
 REPEAT = 2.0
-"""Seconds after which a line is typed again: a guest that is just up may have thrown away what was typed before."""
+"""Seconds after which a line is sent again: a guest that has just booted may have discarded earlier input."""
 
 
 class Viewer(Protocol):
-    """Who looks at a console."""
+    """A client of a console."""
 
     transport: Any
 
@@ -39,7 +39,7 @@ class Viewer(Protocol):
 
 
 class ConsoleCase(ContractCase):
-    """What both kinds of console share."""
+    """Base class of the tests of both kinds of console."""
 
     verb: str
 
@@ -53,7 +53,7 @@ class ConsoleCase(ContractCase):
         return viewer
 
     async def until(self, promise: str, look: Callable[[], bool]) -> None:
-        """Let time pass until something is so."""
+        """Let time pass until a condition is true."""
         passed = 0.0
         while not look():
             self.assertLess(passed, self.factory.patience, f"{self.verb}: {promise}")
@@ -67,7 +67,7 @@ class ConsoleCase(ContractCase):
         self.assertEqual(viewer.losses, 1, f"{self.verb}: connectionLost is called once")
 
     async def test_how_it_ends(self) -> None:
-        """When consoles end."""
+        """Consoles end when the viewer, the domain or the connection does."""
         spec = await self.started()
         viewer = await self.open(spec.uuid)
         viewer.transport.loseConnection()
@@ -81,30 +81,30 @@ class ConsoleCase(ContractCase):
         await self.is_cut(viewer, "connectionLost is called when the node's connection is closed")
 
     async def test_a_lost_connection(self) -> None:
-        """A connection that breaks takes its consoles with it."""
+        """Consoles end when the node's connection breaks."""
         spec = await self.started()
         viewer = await self.open(spec.uuid)
         await self.factory.cut(self.connection)
         await self.is_cut(viewer, "connectionLost is called when the node's connection breaks")
 
     async def test_refusals(self) -> None:
-        """Where there is none."""
+        """Consoles of missing or stopped domains, and of closed connections."""
         spec = await self.defined()
         viewer = Viewer()
-        await self.refuses(NoSuchThing, "a domain that isn't there", self.verb, NOBODY, viewer)
-        await self.refuses(WrongState, "a domain that doesn't run", self.verb, spec.uuid, viewer)
+        await self.refuses(NoSuchThing, "a domain that doesn't exist", self.verb, NOBODY, viewer)
+        await self.refuses(WrongState, "a domain that isn't running", self.verb, spec.uuid, viewer)
         await self.ask("close")
         await self.raises(Unreachable, "a closed connection", self.verb, spec.uuid, viewer)
         self.assertEqual(viewer.connections, 0, f"{self.verb}: after failure the viewer has never been connected")
 
 
 class SerialConsoleContract(ConsoleCase):
-    """The promises of L{ISerialConsole}."""
+    """Tests of L{ISerialConsole}."""
 
     verb = "open_serial"
 
     async def answered(self, viewer: Viewer, promise: str) -> None:
-        """Type the factory's line until it is answered."""
+        """Send the factory's line until it is answered."""
         line, answer = self.factory.console
         passed, typed = 0.0, 0.0
         while answer not in bytes(viewer.seen):
@@ -119,9 +119,9 @@ class SerialConsoleContract(ConsoleCase):
         spec = await self.started()
         await self.factory.booted(self.connection, spec.uuid)
         first = await self.open(spec.uuid)
-        await self.answered(first, "what is written is typed, and what the guest writes comes")
+        await self.answered(first, "input reaches the guest, and its output comes back")
         second = await self.open(spec.uuid)
-        await self.is_cut(first, "another viewer takes the console from the former")
+        await self.is_cut(first, "another viewer disconnects the first one")
         await self.answered(second, "on repetition the other viewer has the console")
         await self.is_in(RUNNING, spec.uuid, "open_serial: viewers change nothing")
 
@@ -131,14 +131,14 @@ class SerialConsoleContract(ConsoleCase):
             await self.factory.booted(self.connection, spec.uuid)
         viewer, silent = await self.open(one.uuid), await self.open(other.uuid)
         await self.answered(viewer, "each domain has its own console")
-        self.assertEqual(silent.losses, 0, "open_serial: a viewer of another domain is left alone")
+        self.assertEqual(silent.losses, 0, "open_serial: a viewer of another domain stays connected")
         self.assertNotIn(self.factory.console[1], bytes(silent.seen), "open_serial: each domain has its own console")
 
     async def test_a_viewer_that_pauses(self) -> None:
         spec = await self.started()
         await self.factory.booted(self.connection, spec.uuid)
         viewer = await self.open(spec.uuid)
-        await self.answered(viewer, "what is written is typed, and what the guest writes comes")
+        await self.answered(viewer, "input reaches the guest, and its output comes back")
         await self.factory.pass_time(50 * POLL)
         transport = viewer.transport
         transport.pauseProducing()
@@ -147,30 +147,30 @@ class SerialConsoleContract(ConsoleCase):
         await self.factory.pass_time(50 * POLL)
         self.assertEqual(bytes(viewer.seen), before, "open_serial: nothing comes after pauseProducing")
         transport.resumeProducing()
-        promise = "what came meanwhile comes after resumeProducing"
+        promise = "earlier output comes after resumeProducing"
         await self.until(promise, lambda: self.factory.console[1] in bytes(viewer.seen[len(before) :]))
 
 
 class VncConsoleContract(ConsoleCase):
-    """The promises of L{IVncConsole}."""
+    """Tests of L{IVncConsole}."""
 
     verb = "open_vnc"
 
     async def read(self, viewer: Viewer, count: int, promise: str) -> bytes:
-        """Wait for bytes, and take them."""
+        """Wait for a number of bytes, and consume them."""
         await self.until(promise, lambda: len(viewer.seen) >= count)
         taken = bytes(viewer.seen[:count])
         del viewer.seen[:count]
         return taken
 
     async def look(self, uuid: str) -> Viewer:
-        """Connect as an RFB client does (RFC 6143, section 7), and get a picture."""
+        """Connect like an RFB client (RFC 6143, section 7), and get a picture."""
         viewer = await self.open(uuid)
-        promise = "the server begins with RFB's version"
+        promise = "the server begins with the RFB version"
         version = await self.read(viewer, 12, promise)
         self.assertEqual((version[:8], version[11:]), (b"RFB 003.", b"\n"), f"open_vnc: {promise}")
         viewer.transport.write(VERSION)
-        promise = "it wants no password"
+        promise = "it requires no password"
         (kinds,) = await self.read(viewer, 1, promise)
         self.assertIn(1, await self.read(viewer, kinds, promise), f"open_vnc: {promise}")
         viewer.transport.write(b"\x01")
@@ -182,7 +182,7 @@ class VncConsoleContract(ConsoleCase):
         (length,) = struct.unpack(">I", await self.read(viewer, 4, promise))
         await self.read(viewer, length, promise)
         viewer.transport.write(struct.pack(">BBHHHH", 3, 0, 0, 0, width, height))
-        promise = "a picture comes when it is asked for"
+        promise = "a picture comes when it is requested"
         kind, rectangles = struct.unpack(">BxH", await self.read(viewer, 4, promise))
         self.assertEqual(kind, 0, f"open_vnc: {promise}")
         self.assertTrue(rectangles, f"open_vnc: {promise}")
@@ -192,6 +192,6 @@ class VncConsoleContract(ConsoleCase):
         spec = await self.started()
         first = await self.look(spec.uuid)
         second = await self.look(spec.uuid)
-        self.assertEqual((first.losses, second.losses), (0, 0), "open_vnc: viewers don't take the screen from each other")
+        self.assertEqual((first.losses, second.losses), (0, 0), "open_vnc: several viewers can share the screen")
         await self.ask("pause", spec.uuid)
         await self.open(spec.uuid)

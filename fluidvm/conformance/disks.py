@@ -1,4 +1,4 @@
-"""Tests of volumes, and of disks that domains are given."""
+"""Tests of volumes, and of attaching them to domains as disks."""
 
 from __future__ import annotations
 
@@ -12,28 +12,28 @@ from fluidvm.conformance.connection import NOBODY
 from fluidvm.driver import AlreadyThere, DomainDisk, DomainSpec, NoSuchThing, Unreachable, Volume
 
 SIZE = 4
-"""MiB of a volume."""
+"""Size of a volume in MiB."""
 NO_POOL = "contract-no-such-pool"
 
 
 class VolumeCase(ContractCase):
-    """Tests with volumes."""
+    """Base class of tests that create volumes."""
 
     async def volume(self, format: str = "", **given: Any) -> Volume:
-        """Make a volume; it is removed at the end."""
+        """Create a volume; it is removed after the test."""
         name = given.get("name", self.name())
         self.volumes.append(name)
         format = self.formats[name] = format or self.connection.formats[0]
         told: list[int] = []
         volume: Volume = await self.ask(
-            "create_volume", self.factory.pool, name, SIZE, format, told.append, promise="an empty volume is made"
+            "create_volume", self.factory.pool, name, SIZE, format, told.append, promise="an empty volume is created"
         )
-        self.assertEqual(told, sorted(told), "create_volume: its progress never goes down")
+        self.assertEqual(told, sorted(told), "create_volume: progress never decreases")
         self.assertTrue(all(type(part) is int and 0 <= part <= 100 for part in told), "create_volume: progress is 0 to 100")
         return volume
 
     def create(self, volume: Volume, **changes: Any) -> tuple[Any, ...]:
-        """The verb that made a volume, with other arguments."""
+        """The verb that creates a volume, and its arguments with changes."""
         wanted = replace(volume, **changes)
         return "create_volume", wanted.pool, wanted.name, wanted.size, wanted.format, lambda part: None
 
@@ -43,22 +43,22 @@ class VolumeCase(ContractCase):
         return {volume.name: volume for volume in told}
 
     async def cancelled(self, verb: str, making: Any, name: str) -> None:
-        """Cancel the making of a volume: nothing of it is left, unless it was there already."""
+        """Cancel the creation of a volume: nothing of it is left, unless it was already complete."""
         making.cancel()
         made = True
         try:
             await self.wait(verb, lambda: making)
         except CancelledError:
             made = False
-        promise = f"{verb}: cancelled, it stops and nothing of it is left"
+        promise = f"{verb}: after cancelling, it stops and nothing of it is left"
         self.assertEqual(name in await self.listed(promise), made, promise)
 
 
 class DisksContract(VolumeCase):
-    """The promises of L{IDisks}."""
+    """Tests of L{IDisks}."""
 
     async def disks(self, spec: DomainSpec, promise: str) -> list[DomainDisk]:
-        """A domain's disks beside those that it was defined with."""
+        """A domain's disks other than those in its specification."""
         told = (await self.told(spec.uuid, promise)).disks
         return sorted((disk for disk in told if disk not in spec.disks), key=lambda disk: disk.target)
 
@@ -66,14 +66,16 @@ class DisksContract(VolumeCase):
 
     async def test_volumes(self) -> None:
         formats = self.connection.formats
-        self.assertTrue(formats, "formats: there is one at least")
+        self.assertTrue(formats, "formats: there is at least one")
         bystander = await self.volume()
         for format in formats:
             volume = await self.volume(format)
-            promise = f"create_volume: list_volumes tells it ({format})"
+            promise = f"create_volume: list_volumes lists it ({format})"
             self.assertEqual((volume.pool, volume.format, volume.size), (self.factory.pool, format, SIZE), promise)
             self.assertEqual((await self.listed(promise)).get(volume.name), volume, promise)
-            self.assertEqual(await self.again(*self.create(volume)), volume, "create_volume: a repetition gives the volume")
+            self.assertEqual(
+                await self.again(*self.create(volume)), volume, "create_volume: a repetition returns the volume"
+            )
             await self.refuses(AlreadyThere, "a name that a volume of another size has", *self.create(volume, size=2 * SIZE))
             for other in formats:
                 if other != format:
@@ -81,10 +83,10 @@ class DisksContract(VolumeCase):
                         AlreadyThere, "a name that a volume of another format has", *self.create(volume, format=other)
                     )
             await self.ask("delete_volume", volume.pool, volume.name, promise="a volume is removed")
-            promise = "delete_volume: list_volumes doesn't tell it"
+            promise = "delete_volume: list_volumes doesn't list it"
             self.assertNotIn(volume.name, await self.listed(promise), promise)
             await self.again("delete_volume", volume.pool, volume.name)
-        promise = "create_volume, delete_volume: another volume isn't disturbed"
+        promise = "create_volume, delete_volume: another volume isn't affected"
         self.assertEqual((await self.listed(promise)).get(bystander.name), bystander, promise)
 
     async def test_a_cancelled_volume(self) -> None:
@@ -97,7 +99,7 @@ class DisksContract(VolumeCase):
     async def test_a_pool_that_is_not_there(self) -> None:
         format, name = self.connection.formats[0], self.name()
         self.volumes.append(name)
-        when = "a pool that isn't there"
+        when = "a pool that doesn't exist"
         await self.refuses(NoSuchThing, when, "list_volumes", NO_POOL)
         await self.refuses(NoSuchThing, when, "create_volume", NO_POOL, name, SIZE, format, lambda part: None)
         await self.refuses(NoSuchThing, when, "delete_volume", NO_POOL, "x")
@@ -109,7 +111,7 @@ class DisksContract(VolumeCase):
         one, two = await self.volume(), await self.volume()
         first, second = DomainDisk(one.path, one.format, "vdy"), DomainDisk(two.path, two.format, "vdz")
         for disk, there in ((first, [first]), (second, [first, second])):
-            promise = "attach_disk: get_domain tells the disk"
+            promise = "attach_disk: get_domain reports the disk"
             await self.ask("attach_disk", spec.uuid, disk, promise=promise)
             self.assertEqual(await self.disks(spec, promise), there, promise)
             await self.again("attach_disk", spec.uuid, disk)
@@ -120,13 +122,13 @@ class DisksContract(VolumeCase):
         promise = "attach_disk: the disk is there after a start"
         self.assertEqual(await self.disks(spec, promise), [first, second], promise)
         await self.ask("stop", spec.uuid)
-        promise = "detach_disk: get_domain doesn't tell the disk"
+        promise = "detach_disk: get_domain doesn't report the disk"
         await self.ask("detach_disk", spec.uuid, "vdy", promise=promise)
         self.assertEqual(await self.disks(spec, promise), [second], promise)
         await self.again("detach_disk", spec.uuid, "vdy")
         promise = "detach_disk: the volume stays"
         self.assertEqual((await self.listed(promise)).get(one.name), one, promise)
-        promise = "attach_disk, detach_disk: another domain isn't disturbed"
+        promise = "attach_disk, detach_disk: another domain isn't affected"
         self.assertEqual(await self.disks(other, promise), [], promise)
         await self.ask("undefine_domain", spec.uuid)
         promise = "undefine_domain: a domain's volumes stay"
@@ -146,16 +148,16 @@ class DisksContract(VolumeCase):
         gone = await self.volume()
         await self.ask("delete_volume", gone.pool, gone.name)
         missing = DomainDisk(gone.path, gone.format, "vdy")
-        await self.refuses(NoSuchThing, "a file that isn't there", "attach_disk", spec.uuid, missing)
-        promise = "detach_disk: a running domain's guest lets go of the disk"
+        await self.refuses(NoSuchThing, "a file that doesn't exist", "attach_disk", spec.uuid, missing)
+        promise = "detach_disk: a running domain's guest releases the disk"
         await self.ask("detach_disk", spec.uuid, "vdz", promise=promise)
         self.assertEqual(await self.disks(spec, promise), [], promise)
         await self.again("detach_disk", spec.uuid, "vdz")
         kept = DomainDisk(other.path, other.format, "vdy")
         await self.ask("attach_disk", spec.uuid, kept)
-        await self.is_in(RUNNING, spec.uuid, "attach_disk, detach_disk: the domain runs on")
+        await self.is_in(RUNNING, spec.uuid, "attach_disk, detach_disk: the domain keeps running")
         await self.ask("stop", spec.uuid)
-        promise = "attach_disk, detach_disk: both change the definition, too"
+        promise = "attach_disk, detach_disk: the definition is changed, too"
         self.assertEqual(await self.disks(spec, promise), [kept], promise)
         await self.ask("start", spec.uuid)
         self.assertEqual(await self.disks(spec, promise), [kept], promise)
@@ -163,17 +165,17 @@ class DisksContract(VolumeCase):
     async def test_what_disks_need(self) -> None:
         spec, volume = await self.defined(), await self.volume()
         disk = DomainDisk(volume.path, volume.format, "vdz")
-        await self.refuses(NoSuchThing, "a domain that isn't there", "attach_disk", NOBODY, disk)
-        await self.refuses(NoSuchThing, "a domain that isn't there", "detach_disk", NOBODY, "vdz")
+        await self.refuses(NoSuchThing, "a domain that doesn't exist", "attach_disk", NOBODY, disk)
+        await self.refuses(NoSuchThing, "a domain that doesn't exist", "detach_disk", NOBODY, "vdz")
         await self.ask("delete_volume", volume.pool, volume.name)
-        await self.refuses(NoSuchThing, "a file that isn't there", "attach_disk", spec.uuid, disk)
+        await self.refuses(NoSuchThing, "a file that doesn't exist", "attach_disk", spec.uuid, disk)
 
     async def test_a_domain_whose_file_is_missing(self) -> None:
         volume = await self.volume()
         spec = self.spec()
         spec = replace(spec, disks=(*spec.disks, DomainDisk(volume.path, volume.format, "vdz")))
-        await self.ask("define_domain", spec, promise="a domain is made known with its disks")
-        promise = "define_domain: get_domain tells the disks"
+        await self.ask("define_domain", spec, promise="a domain is defined with its disks")
+        promise = "define_domain: get_domain reports the disks"
         self.assertEqual((await self.told(spec.uuid, promise)).disks, spec.disks, promise)
         await self.ask("delete_volume", volume.pool, volume.name)
         await self.refuses(NoSuchThing, "a domain whose disk's file is missing", "start", spec.uuid)

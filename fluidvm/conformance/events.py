@@ -1,4 +1,4 @@
-"""Tests of events: what happens to domains is told, whoever did it."""
+"""Tests of events: state changes of domains are reported, whoever caused them."""
 
 from __future__ import annotations
 
@@ -7,26 +7,26 @@ from fluidvm.driver import DomainState
 
 Event = tuple[str, DomainState | None]
 SOON = 1.0
-"""Seconds within which an event comes."""
+"""Seconds within which an event must come."""
 
 
 class EventsContract(ContractCase):
-    """The promises of L{IEvents}."""
+    """Tests of L{IEvents}."""
 
     def subscribed(self) -> list[Event]:
-        """Subscribe, and give the list that fills with events."""
+        """Subscribe, and return the list to which events are added."""
         events: list[Event] = []
         self.connection.subscribe(lambda uuid, state: events.append((uuid, state)))
         return events
 
     async def comes(self, events: list[Event], event: Event, when: str) -> None:
-        """Let a second pass at most until an event is there, and forget all that have come."""
+        """Wait at most a second for an event, then clear the list."""
         passed = 0.0
         while event not in events:
-            self.assertLess(passed, SOON, f"subscribe: {when} is told within a second; it told {events}")
+            self.assertLess(passed, SOON, f"subscribe: {when} is reported within a second; the events were {events}")
             await self.factory.pass_time(POLL)
             passed += POLL
-        self.assertEqual({uuid for uuid, _ in events}, {event[0]}, "subscribe: only the domain that changes is told")
+        self.assertEqual({uuid for uuid, _ in events}, {event[0]}, "subscribe: only the domain that changes is reported")
         events.clear()
 
     async def test_what_the_driver_does_is_told(self) -> None:
@@ -37,9 +37,9 @@ class EventsContract(ContractCase):
         for verb, state in (("start", RUNNING), ("pause", PAUSED), ("resume", RUNNING), ("stop", STOPPED)):
             await self.ask(verb, spec.uuid)
             await self.comes(events, (spec.uuid, state), f"the change by {verb}")
-            await self.is_in(state, spec.uuid, f"subscribe: get_domain tells the state after {verb}, too")
+            await self.is_in(state, spec.uuid, f"subscribe: get_domain reports the state after {verb}, too")
         await self.ask("undefine_domain", spec.uuid)
-        await self.comes(events, (spec.uuid, None), "that a domain isn't known any more")
+        await self.comes(events, (spec.uuid, None), "that a domain no longer exists")
 
     async def test_what_others_do_is_told(self) -> None:
         events = self.subscribed()
@@ -66,4 +66,4 @@ class EventsContract(ContractCase):
         self.connection = await self.connect()
         await self.ask("stop", spec.uuid)
         await self.factory.pass_time(SOON)
-        self.assertEqual(events, [], "close: no event comes afterwards")
+        self.assertEqual(events, [], "close: no events come afterwards")

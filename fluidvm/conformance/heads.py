@@ -1,21 +1,21 @@
-"""What guests can write onto raw disks: heads of other formats, which name files of the host or lie about sizes."""
+"""What guests can write to raw disks: headers of other formats, which name files of the host or give false sizes."""
 
 from __future__ import annotations
 
 import struct
 
 LIE = 3 << 40
-"""Bytes that heads say that their disk has."""
+"""The false disk size in the headers, in bytes."""
 NAMED = b"/etc/hostname"
-"""A file that every host has."""
+"""A file that exists on every host."""
 
 
 def qcow2(backing: bytes = b"", data_file: bytes = b"", size: int = LIE, version: int = 3) -> bytes:
     """
-    Make a qcow2 head (U{https://www.qemu.org/docs/master/interop/qcow2.html}).
+    Create a qcow2 header (U{https://www.qemu.org/docs/master/interop/qcow2.html}).
 
-    @param backing: the file that it is an overlay of; empty: none.
-    @param data_file: the file that its data is in; empty: its own.
+    @param backing: the path of the backing file; empty: none.
+    @param data_file: the path of the external data file; empty: none.
     """
     extension = b""
     if data_file:
@@ -47,13 +47,13 @@ def qcow2(backing: bytes = b"", data_file: bytes = b"", size: int = LIE, version
 
 
 def qed(backing: bytes) -> bytes:
-    """Make a QED head that names a backing file, whose format is to be found out."""
+    """Create a QED header with a backing file whose format must be detected."""
     head = struct.pack("<4sIIIQQQQQII", b"QED\0", 65536, 4, 1, 1, 0, 0, 65536, LIE, 72, len(backing))
     return head.ljust(72, b"\0") + backing
 
 
 def vmdk(extent: bytes) -> bytes:
-    """Make a VMDK descriptor whose data is another file."""
+    """Create a VMDK descriptor with its data in another file."""
     lines = (
         b"# Disk DescriptorFile",
         b"version=1",
@@ -73,9 +73,9 @@ def vmdk(extent: bytes) -> bytes:
 
 def heads(named: bytes) -> dict[str, bytes]:
     """
-    Make a head of each kind, by what it looks like.
+    Create a header of each kind, by its description.
 
-    @param named: the path of the file that those name that can.
+    @param named: the path of a file, for the kinds that can refer to one.
     """
     return {
         "qcow2 with a backing file": qcow2(backing=named),
@@ -99,5 +99,5 @@ def heads(named: bytes) -> dict[str, bytes]:
 
 
 KINDS = ("qcow2 with a backing file", "qcow2 with a data file", "QED with a backing file", "VMDK with an extent", "VDI")
-"""Those that tools follow in different ways; a slow host shouldn't be asked about each."""
+"""A selection, as tests with all of them take too long on slow hosts."""
 HEADS = {what: heads(NAMED)[what] for what in KINDS}

@@ -1,4 +1,4 @@
-"""Tests of networks, and of interfaces that domains are given."""
+"""Tests of networks, and of attaching interfaces to domains."""
 
 from __future__ import annotations
 
@@ -13,15 +13,15 @@ NO_NETWORK = "contract-no-such-network"
 
 
 class NetworksContract(ContractCase):
-    """The promises of L{INetworks}."""
+    """Tests of L{INetworks}."""
 
     def interface(self) -> DomainInterface:
-        """An interface in the factory's network, of an address that nobody has."""
+        """An interface in the factory's network, with an unused address."""
         octets = secrets.token_bytes(3)
         return DomainInterface("52:54:00:" + octets.hex(":"), self.factory.network)
 
     async def interfaces(self, spec: DomainSpec, promise: str) -> list[tuple[str, str]]:
-        """A domain's interfaces: addresses and networks. (A model that wasn't asked for is the driver's choice.)"""
+        """A domain's interfaces: addresses and networks. (If no model was requested, the driver chooses one.)"""
         told = (await self.told(spec.uuid, promise)).interfaces
         return sorted((interface.mac, interface.network) for interface in told)
 
@@ -31,16 +31,16 @@ class NetworksContract(ContractCase):
         self.assertEqual(await self.interfaces(spec, promise), wanted, promise)
 
     async def test_networks(self) -> None:
-        networks = await self.ask("list_networks", promise="list_networks: the networks are told")
+        networks = await self.ask("list_networks", promise="list_networks: the networks are listed")
         names = [network.name for network in networks]
-        self.assertEqual(len(names), len(set(names)), "list_networks: it tells each network once")
+        self.assertEqual(len(names), len(set(names)), "list_networks: each network is listed once")
         active = {network.name for network in networks if network.active}
-        self.assertIn(self.factory.network, active, "list_networks: the networks are told, and which are active")
+        self.assertIn(self.factory.network, active, "list_networks: the networks are listed, and which are active")
 
     async def test_a_domain_is_defined_with_interfaces(self) -> None:
         one, two = self.interface(), replace(self.interface(), model=self.factory.model)
         spec = await self.defined(interfaces=(one, two))
-        promise = "define_domain: get_domain tells the interfaces"
+        promise = "define_domain: get_domain reports the interfaces"
         await self.has(spec, [one, two], promise)
         models = {told.mac: told.model for told in (await self.told(spec.uuid, promise)).interfaces}
         self.assertEqual(models[two.mac], self.factory.model, promise)
@@ -49,24 +49,24 @@ class NetworksContract(ContractCase):
         await self.has(spec, [one, two], "start: the interfaces are there")
         await self.ask("stop", spec.uuid)
         await self.ask("define_domain", replace(spec, interfaces=(two,)))
-        await self.has(spec, [two], "define_domain: interfaces that the new definition hasn't are gone")
+        await self.has(spec, [two], "define_domain: interfaces that aren't in the new definition are removed")
 
     async def test_a_stopped_domain_is_given_interfaces(self) -> None:
         spec, other = await self.defined(), await self.defined()
         one, two = self.interface(), self.interface()
         for interface, there in ((one, [one]), (two, [one, two])):
-            promise = "attach_interface: the domain's description tells it"
+            promise = "attach_interface: get_domain reports it"
             await self.ask("attach_interface", spec.uuid, interface, promise=promise)
             await self.has(spec, there, promise)
             await self.again("attach_interface", spec.uuid, interface)
         await self.ask("start", spec.uuid, promise="start: a domain with interfaces is booted")
         await self.has(spec, [one, two], "attach_interface: the interface is there after a start")
         await self.ask("stop", spec.uuid)
-        promise = "detach_interface: the domain's description doesn't tell it"
+        promise = "detach_interface: get_domain doesn't report it"
         await self.ask("detach_interface", spec.uuid, one.mac, promise=promise)
         await self.has(spec, [two], promise)
         await self.again("detach_interface", spec.uuid, one.mac)
-        await self.has(other, [], "attach_interface, detach_interface: another domain isn't disturbed")
+        await self.has(other, [], "attach_interface, detach_interface: another domain isn't affected")
 
     async def test_a_running_domain_is_given_interfaces(self) -> None:
         spec = await self.started()
@@ -77,28 +77,28 @@ class NetworksContract(ContractCase):
         await self.has(spec, [one], promise)
         await self.again("attach_interface", spec.uuid, one)
         await self.ask("attach_interface", spec.uuid, two, promise=promise)
-        promise = "detach_interface: a running domain's guest lets go of the interface"
+        promise = "detach_interface: a running domain's guest releases the interface"
         await self.ask("detach_interface", spec.uuid, one.mac, promise=promise)
         await self.has(spec, [two], promise)
         await self.again("detach_interface", spec.uuid, one.mac)
-        await self.is_in(RUNNING, spec.uuid, "attach_interface, detach_interface: the domain runs on")
+        await self.is_in(RUNNING, spec.uuid, "attach_interface, detach_interface: the domain keeps running")
         await self.ask("stop", spec.uuid)
-        promise = "attach_interface, detach_interface: both change the definition, too"
+        promise = "attach_interface, detach_interface: the definition is changed, too"
         await self.has(spec, [two], promise)
 
     async def test_what_interfaces_need(self) -> None:
         spec, interface = await self.defined(), self.interface()
         elsewhere = replace(interface, network=NO_NETWORK)
-        when = "a network that isn't there"
+        when = "a network that doesn't exist"
         await self.refuses(NoSuchThing, when, "attach_interface", spec.uuid, elsewhere)
-        await self.refuses(NoSuchThing, "a domain that isn't there", "attach_interface", NOBODY, interface)
-        await self.refuses(NoSuchThing, "a domain that isn't there", "detach_interface", NOBODY, interface.mac)
+        await self.refuses(NoSuchThing, "a domain that doesn't exist", "attach_interface", NOBODY, interface)
+        await self.refuses(NoSuchThing, "a domain that doesn't exist", "detach_interface", NOBODY, interface.mac)
         others = [network.name for network in await self.ask("list_networks") if network.name != self.factory.network]
         await self.ask("attach_interface", spec.uuid, interface)
         for network in others[:1]:
             await self.refuses(
                 AlreadyThere,
-                "an address that the domain has in another network",
+                "an address that the domain already has in another network",
                 "attach_interface",
                 spec.uuid,
                 replace(interface, network=network),

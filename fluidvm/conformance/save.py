@@ -12,27 +12,27 @@ SAVED = DomainState.SAVED
 
 
 def ignore(percentage: int) -> None:
-    """A progress that nobody looks at."""
+    """A progress callback that does nothing."""
 
 
 class SaveContract(ContractCase):
-    """The promises of L{ISave}."""
+    """Tests of L{ISave}."""
 
     async def test_saved_and_restored(self) -> None:
         spec, other = await self.started(), await self.started()
         await self.factory.booted(self.connection, spec.uuid)
         told: list[int] = []
         await self.ask("save", spec.uuid, told.append, promise="a running domain is saved")
-        self.assertEqual(told, sorted(told), "save: its progress never goes down")
+        self.assertEqual(told, sorted(told), "save: progress never decreases")
         await self.is_in(SAVED, spec.uuid, "save: its state is saved")
         await self.again("save", spec.uuid, ignore)
         await self.refuses(WrongState, "a saved domain", "start", spec.uuid)
-        await self.ask("restore", spec.uuid, ignore, promise="a saved domain goes on")
+        await self.ask("restore", spec.uuid, ignore, promise="a saved domain is restored")
         await self.is_in(RUNNING, spec.uuid, "restore: it is running")
         await self.again("restore", spec.uuid, ignore)
-        await self.is_in(RUNNING, other.uuid, "save, restore: another domain isn't disturbed")
+        await self.is_in(RUNNING, other.uuid, "save, restore: another domain isn't affected")
         await self.ask("stop", spec.uuid)
-        await self.refuses(WrongState, "a domain of which nothing is saved", "restore", spec.uuid, ignore)
+        await self.refuses(WrongState, "a domain without a saved state", "restore", spec.uuid, ignore)
 
     async def test_a_paused_one_is_saved_and_thrown_away(self) -> None:
         spec = await self.started()
@@ -40,10 +40,10 @@ class SaveContract(ContractCase):
         await self.ask("pause", spec.uuid)
         await self.ask("save", spec.uuid, ignore, promise="a paused domain is saved")
         await self.is_in(SAVED, spec.uuid, "save: its state is saved")
-        await self.ask("stop", spec.uuid, promise="what was saved is thrown away")
+        await self.ask("stop", spec.uuid, promise="the saved state is discarded")
         await self.is_in(STOPPED, spec.uuid, "stop: a saved domain is stopped")
         await self.ask("start", spec.uuid)
-        await self.is_in(RUNNING, spec.uuid, "start: after a save that was thrown away it is running")
+        await self.is_in(RUNNING, spec.uuid, "start: it is running after a saved state was discarded")
 
     async def test_cancelled(self) -> None:
         spec = await self.started()
@@ -55,33 +55,33 @@ class SaveContract(ContractCase):
             await self.wait("save", lambda: saving)
         except CancelledError:
             state = RUNNING
-        await self.is_in(state, spec.uuid, "save: cancelled, the domain runs as before")
+        await self.is_in(state, spec.uuid, "save: after cancelling, the domain runs as before")
 
     async def test_what_can_not_be_saved(self) -> None:
         spec = await self.defined()
         await self.refuses(WrongState, "a stopped domain", "save", spec.uuid, ignore)
         for verb in ("save", "restore"):
-            await self.refuses(NoSuchThing, "a domain that isn't there", verb, NOBODY, ignore)
+            await self.refuses(NoSuchThing, "a domain that doesn't exist", verb, NOBODY, ignore)
         await self.ask("close")
         for verb in ("save", "restore"):
             await self.raises(Unreachable, "a closed connection", verb, spec.uuid, ignore)
 
 
 class ResetContract(ContractCase):
-    """The promises of L{IReset}."""
+    """Tests of L{IReset}."""
 
     async def test_reset(self) -> None:
         spec, other = await self.started(), await self.started()
         await self.factory.booted(self.connection, spec.uuid)
-        await self.ask("reset", spec.uuid, promise="a running domain boots anew")
+        await self.ask("reset", spec.uuid, promise="a running domain is reset")
         await self.is_in(RUNNING, spec.uuid, "reset: it is running")
         await self.factory.booted(self.connection, spec.uuid)
         await self.again("reset", spec.uuid)
-        await self.is_in(RUNNING, other.uuid, "reset: another domain isn't disturbed")
+        await self.is_in(RUNNING, other.uuid, "reset: another domain isn't affected")
         await self.ask("pause", spec.uuid)
         await self.refuses(WrongState, "a paused domain", "reset", spec.uuid)
         await self.ask("stop", spec.uuid)
         await self.refuses(WrongState, "a stopped domain", "reset", spec.uuid)
-        await self.refuses(NoSuchThing, "a domain that isn't there", "reset", NOBODY)
+        await self.refuses(NoSuchThing, "a domain that doesn't exist", "reset", NOBODY)
         await self.ask("close")
         await self.raises(Unreachable, "a closed connection", "reset", spec.uuid)

@@ -1,4 +1,4 @@
-"""Tests of pictures of domains' screens."""
+"""Tests of screenshots."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ def chunks(picture: bytes) -> dict[bytes, bytes]:
     """
     Read a PNG file's parts by their types (ISO/IEC 15948, section 5.3).
 
-    @raise ValueError: it is none, or a part's checksum is wrong.
+    @raise ValueError: it isn't a PNG file, or the checksum of a part is wrong.
     """
     if not picture.startswith(SIGNATURE):
-        raise ValueError("it doesn't begin as a PNG file does")
+        raise ValueError("it doesn't begin like a PNG file")
     parts: dict[bytes, bytes] = {}
     place = len(SIGNATURE)
     while place < len(picture):
@@ -34,7 +34,7 @@ def chunks(picture: bytes) -> dict[bytes, bytes]:
 
 
 class ScreenshotContract(ContractCase):
-    """The promises of L{IScreenshot}."""
+    """Tests of L{IScreenshot}."""
 
     async def test_a_running_one(self) -> None:
         spec = await self.started()
@@ -55,7 +55,7 @@ class ScreenshotContract(ContractCase):
 
     async def test_refusals(self) -> None:
         spec = await self.defined()
-        await self.refuses(NoSuchThing, "a domain that isn't there", "screenshot", NOBODY)
+        await self.refuses(NoSuchThing, "a domain that doesn't exist", "screenshot", NOBODY)
         await self.refuses(WrongState, "a stopped domain", "screenshot", spec.uuid)
         await self.ask("close")
         await self.raises(Unreachable, "a closed connection", "screenshot", spec.uuid)

@@ -24,24 +24,24 @@ OTHERS = {"cpu_shares": 2048, "disk_iops": 300, "disk_mbps": 10, "network_mbps":
 
 
 class SharesContract(ContractCase):
-    """The promises of L{IShares}."""
+    """Tests of L{IShares}."""
 
     async def can(self, values: dict[str, int]) -> Shares:
-        """Those of the values that the host can hold a domain to."""
-        told = await self.ask("shareable", promise="shareable: it tells what the host can")
+        """Those of the values that the host supports."""
+        told = await self.ask("shareable", promise="shareable: it lists what the host supports")
         unknown = sorted(set(told) - set(SOME))
-        self.assertEqual(unknown, [], "shareable: it tells names of fields of Shares")
+        self.assertEqual(unknown, [], "shareable: it returns names of fields of Shares")
         return Shares(**{name: value for name, value in values.items() if name in told})
 
     async def disk(self, target: str) -> DomainDisk:
-        """A new volume, as a disk."""
+        """Create a volume, and return it as a disk."""
         name, format = self.name(), self.connection.formats[0]
         self.volumes.append(name)
         volume = await self.ask("create_volume", self.factory.pool, name, 16, format, lambda percentage: None)
         return DomainDisk(volume.path, volume.format, target)
 
     async def equipped(self, **changes: Any) -> DomainSpec:
-        """Describe a domain with a disk and an interface, where the driver has such things."""
+        """Describe a domain with a disk and an interface, if the driver supports them."""
         if IDisks.providedBy(self.connection):  # type: ignore[attr-defined]
             changes["disks"] = (*self.factory.spec(self.name()).disks, await self.disk("vdy"))
         if INetworks.providedBy(self.connection):  # type: ignore[attr-defined]
@@ -56,31 +56,31 @@ class SharesContract(ContractCase):
     async def test_a_domain_is_defined_with_them(self) -> None:
         some = await self.can(SOME)
         spec = await self.equipped(shares=some)
-        await self.has(spec, some, "define_domain: get_shares tells what was asked")
+        await self.has(spec, some, "define_domain: get_shares reports what was requested")
         await self.ask("start", spec.uuid)
-        await self.has(spec, some, "define_domain: the shares hold when it runs")
+        await self.has(spec, some, "define_domain: the shares are in effect when it runs")
         another = await self.equipped()
-        await self.has(another, Shares(), "define_domain: a domain that was given no shares has the usual ones")
+        await self.has(another, Shares(), "define_domain: a domain without shares has the default ones")
 
     async def test_they_are_changed(self) -> None:
         some, others = await self.can(SOME), await self.can(OTHERS)
         another = await self.equipped(shares=some)
         spec = await self.equipped()
-        promise = "set_shares: get_shares tells what was asked"
+        promise = "set_shares: get_shares reports what was requested"
         await self.ask("set_shares", spec.uuid, some, promise="set_shares: a stopped domain gets them")
         await self.has(spec, some, promise)
         await self.again("set_shares", spec.uuid, some)
         await self.ask("start", spec.uuid)
-        await self.has(spec, some, "set_shares: they hold after a start")
+        await self.has(spec, some, "set_shares: they are still in effect after a start")
         await self.ask("set_shares", spec.uuid, others, promise="set_shares: a running domain gets them")
         await self.has(spec, others, promise)
         await self.again("set_shares", spec.uuid, others)
         await self.has(spec, others, "set_shares: a repetition changes nothing")
         await self.ask("stop", spec.uuid)
-        await self.has(spec, others, "set_shares: they hold after a stop")
-        await self.has(another, some, "set_shares: another domain isn't disturbed")
-        await self.ask("set_shares", spec.uuid, Shares(), promise="set_shares: they are taken away")
-        await self.has(spec, Shares(), "set_shares: what is taken away is gone")
+        await self.has(spec, others, "set_shares: they are still in effect after a stop")
+        await self.has(another, some, "set_shares: another domain isn't affected")
+        await self.ask("set_shares", spec.uuid, Shares(), promise="set_shares: they are removed")
+        await self.has(spec, Shares(), "set_shares: removed ones are no longer reported")
 
     async def test_what_was_attached_later_is_held_to_them(self) -> None:
         if not IDisks.providedBy(self.connection):  # type: ignore[attr-defined]
@@ -90,12 +90,12 @@ class SharesContract(ContractCase):
         await self.ask("start", spec.uuid)
         await self.ask("attach_disk", spec.uuid, await self.disk("vdz"))
         await self.ask("set_shares", spec.uuid, some)
-        await self.has(spec, some, "set_shares: it holds every disk that the domain has now")
+        await self.has(spec, some, "set_shares: it applies to every current disk of the domain")
 
     async def test_refusals(self) -> None:
         some = await self.can(SOME)
-        await self.refuses(NoSuchThing, "a domain that isn't there", "set_shares", NOBODY, some)
-        await self.refuses(NoSuchThing, "a domain that isn't there", "get_shares", NOBODY)
+        await self.refuses(NoSuchThing, "a domain that doesn't exist", "set_shares", NOBODY, some)
+        await self.refuses(NoSuchThing, "a domain that doesn't exist", "get_shares", NOBODY)
         spec = await self.equipped(shares=some)
         told = await self.ask("shareable")
         for name, value in OTHERS.items():

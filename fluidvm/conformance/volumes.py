@@ -1,4 +1,4 @@
-"""Tests of volumes that are made larger and copied, and of pools."""
+"""Tests of resizing and copying volumes, and of pools."""
 
 from __future__ import annotations
 
@@ -23,39 +23,39 @@ LARGER = 2 * SIZE
 
 
 class VolumesContract(VolumeCase):
-    """The promises of L{IVolumes}."""
+    """Tests of L{IVolumes}."""
 
     async def copied(self, volume: Volume, promise: str) -> Volume:
-        """Copy a volume; the copy is removed at the end."""
+        """Copy a volume; the copy is removed after the test."""
         name = self.name()
         self.volumes.append(name)
         self.formats[name] = volume.format
         told: list[int] = []
         arguments = volume.pool, volume.name, volume.format, name, told.append
         copy: Volume = await self.ask("clone_volume", *arguments, promise=promise)
-        self.assertEqual(told, sorted(told), "clone_volume: its progress never goes down")
+        self.assertEqual(told, sorted(told), "clone_volume: progress never decreases")
         return copy
 
     async def test_pools(self) -> None:
-        pools = {pool.name: pool for pool in await self.ask("list_pools", promise="list_pools: the pools are told")}
-        self.assertIn(self.factory.pool, pools, "list_pools: the pools are told")
+        pools = {pool.name: pool for pool in await self.ask("list_pools", promise="list_pools: the pools are listed")}
+        self.assertIn(self.factory.pool, pools, "list_pools: the pools are listed")
         for pool in pools.values():
-            self.assertTrue(0 <= pool.free <= pool.capacity, "list_pools: no more is free than there is")
+            self.assertTrue(0 <= pool.free <= pool.capacity, "list_pools: the free space isn't more than the capacity")
 
     async def test_a_volume_is_made_larger(self) -> None:
         for format in self.connection.formats:
             volume, other = await self.volume(format), await self.volume(format)
-            promise = f"resize_volume: list_volumes tells the size ({format})"
+            promise = f"resize_volume: list_volumes reports the size ({format})"
             at = volume.pool, volume.name, format
             grown = await self.ask("resize_volume", *at, LARGER, promise=promise)
             listed = await self.listed(promise)
             self.assertEqual((grown.size, listed[volume.name]), (LARGER, grown), promise)
-            self.assertEqual(listed[other.name], other, "resize_volume: another volume isn't disturbed")
+            self.assertEqual(listed[other.name], other, "resize_volume: another volume isn't affected")
             await self.again("resize_volume", *at, LARGER)
             await self.refuses(WrongState, "less than it has", "resize_volume", *at, SIZE)
         nobody = self.factory.pool, self.name(), "raw"
-        await self.refuses(NoSuchThing, "a volume that isn't there", "resize_volume", *nobody, SIZE)
-        await self.refuses(NoSuchThing, "a pool that isn't there", "resize_volume", NO_POOL, "x", "raw", SIZE)
+        await self.refuses(NoSuchThing, "a volume that doesn't exist", "resize_volume", *nobody, SIZE)
+        await self.refuses(NoSuchThing, "a pool that doesn't exist", "resize_volume", NO_POOL, "x", "raw", SIZE)
 
     async def test_a_volume_in_use(self) -> None:
         spec, volume = await self.defined(), await self.volume()
@@ -67,27 +67,27 @@ class VolumesContract(VolumeCase):
     async def test_a_volume_is_copied(self) -> None:
         for format in self.connection.formats:
             volume = await self.volume(format)
-            promise = f"clone_volume: list_volumes tells the copy ({format})"
+            promise = f"clone_volume: list_volumes lists the copy ({format})"
             copy = await self.copied(volume, promise)
             self.assertEqual((copy.size, copy.format, copy.pool), (volume.size, volume.format, volume.pool), promise)
             self.assertNotEqual(copy.path, volume.path, "clone_volume: the copy is another volume")
             listed = await self.listed(promise)
             self.assertEqual((listed.get(copy.name), listed.get(volume.name)), (copy, volume), promise)
             again = await self.again("clone_volume", volume.pool, volume.name, format, copy.name, lambda part: None)
-            self.assertEqual(again, copy, "clone_volume: a repetition gives the copy")
+            self.assertEqual(again, copy, "clone_volume: a repetition returns the copy")
             await self.ask("delete_volume", volume.pool, volume.name)
             promise = "clone_volume: the copy stays when its original is removed"
             self.assertEqual((await self.listed(promise)).get(copy.name), copy, promise)
         name = self.name()
         self.volumes.append(name)
         for pool, source, when in (
-            (self.factory.pool, self.name(), "a volume that isn't there"),
-            (NO_POOL, "x", "a pool that isn't there"),
+            (self.factory.pool, self.name(), "a volume that doesn't exist"),
+            (NO_POOL, "x", "a pool that doesn't exist"),
         ):
             await self.refuses(NoSuchThing, when, "clone_volume", pool, source, "raw", name, lambda part: None)
 
     async def test_another_format_than_it_was_made_with(self) -> None:
-        """What is no qcow2 volume isn't worked on as one."""
+        """A volume that isn't a qcow2 volume is never treated as one."""
         if not {"qcow2", "raw"} <= set(self.connection.formats):
             return
         volume, name = await self.volume("raw"), self.name()
@@ -108,7 +108,7 @@ class VolumesContract(VolumeCase):
             await self.cancelled("clone_volume", copying, name)
 
     async def test_a_raw_volume_is_so_many_bytes(self) -> None:
-        """Whatever a guest has written there."""
+        """A raw volume stays raw, whatever a guest has written to it."""
         if "raw" not in self.connection.formats or not IImages.providedBy(self.connection):  # type: ignore[attr-defined]
             return
         for what, head in HEADS.items():
@@ -117,7 +117,7 @@ class VolumesContract(VolumeCase):
             await self.ask("write_volume", *at, 0, head)
             promise = f"list_volumes: a raw volume that looks like {what} is raw, and as large as it was"
             self.assertEqual((await self.listed(promise))[volume.name], volume, promise)
-            promise = f"create_volume: a repetition gives a raw volume that looks like {what}"
+            promise = f"create_volume: a repetition returns a raw volume that looks like {what}"
             self.assertEqual(await self.again(*self.create(volume)), volume, promise)
             promise = f"resize_volume: a raw volume that looks like {what} is raw, and has the size"
             grown = await self.ask("resize_volume", *at, LARGER, promise=promise)
@@ -149,13 +149,13 @@ class VolumesContract(VolumeCase):
 
 
 class DiskResizeContract(VolumeCase):
-    """The promises of L{IDiskResize}."""
+    """Tests of L{IDiskResize}."""
 
     async def test_a_running_domain_s_disk_is_made_larger(self) -> None:
         spec, volume = await self.defined(), await self.volume()
         disk = DomainDisk(volume.path, volume.format, "vdz")
         await self.ask("attach_disk", spec.uuid, disk)
-        await self.refuses(WrongState, "a domain that doesn't run", "resize_disk", spec.uuid, disk, LARGER)
+        await self.refuses(WrongState, "a domain that isn't running", "resize_disk", spec.uuid, disk, LARGER)
         await self.ask("start", spec.uuid)
         promise = "resize_disk: the volume has the size"
         await self.ask("resize_disk", spec.uuid, disk, LARGER, promise=promise)
@@ -163,8 +163,8 @@ class DiskResizeContract(VolumeCase):
         await self.again("resize_disk", spec.uuid, disk, LARGER)
         await self.refuses(WrongState, "less than it has", "resize_disk", spec.uuid, disk, SIZE)
         missing = DomainDisk(volume.path, volume.format, "vdy")
-        await self.refuses(NoSuchThing, "a disk that the domain hasn't", "resize_disk", spec.uuid, missing, LARGER)
-        await self.refuses(NoSuchThing, "a domain that isn't there", "resize_disk", NOBODY, disk, LARGER)
+        await self.refuses(NoSuchThing, "a disk that the domain doesn't have", "resize_disk", spec.uuid, missing, LARGER)
+        await self.refuses(NoSuchThing, "a domain that doesn't exist", "resize_disk", NOBODY, disk, LARGER)
 
     async def test_a_closed_connection(self) -> None:
         spec, volume = await self.defined(), await self.volume()

@@ -2,12 +2,12 @@
 What a hypervisor driver is: the one module that a driver imports.
 
 A driver is an object that provides L{IDriver}; it opens connections that provide L{IConnection} and, for each thing the
-hypervisor can do beyond the core, one interface more. Providing the interface I{is} the capability: nothing raises
-C{NotImplementedError}, and what isn't provided is answered with fault 501 by the server.
+hypervisor can do beyond the core, one more interface. Providing the interface I{is} the capability: nothing raises
+C{NotImplementedError}, and the server answers with fault 501 for what isn't provided.
 
 Verbs return Deferreds (C{async def} does, through C{Deferred.fromCoroutine}); they must never block the reactor, and can be
-repeated: each says what is so after success, what after failure, and what a repetition does. Memory and disk sizes are MiB.
-Errors are the six below L{DriverError}; anything else that a verb raises is taken for a bug in the driver.
+repeated: each docstring states the result after success, failure and a repetition. Memory and disk sizes are in MiB.
+Errors are L{DriverError} and its subclasses; anything else that a verb raises is treated as a bug in the driver.
 
 Imported by conformance, drivers, drivers.libvirt, drivers.kvm, drivers.xen, drivers.openvz, drivers.simulator, nodes,
 engine, access, api, api.storage, api.vms, api.nodes, server, tools.

@@ -1,7 +1,7 @@
 """
-What a hypervisor can do beyond the core: one interface per ability. Drivers import them from L{fluidvm.driver}.
+Abilities: what a hypervisor can do beyond the core, one interface each. Drivers import them from L{fluidvm.driver}.
 
-Memory and disk sizes are MiB. The rules of L{fluidvm.driver} hold for each verb.
+Memory and disk sizes are in MiB. The rules of L{fluidvm.driver} hold for each verb.
 """
 
 from __future__ import annotations
@@ -28,122 +28,122 @@ from fluidvm.driver.values import (
 
 
 class ILiveResize(Interface):
-    """Running domains can be resized, within their maxima."""
+    """Running domains can be resized, up to their maximum."""
 
     def resize_memory(uuid: str, memory: int) -> Deferred[None]:
         """
-        Give a running domain another amount of memory, now and in its definition.
+        Change the amount of memory of a running domain, at once and in its definition.
 
-        After success the guest has it and L{get_domain} tells it, after a stop and a start too. After failure (the guest
-        doesn't follow in time) amount and definition are as before. A repetition changes nothing.
+        After success the guest has it and L{get_domain} reports it, also after a stop and a start. After failure (the guest
+        doesn't change its memory in time) amount and definition are as before. A repetition changes nothing.
 
         @param memory: MiB, at most the domain's maximum.
         @raise NoSuchThing: no such domain.
-        @raise WrongState: it isn't running, or C{memory} is over its maximum; the sentence says that it needs a stop.
+        @raise WrongState: it isn't running, or C{memory} exceeds its maximum; the sentence says that it needs a stop.
         """
 
     def resize_vcpus(uuid: str, vcpus: int) -> Deferred[None]:
         """
-        Give a running domain another number of virtual CPUs, now and in its definition.
+        Change the number of virtual CPUs of a running domain, at once and in its definition.
 
-        After success the domain has them and L{get_domain} tells it, after a stop and a start too. After failure number and
-        definition are as before. A repetition changes nothing.
+        After success the domain has them and L{get_domain} reports it, also after a stop and a start. After failure number
+        and definition are as before. A repetition changes nothing.
 
         @param vcpus: at most the domain's maximum.
         @raise NoSuchThing: no such domain.
-        @raise WrongState: it isn't running, C{vcpus} is over its maximum, or the guest doesn't let CPUs go; the sentence
+        @raise WrongState: it isn't running, C{vcpus} exceeds its maximum, or the guest doesn't release CPUs; the sentence
             says that it needs a stop.
         """
 
 
 class IDisks(Interface):
     """
-    The host has storage pools, with volumes that domains use as disks.
+    The host has storage pools with volumes, which domains use as disks.
 
-    What is in a volume is never looked at to find out its format: guests and users have written it, and it may name files of
-    the host. The server knows what format each volume was made with; a verb that is given one goes by that alone, and has
-    whatever tools it uses go by it. A raw volume is so many bytes, whatever they look like.
+    The contents of a volume must never be used to find out its format: guests and users write them, and they can refer to
+    files of the host. The server knows the format with which each volume was created. A verb that is given a format must use
+    that format alone, and pass it to all tools. A raw volume is a sequence of bytes, whatever they look like.
     """
 
-    formats: tuple[str, ...] = Attribute("The formats a volume can have, the default one first.")
+    formats: tuple[str, ...] = Attribute("The formats that a volume can have, the default first.")
 
     def list_volumes(pool: str, formats: Mapping[str, str] = {}) -> Deferred[Sequence[Volume]]:
         """
-        Tell the volumes of a pool.
+        List the volumes of a pool.
 
-        Success changes nothing. Failure changes nothing. A repetition reads anew.
+        Success changes nothing. Failure changes nothing. A repetition reads again.
 
-        @param formats: by volumes' names, what the server knows of them. A volume that isn't named, or turns out not to have
-            the format, is told as raw, with the size of its file.
+        @param formats: the formats that the server knows, by the volumes' names. A volume that isn't named, or turns out not
+            to have that format, is reported as raw, with the size of its file.
         @raise NoSuchThing: no such pool.
         """
 
     def create_volume(pool: str, name: str, size: int, format: str, progress: Progress) -> Deferred[Volume]:
         """
-        Make an empty volume.
+        Create an empty volume.
 
-        After success L{list_volumes} tells it. After failure nothing of it is left. A repetition with the same size and
-        format gives the volume that is there, untouched.
+        After success L{list_volumes} lists it. After failure nothing of it is left. A repetition with the same size and
+        format returns the existing volume, unchanged.
 
         @param size: MiB.
         @raise NoSuchThing: no such pool.
-        @raise AlreadyThere: the name is taken by a volume of another size or format.
-        @raise DriverError: no space, among others.
+        @raise AlreadyThere: there is a volume of this name with another size or format.
+        @raise DriverError: for example, there is no space left.
         """
 
     def delete_volume(pool: str, name: str) -> Deferred[None]:
         """
-        Remove a volume and its bytes.
+        Delete a volume and its contents.
 
-        After success L{list_volumes} doesn't tell it. After failure it is as before. A repetition (no such volume) succeeds.
+        After success L{list_volumes} doesn't list it. After failure it is as before. A repetition (no such volume) succeeds.
 
         @raise NoSuchThing: no such pool.
         """
 
     def attach_disk(uuid: str, disk: DomainDisk) -> Deferred[None]:
         """
-        Give a domain a disk, at once if it runs, and in its definition.
+        Attach a disk to a domain, at once if it runs, and in its definition.
 
-        After success L{get_domain} tells the disk. After failure it doesn't, neither now nor after a start. A repetition
+        After success L{get_domain} reports the disk. After failure it doesn't, neither now nor after a start. A repetition
         changes nothing.
 
         @raise NoSuchThing: no such domain, or no such file.
-        @raise AlreadyThere: the target is taken by another disk.
-        @raise WrongState: the domain's state allows no change; the sentence says which does.
+        @raise AlreadyThere: another disk has this target.
+        @raise WrongState: the domain's state doesn't allow the change; the sentence says which state does.
         """
 
     def detach_disk(uuid: str, target: str) -> Deferred[None]:
         """
-        Take a disk from a domain, at once if it runs, and from its definition; the volume stays.
+        Detach a disk from a domain, at once if it runs, and in its definition; the volume stays.
 
-        After success L{get_domain} doesn't tell the disk and the guest has let go of it. After failure (the guest doesn't
-        let go in time) it is as before. A repetition (no such target) succeeds.
+        After success L{get_domain} doesn't report the disk, and the guest has released it. After failure (the guest doesn't
+        release it in time) it is as before. A repetition (no such target) succeeds.
 
         @raise NoSuchThing: no such domain.
-        @raise WrongState: the guest doesn't let go, or the domain's state allows no change.
+        @raise WrongState: the guest doesn't release it, or the domain's state doesn't allow the change.
         """
 
 
 class IEvents(Interface):
-    """The host tells what happens to its domains, whoever did it."""
+    """The host reports state changes of its domains, whoever caused them."""
 
     def subscribe(callback: Callable[[str, DomainState | None], None]) -> None:
         """
-        Call C{callback} with a domain's UUID and its new state, in the reactor, at each change.
+        Call C{callback} with a domain's UUID and its new state, in the reactor's thread, at each change.
 
-        The state is C{None} when the domain isn't known any more. After success events come within a second. After failure
-        none come. Each repetition adds a callback.
+        The state is C{None} when the domain no longer exists. After success events come within a second. After failure none
+        come. Each repetition adds a callback.
         """
 
 
 class IReset(Interface):
-    """Running domains can be reset as by their machine's button."""
+    """Running domains can be reset, as with the reset button of a machine."""
 
     def reset(uuid: str) -> Deferred[None]:
         """
         Reset a running domain at once; its guest isn't asked.
 
-        After success the domain boots anew, and is running. After failure it is as before. A repetition resets again.
+        After success the domain boots again, and is running. After failure it is as before. A repetition resets again.
 
         @raise NoSuchThing: no such domain.
         @raise WrongState: it isn't running.
@@ -151,13 +151,13 @@ class IReset(Interface):
 
 
 class ISave(Interface):
-    """A running domain's memory can be saved to the host's disk, and the domain go on from there later."""
+    """A running domain's memory can be saved to the host's disk, and the domain can be resumed from it later."""
 
     def save(uuid: str, progress: Progress) -> Deferred[None]:
         """
-        Save a running or paused domain's memory, and stop it.
+        Save the memory of a running or paused domain, and stop it.
 
-        After success its state is C{saved}, and it takes no memory; stopping it throws away what was saved, starting it is
+        After success its state is C{saved}, and it uses no memory; stopping it discards the saved state, starting it is
         refused. After failure it runs, or is paused, as before. On a saved domain it succeeds and changes nothing.
 
         @raise NoSuchThing: no such domain.
@@ -166,65 +166,66 @@ class ISave(Interface):
 
     def restore(uuid: str, progress: Progress) -> Deferred[None]:
         """
-        Have a saved domain go on where it was saved.
+        Resume a saved domain from its saved state.
 
-        After success it is running, and nothing of what was saved is left. After failure it is saved as before. On a running
+        After success it is running, and its saved state has been removed. After failure it is saved as before. On a running
         domain it succeeds and changes nothing.
 
         @raise NoSuchThing: no such domain.
-        @raise WrongState: it is stopped or paused, and nothing is saved of it.
+        @raise WrongState: it is stopped or paused, and has no saved state.
         """
 
 
 class ISnapshots(Interface):
     """
-    What a domain and its disks are can be kept under a name, and gone back to.
+    The state of a domain and of its disks can be stored under a name, and reverted to.
 
-    A domain that L{IConnection.undefine_domain} forgets takes its snapshots with it; what they take of disks that stay is
-    freed by L{delete_snapshot} only, beforehand.
+    L{IConnection.undefine_domain} removes a domain's snapshots with it; but the space that they use in disks that stay is
+    freed only if L{delete_snapshot} is called first.
     """
 
     def list_snapshots(uuid: str) -> Deferred[Sequence[Snapshot]]:
         """
-        Tell a domain's snapshots, oldest first, whoever made them.
+        List a domain's snapshots, oldest first, whoever created them.
 
-        Success changes nothing. Failure changes nothing. A repetition reads anew.
+        Success changes nothing. Failure changes nothing. A repetition reads again.
 
         @raise NoSuchThing: no such domain.
         """
 
     def create_snapshot(uuid: str, name: str) -> Deferred[None]:
         """
-        Keep what a domain is now: its disks and, if it runs, its memory.
+        Store the current state of a domain: its disks and, if it runs, its memory.
 
-        After success L{list_snapshots} tells it, and the domain goes on as it was. After failure nothing of it is left, and
-        the domain goes on as it was. A repetition with the same name changes nothing.
+        After success L{list_snapshots} lists it, and the domain continues as before. After failure nothing of it is left,
+        and the domain continues as before. A repetition with the same name changes nothing.
 
         @raise NoSuchThing: no such domain.
-        @raise WrongState: it is neither running nor stopped, or has something now that couldn't be gone back to; the
-            sentence says what.
-        @raise Unsupported: one of its disks can't be kept; the sentence says which. Or it has none, and nothing else can be.
+        @raise WrongState: it is neither running nor stopped, or its current state couldn't be reverted to; the sentence
+            says why.
+        @raise Unsupported: one of its disks doesn't support snapshots; the sentence says which. Or it has no disk, and the
+            hypervisor needs one.
         """
 
     def revert_snapshot(uuid: str, name: str) -> Deferred[None]:
         """
-        Make a domain's disks and memory what they were; its definition stays what it is now.
+        Revert a domain's disks and memory to a snapshot; its definition stays as it is now.
 
-        After success its disks are as they were, and it is running if the snapshot has its memory, else stopped. After
-        failure it is as before. A repetition makes it so again. What L{IShares} holds the domain to while it runs may be
-        what it was then, until that is asked for again.
+        After success its disks are as in the snapshot, and it is running if the snapshot contains its memory, else stopped.
+        After failure it is as before. A repetition reverts again. The shares and rates of L{IShares} that are in effect
+        may be those of the snapshot, until they are set again.
 
         @raise NoSuchThing: no such domain or snapshot.
-        @raise WrongState: it is neither running nor stopped; or it has other disks than then or, where the memory is kept,
-            other amounts or interfaces, and the hypervisor minds: the sentence says which.
-        @raise Unsupported: the snapshot is of a kind that can't be gone back to here.
+        @raise WrongState: it is neither running nor stopped; or its disks (or, if the snapshot contains memory, its amounts
+            or interfaces) have changed, and the hypervisor doesn't allow that: the sentence says which.
+        @raise Unsupported: this host can't revert to this kind of snapshot.
         """
 
     def delete_snapshot(uuid: str, name: str) -> Deferred[None]:
         """
-        Forget a snapshot and free what it takes; the domain goes on as it is.
+        Delete a snapshot and free its space; the domain continues as it is.
 
-        After success L{list_snapshots} doesn't tell it. After failure it is there as before. A repetition (no such snapshot)
+        After success L{list_snapshots} doesn't list it. After failure it exists as before. A repetition (no such snapshot)
         succeeds.
 
         @raise NoSuchThing: no such domain.
@@ -232,50 +233,50 @@ class ISnapshots(Interface):
 
 
 class IVolumes(Interface):
-    """Volumes can be more than made and removed; the host tells how much room its pools have. Goes with L{IDisks}."""
+    """Volumes can be resized and cloned, and the host reports the free space of its pools. Requires L{IDisks}."""
 
     def list_pools() -> Deferred[Sequence[Pool]]:
         """
-        Tell the storage pools.
+        List the storage pools.
 
-        Success changes nothing. Failure changes nothing. A repetition reads anew.
+        Success changes nothing. Failure changes nothing. A repetition reads again.
         """
 
     def resize_volume(pool: str, name: str, format: str, size: int) -> Deferred[Volume]:
         """
-        Make a volume that no running domain has larger.
+        Make a volume larger that no running domain uses.
 
-        After success L{IDisks.list_volumes} tells the size. After failure it is as before. A repetition changes nothing.
+        After success L{IDisks.list_volumes} reports the size. After failure it is as before. A repetition changes nothing.
 
-        @param format: what it was made with; see L{IDisks}.
-        @param size: MiB; not less than now.
+        @param format: the format with which it was created; see L{IDisks}.
+        @param size: MiB; not less than its current size.
         @raise NoSuchThing: no such pool or volume.
-        @raise WrongState: it is larger already, in use, or hasn't this format.
+        @raise WrongState: it is already larger, is in use, or doesn't have this format.
         """
 
     def clone_volume(pool: str, name: str, format: str, new: str, progress: Progress) -> Deferred[Volume]:
         """
-        Copy a volume that no running domain has, within its pool.
+        Copy a volume that no running domain uses, within its pool.
 
-        After success L{IDisks.list_volumes} tells the copy, of the same size and format, with the same bytes. After failure
-        nothing of it is left. A repetition gives the copy that is there, untouched.
+        After success L{IDisks.list_volumes} lists the copy, with the same size, format and contents. After failure nothing
+        of it is left. A repetition returns the existing copy, unchanged.
 
-        @param format: what it was made with; see L{IDisks}. The copy has it, too.
+        @param format: the format with which it was created; see L{IDisks}. The copy has the same format.
         @raise NoSuchThing: no such pool or volume.
-        @raise WrongState: it is in use, or hasn't this format.
+        @raise WrongState: it is in use, or doesn't have this format.
         """
 
 
 class IDiskResize(Interface):
-    """Running domains' disks can be made larger. Goes with L{IVolumes}."""
+    """Disks of running domains can be made larger. Requires L{IVolumes}."""
 
     def resize_disk(uuid: str, disk: DomainDisk, size: int) -> Deferred[None]:
         """
-        Make a running domain's disk larger, at once; the guest sees it.
+        Make a running domain's disk larger, at once; the guest sees the new size.
 
         After success the volume has the size. After failure it is as before. A repetition changes nothing.
 
-        @param size: MiB; not less than now.
+        @param size: MiB; not less than its current size.
         @raise NoSuchThing: no such domain, or it has no such disk.
         @raise WrongState: it isn't running.
         """
@@ -283,160 +284,160 @@ class IDiskResize(Interface):
 
 class IVolumeSnapshots(Interface):
     """
-    What is in a volume can be kept under a name, and gone back to. Goes with L{IDisks}.
+    The contents of a volume can be stored under a name, and reverted to. Requires L{IDisks}.
 
-    A volume that L{IDisks.delete_volume} removes takes its snapshots with it. They are others than those that a domain that
-    has the volume as a disk keeps by L{ISnapshots}; neither disturbs the others, whatever they are called.
+    L{IDisks.delete_volume} removes a volume's snapshots with it. They are independent of the L{ISnapshots} of a domain that
+    has the volume as a disk, even if they have the same name.
     """
 
     def list_volume_snapshots(pool: str, name: str) -> Deferred[Sequence[Snapshot]]:
         """
-        Tell a volume's snapshots, oldest first; none has a memory.
+        List a volume's snapshots, oldest first; none contains memory.
 
-        Success changes nothing. Failure changes nothing. A repetition reads anew.
+        Success changes nothing. Failure changes nothing. A repetition reads again.
 
         @raise NoSuchThing: no such pool or volume.
         """
 
     def create_volume_snapshot(pool: str, name: str, format: str, snapshot: str) -> Deferred[None]:
         """
-        Keep what is in a volume that no domain uses now.
+        Store the current contents of a volume that no domain is using.
 
-        After success L{list_volume_snapshots} tells it. After failure nothing of it is left. A repetition with the same
+        After success L{list_volume_snapshots} lists it. After failure nothing of it is left. A repetition with the same
         C{snapshot} changes nothing.
 
-        @param format: what it was made with; see L{IDisks}.
+        @param format: the format with which it was created; see L{IDisks}.
         @raise NoSuchThing: no such pool or volume.
-        @raise WrongState: a domain that has it as a disk isn't stopped, or it hasn't this format.
-        @raise Unsupported: a volume of its format keeps none.
+        @raise WrongState: a domain that has it as a disk isn't stopped, or it doesn't have this format.
+        @raise Unsupported: volumes of this format don't support snapshots.
         """
 
     def revert_volume(pool: str, name: str, format: str, snapshot: str) -> Deferred[None]:
         """
-        Make a volume that no domain uses now what it was.
+        Revert a volume that no domain is using to a snapshot.
 
-        After success its bytes are as they were. After failure it is as before. A repetition makes it so again.
+        After success its contents are those of the snapshot. After failure it is as before. A repetition reverts again.
 
-        @param format: what it was made with; see L{IDisks}.
+        @param format: the format with which it was created; see L{IDisks}.
         @raise NoSuchThing: no such pool, volume or snapshot.
-        @raise WrongState: a domain that has it as a disk isn't stopped, or it hasn't this format.
+        @raise WrongState: a domain that has it as a disk isn't stopped, or it doesn't have this format.
         """
 
     def delete_volume_snapshot(pool: str, name: str, format: str, snapshot: str) -> Deferred[None]:
         """
-        Forget a snapshot of a volume that no domain uses now, and free what it takes.
+        Delete a snapshot of a volume that no domain is using, and free its space.
 
-        After success L{list_volume_snapshots} doesn't tell it. After failure it is there as before. A repetition (no such
+        After success L{list_volume_snapshots} doesn't list it. After failure it exists as before. A repetition (no such
         snapshot) succeeds.
 
-        @param format: what it was made with; see L{IDisks}.
+        @param format: the format with which it was created; see L{IDisks}.
         @raise NoSuchThing: no such pool or volume.
-        @raise WrongState: a domain that has it as a disk isn't stopped, or it hasn't this format.
+        @raise WrongState: a domain that has it as a disk isn't stopped, or it doesn't have this format.
         """
 
 
 class INetworks(Interface):
-    """The host has networks, and domains can be given interfaces in them."""
+    """The host has networks, to which domains can have interfaces."""
 
     def list_networks() -> Deferred[Sequence[Network]]:
         """
-        Tell the host's networks.
+        List the host's networks.
 
-        Success changes nothing. Failure changes nothing. A repetition reads anew.
+        Success changes nothing. Failure changes nothing. A repetition reads again.
         """
 
     def attach_interface(uuid: str, interface: DomainInterface) -> Deferred[None]:
         """
-        Give a domain an interface, at once if it runs, and in its definition.
+        Attach an interface to a domain, at once if it runs, and in its definition.
 
-        After success the domain's description tells it. After failure it doesn't, neither now nor after a start. A
+        After success L{IConnection.get_domain} reports it. After failure it doesn't, neither now nor after a start. A
         repetition changes nothing.
 
         @raise NoSuchThing: no such domain or network.
-        @raise AlreadyThere: the domain has an interface of this address in another network.
-        @raise WrongState: the domain's state allows no change; the sentence says which does.
+        @raise AlreadyThere: the domain has an interface with this address in another network.
+        @raise WrongState: the domain's state doesn't allow the change; the sentence says which state does.
         """
 
     def detach_interface(uuid: str, mac: str) -> Deferred[None]:
         """
-        Take an interface from a domain, at once if it runs, and from its definition.
+        Detach an interface from a domain, at once if it runs, and in its definition.
 
-        After success the domain's description doesn't tell it. After failure (the guest doesn't let go) it is as before. A
-        repetition (no such interface) succeeds.
+        After success L{IConnection.get_domain} doesn't report it. After failure (the guest doesn't release it) it is as
+        before. A repetition (no such interface) succeeds.
 
         @raise NoSuchThing: no such domain.
-        @raise WrongState: the guest doesn't let go, or the domain's state allows no change.
+        @raise WrongState: the guest doesn't release it, or the domain's state doesn't allow the change.
         """
 
 
 class IStats(Interface):
-    """The host tells what its domains and itself are using."""
+    """The host reports what it and its domains are using."""
 
     def domain_stats(uuid: str) -> Deferred[DomainStats]:
         """
-        Tell what a domain has used since it started; of one that doesn't run, nothing.
+        Report what a domain has used since it started; if it isn't running, all fields are C{None}.
 
-        Success changes nothing. Failure changes nothing. A repetition reads anew.
+        Success changes nothing. Failure changes nothing. A repetition reads again.
 
         @raise NoSuchThing: no such domain.
         """
 
     def host_stats() -> Deferred[HostStats]:
         """
-        Tell what the host is doing.
+        Report the host's current load.
 
-        Success changes nothing. Failure changes nothing. A repetition reads anew.
+        Success changes nothing. Failure changes nothing. A repetition reads again.
         """
 
 
 class IAdoption(Interface):
-    """The host tells all of a domain that somebody else made, so that the server can take it over."""
+    """The host describes domains that somebody else created, so that the server can adopt them."""
 
     def get_spec(uuid: str) -> Deferred[DomainSpec]:
         """
-        Tell a domain as it would be defined anew.
+        Return the specification that would define this domain.
 
-        Success changes nothing. Failure changes nothing. A repetition reads anew. A disk whose definition names no format is
-        told as raw; what is in it isn't looked at.
+        Success changes nothing. Failure changes nothing. A repetition reads again. A disk whose definition names no format
+        is reported as raw, whatever its contents.
 
         @raise NoSuchThing: no such domain.
-        @raise Unsupported: it has something that a L{DomainSpec} can't tell; the sentence says what.
+        @raise Unsupported: it has something that a L{DomainSpec} can't describe; the sentence says what.
         """
 
     def volume_of(path: str, format: str) -> Deferred[Volume]:
         """
-        Tell which volume has a path.
+        Find the volume at a path.
 
-        Success changes nothing. Failure changes nothing. A repetition reads anew.
+        Success changes nothing. Failure changes nothing. A repetition reads again.
 
-        @param format: what L{get_spec} tells of the disk; see L{IDisks}.
-        @raise NoSuchThing: none in any pool has.
-        @raise Unsupported: it hasn't this format, or leads to other files.
+        @param format: the disk's format, as L{get_spec} reported it; see L{IDisks}.
+        @raise NoSuchThing: no pool has a volume at this path.
+        @raise Unsupported: it doesn't have this format, or refers to other files.
         """
 
 
 class IMigration(Interface):
-    """Domains can be moved to another host of the same driver."""
+    """Domains can be moved to another host with the same driver."""
 
-    migrates_live: bool = Attribute("Whether running domains can be moved, too.")
+    migrates_live: bool = Attribute("Whether running domains can be moved too.")
 
     def migrate(spec: DomainSpec, to: Any, live: bool, copy_storage: bool, progress: Progress) -> Deferred[None]:
         """
         Move a domain to another host.
 
-        After success the other host knows it, in the state in which it was, and this one doesn't; what its disks were here
-        stays. After failure (cancelling too) it is here as before, and the other host doesn't know it. A repetition, when it
-        is there already, removes what is left of it here. It can be cancelled; it ends when it has truly stopped, and
-        succeeds where it couldn't be stopped any more.
+        After success the domain is on the other host, in the same state, and not on this one; its old volumes stay here.
+        After failure, or when it was cancelled, it is here as before, and not on the other host. A repetition, when the
+        domain is already there, removes what is left of it here. It can be cancelled: it then ends when the move has
+        really stopped, and succeeds if it could no longer be stopped.
 
-        @param spec: what it is defined as there: its disks have the other host's paths.
+        @param spec: its definition on the other host: its disks have the paths there.
         @param to: a connection of the same driver to the other host.
-        @param live: move it while it runs. A domain that is stopped is moved as it is.
-        @param copy_storage: copy its disks' bytes to the volumes that C{spec} names there, which are new and as large; else
-            both hosts have them.
-        @raise NoSuchThing: no such domain here, or a file isn't there.
-        @raise AlreadyThere: another domain there has the name.
-        @raise WrongState: it is paused; or it runs and C{live} isn't asked for, where that matters to the driver.
-        @raise Unsupported: these two hosts can't.
-        @raise Unreachable: one of the two doesn't answer.
+        @param live: move it while it runs. A stopped domain stays stopped.
+        @param copy_storage: copy the contents of its disks to the volumes that C{spec} names on the other host, which are
+            new and have the same size; else both hosts can access the disks.
+        @raise NoSuchThing: no such domain here, or a file doesn't exist on the other host.
+        @raise AlreadyThere: another domain on the other host has the name.
+        @raise WrongState: it is paused; or it runs and C{live} isn't set, and the driver requires that.
+        @raise Unsupported: it can't be moved between these two hosts.
+        @raise Unreachable: one of the two hosts doesn't answer.
         """

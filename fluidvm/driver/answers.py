@@ -1,8 +1,8 @@
 """
-What drivers answer, brought within what the wire and the store can carry.
+Limits the answers of drivers to what the wire format and the store can represent.
 
-A host, a guest's agent or a file may say anything: numbers beyond 32 bits, characters that XML or a database hasn't, words
-where a number belongs. It is bounded here, where it comes in, so that nobody behind has to think of it.
+A host, a guest's agent or a file can return anything: numbers beyond 32 bits, characters that XML or a database doesn't
+allow, text instead of a number. All answers are limited here, where they come in, so that no other code has to check them.
 """
 
 from __future__ import annotations
@@ -18,21 +18,21 @@ from fluidvm.driver import DomainStats, DriverError
 from fluidvm.model.xmlvalue import INT_HIGH, INT_LOW, LATEST, clean
 
 LONGEST = 2**20
-"""Characters of one text."""
+"""Maximum length of a text, in characters."""
 COUNTER = 2**53
-"""Counters of bytes travel as doubles: up to here these are exact."""
+"""Counters of bytes are sent as doubles, which are exact up to this number."""
 
 
 def within(value: Any) -> Any:
     """
-    Bring a driver's answer within bounds.
+    Limit a driver's answer.
 
-    Numbers that a field can't have become the nearest that it can. Characters that can't be sent become U+FFFD, and long
-    texts are cut. Bytes, and numbers that stand alone, are left as they are.
+    Numbers outside a field's range become the nearest number within it. Characters that can't be sent become U+FFFD, and
+    long texts are cut. Bytes, and numbers that aren't in a field, are left unchanged.
 
     @param value: what a verb's Deferred fired with.
-    @return: the same, or a copy.
-    @raise DriverError: a field isn't of its type.
+    @return: the same object, or a changed copy.
+    @raise DriverError: a field has a value of a wrong type.
     """
     if isinstance(value, str) and not isinstance(value, Enum):
         return clean(value[:LONGEST])
@@ -46,7 +46,7 @@ def within(value: Any) -> Any:
 
 @dataclass(frozen=True)
 class _Field:
-    """What a field may hold: of C{types}, or a row of them."""
+    """The values that a field can have: one of C{types}, or, if C{row}, a tuple of them."""
 
     name: str
     types: tuple[type, ...]
@@ -99,4 +99,4 @@ def _one(answer: Any, field: _Field, value: Any) -> Any:
 
 
 def _wrong(answer: Any, field: _Field) -> NoReturn:
-    raise DriverError(f"The driver's answer can't be used: {field.name} of {type(answer).__name__} has a wrong type.")
+    raise DriverError(f"The driver returned an invalid answer: {field.name} of {type(answer).__name__} has a wrong type.")

@@ -1,4 +1,4 @@
-"""What every driver provides: L{IDriver} and its connections' core; and the list of all abilities."""
+"""What every driver must provide, L{IDriver} and L{IConnection}, and the list of all abilities."""
 
 from __future__ import annotations
 
@@ -41,30 +41,30 @@ T = TypeVar("T")
 
 
 class DriverHost(Protocol):
-    """What the server lends a driver for one compute node."""
+    """What the server provides to a driver for one compute node."""
 
     clock: IReactorTime
-    """The time: a driver that waits asks it, so that tests can turn it."""
+    """The clock. A driver must use it whenever it waits, so that tests can control the time."""
 
     reactor: Any
-    """For processes and connections. What waits takes C{clock}."""
+    """For processes and connections. For time-outs, use C{clock}."""
 
     node: str
     """The compute node's name."""
 
     state_dir: Path
-    """A directory (0700) of this node's own, for what the driver must remember; not made until the driver makes it."""
+    """A directory (mode 0700) for data that the driver must store for this node. The driver creates it when it needs it."""
 
     def run(self, function: Callable[..., T], *args: Any) -> Deferred[T]:
         """
-        Call a blocking function in the node's own pool of one thread.
+        Call a blocking function in the node's own thread.
 
-        Calls run in order. Cancelling the Deferred doesn't stop the thread.
+        Calls run one after another, in order. Cancelling the Deferred doesn't stop the thread.
         """
 
     def run_long(self, function: Callable[..., T], *args: Any) -> Deferred[T]:
         """
-        Call a blocking function that may take minutes, such as a copy, beside the calls of L{run}.
+        Call a blocking function that may take minutes, such as a copy, in parallel with the calls of L{run}.
 
         The node has a few threads for such calls. Cancelling the Deferred doesn't stop the thread.
         """
@@ -74,92 +74,94 @@ class DriverHost(Protocol):
 
 
 class IDriver(Interface):
-    """A kind of hypervisor. Found by entry point, group C{fluidvm.drivers}, whose name is the driver's."""
+    """A kind of hypervisor. Found by an entry point of the group C{fluidvm.drivers} with the driver's name."""
 
     name: str = Attribute("The name in C{add_compute_node} and in VM specs, e.g. C{kvm}.")
-    summary: str = Attribute("One line for people.")
-    options: Struct = Attribute("A L{Struct} kind: what C{add_compute_node} may be told beside the server's own options.")
-    connection: type = Attribute("The class of its connections: what it implements are the driver's abilities.")
+    summary: str = Attribute("A one-line description.")
+    options: Struct = Attribute("A L{Struct} kind: the options that C{add_compute_node} accepts beside the server's own.")
+    connection: type = Attribute(
+        "The class of its connections. The interfaces that it implements are the driver's abilities."
+    )
 
     def check_address(address: str) -> None:
         """
-        Refuse an address that can't be one, without asking the network.
+        Refuse an address that isn't valid, without using the network.
 
-        @raise ValueError: in words that say what an address looks like.
+        @raise ValueError: its text says what an address looks like.
         """
 
     def connect(address: str, options: Mapping[str, Any], host: DriverHost) -> Deferred[Any]:
         """
         Open a connection to a host.
 
-        After success it has answered once, and what it provides is known. After failure nothing is left open.
-        A repetition opens another connection.
+        After success the host has answered once, and what the connection provides is known. After failure nothing is left
+        open. A repetition opens another connection.
 
-        @param options: checked by C{options}.
+        @param options: already checked against C{options}.
         @return: fires with an L{IConnection}.
         @raise Unreachable: the host doesn't answer.
-        @raise DriverError: it answers, but can't be used; the sentence says why.
+        @raise DriverError: the host answers, but can't be used; the message says why.
         """
 
 
 class IConnection(Interface):
-    """A host's hypervisor: the core that every driver provides. Domains are named by their UUID alone."""
+    """A connection to one host: the core that every driver provides. Domains are identified by their UUID alone."""
 
     def close() -> Deferred[None]:
         """
-        Let go of the host; domains run on.
+        Close the connection; domains keep running.
 
-        Afterwards every verb fails with L{Unreachable}, and no event comes. It doesn't fail. A repetition does nothing.
+        Afterwards every verb fails with L{Unreachable}, and no events are sent. It must not fail. A repetition does nothing.
         """
 
     def on_lost(callback: Callable[[str], None]) -> None:
         """
-        Call C{callback} with the reason, once, in the reactor, when the host can't be reached any more.
+        Call C{callback} with the reason, once, in the reactor's thread, when the host can no longer be reached.
 
-        After success it is called at the latest when the next verb fails with L{Unreachable}. Not called after L{close}.
+        It is called at the latest when the next verb fails with L{Unreachable}. It isn't called after L{close}.
         Each repetition adds a callback.
         """
 
     def host_info() -> Deferred[HostInfo]:
         """
-        Tell what the host is.
+        Describe the host: its hardware and its hypervisor.
 
-        Success changes nothing. Failure changes nothing. A repetition reads anew.
+        Success changes nothing. Failure changes nothing. A repetition reads again.
         """
 
     def list_domains() -> Deferred[Sequence[DomainInfo]]:
         """
-        Tell every domain that the host knows, defined or running, whoever made it.
+        List all domains of the host, defined or running, whoever created them.
 
-        Success changes nothing. Failure changes nothing. A repetition reads anew.
+        Success changes nothing. Failure changes nothing. A repetition reads again.
         """
 
     def get_domain(uuid: str) -> Deferred[DomainInfo]:
         """
-        Tell one domain.
+        Describe one domain.
 
-        Success changes nothing. Failure changes nothing. A repetition reads anew.
+        Success changes nothing. Failure changes nothing. A repetition reads again.
 
         @raise NoSuchThing: no such domain.
         """
 
     def define_domain(spec: DomainSpec) -> Deferred[None]:
         """
-        Make a domain known to the host, stopped; or, where this UUID is known and stopped, give it this definition.
+        Define a domain, which is then stopped; or, if a stopped domain with this UUID exists, replace its definition.
 
-        After success L{get_domain} tells what was asked, and the host remembers it over its own restart. After failure the
-        host knows what it knew before. A repetition changes nothing.
+        After success L{get_domain} reports what was requested, and the definition survives a restart of the host. After
+        failure the host's definitions are as before. A repetition changes nothing.
 
         @raise AlreadyThere: another domain has the name.
         @raise WrongState: the domain runs.
-        @raise NoSuchThing: a network, or a disk's, kernel's or initrd's file isn't there, where the host checks it now.
+        @raise NoSuchThing: a network, or the file of a disk, kernel or initrd, doesn't exist, if the host checks that now.
         """
 
     def undefine_domain(uuid: str) -> Deferred[None]:
         """
-        Make the host forget a stopped domain; its volumes stay.
+        Remove the definition of a stopped domain; its volumes stay.
 
-        After success L{list_domains} doesn't tell it. After failure it is as before. A repetition (no such domain) succeeds.
+        After success L{list_domains} doesn't list it. After failure it is as before. A repetition (no such domain) succeeds.
 
         @raise WrongState: the domain runs.
         """
@@ -176,19 +178,19 @@ class IConnection(Interface):
 
     def shutdown(uuid: str) -> Deferred[None]:
         """
-        Ask a guest to shut itself down; doesn't wait for it.
+        Ask a guest to shut down, without waiting until it has.
 
         After success the guest has been asked. After failure it hasn't. A repetition asks again; on a stopped domain it
         succeeds and changes nothing.
 
         @raise NoSuchThing: no such domain.
         @raise WrongState: it is paused.
-        @raise NotReady: the guest can't be asked yet, for it boots. The server asks again, as it does while the guest is up.
+        @raise NotReady: the guest is booting and can't be asked yet. The server asks again, as it does while the guest runs.
         """
 
     def stop(uuid: str) -> Deferred[None]:
         """
-        Pull the plug.
+        Stop a domain at once, without asking its guest.
 
         After success the domain is stopped. After failure it is as before. On a stopped domain it succeeds and changes
         nothing.
@@ -198,7 +200,7 @@ class IConnection(Interface):
 
     def reboot(uuid: str) -> Deferred[None]:
         """
-        Ask a guest to reboot; doesn't wait for it.
+        Ask a guest to reboot, without waiting until it has.
 
         After success the guest has been asked and the domain stays running. After failure it hasn't. A repetition asks
         again.
@@ -209,7 +211,7 @@ class IConnection(Interface):
 
     def pause(uuid: str) -> Deferred[None]:
         """
-        Freeze a running domain in memory.
+        Pause a running domain; it stays in memory.
 
         After success it is paused. After failure it is as before. On a paused domain it succeeds and changes nothing.
 
@@ -219,7 +221,7 @@ class IConnection(Interface):
 
     def resume(uuid: str) -> Deferred[None]:
         """
-        Let a paused domain go on.
+        Resume a paused domain.
 
         After success it is running. After failure it is as before. On a running domain it succeeds and changes nothing.
 
@@ -229,9 +231,9 @@ class IConnection(Interface):
 
     def set_memory(uuid: str, memory: int) -> Deferred[None]:
         """
-        Give a stopped domain another amount of memory, and as its maximum too where that is less.
+        Change the amount of memory of a stopped domain, and raise its maximum if that is less.
 
-        After success L{get_domain} tells it. After failure it is as before. A repetition changes nothing.
+        After success L{get_domain} reports it. After failure it is as before. A repetition changes nothing.
 
         @param memory: MiB.
         @raise NoSuchThing: no such domain.
@@ -240,9 +242,9 @@ class IConnection(Interface):
 
     def set_vcpus(uuid: str, vcpus: int) -> Deferred[None]:
         """
-        Give a stopped domain another number of virtual CPUs, and as its maximum too where that is less.
+        Change the number of virtual CPUs of a stopped domain, and raise its maximum if that is less.
 
-        After success L{get_domain} tells it. After failure it is as before. A repetition changes nothing.
+        After success L{get_domain} reports it. After failure it is as before. A repetition changes nothing.
 
         @raise NoSuchThing: no such domain.
         @raise WrongState: it isn't stopped (see L{ILiveResize}).
@@ -251,12 +253,12 @@ class IConnection(Interface):
 
 class IPatience(Interface):
     """
-    Some verbs take longer than the server waits (C{--node-timeout}) and tell of no progress.
+    Timeouts for verbs that take longer than the server waits (C{--node-timeout}) and report no progress.
 
-    A connection may provide it beside its abilities. Its driver watches itself over what takes so long.
+    A connection can provide it in addition to its abilities. The driver itself must then detect when such a verb hangs.
     """
 
-    patience: Mapping[str, float] = Attribute("By verb, the seconds that it may take; others have the server's time.")
+    patience: Mapping[str, float] = Attribute("Timeouts by verb, in seconds. The server's timeout applies to all others.")
 
 
 ABILITIES: tuple[type[Interface], ...] = (
@@ -284,4 +286,4 @@ ABILITIES: tuple[type[Interface], ...] = (
     IVncConsole,
     IImages,
 )
-"""Every interface that a connection can provide, the core first."""
+"""All interfaces that a connection can provide, the core first."""

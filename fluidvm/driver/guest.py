@@ -1,4 +1,4 @@
-"""What can be done inside guests, and with containers. Drivers import it from L{fluidvm.driver}."""
+"""Abilities inside guests, and abilities of containers. Drivers import it from L{fluidvm.driver}."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from fluidvm.driver.values import GuestNetwork, GuestOutput, Limits
 
 
 class IGuest(Interface):
-    """Something in a running domain's guest does what it is told: an agent, or its kernel's namespaces."""
+    """Commands can be run in the guest of a running domain, through an agent or through its namespaces."""
 
     def run_in_guest(uuid: str, argv: Sequence[str], stdin: bytes, timeout: float) -> Deferred[GuestOutput]:
         """
@@ -20,22 +20,22 @@ class IGuest(Interface):
         After success it has ended, whatever its exit code. After failure it may or may not have run. A repetition runs it
         again.
 
-        @param argv: words, which reach the command as they are; no shell reads them.
-        @param timeout: seconds that it may take. One that takes longer is killed, where the driver can.
-        @return: of an output, what comes after its first 64 KiB may be left out.
+        @param argv: the command's arguments, which are passed on as they are, without a shell.
+        @param timeout: the maximum duration in seconds. A command that takes longer is killed if the driver can do that.
+        @return: each output may be cut after its first 64 KiB.
         @raise NoSuchThing: no such domain.
-        @raise WrongState: it doesn't run, or nothing in it listens.
-        @raise Unsupported: it was made without a way to be told.
-        @raise DriverError: it didn't end in time, or said more than the driver takes, among others.
+        @raise WrongState: it isn't running, or nothing in it listens for commands.
+        @raise Unsupported: it was created without a channel for commands.
+        @raise DriverError: for example, it didn't end in time, or wrote more than the driver accepts.
         """
 
     def set_password(uuid: str, user: str, password: str) -> Deferred[None]:
         """
-        Give one of the guest's users another password.
+        Change the password of one of the guest's users.
 
-        After success it counts. After failure the old one does. A repetition changes nothing.
+        After success the new password is valid. After failure the old one still is. A repetition changes nothing.
 
-        @param password: one line; it is in no command line and no log.
+        @param password: one line; it must not appear in a command line or in a log.
         @raise NoSuchThing: no such domain.
         @raise WrongState: as above.
         @raise Unsupported: as above.
@@ -44,9 +44,9 @@ class IGuest(Interface):
 
     def add_ssh_key(uuid: str, key: str) -> Deferred[None]:
         """
-        Let an SSH key log in as the guest's superuser.
+        Allow logins as the guest's superuser with an SSH key.
 
-        After success it is among the C{authorized_keys}. After failure it isn't. A repetition changes nothing.
+        After success it is in C{authorized_keys}. After failure it isn't. A repetition changes nothing.
 
         @param key: a line of such a file.
         @raise NoSuchThing: no such domain.
@@ -57,48 +57,48 @@ class IGuest(Interface):
 
 class ITemplates(Interface):
     """
-    Domains are made with a file system of their own, out of a template.
+    Domains get their own file system, which is created from a template.
 
-    L{IConnection.define_domain} makes it from the specification's template, where the domain isn't there yet; undefining
-    removes it.
+    L{IConnection.define_domain} creates it from the specification's template if the domain doesn't exist yet;
+    L{IConnection.undefine_domain} removes it.
     """
 
     def list_templates() -> Deferred[Sequence[str]]:
         """
-        Tell the templates' names.
+        List the templates by name.
 
-        Success changes nothing. Failure changes nothing. A repetition reads anew.
+        Success changes nothing. Failure changes nothing. A repetition reads again.
         """
 
 
 class IGuestNetwork(Interface):
-    """The host tells a domain's guest who it is on the network: addresses, host's name, name servers."""
+    """The host configures the network of a domain's guest: addresses, host name, name servers."""
 
     def guest_network(uuid: str) -> Deferred[GuestNetwork]:
         """
-        Tell what a domain's guest is told.
+        Return the network settings of a domain's guest.
 
-        Success changes nothing. Failure changes nothing. A repetition reads anew.
+        Success changes nothing. Failure changes nothing. A repetition reads again.
 
         @raise NoSuchThing: no such domain.
         """
 
     def add_address(uuid: str, address: str) -> Deferred[None]:
         """
-        Give a domain an address: at once if it runs, and in its definition.
+        Add an address to a domain: at once if it runs, and in its definition.
 
-        After success L{guest_network} tells it. After failure it doesn't. A repetition changes nothing.
+        After success L{guest_network} reports it. After failure it doesn't. A repetition changes nothing.
 
-        @param address: IPv4 or IPv6, with a prefix's length or without.
+        @param address: IPv4 or IPv6, with or without a prefix length.
         @raise NoSuchThing: no such domain.
-        @raise AlreadyThere: somebody else on the network has it.
+        @raise AlreadyThere: another machine on the network has it.
         """
 
     def remove_address(uuid: str, address: str) -> Deferred[None]:
         """
-        Take an address from a domain, at once if it runs, and from its definition.
+        Remove an address from a domain: at once if it runs, and in its definition.
 
-        After success L{guest_network} doesn't tell it. After failure it is as before. A repetition (no such address)
+        After success L{guest_network} doesn't report it. After failure it is as before. A repetition (no such address)
         succeeds.
 
         @raise NoSuchThing: no such domain.
@@ -106,43 +106,43 @@ class IGuestNetwork(Interface):
 
     def set_hostname(uuid: str, name: str) -> Deferred[None]:
         """
-        Give a domain a host's name.
+        Set a domain's host name.
 
-        After success L{guest_network} tells it. After failure it is as before. A repetition changes nothing.
+        After success L{guest_network} reports it. After failure it is as before. A repetition changes nothing.
 
         @raise NoSuchThing: no such domain.
         """
 
     def set_nameservers(uuid: str, servers: Sequence[str], domains: Sequence[str]) -> Deferred[None]:
         """
-        Give a domain these name servers and search domains, instead of those it had.
+        Replace a domain's name servers and search domains.
 
-        After success L{guest_network} tells them. After failure it is as before. A repetition changes nothing.
+        After success L{guest_network} reports them. After failure it is as before. A repetition changes nothing.
 
-        @param servers: one at least.
-        @param domains: none: those that it had stay.
+        @param servers: at least one.
+        @param domains: if empty, the current ones stay.
         @raise NoSuchThing: no such domain.
         """
 
 
 class ILimits(Interface):
-    """Domains share the host's kernel, which bounds more than their memory and CPUs."""
+    """Domains share the host's kernel, which can limit more than their memory and CPUs."""
 
     def get_limits(uuid: str) -> Deferred[Limits]:
         """
-        Tell a domain's bounds.
+        Return a domain's limits.
 
-        Success changes nothing. Failure changes nothing. A repetition reads anew.
+        Success changes nothing. Failure changes nothing. A repetition reads again.
 
         @raise NoSuchThing: no such domain.
         """
 
     def set_limits(uuid: str, limits: Limits) -> Deferred[None]:
         """
-        Bound a domain otherwise: at once if it runs, and in its definition. What is C{None} stays as it is.
+        Change a domain's limits: at once if it runs, and in its definition. Fields that are C{None} stay as they are.
 
-        After success L{get_limits} tells it. After failure it is as before. A repetition changes nothing.
+        After success L{get_limits} reports them. After failure it is as before. A repetition changes nothing.
 
         @raise NoSuchThing: no such domain.
-        @raise DriverError: the host can't; more is in use already, for example.
+        @raise DriverError: the host can't set them, for example because more is in use.
         """

@@ -1,4 +1,4 @@
-"""Volumes' bytes, which images are made of and which are made of images. Drivers import it from L{fluidvm.driver}."""
+"""The contents of volumes: images are created from them, and they from images. Drivers import it from L{fluidvm.driver}."""
 
 from __future__ import annotations
 
@@ -8,42 +8,42 @@ from zope.interface import Interface
 
 class IImages(Interface):
     """
-    Volumes' bytes are read and written, piece by piece. Goes with L{IDisks}.
+    The contents of volumes can be read and written, piece by piece. Requires L{IDisks}.
 
-    They are those of the volume's file, in its format: a qcow2 volume's begin with a qcow2 file's head. A new raw volume's
-    are zeros. Each verb is given the format that the volume was made with, as L{IDisks} has it.
+    The contents are the bytes of the volume's file, in its format: those of a qcow2 volume begin with a qcow2 header. A new
+    raw volume contains zeros. Each verb is given the format with which the volume was created; see L{IDisks}.
     """
 
     def measure_volume(pool: str, name: str, format: str) -> Deferred[int]:
         """
-        Tell how many bytes L{read_volume} has.
+        Return the number of bytes that L{read_volume} can read.
 
-        Success changes nothing. Failure changes nothing. A repetition looks anew.
+        Success changes nothing. Failure changes nothing. A repetition reads again.
 
         @raise NoSuchThing: no such pool or volume.
         """
 
     def read_volume(pool: str, name: str, format: str, offset: int, length: int) -> Deferred[bytes]:
         """
-        Read a piece of a volume that no running domain has.
+        Read a piece of a volume that no running domain uses.
 
-        Success changes nothing. Failure changes nothing. A repetition reads anew.
+        Success changes nothing. Failure changes nothing. A repetition reads again.
 
         @param offset: in bytes.
         @param length: in bytes, at most 16 Mi.
-        @return: fewer bytes where the volume ends, none from its end on.
+        @return: fewer bytes if the volume ends before, none beyond its end.
         @raise NoSuchThing: no such pool or volume.
         @raise WrongState: a domain that has it as a disk isn't stopped.
         """
 
     def write_volume(pool: str, name: str, format: str, offset: int, data: bytes) -> Deferred[None]:
         """
-        Write a piece of a volume that no running domain has.
+        Write a piece of a volume that no running domain uses.
 
-        After success L{read_volume} gives it. After failure what is there in its place isn't known; all else is as before. A
-        repetition changes nothing.
+        After success L{read_volume} returns it. After failure the contents of that piece are undefined; all else is as
+        before. A repetition changes nothing.
 
-        @param offset: in bytes. A raw volume's pieces lie within its size; what has another format grows with them.
+        @param offset: in bytes. Pieces of a raw volume must lie within its size; volumes of other formats grow as needed.
         @raise NoSuchThing: no such pool or volume.
-        @raise WrongState: a domain that has it as a disk isn't stopped, or the piece goes beyond a raw volume's end.
+        @raise WrongState: a domain that has it as a disk isn't stopped, or the piece exceeds the size of a raw volume.
         """

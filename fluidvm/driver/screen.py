@@ -1,4 +1,4 @@
-"""What domains show on their screens. Drivers import it from L{fluidvm.driver}."""
+"""Screenshots of domains. Drivers import it from L{fluidvm.driver}."""
 
 from __future__ import annotations
 
@@ -7,15 +7,15 @@ from zope.interface import Interface
 
 
 class IScreenshot(Interface):
-    """Domains have screens, of which pictures can be taken."""
+    """Domains have screens, of which screenshots can be taken."""
 
     def screenshot(uuid: str) -> Deferred[bytes]:
         """
-        Take a picture of a domain's screen.
+        Take a screenshot of a domain.
 
-        Gives a PNG file (ISO/IEC 15948). Success changes nothing. Failure changes nothing. A repetition takes another.
+        Returns a PNG file (ISO/IEC 15948). Success changes nothing. Failure changes nothing. A repetition takes another one.
 
         @raise NoSuchThing: no such domain.
-        @raise WrongState: it neither runs nor is paused.
-        @raise Unsupported: this one has no screen.
+        @raise WrongState: it is neither running nor paused.
+        @raise Unsupported: this domain has no screen.
         """

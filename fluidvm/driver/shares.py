@@ -1,4 +1,4 @@
-"""The ability to hold domains to shares and rates. Drivers import it from L{fluidvm.driver}."""
+"""The ability to give domains CPU shares and rate limits. Drivers import it from L{fluidvm.driver}."""
 
 from __future__ import annotations
 
@@ -12,36 +12,37 @@ from fluidvm.driver.values import Shares
 
 class IShares(Interface):
     """
-    Domains can be held to shares and rates.
+    Domains can be given CPU shares and rate limits.
 
-    L{IConnection.define_domain} gives a domain those of its specification, as far as the host can; what the host can't is
-    left out, whoever asks finds out by L{shareable} beforehand.
+    L{IConnection.define_domain} applies those of its specification that the host supports and ignores the others;
+    callers can use L{shareable} to find out beforehand.
     """
 
     def shareable() -> Deferred[Sequence[str]]:
         """
-        Tell which fields of L{Shares} this host can hold domains to; it may be none.
+        List the fields of L{Shares} that this host supports; the list may be empty.
 
-        Success changes nothing. Failure changes nothing. A repetition tells the same, as long as the connection lives.
+        Success changes nothing. Failure changes nothing. A repetition returns the same list while the connection
+        lasts.
         """
 
     def set_shares(uuid: str, shares: Shares) -> Deferred[None]:
         """
-        Give a domain other shares and rates: at once if it runs, and in its definition.
+        Change a domain's shares and rates: at once if it runs, and in its definition.
 
-        After success L{get_shares} tells them, and each disk and interface that it has now is held to them; one that it gets
-        later isn't, until this is asked again. After failure they are as before. A repetition changes nothing.
+        After success L{get_shares} reports them, and they apply to each disk and interface that the domain has now, but to
+        later ones only after another call. After failure they are as before. A repetition changes nothing.
 
         @raise NoSuchThing: no such domain.
-        @raise Unsupported: something is asked for that isn't among L{shareable}.
+        @raise Unsupported: a requested field isn't in L{shareable}.
         """
 
     def get_shares(uuid: str) -> Deferred[Shares]:
         """
-        Tell a domain's shares and rates: those that hold now if it runs, else those of its definition.
+        Return a domain's shares and rates: those in effect if it runs, else those of its definition.
 
-        A rate is told where each of its disks, or interfaces, is held to it. Success changes nothing. Failure changes
-        nothing. A repetition reads anew.
+        A rate is reported only if it applies to each of its disks or interfaces. Success changes nothing. Failure changes
+        nothing. A repetition reads again.
 
         @raise NoSuchThing: no such domain.
         """

@@ -1,4 +1,4 @@
-"""What drivers and the server hand each other: errors and frozen values, memory and sizes in MiB."""
+"""What drivers and the server exchange: errors and frozen values. Memory and sizes are in MiB."""
 
 from __future__ import annotations
 
@@ -7,39 +7,39 @@ from dataclasses import dataclass, field
 from enum import Enum
 
 Progress = Callable[[int], None]
-"""Takes the percentage done, 0 to 100; called in the reactor's thread, never going down."""
+"""Called with the percentage done, 0 to 100, which never decreases, in the reactor's thread."""
 
 
 class DriverError(Exception):
-    """What a hypervisor failed to do, in one sentence that names the thing. Raise one of the subclasses where it fits."""
+    """An operation failed. Its text is one sentence that names the object. Raise one of the subclasses where it fits."""
 
 
 class NoSuchThing(DriverError):
-    """The domain, volume, pool or file isn't there."""
+    """The domain, volume, pool or file doesn't exist."""
 
 
 class AlreadyThere(DriverError):
-    """Another domain or volume has this identity."""
+    """Another domain or volume already has this name or identity."""
 
 
 class WrongState(DriverError):
-    """The thing's state doesn't allow it; the sentence says which state does."""
+    """The object's state doesn't allow the operation; the sentence says which state does."""
 
 
 class NotReady(WrongState):
-    """It can't be asked yet, a guest that boots for example: asking again later may help."""
+    """It can't be done yet, for example because a guest is booting: trying again later may help."""
 
 
 class Unsupported(DriverError):
-    """This host's hypervisor can't do it, though the driver can elsewhere."""
+    """This host's hypervisor doesn't support it, though the driver does on other hosts."""
 
 
 class Unreachable(DriverError):
-    """The host doesn't answer; what was asked may or may not have happened."""
+    """The host doesn't answer; the operation may or may not have taken effect."""
 
 
 class DomainState(str, Enum):
-    """A domain's state as its hypervisor tells it; the words of the wire contract."""
+    """A domain's state as its hypervisor reports it; the values are those of the API."""
 
     STOPPED = "stopped"
     RUNNING = "running"
@@ -55,12 +55,12 @@ class DomainState(str, Enum):
 @dataclass(frozen=True)
 class HostInfo:
     """
-    What a host is.
+    A host's hardware and hypervisor.
 
     @ivar vcpus: CPUs that it can run at once (threads).
     @ivar memory: MiB of RAM.
     @ivar hypervisor_version: e.g. C{QEMU 7.2.0}.
-    @ivar driver_version: of the driver and what it speaks through, e.g. C{libvirt 9.0.0}.
+    @ivar driver_version: of the software through which the driver reaches the host, e.g. C{libvirt 9.0.0}.
     """
 
     vcpus: int
@@ -74,8 +74,8 @@ class DomainDisk:
     """
     A volume as a domain sees it.
 
-    @ivar path: on the host, as L{Volume.path} gave it.
-    @ivar target: the device's name: C{vda}, C{vdb}... A driver whose guests have others (C{xvda}) translates.
+    @ivar path: on the host, as in L{Volume.path}.
+    @ivar target: the device's name: C{vda}, C{vdb}... A driver whose guests use other names (C{xvda}) translates them.
     """
 
     path: str
@@ -88,9 +88,9 @@ class DomainInterface:
     """
     A network interface as a domain sees it.
 
-    @ivar mac: its address, lower case, by which it is told from the domain's others.
-    @ivar network: the network's name, as L{Network.name} tells it.
-    @ivar model: C{virtio}, C{e1000}...; empty: the driver's usual one.
+    @ivar mac: its MAC address, in lower case, which identifies it among the domain's interfaces.
+    @ivar network: the network's name, as in L{Network.name}.
+    @ivar model: C{virtio}, C{e1000}...; empty: the driver's default.
     """
 
     mac: str
@@ -101,12 +101,12 @@ class DomainInterface:
 @dataclass(frozen=True)
 class Boot:
     """
-    What a domain boots: a kernel of the host's (direct kernel boot), or its devices in order.
+    What a domain boots: a kernel on the host (direct kernel boot), or its devices in order.
 
     @ivar kernel: absolute path on the host; empty: none.
     @ivar initrd: absolute path on the host; empty: none.
     @ivar cmdline: the kernel's command line.
-    @ivar order: C{disk}, C{network} and C{cdrom}, first wins; used when there is no kernel.
+    @ivar order: any of C{disk}, C{network} and C{cdrom}, the first to try first; used when there is no kernel.
     """
 
     kernel: str = ""
@@ -118,13 +118,13 @@ class Boot:
 @dataclass(frozen=True)
 class Shares:
     """
-    How much of its host a domain may take, against others and at most.
+    How much of its host a domain can use: its share relative to other domains, and its rate limits.
 
-    @ivar cpu_shares: its CPUs' weight, 2 to 262144; a domain that was given none has 1024, the usual one (Linux's
-        Documentation/admin-guide/cgroup-v1, C{cpu.shares}).
-    @ivar disk_iops: operations a second of each disk; C{None}: as many as it can.
-    @ivar disk_mbps: MiB a second of each disk; C{None}: as above.
-    @ivar network_mbps: Mbit a second of each interface, either way; C{None}: as above.
+    @ivar cpu_shares: the weight of its CPUs, 2 to 262144; the default is 1024, as in Linux
+        (Documentation/admin-guide/cgroup-v1, C{cpu.shares}).
+    @ivar disk_iops: operations per second of each disk; C{None}: unlimited.
+    @ivar disk_mbps: MiB per second of each disk; C{None}: unlimited.
+    @ivar network_mbps: Mbit per second of each interface, in each direction; C{None}: unlimited.
     """
 
     cpu_shares: int = 1024
@@ -136,12 +136,12 @@ class Shares:
 @dataclass(frozen=True)
 class DomainSpec:
     """
-    A domain to define. Memory in MiB; C{max_vcpus} and C{max_memory} bound what it can have while it runs.
+    A domain to define. Memory is in MiB; C{max_vcpus} and C{max_memory} limit what it can be given while it runs.
 
     @ivar disks: empty unless the connection provides L{IDisks}.
-    @ivar autostart: whether the host starts it when it boots itself, with or without the server.
-    @ivar shares: as usual unless the connection provides L{IShares}.
-    @ivar template: what its file system is made of, where the connection provides L{ITemplates}; empty: the driver's usual.
+    @ivar autostart: whether the host starts it when the host boots, with or without the server.
+    @ivar shares: the defaults unless the connection provides L{IShares}.
+    @ivar template: from which its file system is created, if the connection provides L{ITemplates}; empty: the default.
     """
 
     uuid: str
@@ -160,7 +160,7 @@ class DomainSpec:
 
 @dataclass(frozen=True)
 class DomainInfo:
-    """A domain as its host describes it now. C{vcpus} and C{memory} (MiB) are what it is given, not what it uses."""
+    """A domain as its host describes it now. C{vcpus} and C{memory} (MiB) are what it has been given, not what it uses."""
 
     uuid: str
     name: str
@@ -176,7 +176,7 @@ class DomainInfo:
 
 @dataclass(frozen=True)
 class Volume:
-    """A volume in a storage pool. C{size} is what a guest sees, in MiB, rounded up."""
+    """A volume in a storage pool. C{size} is the size that a guest sees, in MiB, rounded up."""
 
     pool: str
     name: str
@@ -187,7 +187,7 @@ class Volume:
 
 @dataclass(frozen=True)
 class Pool:
-    """A storage pool. C{capacity} and C{free} in MiB."""
+    """A storage pool. C{capacity} and C{free} are in MiB."""
 
     name: str
     capacity: int
@@ -196,7 +196,7 @@ class Pool:
 
 @dataclass(frozen=True)
 class Network:
-    """A network that domains' interfaces can be in. C{bridge}: the host's bridge, where it has one."""
+    """A network for the interfaces of domains. C{bridge}: its bridge on the host, if it has one."""
 
     name: str
     active: bool
@@ -206,11 +206,11 @@ class Network:
 @dataclass(frozen=True)
 class Snapshot:
     """
-    A domain's snapshot.
+    A snapshot of a domain or of a volume.
 
-    @ivar name: unique among the domain's.
+    @ivar name: unique among the snapshots of the domain or volume.
     @ivar created: seconds since the epoch.
-    @ivar running: it has the memory of a running domain, which goes on there when it is reverted to.
+    @ivar running: whether it contains the memory of a running domain, which continues from there after a revert.
     """
 
     name: str
@@ -221,12 +221,12 @@ class Snapshot:
 @dataclass(frozen=True)
 class DomainStats:
     """
-    What a running domain has used since it started; nothing where the host can't tell.
+    What a running domain has used since it started. C{None}: the host can't report it.
 
     @ivar cpu_time: seconds of CPU.
-    @ivar memory: MiB that it takes of the host's.
-    @ivar disk_read: bytes; C{disk_written} as well.
-    @ivar network_received: bytes; C{network_sent} as well.
+    @ivar memory: MiB of the host's memory that it uses.
+    @ivar disk_read: bytes, like C{disk_written}.
+    @ivar network_received: bytes, like C{network_sent}.
     """
 
     cpu_time: float | None = None
@@ -240,9 +240,9 @@ class DomainStats:
 @dataclass(frozen=True)
 class HostStats:
     """
-    What a host is doing.
+    A host's current load.
 
-    @ivar cpu: of all its CPUs together, percent of the time since it was last asked (or since its start).
+    @ivar cpu: the load of all its CPUs together, in percent, since the last query (or since the host started).
     @ivar memory_used: MiB.
     """
 
@@ -253,9 +253,9 @@ class HostStats:
 @dataclass(frozen=True)
 class GuestOutput:
     """
-    How a command in a guest ended.
+    The result of a command in a guest.
 
-    @ivar code: its exit code; when a signal ended it, the signal's number, negative.
+    @ivar code: its exit code; if a signal ended it, the negated number of the signal.
     """
 
     code: int
@@ -266,10 +266,10 @@ class GuestOutput:
 @dataclass(frozen=True)
 class GuestNetwork:
     """
-    Who a guest is told that it is.
+    The network settings that a guest gets from its host.
 
-    @ivar addresses: with prefixes' lengths where they were given so, in the order in which they were.
-    @ivar hostname: empty: it is told none.
+    @ivar addresses: with a prefix length where one was given, in the order in which they were added.
+    @ivar hostname: empty: none is set.
     """
 
     addresses: tuple[str, ...] = ()
@@ -281,12 +281,12 @@ class GuestNetwork:
 @dataclass(frozen=True)
 class Limits:
     """
-    What bounds a domain beside its memory and CPUs; C{None}: unknown, or as it is.
+    A domain's limits beside memory and CPUs. C{None}: unknown or, in a request, unchanged.
 
     @ivar swap: MiB.
-    @ivar disk_space: MiB of its own file system.
-    @ivar inodes: how many files that may have.
-    @ivar cpu_limit: per cent of one CPU that it may take, all its CPUs together; 0: as many as it has.
+    @ivar disk_space: size of its own file system, in MiB.
+    @ivar inodes: maximum number of files in that file system.
+    @ivar cpu_limit: percent of one CPU that all its CPUs together can use; 0: unlimited.
     """
 
     swap: int | None = None

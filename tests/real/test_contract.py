@@ -233,8 +233,8 @@ class ContractTests(ContractCase):
             await self.call(method, vm)
         errors = await self.commit()
         saved = "VM web is saved: restore_vm continues it, stop_vm discards the saved state."
-        self.assertEqual(errors[:5], ["", "", "", saved, "VM web is saved; only a paused one can be resumed."])
-        self.assertEqual(errors[5:], ["", "VM web is stopped, and nothing is saved of it."])
+        self.assertEqual(errors[:5], ["", "", "", saved, "VM web is saved; it can be resumed only while it is paused."])
+        self.assertEqual(errors[5:], ["", "VM web is stopped, and has no saved state."])
 
     async def is_in(self, vm: int, state: str) -> bool:
         return bool((await self.call("get_vm", vm))["state"] == state)

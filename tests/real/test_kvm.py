@@ -216,7 +216,7 @@ class ResizeTests(HostCase):
         await self.connection.resize_memory(spec.uuid, 192)
         large = int((await self.tell(spec.uuid, "grep MemTotal /proc/meminfo")).split("MemTotal:")[1].split()[0])
         self.assertEqual(large - small, 64 * 1024)
-        with self.assertRaisesRegex(WrongState, "need a stop"):
+        with self.assertRaisesRegex(WrongState, "stop it to give it"):
             await self.connection.resize_memory(spec.uuid, 193)
         with self.assertRaises(WrongState):
             await self.connection.set_memory(spec.uuid, 128)
@@ -228,7 +228,7 @@ class ResizeTests(HostCase):
         spec = self.spec(boot=Boot())
         await self.connection.define_domain(spec)
         await self.connection.start(spec.uuid)
-        with self.assertRaisesRegex(WrongState, "needs a stop"):
+        with self.assertRaisesRegex(WrongState, "stop it to"):
             await self.connection.resize_memory(spec.uuid, 160)
         self.assertEqual((await self.connection.get_domain(spec.uuid)).memory, 128)
         await self.connection.stop(spec.uuid)
@@ -244,9 +244,9 @@ class ResizeTests(HostCase):
             return "2" in (await self.tell(spec.uuid, "nproc")).split()
 
         await until("second CPU in the guest", both)
-        with self.assertRaisesRegex(WrongState, "need a stop"):
+        with self.assertRaisesRegex(WrongState, "stop it to give it"):
             await self.connection.resize_vcpus(spec.uuid, 3)
-        with self.assertRaisesRegex(WrongState, "needs a stop"):
+        with self.assertRaisesRegex(WrongState, "stop it to"):
             await self.connection.resize_vcpus(spec.uuid, 1)
         self.assertEqual((await self.connection.get_domain(spec.uuid)).vcpus, 2)
         await self.connection.stop(spec.uuid)

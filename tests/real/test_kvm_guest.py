@@ -136,7 +136,7 @@ class DeafTests(AgentTests):
     async def test_no_agent(self) -> None:
         spec = await self.booted()
         for words in await self.fails(spec, WrongState):
-            self.assertIn("QEMU's guest agent has to run in it", words)
+            self.assertIn("QEMU's guest agent must be running in it", words)
 
     async def test_no_channel(self) -> None:
         text = """<domain type='qemu'><name>bare</name><memory unit='MiB'>32</memory><os><type>hvm</type></os>
@@ -171,12 +171,12 @@ class DeafTests(AgentTests):
         spec = await self.obeys()
         await self.silenced(spec)
         answers = {
-            "'[]'": "isn't understood",
-            "'{\"exited\":true}'": "tells no exitcode",
-            "'7'": "isn't understood",
-            '\'{"exited":true,"exitcode":"0"}\'': "tells no exitcode",
-            '\'{"exited":true,"exitcode":0,"out-data":[1]}\'': "out-data that isn't understood",
-            '\'{"exited":true,"exitcode":0,"out-data":"a"}\'': "out-data that isn't understood",
+            "'[]'": "invalid answer",
+            "'{\"exited\":true}'": "has no valid exitcode",
+            "'7'": "invalid answer",
+            '\'{"exited":true,"exitcode":"0"}\'': "has no valid exitcode",
+            '\'{"exited":true,"exitcode":0,"out-data":[1]}\'': "invalid out-data",
+            '\'{"exited":true,"exitcode":0,"out-data":"a"}\'': "invalid out-data",
             # Longer than libvirt hands on, and than it reads.
             '\'{"exited":true,"exitcode":0,"out-data":"%04500000d"}\' 0': "",
             '\'{"exited":true,"exitcode":0,"out-data":"%011000000d"}\' 0': "",

@@ -63,7 +63,7 @@ class HostileDiskTests(HostCase):
             if what == "parallels":
                 # libvirt takes it for a directory.
                 for verb, more in (("resize_volume", (LARGER,)), ("clone_volume", ("x", ignore)), ("read_volume", (0, 1))):
-                    with self.assertRaisesRegex(WrongState, "begins as Virtuozzo's images do"):
+                    with self.assertRaisesRegex(WrongState, "begins like a Virtuozzo image"):
                         await getattr(self.connection, verb)(POOL, name, "raw", *more)
                 self.assertEqual([one.name for one in await self.connection.list_volumes(POOL) if one.name == "x"], [])
                 continue

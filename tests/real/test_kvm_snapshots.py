@@ -87,12 +87,12 @@ class SnapshotTests(HostCase):
         await self.connection.resize_vcpus(spec.uuid, 2)
         with self.assertRaisesRegex(WrongState, "got CPUs while it ran"):
             await self.connection.create_snapshot(spec.uuid, "cpus")
-        with self.assertRaisesRegex(WrongState, "had 1 CPUs when snapshot disk was made, and has 2"):
+        with self.assertRaisesRegex(WrongState, "had 1 CPUs when snapshot disk was created, now 2"):
             await self.connection.revert_snapshot(spec.uuid, "disk")
         # Somebody else's, made all the same.
         domain = self.outside.lookupByUUIDString(spec.uuid)
         domain.snapshotCreateXML("<domainsnapshot><name>theirs</name></domainsnapshot>", 0)
-        with self.assertRaisesRegex(Unsupported, "CPUs that were plugged in"):
+        with self.assertRaisesRegex(Unsupported, "hot-plugged CPUs"):
             await self.connection.revert_snapshot(spec.uuid, "theirs")
         self.assertEqual(await self.states(spec), RUNNING)
         self.assertEqual([one.name for one in await self.connection.list_snapshots(spec.uuid)], ["disk", "theirs"])

@@ -73,7 +73,7 @@ class OpenVzServerTests(ServerCase):
         ]
         _, errors = await self.do(running, admin, *calls)
         saved = "VM web is saved: restore_vm continues it, stop_vm discards the saved state."
-        self.assertEqual(errors, ["", "", saved, "VM web is saved: only a paused one is resumed.", "", ""])
+        self.assertEqual(errors, ["", "", saved, "VM web is saved: it can be resumed only while it is paused.", "", ""])
         self.assertEqual(node.leftovers(), [])
 
     async def test_what_a_container_is_told(self) -> None:

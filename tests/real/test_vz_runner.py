@@ -274,4 +274,4 @@ class RunnerTests(TestCase):
         for _ in range(UNANSWERED + 1):
             self.clock.advance(PING)
         await self.assertFailure(hanging, Unreachable)
-        self.assertIn("sign of life", lost[0])
+        self.assertIn("didn't respond", lost[0])

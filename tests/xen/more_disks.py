@@ -61,7 +61,7 @@ class PlugTests(XenCase):
         await self.up(spec)
         with self.assertRaises(WrongState) as caught:
             await self.connection.attach_disk(spec.uuid, one)
-        self.assertIn("stopped", str(caught.exception))
+        self.assertIn("stop it", str(caught.exception))
         self.assertEqual((await self.connection.get_domain(spec.uuid)).disks, ())
         await self.gone(spec.uuid)
         await self.connection.attach_disk(spec.uuid, one)

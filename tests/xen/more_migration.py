@@ -78,9 +78,9 @@ class MigrationTests(XenCase):
         disk = await self.volume("data")
         spec = await self.started(disks=(disk,))
         await self.up(spec)
-        await self.refused("copies when it is stopped", spec, to, True)
+        await self.refused("copies only while it is stopped", spec, to, True)
         elsewhere = replace(spec, disks=(replace(disk, path=f"{disk.path}-there"),))
-        await self.refused("other disks", elsewhere, to, False)
+        await self.refused("different disks", elsewhere, to, False)
         options_there = {name: value for name, value in options(self.there).items() if name != "migration_uri"}
         await self.refused("migration_uri", spec, await self.connect_there(options_there), False)
         self.assertEqual((await self.connection.get_domain(spec.uuid)).state, DomainState.RUNNING)

@@ -1,4 +1,4 @@
-"""The driver, and a directory of guests to try it on: what the contract's tests ask for."""
+"""The factory of the contract's tests: the driver, and a directory of guests to test it on."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ TEMPLATE = Path(__file__).parent.parent / "template.sh"
 
 
 class Host:
-    """What the server lends a driver: the real clock, and one thread."""
+    """A L{DriverHost} with the real clock and one thread."""
 
     node = "node1"
 
@@ -48,7 +48,7 @@ class Host:
 
 
 class Factory:
-    """Guests in a directory of its own, which is gone when the tests have ended."""
+    """Guests in a temporary directory, which is removed after the tests."""
 
     driver = NamespacesDriver()
     patience = 120.0
@@ -97,7 +97,7 @@ class Factory:
         os.kill(self.init(uuid), signal.SIGKILL)
 
     async def cut(self, connection: Any) -> None:
-        # As if the disk that has it had been mounted anew.
+        # As if its disk had been mounted again.
         other = self.guests.with_suffix(".copy")
         shutil.copytree(self.guests, other)
         shutil.rmtree(self.guests)

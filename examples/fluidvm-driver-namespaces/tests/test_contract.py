@@ -1,4 +1,4 @@
-"""The driver keeps FluidVM's contract, on guests that boot."""
+"""The driver passes FluidVM's contract, with guests that boot."""
 
 from fluidvm.conformance import driver_contract
 

@@ -1,4 +1,4 @@
-"""What the contract can't see: that guests notice, that they are shut in, and that nothing of them is left."""
+"""What the contract can't check: that guests notice changes, that they are isolated, and that no process is left."""
 
 from __future__ import annotations
 
@@ -47,12 +47,12 @@ class GuestTests(TestCase):
         self.assertEqual([path.name for path in self.factory.guests.iterdir() if path.name != "directory.lock"], [])
 
     async def booted(self, **changes: Any) -> tuple[DomainSpec, int]:
-        """Start a guest and wait until it is up. Gives its first process, too."""
+        """Start a guest and wait until it has booted. Also returns its first process."""
         spec = self.factory.spec(**{"name": "web", **changes})
         await self.connection.define_domain(spec)
         await self.connection.start(spec.uuid)
         await self.factory.booted(self.connection, spec.uuid)
-        # Its init has started what it is to run.
+        # Its init has started its programs.
         while len(self.processes(spec)) < 2:
             await self.factory.pass_time(0.02)
         return spec, self.factory.init(spec.uuid)
@@ -62,7 +62,7 @@ class GuestTests(TestCase):
         return [init, *processes.descendants(init)] if init else []
 
     def limits(self, spec: DomainSpec) -> set[tuple[int, int]]:
-        """Memory in MiB and number of CPUs that its processes may have."""
+        """The memory limit in MiB and the number of CPUs of its processes."""
         return {
             (resource.prlimit(pid, resource.RLIMIT_DATA)[0] // MIB, len(os.sched_getaffinity(pid)))
             for pid in self.processes(spec)
@@ -198,7 +198,7 @@ class GuestTests(TestCase):
         spec = self.factory.spec("web")
         await self.connection.define_domain(spec)
         told: list[Any] = []
-        failing = [ZeroDivisionError()]  # once: the end of the guest may be told as well, when this test is over
+        failing = [ZeroDivisionError()]  # once: the end of the guest may also be reported, after this test
 
         def fail(uuid: str, state: Any) -> None:
             if failing:

@@ -1,4 +1,4 @@
-"""The README's commands are run as they stand, and its excerpts are in the code."""
+"""The README's commands work unchanged, and its excerpts are in the code."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from twisted.trial.unittest import SynchronousTestCase
 ROOT = Path(__file__).parent.parent
 BLOCKS = re.findall(r"```(\w+)\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
 ALL_TESTS = "python -m twisted.trial tests\n"
-"""The one command that isn't run: this is one of them."""
+"""The only command that isn't run, as it would run this test."""
 
 
 def free_port() -> int:
@@ -30,12 +30,12 @@ def free_port() -> int:
 
 class ReadmeTests(SynchronousTestCase):
     def end(self, pid_file: Path) -> None:
-        """End the server that a failed command has left."""
+        """Stop the server that a failed command has left running."""
         with contextlib.suppress(FileNotFoundError, ProcessLookupError):
             os.kill(int(pid_file.read_text()), signal.SIGKILL)
 
     def test_commands(self) -> None:
-        # Short, and not in the distribution: what is copied is it alone.
+        # A short path outside the repository: only the distribution itself is copied.
         place = Path(tempfile.mkdtemp(prefix="fluidvm-readme-")) / "copy"
         self.addCleanup(shutil.rmtree, place.parent, ignore_errors=True)
         shutil.copytree(ROOT, place, ignore=shutil.ignore_patterns("build", "*.egg-info", "_trial_temp*", "__pycache__"))
@@ -72,5 +72,5 @@ class ReadmeTests(SynchronousTestCase):
 
 
 def lines(text: str) -> str:
-    """A text without its indentation and empty lines: an excerpt's are others than the code's."""
+    """A text without indentation and empty lines, which differ between excerpts and the code."""
     return "\n".join(line.strip() for line in text.splitlines() if line.strip())

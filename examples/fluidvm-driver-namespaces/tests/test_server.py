@@ -1,4 +1,4 @@
-"""The server finds the driver by its entry point, and treats it as its own: the real program, spoken to in XML-RPC."""
+"""The server finds the driver by its entry point, and can use it: a test with the real server, over XML-RPC."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ class ServerTests(SynchronousTestCase):
         self.start()
 
     def end_guests(self) -> None:
-        """End what a test that failed has left running."""
+        """Stop what a failed test has left running."""
         for lock in self.guests.glob("*-*.lock"):
             if supervisor := processes.holder(lock):
                 os.kill(supervisor, signal.SIGKILL)
@@ -66,7 +66,7 @@ class ServerTests(SynchronousTestCase):
         return getattr(self.proxy, method)(self.cookie, *arguments)
 
     def do(self, method: str, *arguments: Any) -> Any:
-        """Run one task to its good end."""
+        """Run one task, which must succeed."""
         answer = self.call(method, *arguments)
         ec = self.call("commit_tasks")
         deadline = time.monotonic() + PATIENCE
@@ -105,7 +105,7 @@ class ServerTests(SynchronousTestCase):
         self.assertEqual(self.state(vm), "paused")
         self.do("resume_vm", vm)
 
-        # The guest outlives the server, and the next one finds it.
+        # The guest survives the server, and the next server finds it.
         self.end(self.server)
         self.start()
         deadline = time.monotonic() + PATIENCE

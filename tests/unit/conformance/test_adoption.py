@@ -14,7 +14,7 @@ from tests.unit.conformance.test_conformance import broken_promises
 
 
 class Changes(SimulatedConnection):
-    """Tells some fields otherwise."""
+    """Reports some fields incorrectly."""
 
     fields: dict[str, Any] = {}
 
@@ -86,15 +86,15 @@ class AnswersAfterClose(SimulatedConnection):
 
 
 FAULTY: tuple[tuple[type[SimulatedConnection], str], ...] = (
-    (ForgetsInterfaces, "get_spec: the domain is told as it was defined"),
-    (ForgetsAutostart, "get_spec: the domain is told as it was defined"),
-    (TellsAnotherBoot, "get_spec: the domain is told as it was defined"),
-    (TellsWhatItWas, "get_spec: what was changed since is told"),
-    (ForgetsDisks, "get_spec: its disks are told"),
-    (WantsItStopped, "get_spec: a running domain is told, too"),
+    (ForgetsInterfaces, "get_spec: the domain is described as it was defined"),
+    (ForgetsAutostart, "get_spec: the domain is described as it was defined"),
+    (TellsAnotherBoot, "get_spec: the domain is described as it was defined"),
+    (TellsWhatItWas, "get_spec: later changes are reported"),
+    (ForgetsDisks, "get_spec: its disks are reported"),
+    (WantsItStopped, "get_spec: a running domain is described, too"),
     (StopsIt, "get_spec: it changes nothing"),
     (KnowsEveryVolume, "volume_of: NoSuchThing is raised for a volume that was removed"),
-    (MistakesTheVolume, "volume_of: the volume is told"),
+    (MistakesTheVolume, "volume_of: the volume is found"),
     (AnswersAfterClose, "volume_of: Unreachable is raised for a closed connection"),
 )
 

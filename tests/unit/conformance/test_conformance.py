@@ -71,7 +71,7 @@ class TellsNothing(SimulatedConnection):
 
 
 class TellsItsOwnOnly(SimulatedConnection):
-    """What the driver didn't do itself isn't told."""
+    """Changes that the driver didn't make itself aren't reported."""
 
     def _do(self, verb: str, effect: Callable[[], Any], progress: Any = None, subject: str = "") -> Deferred[Any]:
         def mine() -> Any:
@@ -116,7 +116,7 @@ class ReplacesVolumes(SimulatedConnection):
 
 
 class SpoilsTheOther(SimulatedConnection):
-    """Raises what it should, but not before it has done harm."""
+    """Raises the right error, but after it has made a change."""
 
     def create_volume(self, pool: str, name: str, size: int, format: str, progress: Any) -> Deferred[Volume]:
         there = self.simulated._volumes.get(name)
@@ -132,7 +132,7 @@ class DetachesNothing(SimulatedConnection):
 
 
 class ResizesForNow(SimulatedConnection):
-    """What a running domain was given is gone when it is stopped."""
+    """What was attached to a running domain is lost when it is stopped."""
 
     def stop(self, uuid: str) -> Deferred[None]:
         def back(_: None) -> None:
@@ -188,7 +188,7 @@ class AnswersAtOnce(SimulatedConnection):
 
 
 class KeepsToItself(SimulatedConnection):
-    """What it defines is in no journal."""
+    """Its definitions aren't written to the journal."""
 
     def define_domain(self, spec: DomainSpec) -> Deferred[None]:
         journal = self.simulated._journal
@@ -207,7 +207,7 @@ class TellsTwice(SimulatedConnection):
 
 
 class ReachesTheOthers(SimulatedConnection):
-    """What is done to a running domain is done to the others that run, too."""
+    """Changes of a running domain also affect other running domains."""
 
     def _all(self, verb: str, uuid: str) -> Deferred[None]:
         def rest(_: None) -> None:
@@ -373,22 +373,22 @@ class ResetsThePaused(SimulatedConnection):
 
 FAULTY: tuple[tuple[type[SimulatedConnection], str], ...] = (
     (LiesAtStart, "start: it is running"),
-    (KeepsTheUndefined, "undefine_domain: list_domains doesn't tell it"),
-    (KeepsTheUndefined, "after removal nothing is left on the host, by listing"),
-    (ForgetsMemory, "set_memory: get_domain tells what was asked"),
+    (KeepsTheUndefined, "undefine_domain: list_domains doesn't list it"),
+    (KeepsTheUndefined, "nothing is left on the host after the test"),
+    (ForgetsMemory, "set_memory: get_domain reports what was requested"),
     (RefusesRepetition, "define_domain: a repetition succeeds"),
-    (RaisesKeyError, "get_domain: NoSuchThing is raised for a domain that isn't there; it raised KeyError"),
+    (RaisesKeyError, "get_domain: NoSuchThing is raised for a domain that doesn't exist; it raised KeyError"),
     (RaisesAtOnce, "get_domain: a verb returns a Deferred, which fails; it raised NoSuchThing at once"),
-    (TellsItsOwnOnly, "subscribe: a change behind the driver's back is told within a second"),
-    (TellsNothing, "subscribe: the change by start is told within a second"),
-    (TellsLate, "subscribe: the change by start is told within a second"),
-    (TellsOneOnly, "subscribe: the change by start is told within a second"),
-    (TellsOnAfterClose, "close: no event comes afterwards"),
+    (TellsItsOwnOnly, "subscribe: a change behind the driver's back is reported within a second"),
+    (TellsNothing, "subscribe: the change by start is reported within a second"),
+    (TellsLate, "subscribe: the change by start is reported within a second"),
+    (TellsOneOnly, "subscribe: the change by start is reported within a second"),
+    (TellsOnAfterClose, "close: no events come afterwards"),
     (ReplacesVolumes, "create_volume: AlreadyThere is raised for a name that a volume of another size has"),
     (SpoilsTheOther, "create_volume: after failure (a name that a volume of another size has) it is as before"),
-    (DetachesNothing, "detach_disk: get_domain doesn't tell the disk"),
-    (ResizesForNow, "resize_memory, resize_vcpus: they hold after a stop"),
-    (StopsAll, "shutdown: another domain isn't disturbed"),
+    (DetachesNothing, "detach_disk: get_domain doesn't report the disk"),
+    (ResizesForNow, "resize_memory, resize_vcpus: they are still in effect after a stop"),
+    (StopsAll, "shutdown: another domain isn't affected"),
     (RebootsByStopping, "reboot: the domain stays running"),
     (PausesTheStopped, "pause: WrongState is raised for a stopped domain"),
     (AnswersAfterClose, "host_info: Unreachable is raised for a closed connection"),
@@ -396,33 +396,33 @@ FAULTY: tuple[tuple[type[SimulatedConnection], str], ...] = (
     (DiesInSilence, "on_lost: it is called once, at the latest when the next verb fails"),
     (Hangs, "resume: it answers within 5 s"),
     (AnswersAtOnce, "host_info: a verb returns a Deferred"),
-    (KeepsToItself, "define_domain: the host remembers it over its own restart"),
-    (TellsTwice, "list_domains: it tells each domain once"),
-    (PausesTheOthers, "pause: another domain that runs isn't disturbed"),
-    (StopsTheOthers, "stop: another domain that runs isn't disturbed"),
-    (StopsTheOthersAtReboot, "reboot: another domain that runs isn't disturbed"),
-    (ResizesTheOthers, "resize_memory, resize_vcpus: another domain isn't disturbed"),
-    (DoesNotSayHow, "resize_memory: over the maximum, the sentence says that it needs a stop"),
-    (TellsOfTheStopped, "domain_stats: of a domain that doesn't run, nothing"),
-    (CountsBackwards, "domain_stats: what was used doesn't get less"),
+    (KeepsToItself, "define_domain: the definition survives a restart of the host"),
+    (TellsTwice, "list_domains: each domain is listed once"),
+    (PausesTheOthers, "pause: another domain that runs isn't affected"),
+    (StopsTheOthers, "stop: another domain that runs isn't affected"),
+    (StopsTheOthersAtReboot, "reboot: another domain that runs isn't affected"),
+    (ResizesTheOthers, "resize_memory, resize_vcpus: another domain isn't affected"),
+    (DoesNotSayHow, "resize_memory: over the maximum, the message says that it needs a stop"),
+    (TellsOfTheStopped, "domain_stats: nothing is reported for a domain that isn't running"),
+    (CountsBackwards, "domain_stats: usage doesn't decrease"),
     (KnowsNothing, "domain_stats: a domain that has booted has used CPU or memory"),
     (UsesMoreThanThereIs, "host_stats: cpu is a percentage"),
-    (GrowsTheOthers, "resize_volume: another volume isn't disturbed"),
-    (SaysItGrew, "resize_volume: list_volumes tells the size"),
+    (GrowsTheOthers, "resize_volume: another volume isn't affected"),
+    (SaysItGrew, "resize_volume: list_volumes reports the size"),
     (LinksInsteadOfCopying, "clone_volume: the copy is another volume"),
-    (HasMoreFreeThanThereIs, "list_pools: no more is free than there is"),
+    (HasMoreFreeThanThereIs, "list_pools: the free space isn't more than the capacity"),
     (ForgetsWhatItSaved, "save: its state is saved"),
-    (SavesTheOthers, "save, restore: another domain isn't disturbed"),
+    (SavesTheOthers, "save, restore: another domain isn't affected"),
     (KeepsWhatWasSaved, "stop: a saved domain is stopped"),
     (ResetsByStopping, "reset: it is running"),
     (ResetsThePaused, "reset: WrongState is raised for a paused domain"),
-    (LeavesTheCancelled, "create_volume: cancelled, it stops and nothing of it is left"),
-    (TakesWhatIsMissing, "attach_disk: NoSuchThing is raised for a file that isn't there"),
+    (LeavesTheCancelled, "create_volume: after cancelling, it stops and nothing of it is left"),
+    (TakesWhatIsMissing, "attach_disk: NoSuchThing is raised for a file that doesn't exist"),
 )
 
 
 class Strict(SimulatorFactory):
-    """Says how each stop finds the host."""
+    """Records the state of the host at each stop."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -444,12 +444,12 @@ class WithDisksOnly(SimulatedConnection):
 
 
 def broken_promises(connection: type[SimulatedConnection]) -> tuple[int, list[str]]:
-    """Hold a driver to the contract. Gives how many tests ran, and what each failure says."""
+    """Run the contract for a driver. Returns the number of tests, and the message of each failure."""
     return run_contract(SimulatorFactory(connection))
 
 
 def run_contract(factory: SimulatorFactory) -> tuple[int, list[str]]:
-    """As L{broken_promises}, with a factory."""
+    """Like L{broken_promises}, with a factory."""
     suite = unittest.TestSuite()
     for contract in driver_contract(factory).values():
         suite.addTests(contract(name) for name in unittest.defaultTestLoader.getTestCaseNames(contract))
@@ -470,7 +470,7 @@ class ConformanceTests(SynchronousTestCase):
         self.assertGreater(ran, 25)
 
     def test_the_host_is_left_before_it_stops(self) -> None:
-        """No connection is open then, and no domain runs: a factory may really take its host down."""
+        """No connection is open then, and no domain runs, so a factory can really stop its host."""
         factory = Strict()
         self.assertEqual(run_contract(factory)[1], [])
         self.assertEqual(factory.found, {(0, 0)})
@@ -490,7 +490,9 @@ class ConformanceTests(SynchronousTestCase):
         result = unittest.TestResult()
         contract("test_host_info").run(result)
         ((_, text),) = (*result.failures, *result.errors)
-        self.assertIn("connect: a host that is up is connected to; it raised Unreachable: The simulator was told to", text)
+        self.assertIn(
+            "connect: a running host can be connected to; it raised Unreachable: The simulator is configured to", text
+        )
 
     def test_it_is_of_the_factory_s_module(self) -> None:
         for name, contract in driver_contract(SimulatorFactory()).items():

@@ -133,20 +133,20 @@ class ShowsNothing(SimulatedConnection):
 
 
 FAULTS = {
-    KeepsTheFormer: "open_serial: another viewer takes the console from the former",
+    KeepsTheFormer: "open_serial: another viewer disconnects the first one",
     OutlivesItsDomain: "open_serial: connectionLost is called when the domain stops",
     OutlivesItsNode: "open_serial: connectionLost is called when the node's connection is closed",
-    HearsNothing: "open_serial: what is written is typed",
+    HearsNothing: "open_serial: input reaches the guest",
     TellsTheNeighbours: "open_serial: each domain has its own console",
     NeverPauses: "open_serial: nothing comes after pauseProducing",
-    LosesWhatCameMeanwhile: "open_serial: what came meanwhile comes after resumeProducing",
-    OpensWhatIsOff: "open_serial: WrongState is raised for a domain that doesn't run",
+    LosesWhatCameMeanwhile: "open_serial: earlier output comes after resumeProducing",
+    OpensWhatIsOff: "open_serial: WrongState is raised for a domain that isn't running",
     ConnectsAndFails: "open_vnc: after failure the viewer has never been connected",
     NeverConnects: "open_serial: the viewer is connected after success",
     LosesTwice: "open_serial: connectionLost is called once",
-    TakesTheScreen: "open_vnc: viewers don't take the screen from each other",
-    WantsAPassword: "open_vnc: it wants no password",
-    ShowsNothing: "open_vnc: a picture comes when it is asked for",
+    TakesTheScreen: "open_vnc: several viewers can share the screen",
+    WantsAPassword: "open_vnc: it requires no password",
+    ShowsNothing: "open_vnc: a picture comes when it is requested",
 }
 
 

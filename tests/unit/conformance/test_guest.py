@@ -103,17 +103,17 @@ class ShowsTheStopped(SimulatedConnection):
 
 
 FAULTS: dict[type[SimulatedConnection], str] = {
-    AsksAShell: "run_in_guest: the words reach the command as they are",
-    ForgetsTheInput: "run_in_guest: the command reads what it is given",
-    AlwaysZero: "run_in_guest: its exit code is told",
-    TellsThePassword: "set_password: an error doesn't tell the password",
-    TakesAnyTemplate: "define_domain: NoSuchThing is raised for a template that isn't there",
-    HasNoTemplates: "list_templates: there is one at least",
-    AddsTwice: "add_address: guest_network tells it",
-    RemovesNothing: "remove_address: guest_network doesn't tell it",
-    AddsNameServers: "set_nameservers: those that there were are replaced",
-    ResetsTheOthers: "set_limits: what isn't asked for stays",
-    BoundsAll: "set_limits: another domain isn't disturbed",
+    AsksAShell: "run_in_guest: the arguments reach the command unchanged",
+    ForgetsTheInput: "run_in_guest: the command gets its standard input",
+    AlwaysZero: "run_in_guest: its exit code is returned",
+    TellsThePassword: "set_password: an error doesn't reveal the password",
+    TakesAnyTemplate: "define_domain: NoSuchThing is raised for a template that doesn't exist",
+    HasNoTemplates: "list_templates: there is at least one",
+    AddsTwice: "add_address: guest_network reports it",
+    RemovesNothing: "remove_address: guest_network doesn't report it",
+    AddsNameServers: "set_nameservers: the previous ones are replaced",
+    ResetsTheOthers: "set_limits: other limits stay the same",
+    BoundsAll: "set_limits: another domain isn't affected",
     ShowsNoPicture: "screenshot: it is a PNG file of a running domain's screen",
     ShowsTheStopped: "screenshot: WrongState is raised for a stopped domain",
 }

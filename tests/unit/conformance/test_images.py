@@ -67,7 +67,7 @@ class OneFileForAll(SimulatedConnection):
 
 
 class BelievesWhatIsWritten(SimulatedConnection):
-    """As one whose tools find out for themselves what a volume is."""
+    """Like a driver whose tools detect the format of a volume."""
 
     def list_volumes(self, pool: str, formats: Mapping[str, str] = {}) -> Deferred[Sequence[Volume]]:
         def probed(told: Sequence[Volume]) -> list[Volume]:
@@ -82,7 +82,7 @@ class BelievesWhatIsWritten(SimulatedConnection):
 
 
 class FollowsTheHead(SimulatedConnection):
-    """As one whose tools copy what a head says that a volume is, and not its bytes."""
+    """Like a driver whose tools copy a volume according to its header, and not its bytes."""
 
     def clone_volume(self, pool: str, name: str, format: str, new: str, progress: Any) -> Deferred[Volume]:
         def follow(copy: Volume) -> Volume:
@@ -95,15 +95,15 @@ class FollowsTheHead(SimulatedConnection):
 
 
 FAULTS = {
-    WritesFromTheStart: "write_volume: what is beside the piece stays",
-    WritesNothing: "read_volume: it gives what was written",
+    WritesFromTheStart: "write_volume: the rest of the volume is unchanged",
+    WritesNothing: "read_volume: it returns what was written",
     GoesBeyondTheEnd: "read_volume: fewer bytes come where the volume ends",
-    CutsWhatIsTooLong: "write_volume: WrongState is raised for a piece beyond a raw volume's end",
+    CutsWhatIsTooLong: "write_volume: WrongState is raised for a piece beyond the end of a raw volume",
     ReadsWhatIsInUse: "read_volume: WrongState is raised for a volume that a running domain has",
-    TellsTheDisksSize: "measure_volume: it tells how many bytes read_volume has",
+    TellsTheDisksSize: "measure_volume: it returns how many bytes read_volume has",
     BelievesWhatIsWritten: "list_volumes: a raw volume that looks like qcow2 with a backing file is raw",
     FollowsTheHead: "clone_volume: the copy of a raw volume that looks like QED with a backing file has its bytes",
-    OneFileForAll: "write_volume: another volume isn't disturbed",
+    OneFileForAll: "write_volume: another volume isn't affected",
 }
 
 

@@ -14,7 +14,7 @@ from tests.unit.conformance.test_conformance import broken_promises
 
 
 class Migrates(SimulatedConnection):
-    """Does something of its own when it has moved a domain."""
+    """Makes an additional change after it has moved a domain."""
 
     def migrate(self, spec: DomainSpec, to: Any, live: bool, copy_storage: bool, progress: Any) -> Deferred[None]:
         self.there = getattr(to, "simulated", None)
@@ -95,12 +95,12 @@ class SaysItMovesNoneThatRun(SimulatedConnection):
 
 
 FAULTY: tuple[tuple[type[SimulatedConnection], str], ...] = (
-    (KeepsIt, "isn't on the first host any more"),
+    (KeepsIt, "isn't on the first host anymore"),
     (StopsIt, "a running domain is on the other host, in the state in which it was"),
     (StartsIt, "a stopped domain is on the other host, in the state in which it was"),
-    (ForgetsAutostart, "migrate: it is there what it was"),
+    (ForgetsAutostart, "migrate: the domain is the same on the other host"),
     (LeavesItsDisks, "migrate: its disks have the other host's paths"),
-    (DeletesItsVolume, "migrate: its volume here stays"),
+    (DeletesItsVolume, "migrate: its old volume stays"),
     (LeavesItThere, "the other host doesn't know it"),
     (LosesIt, "migrate: after failure"),
     (MovesItOnce, "migrate: a repetition succeeds"),

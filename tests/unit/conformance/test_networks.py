@@ -63,7 +63,7 @@ class DetachesOnce(SimulatedConnection):
 
 
 class AttachesForNow(SimulatedConnection):
-    """What a running domain was given is gone when it is stopped."""
+    """What was attached to a running domain is lost when it is stopped."""
 
     def stop(self, uuid: str) -> Deferred[None]:
         def forget(_: Any) -> None:
@@ -98,7 +98,7 @@ class MovesTheInterface(SimulatedConnection):
 
 
 class GivesAll(SimulatedConnection):
-    """What one domain is given, every domain is given."""
+    """What is attached to one domain is attached to all."""
 
     def attach_interface(self, uuid: str, interface: DomainInterface) -> Deferred[None]:
         def rest(_: None) -> None:
@@ -125,20 +125,23 @@ class AnswersAfterClose(SimulatedConnection):
 
 
 FAULTY: tuple[tuple[type[SimulatedConnection], str], ...] = (
-    (ForgetsInterfaces, "define_domain: get_domain tells the interfaces"),
-    (ForgetsTheModel, "define_domain: get_domain tells the interfaces"),
-    (KeepsOldInterfaces, "define_domain: interfaces that the new definition hasn't are gone"),
+    (ForgetsInterfaces, "define_domain: get_domain reports the interfaces"),
+    (ForgetsTheModel, "define_domain: get_domain reports the interfaces"),
+    (KeepsOldInterfaces, "define_domain: interfaces that aren't in the new definition are removed"),
     (AttachesTwice, "attach_interface: a repetition changes nothing"),
-    (DetachesNothing, "detach_interface: the domain's description doesn't tell it"),
-    (DetachesAll, "detach_interface: the domain's description doesn't tell it"),
+    (DetachesNothing, "detach_interface: get_domain doesn't report it"),
+    (DetachesAll, "detach_interface: get_domain doesn't report it"),
     (DetachesOnce, "detach_interface: a repetition succeeds"),
-    (AttachesForNow, "attach_interface, detach_interface: both change the definition, too"),
+    (AttachesForNow, "attach_interface, detach_interface: the definition is changed, too"),
     (AttachesAtTheNextStart, "attach_interface: a running domain gets the interface at once"),
-    (TakesAnyNetwork, "attach_interface: NoSuchThing is raised for a network that isn't there"),
-    (MovesTheInterface, "attach_interface: AlreadyThere is raised for an address that the domain has in another network"),
-    (GivesAll, "attach_interface, detach_interface: another domain isn't disturbed"),
-    (TellsTwice, "list_networks: it tells each network once"),
-    (TellsNone, "list_networks: the networks are told, and which are active"),
+    (TakesAnyNetwork, "attach_interface: NoSuchThing is raised for a network that doesn't exist"),
+    (
+        MovesTheInterface,
+        "attach_interface: AlreadyThere is raised for an address that the domain already has in another network",
+    ),
+    (GivesAll, "attach_interface, detach_interface: another domain isn't affected"),
+    (TellsTwice, "list_networks: each network is listed once"),
+    (TellsNone, "list_networks: the networks are listed, and which are active"),
     (AnswersAfterClose, "list_networks: Unreachable is raised for a closed connection"),
 )
 

@@ -35,7 +35,7 @@ class SharesForNow(SimulatedConnection):
 
 
 class SharesAtTheNextStart(SimulatedConnection):
-    """Says that it has done it, and does it when the domain is stopped."""
+    """Reports success, but applies the change only when the domain is stopped."""
 
     async def _later(self, uuid: str, shares: Shares) -> None:
         if (await self.get_domain(uuid)).state.value != "running":
@@ -79,15 +79,15 @@ class TakesAnyDomain(SimulatedConnection):
 
 
 FAULTS = {
-    ForgetsShares: "define_domain: get_shares tells what was asked",
-    SharesWithAll: "set_shares: another domain isn't disturbed",
-    SharesForNow: "set_shares: they hold after a stop",
-    SharesAtTheNextStart: "set_shares: get_shares tells what was asked",
-    SlowsTheFirstDiskOnly: "set_shares: it holds every disk that the domain has now",
-    NeverTakesAway: "set_shares: what is taken away is gone",
-    CanOtherThings: "shareable: it tells names of fields of Shares",
+    ForgetsShares: "define_domain: get_shares reports what was requested",
+    SharesWithAll: "set_shares: another domain isn't affected",
+    SharesForNow: "set_shares: they are still in effect after a stop",
+    SharesAtTheNextStart: "set_shares: get_shares reports what was requested",
+    SlowsTheFirstDiskOnly: "set_shares: it applies to every current disk of the domain",
+    NeverTakesAway: "set_shares: removed ones are no longer reported",
+    CanOtherThings: "shareable: it returns names of fields of Shares",
     TakesWhatItCant: "set_shares: Unsupported is raised for network_mbps, which isn't shareable",
-    TakesAnyDomain: "get_shares: NoSuchThing is raised for a domain that isn't there",
+    TakesAnyDomain: "get_shares: NoSuchThing is raised for a domain that doesn't exist",
 }
 
 

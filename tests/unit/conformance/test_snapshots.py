@@ -33,7 +33,7 @@ class RefusesTheSecond(SimulatedConnection):
 
 
 class MakesItAnew(SimulatedConnection):
-    """A repetition replaces what was kept."""
+    """A repetition replaces the snapshot."""
 
     def create_snapshot(self, uuid: str, name: str) -> Deferred[None]:
         again = self.delete_snapshot(uuid, name)
@@ -137,7 +137,7 @@ class NewestVolumesFirst(SimulatedConnection):
 
 
 class KeepsInOtherVolumes(SimulatedConnection):
-    """As one that makes a volume of each snapshot."""
+    """Like a driver that creates a volume for each snapshot."""
 
     def create_volume_snapshot(self, pool: str, name: str, format: str, snapshot: str) -> Deferred[None]:
         done = super().create_volume_snapshot(pool, name, format, snapshot)
@@ -174,7 +174,7 @@ class RemembersRemovedVolumes(SimulatedConnection):
 
 
 class MixesThemUp(SimulatedConnection):
-    """As one whose two kinds of snapshots lie in one file under one name."""
+    """Like a driver whose two kinds of snapshots are in one file, under the same name."""
 
     def delete_volume_snapshot(self, pool: str, name: str, format: str, snapshot: str) -> Deferred[None]:
         def both(_: None) -> None:
@@ -186,30 +186,30 @@ class MixesThemUp(SimulatedConnection):
 
 
 FAULTS: dict[type[SimulatedConnection], str] = {
-    KeepsNothing: "create_snapshot: list_snapshots tells it",
+    KeepsNothing: "create_snapshot: list_snapshots lists it",
     NewestFirst: "list_snapshots: the oldest comes first",
     RefusesTheSecond: "create_snapshot: a repetition succeeds",
     MakesItAnew: "create_snapshot: a repetition changes nothing",
-    NeverKeepsMemory: "create_snapshot: a running domain's has its memory",
-    StopsWhatItKeeps: "create_snapshot: the domain goes on as it was",
+    NeverKeepsMemory: "create_snapshot: the snapshot of a running domain has its memory",
+    StopsWhatItKeeps: "create_snapshot: the domain continues as before",
     AlwaysRuns: "revert_snapshot: a domain without memory is stopped",
-    RevertsDefinitions: "revert_snapshot: its definition stays what it is; vcpus",
+    RevertsDefinitions: "revert_snapshot: its definition stays the same; vcpus",
     UsesUpWhatItRevertsTo: "revert_snapshot: a repetition succeeds",
-    RevertsToAnything: "revert_snapshot: NoSuchThing is raised for a snapshot that isn't there",
+    RevertsToAnything: "revert_snapshot: NoSuchThing is raised for a snapshot that doesn't exist",
     RevertsThePaused: "revert_snapshot: WrongState is raised for a paused domain",
-    ForgetsAll: "delete_snapshot: list_snapshots doesn't tell it",
-    KeepsWhatIsDeleted: "delete_snapshot: list_snapshots doesn't tell it",
-    KeepsTheOthersToo: "create_snapshot: another domain isn't disturbed",
-    RemembersTheForgotten: "undefine_domain: a domain's snapshots go with it",
-    KeepsNoVolume: "create_volume_snapshot: list_volume_snapshots tells it",
+    ForgetsAll: "delete_snapshot: list_snapshots doesn't list it",
+    KeepsWhatIsDeleted: "delete_snapshot: list_snapshots doesn't list it",
+    KeepsTheOthersToo: "create_snapshot: another domain isn't affected",
+    RemembersTheForgotten: "undefine_domain: a domain's snapshots are removed with it",
+    KeepsNoVolume: "create_volume_snapshot: list_volume_snapshots lists it",
     KeepsVolumesAnew: "create_volume_snapshot: a repetition changes nothing",
     NewestVolumesFirst: "list_volume_snapshots: the oldest comes first",
-    KeepsInOtherVolumes: "create_volume_snapshot: no other domain or volume is told",
-    KeepsTheOtherVolumes: "create_volume_snapshot: another volume isn't disturbed",
-    UsesUpWhatTheVolumeRevertsTo: "revert_volume: an older snapshot is gone back to",
+    KeepsInOtherVolumes: "create_volume_snapshot: no other domain or volume is listed",
+    KeepsTheOtherVolumes: "create_volume_snapshot: another volume isn't affected",
+    UsesUpWhatTheVolumeRevertsTo: "revert_volume: it can be reverted to an older snapshot",
     RevertsBeneathRunningDomains: "revert_volume: WrongState is raised for a paused domain's volume",
-    RemembersRemovedVolumes: "delete_volume: a volume's snapshots go with it",
-    MixesThemUp: "delete_volume_snapshot: the domain's own isn't disturbed",
+    RemembersRemovedVolumes: "delete_volume: a volume's snapshots are removed with it",
+    MixesThemUp: "delete_volume_snapshot: the domain's own isn't affected",
 }
 
 

@@ -1,4 +1,4 @@
-"""Whatever a driver, a host or a guest says: it can be sent, or it is an error of the driver's."""
+"""Whatever a driver, a host or a guest returns: it can be sent, or it becomes an error of the driver."""
 
 from __future__ import annotations
 
@@ -58,14 +58,14 @@ SAMPLES: list[Any] = [
 
 
 def sendable(answer: Any) -> None:
-    """As the API renders them: counters of bytes as doubles, points in time as dates."""
+    """In the forms of the API: counters of bytes as doubles, points in time as dates."""
     shown = asdict(answer)
     if isinstance(answer, DomainStats):
         shown = {name: value if name == "memory" or value is None else float(value) for name, value in shown.items()}
     if isinstance(answer, Snapshot):
         shown["created"] = moment(shown["created"])
     render(shown)
-    assert "\\u0000" not in json.dumps(asdict(answer))  # which PostgreSQL refuses
+    assert "\\u0000" not in json.dumps(asdict(answer))  # PostgreSQL refuses it
 
 
 class WithinTests(SynchronousTestCase):
@@ -85,7 +85,7 @@ class WithinTests(SynchronousTestCase):
         there = {name for name, cls in vars(driver_values).items() if is_dataclass(cls)}
         self.assertEqual(there - asked - {type(sample).__name__ for sample in SAMPLES}, set())
 
-    def test_what_is_good_stays_the_same(self) -> None:
+    def test_valid_answers_stay_the_same(self) -> None:
         for sample in SAMPLES:
             self.assertIs(within(sample), sample)
         for value in (None, 2**61, b"\0", True):
@@ -123,7 +123,7 @@ class WithinTests(SynchronousTestCase):
 
 @implementer(IConnection)
 class Liar:  # type: ignore[misc]
-    """A connection to a host that lies."""
+    """A connection to a host that returns invalid answers."""
 
     def host_info(self) -> Any:
         return succeed(HostInfo(2**40, -(2**40), "a\0", "b"))
@@ -133,7 +133,7 @@ class Liar:  # type: ignore[misc]
 
 
 class ConnectionTests(SynchronousTestCase):
-    def test_all_that_is_asked_of_a_node(self) -> None:
+    def test_all_queries_of_a_node(self) -> None:
         connection = TimedConnection(Liar(), Clock(), "node1", 10, lambda reason: None)
         self.assertEqual(self.successResultOf(connection.host_info()), HostInfo(INT_HIGH, INT_LOW, "a\ufffd", "b"))
         self.failureResultOf(connection.list_domains(), DriverError)

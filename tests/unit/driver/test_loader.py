@@ -1,4 +1,4 @@
-"""Drivers are found by entry point, loaded when asked for, and listed with their error if they are broken."""
+"""Drivers are found by entry point, loaded on demand, and listed with their error if they are broken."""
 
 from __future__ import annotations
 
@@ -17,18 +17,18 @@ HERE = __name__
 
 
 class NotADriver:
-    """Doesn't say that it provides L{IDriver}."""
+    """Doesn't declare that it provides L{IDriver}."""
 
 
 class Undeclared(SimulatorDriver):
-    """Its connections declare nothing."""
+    """Its connections declare no interface."""
 
     connection = object  # type: ignore[assignment]
 
 
 @implementer(IConnection)
 class WithoutStart:  # type: ignore[misc]
-    """Says that it provides the core, and lacks a verb of it."""
+    """Declares that it provides the core, but lacks a verb of it."""
 
     for _name in IConnection.names():
         if _name != "start":
@@ -41,7 +41,7 @@ class LacksAVerb(SimulatorDriver):
 
 @implementer(IDisks)
 class WithoutDetach:  # type: ignore[misc]
-    """Has all of the core, and of another ability all but one verb."""
+    """Has the complete core, but lacks one verb of another ability."""
 
     for _name in (*IConnection.names(), *IDisks.names()):
         if _name != "detach_disk":
@@ -78,12 +78,12 @@ class EndsTheProgram(SimulatorDriver):
 
 
 class IPrivate(Interface):
-    """An interface that the server knows nothing of."""
+    """An interface that the server doesn't know."""
 
 
 @implementer(IEvents, IPrivate, IConnection)
 class Narrow:  # type: ignore[misc]
-    """The core and one ability, in another order, and something else."""
+    """The core and one ability, in another order, and an unknown interface."""
 
 
 class NarrowDriver(SimulatorDriver):
@@ -91,7 +91,7 @@ class NarrowDriver(SimulatorDriver):
 
 
 def loader(**values: str) -> DriverLoader:
-    """Make a loader of drivers that are named by where they are."""
+    """Create a loader of drivers, given by their locations."""
     return DriverLoader([EntryPoint(name, value, GROUP) for name, value in values.items()])
 
 
@@ -105,7 +105,7 @@ class DriverLoaderTests(SynchronousTestCase):
         self.assertGreater(len(words), len("driver bad can't be loaded: "))
         return words
 
-    def test_the_environment_has_ours(self) -> None:
+    def test_the_environment_has_our_drivers(self) -> None:
         ours = {driver.name for driver in DriverLoader().describe() if driver.distribution == "fluidvm"}
         self.assertEqual(ours, {"kvm", "openvz", "simulator", "xen"})
 
@@ -118,10 +118,10 @@ class DriverLoaderTests(SynchronousTestCase):
     def test_unknown(self) -> None:
         with self.assertRaises(UnknownDriver) as caught:
             loader(one="a:A", another="b:B").get("xen")
-        self.assertEqual(str(caught.exception), "there is no driver xen; there are: another, one")
+        self.assertEqual(str(caught.exception), "there is no driver xen; installed drivers: another, one")
         with self.assertRaises(UnknownDriver) as caught:
             loader().get("xen")
-        self.assertEqual(str(caught.exception), "there is no driver xen; there are: none")
+        self.assertEqual(str(caught.exception), "there is no driver xen; installed drivers: none")
 
     def test_imports_that_fail(self) -> None:
         self.assertIn("no_such_module", self.broken("no_such_module:Driver"))
@@ -129,19 +129,19 @@ class DriverLoaderTests(SynchronousTestCase):
         self.assertIn("RuntimeError", self.broken(f"{HERE}:Silent"))
         self.assertIn("not on this machine", self.broken(f"{HERE}:EndsTheProgram"))
 
-    def test_a_module_that_is_no_python(self) -> None:
+    def test_a_module_that_is_not_python(self) -> None:
         directory = Path(self.mktemp())
         directory.mkdir()
         (directory / "fluidvm_torn_driver.py").write_text("class Driver(\n")
         self.patch(sys, "path", [str(directory), *sys.path])
         self.assertIn("fluidvm_torn_driver.py", self.broken("fluidvm_torn_driver:Driver"))
 
-    def test_what_is_no_driver(self) -> None:
+    def test_invalid_drivers(self) -> None:
         self.assertIn("IDriver", self.broken(f"{HERE}:NotADriver"))
         self.assertIn("options", self.broken(f"{HERE}:WithoutOptions"))
         self.assertIn("IConnection", self.broken(f"{HERE}:Undeclared"))
         self.assertIn("Struct", self.broken(f"{HERE}:WithFreeOptions"))
-        self.assertIn("names itself 'simulator'", self.broken("fluidvm.drivers.simulator.driver:SimulatorDriver"))
+        self.assertIn("its name is 'simulator'", self.broken("fluidvm.drivers.simulator.driver:SimulatorDriver"))
 
     def test_a_verb_that_is_missing(self) -> None:
         self.assertIn("start(uuid)", self.broken(f"{HERE}:LacksAVerb"))
@@ -176,8 +176,8 @@ class DriverLoaderTests(SynchronousTestCase):
         self.assertEqual((simulator.distribution, simulator.error), ("fluidvm", ""))
         self.assertTrue(simulator.version)
 
-    def test_two_of_one_name(self) -> None:
-        """Neither is loaded, whichever was installed first, and the others aren't touched."""
+    def test_two_drivers_with_the_same_name(self) -> None:
+        """Neither is loaded, whichever was installed first, and other drivers aren't affected."""
         directory = Path(self.mktemp()).absolute()
         for distribution in ("one", "two"):
             info = directory / f"fluidvm_test_{distribution}-1.0.dist-info"

@@ -133,7 +133,7 @@ class FaultTests(ServerCase):
         await admin.do("set_vm_name", vm, "renamed")
         await admin.do("set_vm_name", adopted, "taken")
         for id, name in ((vm, "renamed"), (adopted, "taken")):
-            words = f"VM {name} is stopped: only a running one reboots."
+            words = f"VM {name} is stopped: it can be rebooted only while it is running."
             self.assertEqual(await admin.fail("reboot_vm", id), (409, words))
             await admin.call("reboot_vm", id)
             self.assertEqual([task["error"] for task in await admin.call("plan_tasks")], [words])
@@ -150,6 +150,6 @@ class FaultTests(ServerCase):
         """The reason is a sentence from its driver."""
         admin = await self.serve().login()
         node = await admin.do("add_compute_node", "away", "simulator", "", {"fail": ["connect"]})
-        words = "Compute node away is offline: The simulator was told to fail at connect."
+        words = "Compute node away is offline: The simulator is configured to fail at connect."
         self.assertEqual(await self.refused(503, admin.call("list_networks", node)), words)
         self.assertEqual(await admin.fail("refresh_compute_node", node), (503, words))

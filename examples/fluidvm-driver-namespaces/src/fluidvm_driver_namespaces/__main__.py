@@ -1,7 +1,7 @@
 """
-Start the domains that are to start with their host: C{python -m fluidvm_driver_namespaces DIRECTORY TEMPLATE}.
+Start the domains with autostart: C{python -m fluidvm_driver_namespaces DIRECTORY TEMPLATE}.
 
-For the host's boot, from a unit or a crontab's C{@reboot}; a driver without a daemon has nobody else to do it.
+To be run when the host boots, from a unit or a crontab's C{@reboot}, as this driver has no daemon that could do it.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from fluidvm_driver_namespaces.domains import Domains
 
 
 def main() -> int:
-    """Start what isn't running; says what doesn't start, and goes on."""
+    """Start domains that aren't running. Failures are printed, and the others are started."""
     directory, template = (Path(argument).absolute() for argument in sys.argv[1:])
     status = 0
     try:

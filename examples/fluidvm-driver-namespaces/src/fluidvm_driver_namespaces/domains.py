@@ -1,8 +1,8 @@
 """
-The domains of one directory: their definitions are files, their guests processes. All of it blocks.
+The domains of one directory: their definitions are files, their guests are processes. All functions here block.
 
-C{UUID.json} is a definition, C{UUID.lock} is held by the domain's supervisor as long as it runs. C{directory.lock} is held
-by whoever changes something, so that several servers can share a directory.
+C{UUID.json} is a definition. The domain's supervisor holds C{UUID.lock} as long as it runs. C{directory.lock} is held during
+changes, so that several servers can share a directory.
 """
 
 from __future__ import annotations
@@ -37,18 +37,18 @@ from fluidvm_driver_namespaces.guest import cpus
 
 SUPERVISOR = Path(__file__).with_name("supervisor.py")
 PATIENCE = 20.0
-"""Seconds that a guest's processes have to come or to go."""
+"""Seconds in which a guest's processes must start or end."""
 STOPPED, RUNNING, PAUSED = DomainState.STOPPED, DomainState.RUNNING, DomainState.PAUSED
 FIELDS = ("uuid", "name", "vcpus", "max_vcpus", "memory", "max_memory", "autostart")
 
 
 class Domains:
     """
-    The domains of a directory, as long as it is the same one.
+    The domains of a directory.
 
-    @param directory: made if it isn't there.
+    @param directory: created if it doesn't exist.
     @param template: the directory with the guests' root file system.
-    @raise Unreachable: the directory can't be had.
+    @raise Unreachable: the directory can't be opened or created.
     """
 
     def __init__(self, directory: Path, template: Path) -> None:
@@ -62,17 +62,17 @@ class Domains:
             raise Unreachable(f"{directory}: {error.strerror}.") from None
 
     def close(self) -> None:
-        """Let go of the directory."""
+        """Close the directory."""
         os.close(self._file)
 
     def _check(self) -> None:
-        """@raise Unreachable: it was unmounted, moved or removed since it was opened."""
+        """Check the directory. @raise Unreachable: it was unmounted, moved or removed since it was opened."""
         try:
             if os.path.samestat(self._path.stat(), os.fstat(self._file)):
                 return
         except OSError:
             pass
-        raise Unreachable(f"{self._path} isn't the directory any more that it was.")
+        raise Unreachable(f"{self._path} is no longer the same directory.")
 
     @contextlib.contextmanager
     def _changing(self) -> Iterator[None]:
@@ -84,7 +84,7 @@ class Domains:
     # looking
 
     def all(self) -> list[DomainInfo]:
-        """Every domain."""
+        """List all domains."""
         self._check()
         found = []
         for file in sorted(self._path.glob("*.json")):
@@ -93,7 +93,7 @@ class Domains:
         return found
 
     def get(self, uuid: str) -> DomainInfo:
-        """One domain. @raise NoSuchThing: there is none."""
+        """Return one domain. @raise NoSuchThing: there is none."""
         self._check()
         supervisor = processes.holder(self._lock(uuid))
         state = STOPPED
@@ -118,7 +118,7 @@ class Domains:
         return fields
 
     def _write(self, info: DomainInfo | DomainSpec) -> None:
-        """Remember a definition: whole, and on the disk."""
+        """Store a definition atomically, and sync it to the disk."""
         every = asdict(info)
         file = self._definition(info.uuid)
         new = file.with_suffix(".new")
@@ -136,7 +136,7 @@ class Domains:
     # defining
 
     def define(self, spec: DomainSpec) -> None:
-        """Make a domain known, or give it another definition."""
+        """Define a domain, or replace its definition."""
         if spec.boot.kernel:
             raise Unsupported("A guest in namespaces runs on its host's kernel; it can't boot another one.")
         if spec.disks:
@@ -146,11 +146,11 @@ class Domains:
                 if other.uuid == spec.uuid and other.state is not STOPPED:
                     raise WrongState(f"Domain {other.name} is {other.state}: stop it first.")
                 if other.name == spec.name and other.uuid != spec.uuid:
-                    raise AlreadyThere(f"There is another domain {spec.name}.")
+                    raise AlreadyThere(f"There is already another domain {spec.name}.")
             self._write(spec)
 
     def undefine(self, uuid: str) -> None:
-        """Forget a domain."""
+        """Undefine a domain."""
         with self._changing():
             try:
                 self._stopped(uuid)
@@ -160,7 +160,7 @@ class Domains:
             self._lock(uuid).unlink(missing_ok=True)
 
     def resize(self, uuid: str, **amounts: Any) -> None:
-        """Change C{memory} or C{vcpus} of a stopped domain, and its maximum where that is less."""
+        """Change C{memory} or C{vcpus} of a stopped domain, and raise its maximum if that is less."""
         with self._changing():
             info = self._stopped(uuid)
             most: dict[str, Any] = {
@@ -196,37 +196,37 @@ class Domains:
         except subprocess.TimeoutExpired:
             process.kill()
             process.communicate()
-            said = f"it isn't up after {PATIENCE:g} s"
+            said = f"it isn't running after {PATIENCE:g} s"
         if said:
             self._end(info)
             raise DriverError(f"Domain {info.name} doesn't start: {said}.")
 
     def stop(self, uuid: str) -> None:
-        """Pull the plug."""
+        """Stop a domain."""
         with self._changing():
             self._end(self.get(uuid))
 
     def _end(self, info: DomainInfo) -> None:
-        """Kill a guest's first process, and with it all others, until its supervisor has seen it."""
+        """Kill a guest's first process, and with it all others, and wait until its supervisor has ended."""
         deadline = time.monotonic() + PATIENCE
         while supervisor := processes.holder(self._lock(info.uuid)):
             init = processes.init_of(supervisor)
             if init:
                 _signal(init, signal.SIGKILL)
             if time.monotonic() > deadline:
-                raise DriverError(f"Domain {info.name} doesn't stop: process {init or supervisor} is still there.")
+                raise DriverError(f"Domain {info.name} doesn't stop: process {init or supervisor} still exists.")
             time.sleep(0.005)
 
     def pause(self, uuid: str) -> None:
-        """Freeze a running domain."""
+        """Pause a running domain."""
         with self._changing():
             info = self.get(uuid)
             if info.state is STOPPED:
-                raise WrongState(f"Domain {info.name} is stopped: only a running one is paused.")
+                raise WrongState(f"Domain {info.name} is stopped: it can be paused only while it is running.")
             processes.freeze(self._init(info))
 
     def resume(self, uuid: str) -> None:
-        """Let a paused domain go on."""
+        """Resume a paused domain."""
         with self._changing():
             info = self.get(uuid)
             if info.state is STOPPED:
@@ -236,9 +236,9 @@ class Domains:
 
     def ask(self, uuid: str, what: signal.Signals, stopped_too: bool) -> None:
         """
-        Send a guest's init a signal; one that boots right now misses it.
+        Send a signal to a guest's init; a guest that is just booting can miss it.
 
-        @param stopped_too: whether a stopped domain is no error.
+        @param stopped_too: whether to ignore a stopped domain instead of raising an error.
         """
         with self._changing():
             info = self.get(uuid)
@@ -251,7 +251,7 @@ class Domains:
                 _signal(init, what)
 
     def _init(self, info: DomainInfo) -> int:
-        """The first process of a running domain, waited for where the guest reboots right now."""
+        """The first process of a running domain; this waits if the guest is just rebooting."""
         deadline = time.monotonic() + PATIENCE
         while supervisor := processes.holder(self._lock(info.uuid)):
             init = processes.init_of(supervisor)
@@ -263,7 +263,7 @@ class Domains:
         raise WrongState(f"Domain {info.name} stopped just now.")
 
     def resize_live(self, uuid: str, **amounts: Any) -> None:
-        """Change C{memory} or C{vcpus} of a running domain within its maxima."""
+        """Change C{memory} or C{vcpus} of a running domain, up to its maximum."""
         with self._changing():
             info = self.get(uuid)
             if info.state is not RUNNING:
@@ -271,7 +271,7 @@ class Domains:
             for what, amount in amounts.items():
                 most = getattr(info, f"max_{what}")
                 if amount > most:
-                    raise WrongState(f"Domain {info.name} runs with at most {most} ({what}): more needs a stop.")
+                    raise WrongState(f"Domain {info.name} runs with at most {most} ({what}): stop it to give it more.")
             wanted = replace(info, **amounts)
             try:
                 self._limit(wanted)
@@ -287,13 +287,13 @@ class Domains:
 
 
 def _checked(uuid: str) -> str:
-    """@raise NoSuchThing: it is no UUID, so no domain has it; a path is made of it."""
+    """Check a UUID, which becomes part of a path. @raise NoSuchThing: it isn't a UUID, so no domain has it."""
     try:
         if str(UUID(uuid)) == uuid:
             return uuid
     except ValueError:
         pass
-    raise NoSuchThing(f"{uuid!r} is no domain's UUID.")
+    raise NoSuchThing(f"{uuid!r} isn't the UUID of a domain.")
 
 
 def _signal(pid: int, number: signal.Signals) -> None:

@@ -1,4 +1,4 @@
-"""The driver that FluidVM sees: it passes each verb on to L{Domains}, in the node's own thread."""
+"""The driver object and its connections, which pass each verb on to L{Domains}, in the node's own thread."""
 
 from __future__ import annotations
 
@@ -33,10 +33,10 @@ from fluidvm_driver_namespaces.domains import Domains
 
 T = TypeVar("T")
 LOOK = 0.25
-"""Seconds between two looks at what others did."""
+"""Polling interval in seconds for changes by others."""
 PATH = r"(/[A-Za-z0-9._+-]+)+"
 POWER_OFF, REBOOT = Signals.SIGUSR2, Signals.SIGTERM
-"""What busybox' init takes for them."""
+"""The signals of BusyBox's init for these requests."""
 
 
 @implementer(IConnection, ILiveResize, IEvents)
@@ -60,13 +60,13 @@ class NamespacesConnection:
         self._looking = LoopingCall(self._look)
         self._looking.clock = host.clock
         self._looking.start(LOOK, now=False).addErrback(
-            lambda failure: self._log.failure("The domains aren't looked at any more", failure)
+            lambda failure: self._log.failure("Polling of the domains has ended with an error", failure)
         )
 
     # asking
 
     def _do(self, function: Callable[..., T], *args: Any, changes: bool = False, **named: Any) -> Deferred[T]:
-        """Call a function of L{Domains} in the node's thread; afterwards tell what it changed."""
+        """Call a function of L{Domains} in the node's thread; then report what it changed."""
 
         async def run() -> T:
             self._check()
@@ -86,12 +86,12 @@ class NamespacesConnection:
 
     def _check(self) -> None:
         if not self._open:
-            raise Unreachable(f"The connection is closed: {self._lost_reason or 'the server let go of it.'}")
+            raise Unreachable(f"The connection is closed: {self._lost_reason or 'the server closed it.'}")
 
     # the connection
 
     def close(self) -> Deferred[None]:
-        """Let go of the directory; guests run on."""
+        """Close the directory; guests keep running."""
         self._lost.clear()
         return self._shut()
 
@@ -101,7 +101,7 @@ class NamespacesConnection:
         self._open = False
         self._listeners.clear()
         self._looking.stop()
-        # Behind what the thread has still to do.
+        # After the calls that are still queued in the thread.
         return self._host.run(self._domains.close)
 
     def _lose(self, reason: str) -> None:
@@ -113,7 +113,7 @@ class NamespacesConnection:
                 self._safely(callback, reason)
 
     def on_lost(self, callback: Callable[[str], None]) -> None:
-        """Call C{callback} when the directory is gone; at once if that is known."""
+        """Call C{callback} when the directory is lost; at once if that is already known."""
         if self._lost_reason:
             self._safely(callback, self._lost_reason)
         else:
@@ -122,18 +122,18 @@ class NamespacesConnection:
     # events
 
     def subscribe(self, callback: Callable[[str, DomainState | None], None]) -> None:
-        """Call C{callback} at each change of a state: at once for what this connection does, else at the next look."""
+        """Call C{callback} at each state change: at once for changes by this connection, else at the next poll."""
         self._listeners.append(callback)
 
     async def _look(self) -> None:
-        """Tell what has changed since the last look."""
+        """Report what has changed since the last poll."""
         try:
             now = await self._host.run(lambda: states(self._domains.all()))
         except Unreachable as error:
             self._lose(str(error))
             return
         except Exception:
-            self._log.failure("The domains can't be looked at")
+            self._log.failure("The domains can't be polled")
             return
         if not self._open:
             return
@@ -144,7 +144,7 @@ class NamespacesConnection:
                     self._safely(callback, uuid, now.get(uuid))
 
     def _safely(self, callback: Callable[..., None], *news: Any) -> None:
-        # A verb has happened, whatever those think who are told of it; and the others are to be told, too.
+        # The verb has taken effect even if a callback fails, and the other callbacks must be called, too.
         try:
             callback(*news)
         except Exception:
@@ -153,23 +153,23 @@ class NamespacesConnection:
     # the core
 
     def host_info(self) -> Deferred[HostInfo]:
-        """Tell what this machine is."""
+        """Describe this machine."""
         return self._do(host_info)
 
     def list_domains(self) -> Deferred[Sequence[DomainInfo]]:
-        """Tell every domain."""
+        """List all domains."""
         return self._do(self._domains.all)
 
     def get_domain(self, uuid: str) -> Deferred[DomainInfo]:
-        """Tell one domain."""
+        """Describe one domain."""
         return self._do(self._domains.get, uuid)
 
     def define_domain(self, spec: DomainSpec) -> Deferred[None]:
-        """Make a domain known."""
+        """Define a domain."""
         return self._change(self._domains.define, spec)
 
     def undefine_domain(self, uuid: str) -> Deferred[None]:
-        """Forget a domain."""
+        """Undefine a domain."""
         return self._change(self._domains.undefine, uuid)
 
     def start(self, uuid: str) -> Deferred[None]:
@@ -189,11 +189,11 @@ class NamespacesConnection:
         return self._change(self._domains.ask, uuid, REBOOT, stopped_too=False)
 
     def pause(self, uuid: str) -> Deferred[None]:
-        """Stop a guest's processes."""
+        """Pause a guest's processes."""
         return self._change(self._domains.pause, uuid)
 
     def resume(self, uuid: str) -> Deferred[None]:
-        """Let a guest's processes go on."""
+        """Resume a guest's processes."""
         return self._change(self._domains.resume, uuid)
 
     def set_memory(self, uuid: str, memory: int) -> Deferred[None]:
@@ -223,10 +223,10 @@ class NamespacesDriver:
     summary = "Guests on this machine that are processes in Linux namespaces."
     connection = NamespacesConnection
     options = Struct(
-        "how the guests are made",
+        "settings of the guests",
         fields={
             "template": Text(
-                "directory with the guests' root file system, whose /sbin/init is busybox' or obeys the same signals",
+                "directory with the guests' root file system; its /sbin/init is BusyBox's or obeys the same signals",
                 longest=1024,
                 pattern=PATH,
                 rule="an absolute path",
@@ -236,9 +236,9 @@ class NamespacesDriver:
     )
 
     def check_address(self, address: str) -> None:
-        """It is a directory, where the guests are kept."""
+        """The address is a directory, in which the guests' definitions are stored."""
         if not re.fullmatch(PATH, address):
-            raise ValueError("it is the absolute path of a directory of this machine: letters, digits and . _ + - /")
+            raise ValueError("must be the absolute path of a directory on this machine: letters, digits and . _ + - /")
 
     def connect(self, address: str, options: Mapping[str, Any], host: DriverHost) -> Deferred[NamespacesConnection]:
         """Open the directory."""
@@ -259,12 +259,12 @@ class NamespacesDriver:
 
 
 def states(domains: Sequence[DomainInfo]) -> dict[str, DomainState]:
-    """Each domain's state by its UUID."""
+    """The state of each domain, by UUID."""
     return {domain.uuid: domain.state for domain in domains}
 
 
 def host_info() -> HostInfo:
-    """Read what this machine is."""
+    """Read this machine's CPUs, memory and kernel."""
     memory = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") // 2**20
     kernel = os.uname().release
     return HostInfo(os.cpu_count() or 1, memory, f"Linux {kernel}", version("fluidvm-driver-namespaces"))

@@ -1,7 +1,7 @@
 """
 One boot of a guest: namespaces, a root file system, limits, and then its init in this process's place.
 
-Standard library only: this runs in the guest's supervisor, which is to start fast and stay small.
+Standard library only: this runs in the guest's supervisor, which must start fast and stay small.
 """
 
 from __future__ import annotations
@@ -41,16 +41,16 @@ def _mount(source: str, target: str, kind: str = "", flags: int = 0, options: st
 
 def _die_with_parent(parent: int) -> None:
     _call("prctl", _libc.prctl, PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
-    # It may have died before.
+    # It may already have ended.
     if os.getppid() not in (parent, 0):
         os._exit(1)
 
 
 def cpus(uuid: str, count: int) -> set[int]:
     """
-    Choose the CPUs of a domain: as many of the host's as it is to have, those of different domains spread.
+    Choose the host CPUs of a domain, spread over the domains.
 
-    @return: never empty; all that this process may use where C{count} is more.
+    @return: never empty; if C{count} is higher, all CPUs that this process can use.
     """
     there = sorted(os.sched_getaffinity(0))
     first = int(uuid[:8], 16)
@@ -59,12 +59,12 @@ def cpus(uuid: str, count: int) -> set[int]:
 
 def boot(domain: dict[str, Any], template: str, place: str, report: int) -> int:
     """
-    Boot a guest, and wait for its end.
+    Boot a guest, and wait until it ends.
 
-    @param domain: its definition, as L{fluidvm_driver_namespaces.domains} keeps it.
-    @param template: the directory with its root file system, which it sees with a layer in memory above.
-    @param place: a directory that it doesn't see; its root is put together there.
-    @param report: a file descriptor that is closed when its init runs, after what went wrong was written to it.
+    @param domain: its definition, as stored by L{fluidvm_driver_namespaces.domains}.
+    @param template: the directory with its root file system, on which the guest sees a writable layer in memory.
+    @param place: a directory that the guest doesn't see, where its root file system is assembled.
+    @param report: a file descriptor to which errors are written; it is closed when the guest's init runs.
     @return: a wait status: the signal is SIGHUP for a guest that reboots, SIGINT for one that powers off (reboot(2)).
     """
     parent = os.getpid()
@@ -76,7 +76,7 @@ def boot(domain: dict[str, Any], template: str, place: str, report: int) -> int:
 
 
 def _run(step: Callable[[], NoReturn], report: int) -> NoReturn:
-    """Go on in a new process; what fails is told, and ends it."""
+    """Continue in a new process; errors are reported, and end it."""
     try:
         step()
     except BaseException as error:
@@ -86,7 +86,7 @@ def _run(step: Callable[[], NoReturn], report: int) -> NoReturn:
 
 
 def _unshare(parent: int, domain: dict[str, Any], template: str, place: str, report: int) -> NoReturn:
-    """Go into the namespaces; the first process of the new PID namespace is this one's child."""
+    """Enter the namespaces; the first process of the new PID namespace is a child of this process."""
     user, group = os.geteuid(), os.getegid()
     _call("unshare", _libc.unshare, NAMESPACES)
     Path("/proc/self/setgroups").write_text("deny")
@@ -100,7 +100,7 @@ def _unshare(parent: int, domain: dict[str, Any], template: str, place: str, rep
     os.close(report)
     status = os.waitpid(first, 0)[1]
     if os.WIFSIGNALED(status):
-        # The supervisor is to see what this one saw.
+        # The supervisor must get the same wait status as this process.
         if os.WTERMSIG(status) != signal.SIGKILL:
             signal.signal(os.WTERMSIG(status), signal.SIG_DFL)
         os.kill(os.getpid(), os.WTERMSIG(status))
@@ -108,7 +108,7 @@ def _unshare(parent: int, domain: dict[str, Any], template: str, place: str, rep
 
 
 def _become_init(parent: int, domain: dict[str, Any], template: str, place: str) -> NoReturn:
-    """Be the guest's first process: make its root, and run its init."""
+    """Run as the guest's first process: assemble its root file system, and run its init."""
     _die_with_parent(parent)
     os.setsid()
     _mount("none", "/", flags=MS_REC | MS_PRIVATE)
@@ -116,7 +116,7 @@ def _become_init(parent: int, domain: dict[str, Any], template: str, place: str)
     _mount("fluidvm", place, "tmpfs", MS_NOSUID | MS_NODEV, f"mode=755,size={domain['memory']}m")
     for part in ("root", "upper", "work"):
         (Path(place) / part).mkdir()
-    # The template by ".": its path may be hidden by now.
+    # The template is accessed as ".": its path may be hidden now.
     _mount("fluidvm", f"{place}/root", "overlay", options=f"lowerdir=.,upperdir={place}/upper,workdir={place}/work")
     os.chdir(f"{place}/root")
     for part in ("proc", "dev", "run", "tmp"):
@@ -127,7 +127,7 @@ def _become_init(parent: int, domain: dict[str, Any], template: str, place: str)
         Path("dev", name).touch()
         _mount(f"/dev/{name}", f"dev/{name}", flags=MS_BIND)
     socket.sethostname(domain["name"][:64])
-    # The old root is put over the new one, and then taken away (pivot_root(2), "pivot_root(".", ".")").
+    # The old root is mounted over the new one, and then unmounted (pivot_root(2), "pivot_root(".", ".")").
     _call("pivot_root", _libc.syscall, SYS_PIVOT_ROOT[os.uname().machine], b".", b".")
     _call("umount", _libc.umount2, b".", MNT_DETACH)
     os.chdir("/")

@@ -1,4 +1,4 @@
-"""The processes of a guest as its host sees them, in /proc: found, frozen, thawed, limited. All of it blocks."""
+"""Finds, freezes, thaws and limits the processes of a guest, through /proc. All functions here block."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from fluidvm.driver import DriverError
 from fluidvm_driver_namespaces.guest import MIB
 
 PASSES = 2000
-"""How often a guest that makes new processes all the time is gone through."""
+"""Maximum number of passes over a guest that keeps creating processes."""
 GONE = "ZX"
 FROZEN = "Tt"
 BLOCKED = "D"
@@ -26,9 +26,9 @@ _FLOCK = "hhqqi4x"
 
 def holder(lock: Path) -> int:
     """
-    Tell who holds a lock; it is neither taken nor disturbed.
+    Find out who holds a lock, without taking it.
 
-    @return: the process; 0: nobody.
+    @return: the process id; 0: nobody.
     """
     try:
         file = os.open(lock, os.O_RDWR)
@@ -42,7 +42,7 @@ def holder(lock: Path) -> int:
     if kind == fcntl.F_UNLCK:
         return 0
     if pid <= 1:
-        raise DriverError(f"The guest of {lock} runs, but in a container where this host's processes aren't seen.")
+        raise DriverError(f"The guest of {lock} runs in a container from which this host's processes can't be seen.")
     return int(pid)
 
 
@@ -55,7 +55,7 @@ def init_of(supervisor: int) -> int:
 
 
 def frozen(pid: int) -> bool:
-    """Tell whether a process is stopped by a signal."""
+    """Whether a process is stopped by a signal."""
     return state(pid) in FROZEN
 
 
@@ -63,7 +63,7 @@ def freeze(init: int) -> None:
     """
     Stop all processes of a guest.
 
-    @raise DriverError: they can't be had to stand still; then they go on.
+    @raise DriverError: not all of them could be stopped; then they are all resumed.
     """
     try:
         _until_done(init, lambda pid: state(pid) in FROZEN + GONE, _stop)
@@ -75,7 +75,7 @@ def freeze(init: int) -> None:
 def _stop(pid: int) -> None:
     os.kill(pid, signal.SIGSTOP)
     if state(pid) == BLOCKED:
-        # It may wait for a child of vfork(2), which was stopped before its exec(2): that one has to come so far.
+        # It may wait for a child of vfork(2) that was stopped before its exec(2), which the child must reach.
         for child in children(pid):
             with contextlib.suppress(ProcessLookupError):
                 os.kill(child, signal.SIGCONT)
@@ -83,12 +83,12 @@ def _stop(pid: int) -> None:
 
 
 def thaw(init: int) -> None:
-    """Let all processes of a guest go on."""
+    """Resume all processes of a guest."""
     _until_done(init, lambda pid: state(pid) not in FROZEN, lambda pid: os.kill(pid, signal.SIGCONT))
 
 
 def limit_memory(init: int, memory: int) -> None:
-    """Let each process of a guest have so much memory. @param memory: MiB."""
+    """Limit the memory of each process of a guest. @param memory: MiB."""
     _until_done(
         init,
         lambda pid: resource.prlimit(pid, resource.RLIMIT_DATA)[0] == memory * MIB,
@@ -101,7 +101,7 @@ def _limit(pid: int, size: int) -> None:
 
 
 def limit_cpus(init: int, cpus: set[int]) -> None:
-    """Let the processes of a guest run on these CPUs only."""
+    """Restrict the processes of a guest to these CPUs."""
 
     def pin(pid: int) -> None:
         for thread in _threads(pid):
@@ -111,7 +111,7 @@ def limit_cpus(init: int, cpus: set[int]) -> None:
 
 
 def _until_done(init: int, done: Callable[[int], bool], do: Callable[[int], None]) -> None:
-    """Do something to each process of a guest, until one look finds it done to all: new ones take after their parents."""
+    """Change each process of a guest, until a pass finds all of them changed: new processes inherit from their parents."""
     for _ in range(PASSES):
         left = 0
         for pid in (init, *descendants(init)):
@@ -122,7 +122,7 @@ def _until_done(init: int, done: Callable[[int], bool], do: Callable[[int], None
         if not left:
             return
         time.sleep(0.005)
-    raise DriverError(f"The guest's processes (the first is {init}) don't follow.")
+    raise DriverError(f"The guest's processes (the first is {init}) couldn't all be changed.")
 
 
 def descendants(pid: int) -> Iterator[int]:
@@ -140,7 +140,7 @@ def _threads(pid: int) -> list[int]:
 
 
 def children(pid: int) -> list[int]:
-    """A process's children; none if it is gone."""
+    """A process's children; none if it has ended."""
     found = []
     for thread in _threads(pid):
         with contextlib.suppress(FileNotFoundError, ProcessLookupError):
@@ -149,9 +149,9 @@ def children(pid: int) -> list[int]:
 
 
 def state(pid: int) -> str:
-    """The letter of a process's state, as in proc(5); C{X} if it is gone."""
+    """The letter of a process's state, as in proc(5); C{X} if it has ended."""
     try:
-        # The name in parentheses may hold anything; the state is the first field behind it.
+        # The name in parentheses can contain anything; the state is the first field after it.
         return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
     except (FileNotFoundError, ProcessLookupError):
         return "X"

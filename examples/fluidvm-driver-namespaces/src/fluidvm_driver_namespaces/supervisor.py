@@ -1,9 +1,9 @@
 """
-What stays with a guest: boots it, boots it again when it reboots, and ends with it.
+The supervisor of a guest: boots it, boots it again when it reboots, and ends with it.
 
 Run as C{python -I supervisor.py DIRECTORY UUID TEMPLATE}. It leaves its caller's session at once, so that it outlives the
-server. Its standard output is closed when the guest's init runs; before that it has said what went wrong, if anything did.
-While it runs it holds a lock on C{DIRECTORY/UUID.lock}, which is how a running domain is known.
+server. Its standard output is closed when the guest's init runs; before that, errors are written to it.
+While it runs it holds a lock on C{DIRECTORY/UUID.lock}, by which a running domain is recognized.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ def main() -> int:
         os._exit(0)
     os.setsid()
     os.chdir("/")
-    # Without the script's directory Python wouldn't find the module next to it; -I leaves it out.
+    # Python must find the module next to this script, but -I omits the script's directory.
     sys.path.insert(0, str(Path(__file__).parent))
     import guest  # type: ignore[import-not-found]
 
@@ -33,7 +33,7 @@ def main() -> int:
     for standard in (0, 1, 2):
         os.dup2(null, standard)
     try:
-        # Of the process, not of the open file: F_GETLK tells whose it is, and what is forked doesn't hold it.
+        # A lock of the process, not of the open file: F_GETLK returns its owner, and child processes don't hold it.
         fcntl.lockf(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError:
         os.write(report, b"it runs already")

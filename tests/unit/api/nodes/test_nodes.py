@@ -91,7 +91,7 @@ class NodeTests(ServerCase):
         node = await admin.do("add_compute_node", "away", "simulator", "", {"fail": ["connect"]})
         code, words = await admin.fail("refresh_compute_node", node)
         self.assertEqual(code, 503)
-        self.assertIn("told to fail", words)
+        self.assertIn("configured to fail", words)
 
     async def off(self, running: Running, node: int, vm: int) -> None:
         """Turn a VM off on its host while the store fails; check that the server shows it once the store is back."""

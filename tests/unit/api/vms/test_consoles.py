@@ -166,7 +166,7 @@ class TicketTests(ConsoleCase):
         self.vm = await self.admin.do("create_vm", {"name": "web2", "compute_node": node})
         await self.admin.do("start_vm", self.vm)
         path = (await self.admin.call("get_vm_console", self.vm))["path"]
-        self.assertIn("told to fail", await self.is_refused(503, path))
+        self.assertIn("configured to fail", await self.is_refused(503, path))
 
     async def test_what_is_logged(self) -> None:
         told = await self.admin.call("get_vm_console", self.vm)
@@ -207,7 +207,7 @@ class BoundTests(ConsoleCase):
         await self.admin.do("start_vm", self.vm)
         for _ in range(2):
             path = (await self.admin.call("get_vm_console", self.vm, "vnc"))["path"]
-            self.assertIn("told to fail", await self.is_refused(503, path))
+            self.assertIn("configured to fail", await self.is_refused(503, path))
         self.vm = ours
         await self.look(None, "vnc")
 

@@ -71,7 +71,7 @@ class MigrationTests(ServerCase):
         admin = await running.login()
         one, two = await admin.node("one", fail=["migrate"]), await admin.node("two")
         vm = await admin.do("create_vm", {"name": "web", "compute_node": one, "disks": [{"size": 8}]})
-        self.assertIn("told to fail", (await admin.fail("migrate_vm", vm, two, COPY))[1])
+        self.assertIn("configured to fail", (await admin.fail("migrate_vm", vm, two, COPY))[1])
         await self.assert_on(running, admin, vm, one, two)
 
     async def test_no_room_there(self) -> None:
@@ -79,7 +79,7 @@ class MigrationTests(ServerCase):
         admin = await running.login()
         one, two = await admin.node("one"), await admin.node("two", pool_size=10)
         vm = await admin.do("create_vm", {"name": "web", "compute_node": one, "disks": [{"size": 8}, {"size": 4}]})
-        self.assertIn("no room", (await admin.fail("migrate_vm", vm, two, COPY))[1])
+        self.assertIn("no space", (await admin.fail("migrate_vm", vm, two, COPY))[1])
         await self.assert_on(running, admin, vm, one, two)
 
     async def test_cancelled(self) -> None:

@@ -1,4 +1,4 @@
-"""Guest agents' answers: whatever a guest says fails its own verb at worst, in few words."""
+"""Answers of guest agents: whatever a guest returns can only fail its own verb, with a short message."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ class Domain:
 
 
 class Host(LibvirtGuest):
-    """One whose domain runs."""
+    """A connection with a running domain."""
 
     def __init__(self) -> None:
         self._domain: Any = Domain()
@@ -60,7 +60,7 @@ class Host(LibvirtGuest):
 
 class AnswerTests(SynchronousTestCase):
     def ask(self, said: Any) -> Any:
-        """What becomes of an answer; C{None}: it was refused."""
+        """The result of an answer; C{None}: it was refused."""
         self.patch(libvirt_qemu, "qemuAgentCommand", lambda *args: said)
         try:
             answer = libvirt_guest._do_ask(Domain(), "guest-exec-status", {"pid": 1})
@@ -103,7 +103,7 @@ class AnswerTests(SynchronousTestCase):
         ):
             self.assertIsNone(self.ask(said))
 
-    def test_much(self) -> None:
+    def test_large_answers(self) -> None:
         answer = {"exited": True, "exitcode": 3, "out-data": base64.b64encode(b"\xff" * 4 * MOST_OUTPUT).decode()}
         output = self.ask(json.dumps({"return": answer}))
         self.assertEqual((output.code, len(output.stdout)), (3, MOST_OUTPUT))

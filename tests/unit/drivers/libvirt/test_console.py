@@ -1,4 +1,4 @@
-"""Serial consoles through libvirt: each has a connection to its host of its own, which ends with it."""
+"""Serial consoles through libvirt: each one has its own connection to its host, which ends with it."""
 
 from __future__ import annotations
 
@@ -29,9 +29,9 @@ POLL = 0.005
 
 class Stream:
     """
-    A stream of libvirt's.
+    A fake stream of libvirt.
 
-    @ivar takes: set: what is sent is taken; else sending blocks, as libvirt's does when libvirtd reads nothing any more.
+    @ivar takes: set: data is accepted; else sending blocks, as in libvirt when libvirtd no longer reads anything.
     """
 
     def __init__(self) -> None:
@@ -54,7 +54,7 @@ class Stream:
         self.callback = None
 
     def say(self, data: bytes) -> None:
-        """What libvirt does in its event loop's thread."""
+        """Do what libvirt does in its event loop's thread."""
         self.coming.append(data)
         self.callback(self, libvirt.VIR_STREAM_EVENT_READABLE, self.opaque)
 
@@ -73,7 +73,7 @@ class Stream:
 
 
 class Domain:
-    """A domain that runs."""
+    """A running domain."""
 
     def __init__(self, connection: Connection) -> None:
         self._connection = connection
@@ -100,7 +100,7 @@ class Connection:
     """
     A connection to a host.
 
-    @ivar taken: the console was opened through it, and so taken from others.
+    @ivar taken: the console was opened through it, which disconnected other viewers.
     """
 
     def __init__(self, failing: bool = False) -> None:
@@ -130,7 +130,7 @@ class Connection:
 
 
 class Host:
-    """What the server lends the driver; the node's own thread is the caller's."""
+    """A L{DriverHost}; the node's own thread is the caller's."""
 
     node = "node1"
     reactor = reactor
@@ -146,7 +146,7 @@ class Host:
 
 
 def log_in() -> tuple[str, str]:
-    """Never asked by what stands in for libvirt."""
+    """Not called, as libvirt is replaced by fakes."""
     raise AssertionError
 
 
@@ -172,7 +172,7 @@ class SerialTests(TestCase):
         self.addCleanup(self.end)
 
     async def end(self) -> None:
-        """Nothing is left: no connection, and no thread."""
+        """Check that no connection and no thread is left."""
         self.answers.set()
         for other in self.opened:
             other.stream.takes.set()
@@ -197,7 +197,7 @@ class SerialTests(TestCase):
         return viewer
 
     async def is_over(self, viewer: Any, side: Connection) -> None:
-        """Check that a console has ended, and all that it had with it."""
+        """Check that a console has ended, with its connection and its thread."""
         await self.until(lambda: not side.open)
         self.assertEqual((viewer.losses, side.stream.aborted, side.stream.callback, side.on_close), (1, 1, None, None))
         self.assertEqual((side.stream._o, len(self.freed)), (None, sum(not other.open for other in self.opened)))
@@ -213,8 +213,8 @@ class SerialTests(TestCase):
         await self.is_over(one, self.opened[0])
         self.assertEqual((other.losses, self.opened[1].open), (0, True))
 
-    async def test_a_guest_that_takes_nothing(self) -> None:
-        """It holds up no thread of the node's (for long calls there are none here), nor other consoles."""
+    async def test_a_guest_that_reads_nothing(self) -> None:
+        """It blocks no thread of the node (there are none for long calls here), and no other consoles."""
         quiet = await self.open()
         self.opened[0].stream.takes.clear()
         quiet.transport.write(b"x" * 3 * PIECE)
@@ -266,14 +266,14 @@ class SerialTests(TestCase):
         await self.is_over(viewer, self.opened[0])
 
     async def test_its_connection_is_lost(self) -> None:
-        """The node's own is another one."""
+        """The node's own connection isn't affected."""
         viewer = await self.open()
         self.opened[0].on_close(None, 0, None)
         await self.is_over(viewer, self.opened[0])
         await self.open()
 
     async def test_an_event_that_comes_late(self) -> None:
-        """libvirt's thread was about to tell it when the stream was let go of."""
+        """libvirt's thread was about to report it when the stream was released."""
         viewer = await self.open()
         stream = self.opened[0].stream
         tell = stream.callback
@@ -291,15 +291,15 @@ class SerialTests(TestCase):
         self.failing = False
         await self.open()
 
-    async def test_no_connection_is_to_be_had(self) -> None:
+    async def test_no_connection_can_be_opened(self) -> None:
         def do_open(uri: str, how: Any, keepalive: Any) -> Connection:
             raise Unreachable("nobody there")
 
         self.patch(libvirt_side_connection, "do_open", do_open)
         failure = await self.assertFailure(self.connection.open_serial(UUID, Viewer()), DriverError)
-        self.assertNotIsInstance(failure, Unreachable)  # which would tell that the node is lost
+        self.assertNotIsInstance(failure, Unreachable)  # which would mean that the node is lost
 
-    async def test_the_host_gives_no_connection(self) -> None:
+    async def test_the_host_accepts_no_connection(self) -> None:
         self.answers.clear()
         opening = self.connection.open_serial(UUID, Viewer())
         await self.until(lambda: self.asked)
@@ -312,7 +312,7 @@ class SerialTests(TestCase):
         await self.until(lambda: not self.connection._sides)
         self.assertEqual([(side.open, side.taken) for side in self.opened], [(False, False)])
 
-    async def test_nobody_waits_for_it_any_more(self) -> None:
+    async def test_opening_is_cancelled(self) -> None:
         self.answers.clear()
         viewer = Viewer()
         opening = self.connection.open_serial(UUID, viewer)
@@ -323,11 +323,11 @@ class SerialTests(TestCase):
         await self.until(lambda: self.opened and not self.opened[0].open)
         self.assertEqual((viewer.connections, self.opened[0].taken), (0, False))
 
-    async def test_too_many(self) -> None:
+    async def test_too_many_consoles(self) -> None:
         self.patch(libvirt_console, "MOST_SERIAL", 2)
         viewers = [await self.open(), await self.open()]
         failure = await self.assertFailure(self.connection.open_serial(UUID, Viewer()), DriverError)
-        self.assertEqual(str(failure), "Compute node node1 has 2 serial consoles open already: close one of them.")
+        self.assertEqual(str(failure), "Compute node node1 already has 2 open serial consoles: close one of them.")
         viewers[0].transport.loseConnection()
         await self.is_over(viewers[0], self.opened[0])
         await self.until(lambda: len(self.connection._sides) == 1)

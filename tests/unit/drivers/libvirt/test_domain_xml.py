@@ -1,4 +1,4 @@
-"""Definitions: what is written is read back, and no value becomes markup."""
+"""Definitions can be read back as they were written, and no value becomes markup."""
 
 from __future__ import annotations
 
@@ -73,7 +73,7 @@ GOLDEN = """\
   </devices>
 </domain>"""
 
-# What XML 1.0 can carry; the carriage return is left out, for a parser makes a line feed of it.
+# The characters of XML 1.0, without the carriage return, which a parser converts to a line feed.
 carried = st.text(
     st.one_of(
         st.characters(codec="utf-8", categories=["L", "N", "P", "S", "Zs"], exclude_characters="\ufffe\uffff"),
@@ -84,7 +84,7 @@ carried = st.text(
 
 
 def spec(**changes: object) -> DomainSpec:
-    """A domain with all that there is."""
+    """A domain with all features."""
     fields = {
         "uuid": UUID,
         "name": "web1",
@@ -122,7 +122,7 @@ class WritingTests(SynchronousTestCase):
         tree = ElementTree.fromstring(domain_xml(spec(), Platform("kvm", "q35")))
         self.assertEqual(len(tree.findall("devices/controller[@model='pcie-root-port']")), 18)
 
-    def test_what_xml_cant_carry_is_refused(self) -> None:
+    def test_characters_that_xml_cant_represent_are_refused(self) -> None:
         for text in ("a\x00b", "\x1b[0m", "\ufffe", "\ud800"):
             for changes in (
                 {"name": text},
@@ -134,7 +134,7 @@ class WritingTests(SynchronousTestCase):
                 with self.assertRaises(DriverError):
                     domain_xml(spec(**changes), Platform("kvm"))
 
-    def test_no_uuid_is_refused(self) -> None:
+    def test_an_invalid_uuid_is_refused(self) -> None:
         for text in ("", "../../etc/passwd", "6b2c"):
             with self.assertRaises(DriverError):
                 domain_xml(spec(uuid=text), Platform("kvm"))
@@ -143,7 +143,7 @@ class WritingTests(SynchronousTestCase):
         with self.assertRaises(DriverError):
             domain_xml(spec(boot=Boot(order=("floppy",))), Platform("kvm"))
 
-    def test_no_vm_has_a_name_of_our_own(self) -> None:
+    def test_no_vm_has_an_internal_name(self) -> None:
         for prefix in (PROBE_PREFIX, KEEPER_PREFIX):
             self.assertIsNone(re.fullmatch(NAME_PATTERN, prefix + "x"))
 

@@ -1,4 +1,4 @@
-"""What libvirt's errors mean to a driver."""
+"""libvirt's errors are converted to the driver's."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from fluidvm.drivers.libvirt.errors import translate
 
 
 def libvirt_error(code: int) -> libvirt.libvirtError:
-    """An error as libvirt raises it."""
+    """An error of libvirt with a code."""
     error = libvirt.libvirtError("asked in vain")
     error.err = (code, 0, "it said why", 2, None, None, None, 0, 0)
     return error

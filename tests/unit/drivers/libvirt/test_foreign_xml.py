@@ -1,4 +1,4 @@
-"""What of others' definitions is read, and what is refused because it would be lost."""
+"""Definitions of other tools: what is read, and what is refused because it would be lost."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ PLUG = (
 def theirs(
     devices: str = DISK + PLUG, rest: str = "", boot: str = "<boot dev='hd'/>", machine: str = "pc-i440fx-7.2"
 ) -> str:
-    """A definition as other tools write it."""
+    """A definition that another tool wrote."""
     return (
         f"<domain type='kvm' xmlns:qemu='http://libvirt.org/schemas/domain/qemu/1.0'><name>web</name><uuid>{UUID}</uuid>"
         f"<memory unit='KiB'>524288</memory><currentMemory unit='KiB'>262144</currentMemory><vcpu current='1'>2</vcpu>{rest}"
@@ -32,7 +32,7 @@ def theirs(
 
 
 class ForeignTests(SynchronousTestCase):
-    def test_ours_is_read_as_it_was_written(self) -> None:
+    def test_our_definition_is_read_as_it_was_written(self) -> None:
         for boot in (Boot(), Boot(order=("network", "disk")), Boot("/k", "/i", "quiet")):
             spec = DomainSpec(
                 uuid=UUID,
@@ -49,7 +49,7 @@ class ForeignTests(SynchronousTestCase):
             for machine in ("pc", "q35"):
                 self.assertEqual(read_spec(domain_xml(spec, Platform("kvm", machine)), machine, True), spec)
 
-    def test_theirs(self) -> None:
+    def test_a_foreign_definition(self) -> None:
         read = read_spec(theirs(), "pc", False)
         self.assertEqual(
             read,
@@ -88,14 +88,17 @@ class ForeignTests(SynchronousTestCase):
             (theirs(boot="<loader type='pflash'>/x</loader>"), "firmware"),
             (theirs(rest="<memoryBacking><hugepages/></memoryBacking>"), "memoryBacking"),
             (theirs(rest="<qemu:commandline><qemu:arg value='-x'/></qemu:commandline>"), "arguments for QEMU"),
-            (theirs(DISK.replace("virtio", "ide").replace("vda", "hda")), "hda is on no virtio bus"),
-            (theirs("<disk type='block'><source dev='/dev/sdb'/><target dev='vdb' bus='virtio'/></disk>"), "vdb is no file"),
+            (theirs(DISK.replace("virtio", "ide").replace("vda", "hda")), "hda isn't on a virtio bus"),
+            (
+                theirs("<disk type='block'><source dev='/dev/sdb'/><target dev='vdb' bus='virtio'/></disk>"),
+                "vdb isn't a file",
+            ),
             (theirs(DISK.replace("</disk>", "<readonly/></disk>")), "vda is readonly"),
             (theirs(DISK.replace("'disk'", "'cdrom'")), "a cdrom with a medium"),
-            (theirs(PLUG.replace("network='lan'", "bridge='br0'")), "52:54:00:00:00:01 is in none"),
+            (theirs(PLUG.replace("network='lan'", "bridge='br0'")), "52:54:00:00:00:01 isn't in a libvirt network"),
             (theirs(PLUG.replace("</i", "<vlan><tag id='4'/></vlan></i")), "has a vlan"),
             (theirs("<hostdev mode='subsystem' type='pci'/>"), "a device hostdev"),
-            (theirs(DISK.replace("qcow2'", "vmdk'")), "vda has format vmdk; known are qcow2 and raw"),
+            (theirs(DISK.replace("qcow2'", "vmdk'")), "vda has format vmdk; supported are qcow2 and raw"),
             (
                 theirs(DISK.replace("</disk>", "<backingStore type='file'><source file='/b'/></backingStore></disk>")),
                 "backing",

@@ -1,4 +1,4 @@
-"""Weights on hosts whose control groups count otherwise."""
+"""CPU shares on hosts whose control groups have another scale."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What vzctl and vzlist say, read: on recorded output of 4.11.1, and on what the manuals of OpenVZ 7 promise."""
+"""Parsing the output of vzctl and vzlist: recorded output of 4.11.1, and output according to the manuals of OpenVZ 7."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ ONE, TWO = str(uuid.UUID(int=1)), str(uuid.UUID(int=2))
 
 
 def recorded(name: str, command: str) -> str:
-    """What a command printed in a recorded session."""
+    """The output of a command in a recorded session."""
     text = (GOLDEN / f"openvz-{name}.txt").read_text()
     body = text.split(f"$ {command}\n", 1)[1].split("[rc=", 1)[0]
     return "".join(line.removeprefix("  out| ") + "\n" for line in body.splitlines())
@@ -106,7 +106,7 @@ class DialectTests(SynchronousTestCase):
         links = "/etc/vz/conf/1.conf\n/etc/vz/conf/2.conf\n"
         self.assertEqual(split_survey(f"{found}-- 2\n{links}--\n[\n]\n"), (found, {"1", "2"}, "[\n]\n"))
         self.assertEqual(split_survey("-- 1\n--\n[]"), ("", set(), "[]"))
-        # Killed, not there, and cut off: what is missing mustn't pass for containers that aren't there.
+        # Killed, missing, and cut off: incomplete output must not look like missing containers.
         for said in ("/a/1.conf:NAME=", "-- 137\n--\n[]", "-- 127\n--\n[]", "-- 0\n/etc/vz/conf/1.conf\n", ""):
             self.assertRaises(DriverError, split_survey, said)
 
@@ -119,7 +119,7 @@ class DialectTests(SynchronousTestCase):
         self.assertEqual(parse_available("MemFree: 1024 kB\nBuffers: 1024 kB\nCached: 2048 kB\n"), 4)
         self.assertEqual(parse_available("MemFree: 1024 kB\nMemAvailable: 5120 kB\n"), 5)
 
-    def test_exit_codes_mean_other_things_in_each(self) -> None:
+    def test_exit_codes_differ_between_the_dialects(self) -> None:
         four, seven = Dialect(4, "4.11", False), Dialect(7, "9.0", True)
         for dialect, code, kind in (
             (four, 131, AlreadyThere),
@@ -138,14 +138,14 @@ class DialectTests(SynchronousTestCase):
 
 
 def told_with_beancounters() -> str:
-    """What was recorded of memory, with the fields beside it that are asked for."""
+    """The recorded memory fields, with the other requested fields added."""
     command = "vzlist -a -j -o ctid,name,status,ip,numproc,physpages,uptime,laverage,cpus,vswap"
     told = json.loads(recorded("names-options", command))
     return json.dumps([one | {"swappages": one["physpages"]} for one in told])
 
 
 def recorded_conf() -> str:
-    """The configuration that was shown in a session."""
+    """The configuration file that a recorded session shows."""
     text = (GOLDEN / "openvz-set-locks.txt").read_text()
     return text[text.index('PHYSPAGES="0:256M"') : text.index("$ vzlist -a -j -o ctid,name,cpus")]
 
@@ -167,7 +167,7 @@ class IdentityTests(SynchronousTestCase):
         self.assertEqual(parse_mark(str(mark)), mark)
         self.assertEqual(check_text("it", str(mark)), str(mark), "safe in a file that shells read")
 
-    def test_what_is_no_mark(self) -> None:
+    def test_invalid_marks(self) -> None:
         for text in ("", "web server", "fluidvm:x", f"my fluidvm:{ONE}:1:1:1"):
             self.assertIsNone(parse_mark(text))
 
@@ -184,8 +184,8 @@ class IdentityTests(SynchronousTestCase):
         self.assertNotEqual(foreign_uuid("node1", "100"), foreign_uuid("node2", "100"))
         self.assertEqual(foreign_uuid("node1", TWO), TWO)
 
-    def test_what_is_not_made_yet(self) -> None:
-        """A name leads to it, and its configuration is still the sample's."""
+    def test_unfinished_containers(self) -> None:
+        """It has the link of a name, and its configuration is still that of the sample."""
         sample = {"PHYSPAGES": "0:256M", "CPUUNITS": "1000"}
         self.assertTrue(is_unfinished("101", sample, ["101", "102"]))
         self.assertFalse(is_unfinished("103", sample, ["101", "102"]), "made without a name, perhaps by hand")

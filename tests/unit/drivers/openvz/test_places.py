@@ -1,4 +1,4 @@
-"""Who gets how many of a connection's places for commands."""
+"""How the slots of a connection are shared by its commands."""
 
 from __future__ import annotations
 
@@ -22,10 +22,10 @@ class PlacesTests(SynchronousTestCase):
         return Deferred.fromCoroutine(self.places.take("vzctl on vz1", keep, timeout))
 
     def fill(self, keep: int) -> list[Deferred[None]]:
-        """Ask for more places than there are. Gives those who wait."""
+        """Request more slots than there are. Returns the waiting requests."""
         return [taking for taking in [self.take(keep) for _ in range(6)] if not taking.called]
 
-    def test_some_are_left_to_others(self) -> None:
+    def test_some_slots_are_left_to_others(self) -> None:
         for keep, refused in ((LASTING, 3), (CHANGING, 5), (READING, 5)):
             waiting = self.fill(keep)
             self.assertEqual(len(waiting), refused, keep)
@@ -33,16 +33,16 @@ class PlacesTests(SynchronousTestCase):
                 taking.cancel()
                 self.failureResultOf(taking, CancelledError)
 
-    def test_all_are_for_those_that_read(self) -> None:
+    def test_reading_commands_can_use_all_slots(self) -> None:
         self.assertEqual(len(self.fill(READING)), 1)
 
-    def test_one_that_is_given_back_is_for_who_waits(self) -> None:
+    def test_a_returned_slot_goes_to_a_waiting_command(self) -> None:
         first, second, *_ = self.fill(LASTING)
         self.places.give_back(LASTING)
         self.successResultOf(first)
         self.assertNoResult(second)
 
-    def test_none_in_time(self) -> None:
+    def test_no_slot_is_free_in_time(self) -> None:
         waiting = self.fill(LASTING)
         self.clock.advance(59.0)
         self.assertNoResult(waiting[0])
@@ -51,13 +51,13 @@ class PlacesTests(SynchronousTestCase):
             error = self.failureResultOf(taking, DriverError).value
             self.assertNotIsInstance(error, Unreachable)
             self.assertIn("60 s", str(error))
-        # Who has given up is in nobody's way.
+        # A request that has timed out doesn't block others.
         self.places.give_back(LASTING)
         self.successResultOf(self.take(LASTING))
         self.successResultOf(self.take(CHANGING))
         self.successResultOf(self.take(READING))
 
-    def test_who_finds_the_last_place_taken_keeps_none(self) -> None:
+    def test_a_command_that_times_out_keeps_no_slot(self) -> None:
         self.fill(READING)
         waiting = self.take(LASTING)
         waiting.cancel()

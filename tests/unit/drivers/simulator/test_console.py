@@ -1,4 +1,4 @@
-"""The simulator's consoles under floods: they hold a bounded number of bytes."""
+"""The simulator's consoles with too much data: they buffer a limited number of bytes."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ class Viewer(Protocol):
 
 
 class FloodTests(SynchronousTestCase):
-    def test_a_viewer_that_takes_nothing_is_let_go(self) -> None:
+    def test_a_viewer_that_reads_nothing_is_disconnected(self) -> None:
         clock, viewer = Clock(), Viewer()
         gone: list[Any] = []
         transport = SimulatedTransport(clock, viewer, gone.append)
@@ -35,7 +35,7 @@ class FloodTests(SynchronousTestCase):
         clock.advance(0)
         self.assertEqual((viewer.seen, viewer.losses), (0, 1))
 
-    def test_requests_that_come_together_get_one_picture(self) -> None:
+    def test_simultaneous_requests_get_one_picture(self) -> None:
         shown: list[Any] = []
         screen = Screen("web1", lambda: None, shown.append, lambda: None)  # type: ignore[arg-type, return-value]
         self.patch(screen, "_picture", lambda: b"picture")

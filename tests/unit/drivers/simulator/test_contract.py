@@ -1,4 +1,4 @@
-"""The simulator keeps the driver contract."""
+"""The simulator passes the driver contract."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from fluidvm.drivers.simulator.host import SimulatedHost
 
 
 class ClockHost:
-    """What the server lends a driver, with a clock that tests turn and no thread."""
+    """A L{DriverHost} with a clock that tests advance, and without threads."""
 
     node = "node1"
 
@@ -38,9 +38,9 @@ class ClockHost:
 
 class SimulatorFactory:
     """
-    The simulator, on a host in a directory of its own.
+    The simulator, with a host in a temporary directory.
 
-    @param connection: the class of the connections that the driver makes, if not the simulator's own.
+    @param connection: the class of the driver's connections, if not the simulator's own.
     """
 
     address = ""
@@ -57,11 +57,11 @@ class SimulatorFactory:
         self._directory: tempfile.TemporaryDirectory[str] | None = None
 
     async def start(self) -> None:
-        # Kept until the tests end: what the host remembers lies there.
+        # It is removed after the tests: the host's journal is in it.
         self._directory = self._directory or tempfile.TemporaryDirectory(prefix="fluidvm-")
 
     async def stop(self) -> None:
-        """The host is in memory for as long as something refers to it; here it goes, and the journal stays."""
+        """The host is in memory as long as something refers to it; this releases it, and the journal stays."""
         SimulatedHost._hosts.pop(self._place(), None)
 
     def _place(self) -> Path:
@@ -76,7 +76,7 @@ class SimulatorFactory:
         return DomainSpec(**{**fields, **changes})
 
     async def booted(self, connection: Any, uuid: str) -> None:
-        """A simulated guest obeys at once."""
+        """A simulated guest reacts at once."""
 
     async def pass_time(self, seconds: float) -> None:
         self.clock.advance(seconds)
@@ -84,7 +84,7 @@ class SimulatorFactory:
     async def connect_other(self) -> Any:
         host = ClockHost(self._place() / "other", self.clock)
         host.state_dir.mkdir(exist_ok=True)
-        # Given the same delays, and met by the same faults.
+        # With the same delays and faults.
         return await self.driver.connect(self.address, self.options, host)
 
     async def power_off_behind(self, uuid: str) -> None:
@@ -95,7 +95,7 @@ class SimulatorFactory:
 
 
 def driver_of(connection: type[SimulatedConnection]) -> SimulatorDriver:
-    """Give a simulator whose connections are of this class."""
+    """Create a simulator whose connections have this class."""
     driver = SimulatorDriver()
     if connection is SimulatedConnection:
         return driver

@@ -1,4 +1,4 @@
-"""What is the simulator's own: its journal, and what goes wrong on demand."""
+"""The simulator's own features: its journal, and its configurable faults."""
 
 from __future__ import annotations
 
@@ -33,10 +33,10 @@ class JournalTests(SynchronousTestCase):
         self.journal = self.directory / "simulator.journal"
 
     def host(self) -> SimulatedHost:
-        """One more host on what lies in the directory, as after the server was killed."""
+        """Open the same directory as a new host, as after the server was killed."""
         return SimulatedHost(self.directory)
 
-    def test_it_survives(self) -> None:
+    def test_state_survives_a_restart(self) -> None:
         host = self.host()
         kept, gone = a_spec("kept", autostart=True), a_spec("gone")
         volume = host.create_volume("default", "disk1", 10, "qcow2")
@@ -52,12 +52,12 @@ class JournalTests(SynchronousTestCase):
             self.assertEqual(after.domain(kept.uuid).state, RUNNING)
             self.assertEqual(after.volumes("default"), [volume])
 
-    def test_it_is_private(self) -> None:
+    def test_the_journal_is_private(self) -> None:
         self.host().define(a_spec())
         self.assertEqual(self.directory.stat().st_mode & 0o777, 0o700)
         self.assertEqual(self.journal.stat().st_mode & 0o777, 0o600)
 
-    def test_a_torn_last_line(self) -> None:
+    def test_an_incomplete_last_line(self) -> None:
         host = self.host()
         first, last = a_spec("first"), a_spec("last")
         host.define(first)
@@ -67,14 +67,14 @@ class JournalTests(SynchronousTestCase):
         for length in range(whole, len(written) - 1):
             self.journal.write_bytes(written[:length])
             self.assertEqual([domain.name for domain in self.host().domains()], ["first"], written[whole:length])
-        # What comes after a torn line is a line of its own.
+        # Data after an incomplete line begins on a new line.
         self.journal.write_bytes(written[:-5])
         after = self.host()
         after.define(a_spec("next"))
         self.assertEqual([domain.name for domain in self.host().domains()], ["first", "next"])
 
     def test_a_damaged_line(self) -> None:
-        """It is refused, and left for somebody to look at: what follows it isn't dropped."""
+        """The journal is refused and left unchanged for inspection: later lines aren't dropped."""
         host = self.host()
         for name in ("one", "two", "three"):
             host.define(a_spec(name))
@@ -87,7 +87,7 @@ class JournalTests(SynchronousTestCase):
             self.assertEqual(self.journal.read_bytes(), written)
 
     def test_a_full_disk(self) -> None:
-        """What doesn't fit fails, leaves nothing in memory or journal, and doesn't spoil what is written later."""
+        """A failed write leaves nothing in memory or in the journal, and doesn't corrupt later writes."""
         host = self.host()
         first, last = a_spec("first"), a_spec("last")
         host.define(first)
@@ -155,7 +155,7 @@ class JournalTests(SynchronousTestCase):
         host.stop(spec.uuid)
         self.assertEqual(self.journal.read_bytes(), written)
 
-    def test_a_directory_that_can_not_be(self) -> None:
+    def test_a_directory_that_can_not_be_created(self) -> None:
         self.directory.write_text("a file")
         connecting = SimulatorDriver().connect("", {}, ClockHost(self.directory, Clock()))
         self.assertIn("journal", str(self.failureResultOf(connecting, DriverError).value))
@@ -171,18 +171,18 @@ class FaultsTests(SynchronousTestCase):
         return SimulatorDriver().connect("", checked, ClockHost(self.directory, self.clock))
 
     def connected(self, **options: Any) -> SimulatedConnection:
-        """Connect, and have one stopped domain there."""
+        """Connect, and define one domain."""
         connection = self.successResultOf(self.connecting(**options))
         self.spec = a_spec()
         connection.simulated.define(self.spec)
         return connection
 
     def state(self, connection: SimulatedConnection) -> DomainState:
-        """The domain's state, asked behind the driver's back."""
+        """The domain's state, read behind the driver's back."""
         return connection.simulated.domain(self.spec.uuid).state
 
     def delayed(self) -> SimulatedConnection:
-        """Connect to a host that takes 2 s for everything."""
+        """Connect to a host with a delay of 2 s for each verb."""
         connecting = self.connecting(delay=2.0)
         self.assertNoResult(connecting)
         self.clock.advance(2)
@@ -232,7 +232,7 @@ class FaultsTests(SynchronousTestCase):
     def test_fail(self) -> None:
         connection = self.connected(fail=["start"])
         error = self.failureResultOf(connection.start(self.spec.uuid), DriverError).value
-        self.assertEqual(str(error), "The simulator was told to fail at start.")
+        self.assertEqual(str(error), "The simulator is configured to fail at start.")
         self.assertEqual(self.state(connection), STOPPED)
         self.successResultOf(connection.set_memory(self.spec.uuid, 64))
 
@@ -264,7 +264,7 @@ class FaultsTests(SynchronousTestCase):
 
         self.successResultOf(create("a", 6))
         error = self.failureResultOf(create("b", 5), DriverError).value
-        self.assertEqual(str(error), "Storage pool default has no room for 5 MiB.")
+        self.assertEqual(str(error), "Storage pool default has no space for 5 MiB.")
         self.successResultOf(create("c", 4))
         self.successResultOf(create("a", 6))
         self.successResultOf(connection.delete_volume("default", "a"))
@@ -313,7 +313,7 @@ class FaultsTests(SynchronousTestCase):
         self.successResultOf(connection.start(self.spec.uuid))
         self.assertEqual(self.state(connection), RUNNING)
 
-    def test_a_callback_that_fails_spoils_nothing(self) -> None:
+    def test_a_failing_callback_affects_nothing_else(self) -> None:
         connection = self.connected()
         told: list[object] = []
         connection.subscribe(lambda uuid, state: 1 // 0)  # type: ignore[arg-type]
@@ -325,7 +325,7 @@ class FaultsTests(SynchronousTestCase):
         self.assertEqual(told, [RUNNING, "The network broke."])
         self.assertEqual(len(self.flushLoggedErrors(ZeroDivisionError)), 2)
 
-    def test_a_loss_is_told_to_those_who_ask_later(self) -> None:
+    def test_a_loss_is_reported_to_later_callbacks(self) -> None:
         connection = self.connected()
         connection.cut("The network broke.")
         told: list[str] = []

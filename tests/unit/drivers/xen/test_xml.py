@@ -1,4 +1,4 @@
-"""Definitions for Xen, compared with files that the real Xen's libvirtd took (tests/xen/more_guests.py), and read back."""
+"""Xen definitions, compared with files that a real Xen's libvirtd accepted (tests/xen/more_guests.py), and read back."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ DISKS = (
 
 
 def spec(**changes: object) -> DomainSpec:
-    """A domain with all that there is."""
+    """A domain with all features."""
     fields = {
         "uuid": UUID,
         "name": "web1",
@@ -109,7 +109,7 @@ class WritingTests(SynchronousTestCase):
             disk = ElementTree.fromstring(xen_disk_xml(DomainDisk("/a", "raw", target))).find("target")
             self.assertEqual(disk is not None and disk.get("dev"), name)
 
-    def test_what_xml_cant_carry_is_refused(self) -> None:
+    def test_characters_that_xml_cant_represent_are_refused(self) -> None:
         for text in ("a\x00b", "\x1b[0m", "\ufffe", "\ud800"):
             for guest in GUESTS:
                 for changes in (
@@ -123,14 +123,14 @@ class WritingTests(SynchronousTestCase):
                     with self.assertRaises(DriverError):
                         xen_domain_xml(spec(**changes), guest, PYGRUB)
 
-    def test_what_a_kind_cant_boot_from(self) -> None:
+    def test_unsupported_boot_devices(self) -> None:
         for guest, order in (("pv", ("network",)), ("pvh", ("cdrom", "network")), ("hvm", ("floppy",))):
             with self.assertRaises(Unsupported):
                 xen_domain_xml(spec(boot=Boot(order=order)), guest, PYGRUB)
 
 
 class ChangingTests(SynchronousTestCase):
-    """Definitions as libvirt gives them, changed for what its Xen driver has no call for."""
+    """Definitions from libvirt, with changes for which its Xen driver has no call."""
 
     text = xen_domain_xml(spec(), "pv", PYGRUB)
 
