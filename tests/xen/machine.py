@@ -161,9 +161,10 @@ class XenMachine:
             f"file:{_comma(self.directory / 'serial.log')}",
         ]
         with (self.directory / "qemu.err").open("wb") as errors:
-            # setpriv: the machine ends with the process that started it, however that ends.
+            # setpriv: the machine ends with the process that started it, however that ends. nice, where that is allowed:
+            # libxl within the machine waits for devices for fixed times (10 to 40 s), too short if the machine hardly runs.
             self._process = subprocess.Popen(
-                ["setpriv", "--pdeathsig", "KILL", *command],
+                ["nice", "-n", "-10", "setpriv", "--pdeathsig", "KILL", *command],
                 stdin=subprocess.DEVNULL,
                 stdout=errors,
                 stderr=errors,
