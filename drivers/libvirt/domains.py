@@ -268,6 +268,7 @@ class LibvirtDomains(LibvirtConnection):
     # Memory and CPUs in the definition.
 
     @verb
+    # Of a stopped domain. For a running one see resize.py, for a new one domain_xml.py.
     async def set_memory(self, uuid: str, memory: int) -> None:
         def act() -> None:
             domain = self._do_stopped(uuid)

@@ -1,4 +1,6 @@
-"""Consoles: the tickets that open them, and how long they stay open."""
+"""
+Consoles: the tickets that open them, and how long they stay open. Their bytes pass through L{fluidvm.wire.websocket}.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,7 @@
-"""What creating a VM and creating a disk have in common: owner, name, placement."""
+"""
+What creating a VM and creating a disk have in common: owner, name, placement. How a node is chosen among several is in
+L{fluidvm.engine.placement}.
+"""
 
 from __future__ import annotations
 

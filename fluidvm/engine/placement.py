@@ -1,4 +1,6 @@
-"""Placement: chooses the compute node of a VM or a disk when the client names none. Pure functions."""
+"""
+Placement: chooses among compute nodes. Pure functions. L{fluidvm.api.placement} applies them to the nodes and the request.
+"""
 
 from __future__ import annotations
 

@@ -1,6 +1,7 @@
 """
-The tables for queries. The migrations define types and constraints. But a column that is a BigInteger there must be one
-here, too, because each value is sent to PostgreSQL with its type.
+The tables for queries. A column of an object's table follows from its field in L{fluidvm.model.objects}; the columns of
+other tables are here. A new column also needs a migration. The migrations define types and constraints. But a column that
+is a BigInteger there must be one here, too, because each value is sent to PostgreSQL with its type.
 """
 
 from __future__ import annotations

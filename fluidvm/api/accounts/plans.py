@@ -17,6 +17,8 @@ from fluidvm.model.objects import ResourcePlan
 from fluidvm.model.xmlvalue import Members, Rendered, total
 from fluidvm.store.objects import Create, Delete, Update
 
+# A new limit is also counted in fluidvm/inventory/ledger.py (LIMITS, amounts), and has its words and units in
+# fluidvm/inventory/quota.py.
 Limits = Annotated[
     dict[str, Any],
     Struct(
