@@ -13,7 +13,6 @@ from __future__ import annotations
 import argparse
 import random
 import statistics
-import sys
 import tempfile
 import threading
 import time
@@ -22,7 +21,7 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
-from wire import free_port, start
+from wire import free_port, serve
 
 CLIENTS = 8
 HANGING: dict[str, Any] = {"hang": ["set_memory", "get_domain", "start"]}
@@ -35,26 +34,7 @@ class Server:
     def __init__(self, stack: ExitStack) -> None:
         directory = Path(stack.enter_context(tempfile.TemporaryDirectory()))
         self.port = free_port()
-        twistd = str(Path(sys.executable).with_name("twistd"))
-        start(
-            stack,
-            [
-                twistd,
-                "--nodaemon",
-                f"--pidfile={directory}/pid",
-                "fluidvm",
-                "--state",
-                f"{directory}/state",
-                "--http",
-                f"tcp:{self.port}:interface=127.0.0.1",
-                "--keepalive",
-                "any-call",
-                "--session-timeout",
-                "3600",
-            ],
-            self.port,
-            directory / "log",
-        )
+        serve(stack, directory, self.port, "--keepalive", "any-call", "--session-timeout", "3600")
         self.password = (directory / "state/admin-password").read_text().strip()
 
     def login(self) -> tuple[Any, int]:

@@ -13,7 +13,6 @@ import argparse
 import asyncio
 import os
 import resource
-import sys
 import tempfile
 import time
 import xmlrpc.client
@@ -22,7 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from load import request
-from wire import free_port, start
+from wire import free_port, serve
 
 TICKS = os.sysconf("SC_CLK_TCK")
 
@@ -101,25 +100,7 @@ def main() -> None:
     with ExitStack() as stack:
         directory = Path(stack.enter_context(tempfile.TemporaryDirectory()))
         port = free_port()
-        start(
-            stack,
-            [
-                str(Path(sys.executable).with_name("twistd")),
-                "--nodaemon",
-                f"--pidfile={directory}/pid",
-                "fluidvm",
-                "--state",
-                f"{directory}/state",
-                "--http",
-                f"tcp:{port}:interface=127.0.0.1:backlog=1000",
-                "--connections-per-address",
-                "100000",
-                "--session-timeout",
-                "3600",
-            ],
-            port,
-            directory / "log",
-        )
+        serve(stack, directory, port, "--connections-per-address", "100000", "--session-timeout", "3600")
         proxy: Any = xmlrpc.client.ServerProxy(f"http://127.0.0.1:{port}/RPC2")
         password = (directory / "state/admin-password").read_text().strip()
         first = proxy.authenticate("admin", password)

@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import argparse
 import sqlite3
-import sys
 import tempfile
 import time
 import xmlrpc.client
@@ -21,7 +20,7 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
-from wire import free_port, start
+from wire import free_port, serve
 
 PARTS = 4
 
@@ -98,28 +97,7 @@ def main() -> None:
     with ExitStack() as stack:
         directory = Path(stack.enter_context(tempfile.TemporaryDirectory()))
         port = free_port()
-        twistd = str(Path(sys.executable).with_name("twistd"))
-        start(
-            stack,
-            [
-                twistd,
-                "--nodaemon",
-                f"--pidfile={directory}/pid",
-                "fluidvm",
-                "--state",
-                f"{directory}/state",
-                "--http",
-                f"tcp:{port}:interface=127.0.0.1",
-                "--keepalive",
-                "any-call",
-                "--session-timeout",
-                "3600",
-                "--tasks-per-node",
-                "1000",
-            ],
-            port,
-            directory / "log",
-        )
+        serve(stack, directory, port, "--keepalive", "any-call", "--session-timeout", "3600", "--tasks-per-node", "1000")
         proxy: Any = xmlrpc.client.ServerProxy(f"http://127.0.0.1:{port}/RPC2")
         cookie = proxy.authenticate("admin", (directory / "state/admin-password").read_text().strip())
         node = proxy.add_compute_node(cookie, "bench", "simulator", "", {})

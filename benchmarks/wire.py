@@ -34,6 +34,14 @@ def free_port() -> int:
         return port
 
 
+def serve(stack: ExitStack, directory: Path, port: int, *options: str) -> None:
+    """Start a FluidVM server that ends with the stack. Its state is in C{directory}."""
+    twistd = str(Path(sys.executable).with_name("twistd"))
+    where = f"tcp:{port}:interface=127.0.0.1"
+    head = [twistd, "--nodaemon", f"--pidfile={directory}/pid", "fluidvm", "--state", f"{directory}/state", "--http", where]
+    start(stack, [*head, *options], port, directory / "log")
+
+
 def start(stack: ExitStack, command: list[str], port: int, log: Path) -> None:
     """Run a server until the stack is left; returns when it answers."""
     running = subprocess.Popen(command, stdout=log.open("wb"), stderr=subprocess.STDOUT)
@@ -83,26 +91,7 @@ def main() -> None:
     with ExitStack() as stack:
         directory = Path(stack.enter_context(tempfile.TemporaryDirectory()))
         ours, bare = free_port(), free_port()
-        twistd = str(Path(sys.executable).with_name("twistd"))
-        start(
-            stack,
-            [
-                twistd,
-                "--nodaemon",
-                "--pidfile=",
-                "fluidvm",
-                "--state",
-                f"{directory}/state",
-                "--http",
-                f"tcp:{ours}:interface=127.0.0.1",
-                "--keepalive",
-                "any-call",
-                "--session-timeout",
-                "3600",
-            ],
-            ours,
-            directory / "ours.log",
-        )
+        serve(stack, directory, ours, "--keepalive", "any-call", "--session-timeout", "3600")
         proxy: Any = xmlrpc.client.ServerProxy(f"http://127.0.0.1:{ours}/RPC2")
         cookie = proxy.authenticate("admin", (directory / "state/admin-password").read_text().strip())
         vm = fill(proxy, cookie)
