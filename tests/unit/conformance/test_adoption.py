@@ -102,6 +102,6 @@ FAULTY: tuple[tuple[type[SimulatedConnection], str], ...] = (
 class AdoptionConformanceTests(SynchronousTestCase):
     def test_each_breach_is_named(self) -> None:
         for connection, promise in FAULTY:
-            _, broken = broken_promises(connection)
+            _, broken = broken_promises(connection, promise)
             found = any(promise in text for text in broken)
             self.assertTrue(found, f"{connection.__name__}: not found: {promise}: {broken}")

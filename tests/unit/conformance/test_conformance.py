@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+import inspect
 import unittest
 from collections.abc import Callable
 from dataclasses import replace
@@ -443,19 +445,47 @@ class WithDisksOnly(SimulatedConnection):
         raise AssertionError("not promised")
 
 
-def broken_promises(connection: type[SimulatedConnection]) -> tuple[int, list[str]]:
-    """Run the contract for a driver. Returns the number of tests, and the message of each failure."""
-    return run_contract(SimulatorFactory(connection))
+class _Until(unittest.TestResult):
+    """Stops the tests at the first failure whose message contains a certain text."""
+
+    def __init__(self, wanted: str) -> None:
+        super().__init__()
+        self._wanted = wanted
+
+    def stopTest(self, test: Any) -> None:
+        super().stopTest(test)
+        if self._wanted and any(self._wanted in text for text in self.messages()):
+            self.stop()
+
+    def messages(self) -> list[str]:
+        return [text for _, text in (*self.failures, *self.errors, *self.skipped)]
 
 
-def run_contract(factory: SimulatorFactory) -> tuple[int, list[str]]:
+_source = functools.cache(inspect.getsource)
+
+
+def broken_promises(connection: type[SimulatedConnection], wanted: str = "") -> tuple[int, list[str]]:
+    """
+    Run the contract for a driver.
+
+    @param wanted: text of a message that is expected: tests that contain it run first, and the run ends at such a message.
+    @return: the number of tests, and the message of each failure.
+    """
+    return run_contract(SimulatorFactory(connection), wanted)
+
+
+def run_contract(factory: SimulatorFactory, wanted: str = "") -> tuple[int, list[str]]:
     """Like L{broken_promises}, with a factory."""
-    suite = unittest.TestSuite()
-    for contract in driver_contract(factory).values():
-        suite.addTests(contract(name) for name in unittest.defaultTestLoader.getTestCaseNames(contract))
-    result = unittest.TestResult()
-    suite.run(result)
-    return result.testsRun, [text for _, text in (*result.failures, *result.errors, *result.skipped)]
+    tests = [
+        contract(name)
+        for contract in driver_contract(factory).values()
+        for name in unittest.defaultTestLoader.getTestCaseNames(contract)
+    ]
+    if wanted:
+        tests.sort(key=lambda test: wanted not in _source(getattr(type(test), test._testMethodName)))
+    result = _Until(wanted)
+    unittest.TestSuite(tests).run(result)
+    return result.testsRun, result.messages()
 
 
 class ConformanceTests(SynchronousTestCase):
@@ -507,7 +537,7 @@ class ConformanceTests(SynchronousTestCase):
 
 def _finds(connection: type[SimulatedConnection], promise: str) -> Callable[[ConformanceTests], None]:
     def test(self: ConformanceTests) -> None:
-        _, broken = broken_promises(connection)
+        _, broken = broken_promises(connection, promise)
         self.assertTrue(any(promise in text for text in broken), "\n".join([f"not found: {promise}", *broken]))
 
     return test

@@ -155,10 +155,10 @@ class FaultyDriverTests(SynchronousTestCase):
 
     def test_found(self) -> None:
         for connection, promise in FAULTS.items():
-            _, broken = broken_promises(connection)
+            _, broken = broken_promises(connection, promise)
             self.assertTrue(any(promise in words for words in broken), f"{connection.__name__}: {promise!r} in {broken}")
 
     def test_a_node_s_end(self) -> None:
-        _, broken = broken_promises(OutlivesItsNode)
         promise = "open_vnc: connectionLost is called when the node's connection breaks"
+        _, broken = broken_promises(OutlivesItsNode, promise)
         self.assertTrue(any(promise in words for words in broken), broken)

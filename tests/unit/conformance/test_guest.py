@@ -124,5 +124,5 @@ class FaultyDriverTests(SynchronousTestCase):
 
     def test_found(self) -> None:
         for connection, promise in FAULTS.items():
-            _, broken = broken_promises(connection)
+            _, broken = broken_promises(connection, promise)
             self.assertTrue(any(promise in words for words in broken), f"{connection.__name__}: {promise!r} in {broken}")
