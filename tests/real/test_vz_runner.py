@@ -221,7 +221,7 @@ class RunnerTests(TestCase):
             ("passphrase", {"key_file": str(sealed)}),
             ("can't be read", {"key_file": "/nonexistent/key"}),
             ("no SSH key", {"key_file": str(self.sshd.directory / "sshd_config")}),
-            ("neither", {"key_file": ""}),
+            ("There is no SSH key", {"key_file": ""}),
             ("host_key", {"host_key": "ssh-ed25519 AAAA"}),
         ):
             opening = Deferred.fromCoroutine(self.opened(self.sshd, **options))
