@@ -12,7 +12,8 @@ export HYPOTHESIS_STORAGE_DIRECTORY = $(STATE)/cache/hypothesis
 export FLUIDVM_GUEST = $(STATE)/guest
 export FLUIDVM_XEN = $(STATE)/xen
 # The number of workers that share the tests of an environment.
-export FLUIDVM_JOBS ?= $(shell nproc)
+# One more for make check, beside which little runs: its tests wait for threads at times.
+export FLUIDVM_JOBS ?= $(shell expr $$(nproc) + $(if $(filter check,$(MAKECMDGOALS)),1,0))
 
 # Removes what setuptools and twistd's plugin cache leave in the source tree.
 TIDY = rm -rf *.egg-info build twisted/plugins/dropin.cache examples/*/build examples/*/src/*.egg-info
