@@ -10,7 +10,7 @@ from dataclasses import replace
 from typing import Any
 
 from fluidvm.access.call import Call
-from fluidvm.auth.permissions import owns
+from fluidvm.auth.permissions import administers, owns
 from fluidvm.driver import Interface
 from fluidvm.engine.job import Job
 from fluidvm.engine.placement import Load, Wanted, another, choose, shortage
@@ -50,7 +50,7 @@ def may_force(user: User, spec: Mapping[str, Any], path: str) -> bool:
     @raise Forbidden: a plain user has set C{force}.
     """
     force: bool = spec.get("force", False)
-    if force and user.role != "admin":
+    if force and not administers(user):
         raise Forbidden(f"{path}.force: is allowed only for administrators.")
     return force
 

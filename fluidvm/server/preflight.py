@@ -43,12 +43,12 @@ def _in_one_sentence() -> Iterator[None]:
 @_in_one_sentence()
 def claim(lock: Lock, settings: Settings, uid: int | None = None, gid: int | None = None) -> None:
     """
-    Make the directories of the state and of the images where there are none, and lock them and the database.
+    Create the directories of the state and of the images if they don't exist, and lock them and the database.
 
-    @param lock: gets what is locked: held as long as it is open, over a fork.
-    @param uid: the user that the server will run as, where that is another (C{twistd --uid}): the state is made to be its.
-    @param gid: the group.
-    @raise StartError: they can't be made, or another server uses them.
+    @param lock: receives the locks. They are held until it is closed, also across a fork.
+    @param uid: the user that the server will run as, if it is a different one (C{twistd --uid}); it will own the state.
+    @param gid: the group, likewise.
+    @raise StartError: they can't be created, or another server uses them.
     """
     _claim_directory(lock, settings.state, f"state directory {settings.state}", uid, gid)
     if settings.images.resolve() != settings.state.resolve():
@@ -58,7 +58,7 @@ def claim(lock: Lock, settings: Settings, uid: int | None = None, gid: int | Non
 
 @_in_one_sentence()
 def check_files(settings: Settings) -> None:
-    """Check that the files that options name can be read. @raise StartError: one can't."""
+    """Check that the files named by options can be read. @raise StartError: one of them can't."""
     if settings.tls is not None:
         server_options(settings.tls)
     if settings.certificate_users is not None:
@@ -68,7 +68,7 @@ def check_files(settings: Settings) -> None:
 
 
 def check_hashing(settings: Settings) -> None:
-    """Check that passwords can be hashed as the options say. @raise StartError: they can't."""
+    """Check that passwords can be hashed with the options' parameters. @raise StartError: they can't."""
     try:
         Hasher(settings.password_memory, settings.password_rounds, settings.password_lanes)
     except HashingError as error:
@@ -77,10 +77,10 @@ def check_hashing(settings: Settings) -> None:
 
 def check_endpoints(settings: Settings, reactor: Any) -> None:
     """
-    Check that the server can listen where it is to.
+    Check that the server can listen on its endpoints. It doesn't listen yet.
 
-    @param reactor: what it will listen with. Nothing listens yet.
-    @raise StartError: an endpoint isn't valid, or in use.
+    @param reactor: the reactor that the server will use.
+    @raise StartError: an endpoint isn't valid, or is in use.
     """
     for option, descriptions in (("--http", settings.http), ("--https", settings.https)):
         for description in descriptions:
@@ -98,14 +98,14 @@ def check_endpoints(settings: Settings, reactor: Any) -> None:
 @_in_one_sentence()
 def migrate_database(settings: Settings, uid: int | None = None, gid: int | None = None) -> None:
     """
-    Make the database where there is none, bring its schema up to date, and check that the directories belong to it.
+    Create the database if it doesn't exist, upgrade its schema, and check that the directories belong to it.
 
-    @param uid: the user that the server will run as, where that is another: a file of a database is made to be its.
-    @param gid: the group.
-    @raise StartError: it can't be used, or the directories belong to another one.
+    @param uid: the user that the server will run as, if it is a different one; it will own the file of an SQLite database.
+    @param gid: the group, likewise.
+    @raise StartError: the database can't be used, or the directories belong to a different one.
     """
     url = parse_url(settings.database)
-    with suppress(ImportError, SQLAlchemyError):  # who can't read Python's own files can use what is loaded
+    with suppress(ImportError, SQLAlchemyError):  # import it now: the other user may not be able to read Python's files
         url.get_dialect().import_dbapi()
     with _as_user(uid, gid):
         engine, connection = connect(url, settings.store_timeout)

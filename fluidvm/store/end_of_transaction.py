@@ -1,8 +1,8 @@
 """
 Rows that are inserted at the end of a transaction, for speed.
 
-A transaction takes many functions along. The rows that they add to the change log and to the audit log go to each table in
-one statement, after the last function: that costs much less than a statement per function.
+A transaction includes many store functions. The rows that they add to the change log and to the audit log are inserted with
+one statement per table, after the last function. That is much faster than one statement per function.
 """
 
 from __future__ import annotations
@@ -20,11 +20,11 @@ _Rows = dict[Insert, list[Mapping[str, Any]]]
 @contextmanager
 def rows_at_end(connection: Connection) -> Iterator[None]:
     """
-    Insert at the end of the block what L{insert_at_end} was called with in it; nothing if the block fails.
+    At the end of the block, insert the rows that were passed to L{insert_at_end} in it. If the block fails, insert nothing.
 
-    Whoever begins a transaction calls the store's functions in such a block.
+    Code that begins a transaction calls the store functions in such a block.
     """
-    info, rows = connection.info, _Rows()  # a connection that was lost in the block can't be asked for its info any more
+    info, rows = connection.info, _Rows()  # the info of a connection that was lost in the block is not accessible
     info[_KEY] = rows
     try:
         yield
@@ -35,15 +35,15 @@ def rows_at_end(connection: Connection) -> Iterator[None]:
 
 def insert_at_end(connection: Connection, statement: Insert, rows: Iterable[Mapping[str, Any]]) -> None:
     """
-    Insert rows when the block of L{rows_at_end} ends that this is called in.
+    Insert rows when the enclosing block of L{rows_at_end} ends.
 
-    For rows that nothing refers to and no constraint can refuse.
+    Only for rows that nothing refers to and that no constraint can refuse.
     """
     connection.info[_KEY].setdefault(statement, []).extend(rows)
 
 
 def insert_now(connection: Connection) -> None:
-    """Insert what was to be inserted at the end, for a function that is about to read it."""
+    """Insert the waiting rows now, for a function that is about to read them."""
     _insert(connection, connection.info[_KEY])
 
 

@@ -1,9 +1,9 @@
 """
-Calls whose heads are known: they are read without the parser.
+Calls whose heads are known are read without the parser.
 
-A client's headers are the same in each of its calls, and reading them costs more than the call. So the site remembers heads
-(all bytes up to the body) of calls that had nothing special in them, and how long the body was. What begins with such a head
-is a call; everything else, and each head's first time, goes through the parser.
+A client sends the same headers with each of its calls, and parsing them takes longer than the call itself. So the site
+remembers the heads (all bytes before the body) of ordinary calls, with the length of the body. A request that begins with a
+known head is such a call. Every other request, and the first one with each head, goes through the parser.
 """
 
 from __future__ import annotations
@@ -12,15 +12,15 @@ from fluidvm.wire import bounds
 from fluidvm.wire.forms import Form
 
 Heads = dict[bytes, tuple[int, Form]]
-"""Heads that are known: how many bytes of body follow, and in which form the body and its answer are."""
+"""The known heads, with the length of the body in bytes, and the form of the body and its answer."""
 
 
 class KnownCalls:
     """
     Recognises calls on one connection.
 
-    @ivar unknown: the head that the parser reads now, if it could become a known one; else empty.
-    @param heads: the known ones; they grow meanwhile. C{None}: nothing is recognised.
+    @ivar unknown: the head that the parser is reading, if it may become a known one; otherwise empty.
+    @param heads: the known heads; others are added later. C{None}: nothing is recognised.
     """
 
     __slots__ = ("_heads", "_missing", "_parts", "unknown")
@@ -33,11 +33,11 @@ class KnownCalls:
 
     def find(self, data: bytes) -> tuple[int, int, Form] | None:
         """
-        Look whether a known call begins here.
+        Tell whether a known call begins here.
 
-        @param data: what came first of a request.
-        @return: where its body begins, where it ends (perhaps beyond what has come), and its form; C{None}: the parser has
-            to read it.
+        @param data: the first bytes of a request.
+        @return: the offsets of the beginning and the end of its body (the end may not have arrived yet), and its form.
+            C{None}: the parser must read the request.
         """
         start = data.find(b"\r\n\r\n") + 4
         head = data[:start]
@@ -51,12 +51,12 @@ class KnownCalls:
         return start, start + known[0], known[1]
 
     def hold(self, data: bytes, missing: int) -> None:
-        """Keep the first part of a call. @param missing: bytes that still have to come."""
+        """Keep the first part of a call. @param missing: the number of bytes that have not arrived yet."""
         self._parts = [data]
         self._missing = missing
 
     def add(self, data: bytes) -> bytes | None:
-        """Take in the next part of it. @return: C{None} while some is missing, else the call and what came after it."""
+        """Add the next part. @return: C{None} while bytes are missing; then the call and the bytes after it."""
         self._parts.append(data)
         self._missing -= len(data)
         if self._missing > 0:
@@ -70,5 +70,5 @@ class KnownCalls:
         self._parts = []
 
     def forget(self) -> None:
-        """Don't learn the head that the parser reads now: it has come to its end."""
+        """Don't remember the head that the parser is reading."""
         self.unknown = b""

@@ -37,21 +37,21 @@ class State(IntEnum):
         any         loseConnection, connectionLost         CLOSING (REFUSED stays)
         CLOSING     expire                                 the connection is aborted
 
-    From DISCARDING on, nothing that comes in is taken for HTTP any more.
+    From DISCARDING on, incoming bytes are no longer parsed as HTTP.
 
-    Whether the client keeps up with reading is apart from that: while it doesn't, C{paused} is set, what comes in is held by
-    the parser in each state, and the deadline aborts the connection.
+    Independently of the state, C{paused} is set while the client doesn't read its answers fast enough. Then the parser holds
+    incoming bytes, and the deadline aborts the connection.
 
     @cvar REFUSED: too many connections are open. The connection isn't counted, and closes.
-    @cvar IDLE: nothing of a request has come. Deadline: C{header_time} on a new connection, then C{idle_time}.
-    @cvar RECEIVING: a request comes in, and the parser reads it. Deadline: C{header_time} to the end of the head, then
+    @cvar IDLE: no byte of a request has arrived. Deadline: C{header_time} on a new connection, then C{idle_time}.
+    @cvar RECEIVING: a request is arriving, and the parser reads it. Deadline: C{header_time} to the end of the head, then
         C{body_time}.
-    @cvar HOLDING: the body of a known call comes in; the parser isn't involved. Deadline: C{body_time}.
-    @cvar ANSWERING: a whole request is being answered. The parser holds what comes in. There is no deadline.
-    @cvar DISCARDING: an answer that ends the connection is on its way, or written. What comes in is thrown away, so that
-        the client gets to reading the answer. Deadline: C{LINGER} after the answer.
+    @cvar HOLDING: the body of a known call is arriving; the parser isn't involved. Deadline: C{body_time}.
+    @cvar ANSWERING: a whole request is being answered. The parser holds incoming bytes. There is no deadline.
+    @cvar DISCARDING: an answer that ends the connection is being written, or was written. Incoming bytes are discarded, so
+        that the client can finish sending and read the answer. Deadline: C{LINGER} after the answer.
     @cvar RELAYING: the connection speaks WebSocket; its relay sets the deadline.
-    @cvar CLOSING: the connection closes once all is sent, or has closed. What comes in is thrown away. Deadline:
+    @cvar CLOSING: the connection closes when everything is sent, or has closed. Incoming bytes are discarded. Deadline:
         C{send_time}.
     """
 

@@ -180,7 +180,10 @@ def _start(request: Any) -> int:
     values: Any = request.requestHeaders.getRawHeaders(b"Content-Range")
     if not values:
         return 0
-    found = re.fullmatch(rb"bytes ([0-9]{1,15})-[0-9]{1,15}/([0-9]{1,15}|\*)", values[0].strip())
+    found = re.fullmatch(rb"bytes ([0-9]{1,15})-([0-9]{1,15})/([0-9]{1,15}|\*)", values[0].strip())
     if found is None:
         raise InvalidParams("Content-Range: must be bytes FIRST-LAST/TOTAL.")
-    return int(found[1])
+    first, last = int(found[1]), int(found[2])
+    if first > last or (found[3] != b"*" and last >= int(found[3])):
+        raise InvalidParams("Content-Range: LAST must be at least FIRST and less than TOTAL.")
+    return first

@@ -8,6 +8,7 @@ from fluidvm.access.call import Call
 from fluidvm.api.accounts.plans import usage
 from fluidvm.api.listing import list_objects, show
 from fluidvm.auth.logins import check_password
+from fluidvm.auth.permissions import administers
 from fluidvm.engine.job import Job
 from fluidvm.inventory.inventory import WORDS
 from fluidvm.inventory.ledger import LIMITS, of_user
@@ -66,8 +67,8 @@ def _plan(job: Job, plan: int) -> int | None:
 
 def _keep_an_admin(job: Job, user: User, doing: str) -> None:
     """@raise Conflict: no enabled administrator would be left."""
-    others = (other for other in job.inventory.all(User) if other.id != user.id)
-    if user.role == "admin" and user.enabled and not any(other.role == "admin" and other.enabled for other in others):
+    enabled = [other for other in job.inventory.all(User) if administers(other) and other.enabled]
+    if [other.id for other in enabled] == [user.id]:
         raise Conflict(f"User {user.name} is the last enabled administrator: create another one before {doing}.")
 
 

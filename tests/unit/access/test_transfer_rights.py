@@ -319,6 +319,11 @@ class PlaceTests(RightsCase):
             "with a bad chunk": (f"{self.begun}Transfer-Encoding: chunked\r\n\r\n", b"3\r\nabc\r\nx\r\n"),
             "with a bad name": (f"{self.begun_as('../x')}{length}\r\n", b""),
             "with a bad range": (f"{self.begun}{length}Content-Range: bytes x\r\n\r\n", bytes(100)),
+            "with a backward range": (
+                f"{self.begun}{length}Content-Range: bytes 7-3/10\r\n\r\n",
+                bytes(100),
+            ),
+            "with a range beyond its end": (f"{self.begun}{length}Content-Range: bytes 0-10/10\r\n\r\n", bytes(100)),
             "with a range of nothing": (f"{self.begun}{length}Content-Range: bytes 7-9/10\r\n\r\n", bytes(100)),
             "while it is given": (f"{get}\r\n", b""),
             "with a range that isn't there": (f"{get}Range: bytes={BIG * MIB}-\r\n\r\n", b""),

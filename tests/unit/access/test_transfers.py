@@ -124,6 +124,12 @@ class UploadTests(TransferCase):
         await self.until(lambda: b'"size": 3}' in raw.seen)
         self.assertEqual((await self.ask("GET", path, client=nobody))[0], 401)
 
+    async def test_a_range_that_contradicts_itself(self) -> None:
+        for wrong in ("bytes 2-1/3", "bytes 2-1/*", "bytes 0-3/3"):
+            code, words = await self.put(b"abc", Content_Range=wrong)
+            self.assertEqual((code, "LAST must be" in words), (400, True), wrong)
+        self.assertEqual(await self.size(), 0)
+
     async def test_in_parts(self) -> None:
         half = PIECE + 1000
         await self.put(WHOLE[:half])
